@@ -1,0 +1,79 @@
+"""vitrail: Vision Transformers in JAX and Equinox, a picture assembled from small panes."""
+
+from importlib.metadata import version as _version
+
+from jaxtyping import install_import_hook as _install_import_hook
+
+# Every signature of the package is checked when it is called, at trace time under jit. The hook stays for the modules
+# that are imported later, and touches no other package.
+_install_import_hook("vitrail", "beartype.beartype")
+
+from ._init import (
+    BIG_VISION as BIG_VISION,
+    INITS as INITS,
+    TRUNC_NORMAL as TRUNC_NORMAL,
+    Init as Init,
+    InitName as InitName,
+)
+from ._layers import (
+    ACTIVATIONS as ACTIVATIONS,
+    ActivationName as ActivationName,
+    LayerNorm as LayerNorm,
+    Linear as Linear,
+)
+from ._registry import (
+    Entry as Entry,
+    OptionError as OptionError,
+    PartSpec as PartSpec,
+    PluginError as PluginError,
+    Registry as Registry,
+    UnknownPartError as UnknownPartError,
+)
+from ._tokens import Rotation as Rotation, Tokens as Tokens
+from .encoder import (
+    MLP as MLP,
+    Attention as Attention,
+    Block as Block,
+    Blocks as Blocks,
+    Encoder as Encoder,
+    EncoderOptions as EncoderOptions,
+    EncoderSize as EncoderSize,
+)
+from .head import (
+    HEADS as HEADS,
+    AbstractHead as AbstractHead,
+    HeadFactory as HeadFactory,
+    LinearHead as LinearHead,
+    MLPHead as MLPHead,
+    NoHead as NoHead,
+)
+from .model import PRESETS as PRESETS, ViT as ViT, ViTConfig as ViTConfig, vit as vit, vit_forward as vit_forward
+from .patch import (
+    PATCHES as PATCHES,
+    AbstractPatchEmbed as AbstractPatchEmbed,
+    ConvPatchEmbed as ConvPatchEmbed,
+    ConvStemPatchEmbed as ConvStemPatchEmbed,
+    LinearPatchEmbed as LinearPatchEmbed,
+    PatchFactory as PatchFactory,
+)
+from .pool import (
+    POOLS as POOLS,
+    AbstractPool as AbstractPool,
+    ClassTokenPool as ClassTokenPool,
+    MaxPool as MaxPool,
+    MeanPool as MeanPool,
+    NoPool as NoPool,
+    PoolFactory as PoolFactory,
+)
+from .position import (
+    POSITIONS as POSITIONS,
+    AbstractPosition as AbstractPosition,
+    FactorizedPosition as FactorizedPosition,
+    LearnedPosition as LearnedPosition,
+    NoPosition as NoPosition,
+    PositionFactory as PositionFactory,
+    RotaryPosition as RotaryPosition,
+    SinCos2DPosition as SinCos2DPosition,
+)
+
+__version__ = _version("vitrail")

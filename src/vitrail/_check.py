@@ -1,0 +1,95 @@
+"""Checks of plain arguments, and their sentences."""
+
+from collections.abc import Iterable
+from typing import cast
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Shaped
+
+
+def check_positive(**values: int | tuple[int, ...]) -> None:
+    """Raises a `ValueError` that names the first of the arguments that is not a positive whole number."""
+    for name, value in values.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or number < 1:
+                raise ValueError(f"{name} must be positive, but {value!r} came: pass whole numbers of at least 1")
+
+
+def check_rate(**values: float) -> None:
+    """Raises a `ValueError` that names the first of the arguments that is no probability below one."""
+    for name, value in values.items():
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"{name} must be in [0, 1), but {value!r} came: pass a probability, 0 to turn it off")
+
+
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raises a `ValueError` where the width does not divide into heads."""
+    if dim % num_heads:
+        fitting = [n for n in range(1, dim + 1) if dim % n == 0]
+        nearest = min(fitting, key=lambda n: abs(n - num_heads))
+        raise ValueError(
+            f"dim must be divisible by num_heads, but dim={dim} and num_heads={num_heads} came: "
+            f"each head gets dim / num_heads channels; the nearest number of heads that fits is {nearest}"
+        )
+
+
+def check_divisible(image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
+    """Raises a `ValueError` where the image does not divide into whole patches."""
+    if any(size % patch for size, patch in zip(image_size, patch_size, strict=True)):
+        lower = tuple(max(size // patch, 1) * patch for size, patch in zip(image_size, patch_size, strict=True))
+        raise ValueError(
+            f"image_size must be a multiple of patch_size, but image_size={image_size} and patch_size={patch_size} "
+            "came: a strided convolution without padding (VALID) would silently drop the last partial patch. Resize "
+            f"the image first, for instance jax.image.resize(image, ({lower[0]}, {lower[1]}, channels), 'bilinear')"
+        )
+
+
+def check_image(image: Shaped[Array, "..."], image_size: tuple[int, int] | None, channels: int | None) -> None:
+    """Raises an error that says how to mend an image that does not fit.
+
+    `image_size` and `channels` are what the model was built for; `None` takes any.
+    """
+    if image.ndim == 4:
+        raise ValueError(
+            f"image must be one image (height, width, channels), but the shape {image.shape} came: "
+            "batch the model with jax.vmap(model)(images)"
+        )
+    if image.ndim != 3:
+        raise ValueError(
+            f"image must have three axes (height, width, channels), but the shape {image.shape} came: "
+            "give a grey image a last axis with image[..., None]"
+        )
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise TypeError(
+            f"image must be floating point, but the dtype {image.dtype} came: scale it first, "
+            "for instance image.astype(jax.numpy.float32) / 255 for 8-bit pixels"
+        )
+    if channels is not None and image.shape[2] != channels:
+        hint = (
+            "channels come last, so move them with jax.numpy.moveaxis(image, 0, -1)"
+            if image.shape[0] == channels
+            else f"build the model with channels={image.shape[2]}"
+        )
+        raise ValueError(f"image must have {channels} channels, but the shape {image.shape} came: {hint}")
+    if image_size is not None and image.shape[:2] != image_size:
+        raise ValueError(
+            f"image must be {image_size[0]} x {image_size[1]}, the image_size that the model was built for, but "
+            f"{image.shape[0]} x {image.shape[1]} came: resize the image with jax.image.resize, or resize the position "
+            f"embedding with model.resized(({image.shape[0]}, {image.shape[1]}))"
+        )
+
+
+def check_finite(image: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+    """The image, or a `ValueError` where it is not finite; under `jax.jit` the error comes when the program runs."""
+    message = "image must be finite, but it holds NaN or infinity: mend the pixels before the forward pass"
+    finite = jnp.isfinite(image).all()
+    if not isinstance(finite, Tracer) and not finite:
+        raise ValueError(message)
+    return cast(Array, eqx.error_if(image, ~finite, message))
+
+
+def listed(names: Iterable[str]) -> str:
+    """`'a', 'b', 'c'`, for sentences."""
+    return ", ".join(repr(name) for name in names)

@@ -1,0 +1,92 @@
+"""How fresh weights are drawn: the schemes that the field trains with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+InitName = Literal["trunc_normal", "big_vision"]
+"""The names of the schemes in `INITS`."""
+
+
+@runtime_checkable
+class Initializer(Protocol):
+    """Draws one array: the type of what `jax.nn.initializers` makes."""
+
+    def __call__(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype, /) -> Float[Array, "..."]: ...
+
+
+@dataclass(frozen=True)
+class Init:
+    """One scheme: which distribution each kind of array is drawn from.
+
+    Weights are `(out, in)`, so the fan-in is the last axis. Biases that are not named here start at zero, scales of
+    norms at one.
+    """
+
+    patch: Initializer
+    """The patch embedding's weight, drawn as `(dim, channels * height * width)`."""
+    attention: Initializer
+    """Queries, keys, values and the projection, each drawn as its own `(dim, dim)` matrix."""
+    mlp: Initializer
+    """The weights of the MLP."""
+    mlp_bias: Initializer
+    """The biases of the MLP."""
+    position: Initializer
+    """A learned position embedding, `(tokens, dim)`."""
+    class_token: Initializer
+    """The class token, `(1, dim)`."""
+    registers: Initializer
+    """The register tokens, `(registers, dim)`."""
+    head: Initializer
+    """The head's weights."""
+
+
+_trunc_normal = jax.nn.initializers.truncated_normal
+_normal = jax.nn.initializers.normal
+_zeros = jax.nn.initializers.zeros
+
+
+def _normal_by_width(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype, /) -> Float[Array, "..."]:
+    return _normal(1 / shape[-1] ** 0.5)(key, shape, dtype)
+
+
+# The cut of PyTorch's trunc_normal_ lies at +-2 in the weight's own units, a hundred deviations out, where that of
+# jax.nn.initializers lies at two deviations and takes 12 % off the deviation: only the first gives 0.02.
+_normal_002 = _trunc_normal(0.02, lower=-2 / 0.02, upper=2 / 0.02)
+_xavier = jax.nn.initializers.xavier_uniform(in_axis=-1, out_axis=-2)
+_lecun = jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+
+TRUNC_NORMAL: Final = Init(
+    patch=_normal_002,
+    attention=_normal_002,
+    mlp=_normal_002,
+    mlp_bias=_zeros,
+    position=_normal_002,
+    class_token=_normal_002,
+    registers=_normal(1e-6),
+    head=_normal_002,
+)
+"""Truncated normal of deviation 0.02 for every weight and embedding, biases zero: `transformers`' `ViTModel`, BEiT and
+(but for the patch embedding) timm. Registers as in DINOv2: normal of deviation 1e-6."""
+
+BIG_VISION: Final = Init(
+    patch=_lecun,
+    attention=_xavier,
+    mlp=_xavier,
+    mlp_bias=_normal(1e-6),
+    position=_normal_by_width,
+    class_token=_zeros,
+    registers=_normal(1e-6),
+    head=_lecun,
+)
+"""big_vision's `models/vit.py` (Google Research): LeCun normal for the patches, Xavier uniform for attention and MLP,
+normal of deviation `1 / sqrt(dim)` for the positions, the class token at zero. Its head starts at zero by default; here
+that is the head's option `zero=True`. Registers, which it does not have, as in DINOv2."""
+
+INITS: Final[Mapping[InitName, Init]] = MappingProxyType({"trunc_normal": TRUNC_NORMAL, "big_vision": BIG_VISION})
+"""The schemes by name."""

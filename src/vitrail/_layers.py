@@ -1,0 +1,165 @@
+"""The layers that the parts share. Each acts on the last axis, in the dtype of what comes in."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, Literal, TypeVar, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._init import Initializer
+
+ActivationName = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh"]
+"""The names of the activations in `ACTIVATIONS`."""
+
+Activation = Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
+
+
+def _gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return jax.nn.gelu(x, approximate=True)
+
+
+def _quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: Final[Mapping[ActivationName, Activation]] = MappingProxyType(
+    {
+        "gelu": _gelu,
+        "gelu_tanh": _gelu_tanh,
+        "quick_gelu": _quick_gelu,
+        "relu": jax.nn.relu,
+        "silu": jax.nn.silu,
+        "tanh": jnp.tanh,
+    }
+)
+"""The activations by name: exact GELU (Hendrycks and Gimpel 2016), its tanh approximation (big_vision, SigLIP), CLIP's
+`x * sigmoid(1.702 x)`, ReLU, SiLU (SwiGLU's gate) and tanh (the hidden layer of ViT's pre-training head)."""
+
+
+@final
+class Linear(eqx.Module):
+    """`y = W x + b` on the last axis, with the weight stored `(out, in)` as in `eqx.nn.Linear` and PyTorch."""
+
+    weight: Float[Array, "out_dim in_dim"]
+    bias: Float[Array, " out_dim"] | None
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        weight_init: Initializer,
+        bias_init: Initializer | None = jax.nn.initializers.zeros,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `in_dim`, `out_dim`: the widths.
+        - `weight_init`: draws the `(out_dim, in_dim)` weight.
+        - `bias_init`: draws the bias; `None` leaves it out.
+        - `key`: for the two.
+        """
+        weight_key, bias_key = jax.random.split(key)
+        self.weight = weight_init(weight_key, (out_dim, in_dim), jnp.dtype(jnp.float32))
+        self.bias = None if bias_init is None else bias_init(bias_key, (out_dim,), jnp.dtype(jnp.float32))
+
+    def __call__(self, x: Float[Array, "*batch in_dim"]) -> Float[Array, "*batch out_dim"]:
+        """**Arguments:**
+
+        - `x`: any leading axes, the last of width `in_dim`.
+
+        **Returns:**
+
+        The same with a last axis of width `out_dim`.
+        """
+        y = x @ self.weight.T
+        return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
+
+
+@final
+class LayerNorm(eqx.Module):
+    """Layer normalisation of the last axis, computed in float32 at least whatever the dtype of the input.
+
+    ??? cite
+
+        Ba, Kiros and Hinton, *Layer Normalization*, 2016, arXiv:1607.06450.
+    """
+
+    weight: Float[Array, " dim"]
+    bias: Float[Array, " dim"]
+    eps: float = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, eps: float):
+        """**Arguments:**
+
+        - `dim`: the width of the last axis.
+        - `eps`: what is added to the variance.
+        """
+        self.weight = jnp.ones(dim)
+        self.bias = jnp.zeros(dim)
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        """**Arguments:**
+
+        - `x`: any leading axes, the last of width `dim`.
+
+        **Returns:**
+
+        The same shape and dtype, the last axis at mean `bias` and deviation `weight`.
+        """
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(variance + self.eps)
+        weight, bias = (jnp.broadcast_to(p.astype(wide.dtype), x.shape) for p in (self.weight, self.bias))
+        return (normal * weight + bias).astype(x.dtype)
+
+
+_T = TypeVar("_T")
+
+
+def to_dtype(part: _T, dtype: jnp.dtype) -> _T:
+    """The part with its floating-point arrays in the dtype to compute in. Norms keep theirs."""
+
+    def is_norm(leaf: object) -> bool:
+        return isinstance(leaf, LayerNorm)
+
+    def convert(leaf: object) -> object:
+        return leaf.astype(dtype) if isinstance(leaf, jax.Array) and eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(convert, part, is_leaf=is_norm)
+
+
+def dropout(x: Float[Array, "*shape"], rate: float, *, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
+    """Zeroes elements with probability `rate` and scales up the others; nothing without a key.
+
+    Source: Srivastava et al. 2014.
+    """
+    return eqx.nn.Dropout(rate)(x, key=key, inference=key is None)
+
+
+def drop_path(
+    branch: Float[Array, "*shape"], rate: Float[Array, ""], *, key: PRNGKeyArray | None
+) -> Float[Array, "*shape"]:
+    """Drops one example's whole residual branch with probability `rate` and scales it up otherwise; nothing without
+    a key.
+
+    Source: Huang et al., *Deep Networks with Stochastic Depth*, 2016, arXiv:1603.09382.
+    """
+    if key is None:
+        return branch
+    keep = jax.random.bernoulli(key, 1 - rate)
+    return jnp.where(keep, branch / (1 - rate).astype(branch.dtype), jnp.zeros_like(branch))
+
+
+def split_key(key: PRNGKeyArray | None, num: int) -> tuple[PRNGKeyArray | None, ...]:
+    """`num` keys out of one, or as many times `None`."""
+    return (None,) * num if key is None else tuple(jax.random.split(key, num))

@@ -1,0 +1,177 @@
+"""The stack of blocks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar, cast, final, overload
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._init import Init
+from .._layers import LayerNorm, dropout, split_key, to_dtype
+from .._tokens import Rotation, Tokens
+from ._block import Block
+from ._options import EncoderOptions, EncoderSize
+
+_Record = TypeVar("_Record")
+_Layer = tuple[Block, Float[Array, ""] | None, PRNGKeyArray | None]
+_Step = Callable[[Float[Array, "tokens dim"], _Layer], tuple[Float[Array, "tokens dim"], _Record]]
+
+
+@final
+class Blocks(Sequence[Block]):
+    """The blocks one by one: a view of stacked parameters for people.
+
+    `blocks[3]` is the fourth block with its own parameters, sliced out of the stack; writing to it does not write
+    to the stack, for which there is `eqx.tree_at` on `model.encoder.stack`.
+    """
+
+    def __init__(self, stack: Block):
+        """**Arguments:**
+
+        - `stack`: a `Block` whose every array has a leading axis over depth.
+        """
+        self._stack = stack
+
+    def __len__(self) -> int:
+        return self._stack.norm1.weight.shape[0]
+
+    @overload
+    def __getitem__(self, index: int) -> Block: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Block]: ...
+    def __getitem__(self, index: int | slice) -> Block | list[Block]:
+        """**Arguments:**
+
+        - `index`: of the block from zero, from the end where it is negative; or a slice.
+
+        **Returns:**
+
+        The block, or a list of them.
+
+        **Raises:** `IndexError` where there is no such block.
+        """
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there is no block {index}: the encoder has {len(self)}, from 0 to {len(self) - 1}")
+
+        def take(leaf: Float[Array, "depth ..."]) -> Float[Array, "..."]:
+            return leaf[index]
+
+        return jax.tree.map(take, self._stack)
+
+    def __iter__(self) -> Iterator[Block]:
+        return (self[i] for i in range(len(self)))
+
+
+def _stack(*leaves: Float[Array, "..."]) -> Float[Array, "depth ..."]:
+    return jnp.stack(leaves)
+
+
+@final
+class Encoder(eqx.Module):
+    """The blocks of a ViT, their parameters stacked: every array has a leading axis over depth.
+
+    One layout serves a loop (`scan=True`), which compiles one block whatever the depth, and a straight line of blocks
+    (`scan=False`), as well as sharding and rematerialisation.
+    """
+
+    pre_norm: LayerNorm | None
+    stack: Block
+    options: EncoderOptions = eqx.field(static=True)
+
+    def __init__(self, size: EncoderSize, *, options: EncoderOptions, init: Init, key: PRNGKeyArray):
+        """**Arguments:**
+
+        - `size`: width, depth, heads and the MLP's width.
+        - `options`: all the rest.
+        - `init`: draws the weights.
+        - `key`: for the weights.
+
+        **Raises:** `ValueError` where the width does not divide into heads.
+        """
+        self.pre_norm = LayerNorm(size.dim, eps=options.norm_eps) if options.pre_norm else None
+        blocks = [Block(size, options=options, init=init, key=k) for k in jax.random.split(key, size.depth)]
+        self.stack = jax.tree.map(_stack, *blocks)
+        self.options = options
+
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks one by one: `encoder.blocks[3]`, `len(encoder.blocks)`, a `for` loop."""
+        return Blocks(self.stack)
+
+    def __call__(self, tokens: Tokens, *, rotation: Rotation | None = None, key: PRNGKeyArray | None = None) -> Tokens:
+        """**Arguments:**
+
+        - `tokens`: with their positions.
+        - `rotation`: of queries and keys, where the position is rotary.
+        - `key`: for dropout and stochastic depth; `None` means inference.
+
+        **Returns:**
+
+        The tokens after the last block, before the final norm.
+        """
+        sequence, _ = self._run(tokens.sequence, rotation, key, lambda block, before, after: None)
+        return tokens.with_sequence(sequence)
+
+    def outputs(self, tokens: Tokens, *, rotation: Rotation | None = None) -> Float[Array, "depth tokens dim"]:
+        """**Arguments:**
+
+        - `tokens`: with their positions.
+        - `rotation`: of queries and keys, where the position is rotary.
+
+        **Returns:**
+
+        The tokens after every block, prefix first.
+        """
+        _, outputs = self._run(tokens.sequence, rotation, None, lambda block, before, after: after)
+        return outputs
+
+    def attention(
+        self, tokens: Tokens, *, rotation: Rotation | None = None
+    ) -> Float[Array, "depth heads tokens tokens"]:
+        """**Arguments:**
+
+        - `tokens`: with their positions.
+        - `rotation`: of queries and keys, where the position is rotary.
+
+        **Returns:**
+
+        The attention weights of every block and head, rows (queries) summing to one, prefix first.
+        """
+
+        def weights(
+            block: Block, before: Float[Array, "tokens dim"], after: Float[Array, "tokens dim"]
+        ) -> Float[Array, "heads tokens tokens"]:
+            return block.attention.weights(block.norm1(before), rotation=rotation)
+
+        return self._run(tokens.sequence, rotation, None, weights)[1]
+
+    def _run(
+        self,
+        x: Float[Array, "tokens dim"],
+        rotation: Rotation | None,
+        key: PRNGKeyArray | None,
+        record: Callable[[Block, Float[Array, "tokens dim"], Float[Array, "tokens dim"]], _Record],
+    ) -> tuple[Float[Array, "tokens dim"], _Record]:
+        """Runs all blocks and keeps what `record` makes of each: of the block, its input and its output."""
+        depth = len(self.blocks)
+        dropout_key, blocks_key = split_key(key, 2)
+        x = dropout(x, self.options.dropout, key=dropout_key)
+        if self.pre_norm is not None:
+            x = self.pre_norm(x)
+        rates = jnp.linspace(0.0, self.options.drop_path, depth) if self.options.drop_path else None
+        keys = None if blocks_key is None else jax.random.split(blocks_key, depth)
+
+        def run_block(x: Float[Array, "tokens dim"], layer: _Layer) -> tuple[Float[Array, "tokens dim"], _Record]:
+            stacked, rate, key = layer
+            block = to_dtype(stacked, x.dtype)
+            after = block(x, rotation=rotation, drop_path_rate=rate, key=key)
+            return after, record(block, x, after)
+
+        step: _Step[_Record] = run_block
+        if self.options.remat:
+            step = cast(_Step[_Record], jax.checkpoint(step, prevent_cse=not self.options.scan))
+        return jax.lax.scan(step, x, (self.stack, rates, keys), unroll=1 if self.options.scan else depth)

@@ -1,0 +1,66 @@
+"""The feed-forward half of a block."""
+
+from typing import final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._init import Init
+from .._layers import ACTIVATIONS, Activation, Linear, dropout
+from ._options import EncoderOptions
+
+
+@final
+class MLP(eqx.Module):
+    r"""Two linear layers with an activation between, or SwiGLU's gate.
+
+    Plain, it is $W_2\, \phi(W_1 x)$. Under `"swiglu"` it is $W_2 (\mathrm{silu}(W_g x) \odot W_u x)$ with $W_1$ the
+    rows $[W_g; W_u]$: the layout of DINOv2's `w12` and timm's `SwiGLUPacked`.
+
+    ??? cite
+
+        Shazeer, *GLU Variants Improve Transformer*, 2020, arXiv:2002.05202.
+    """
+
+    hidden: Linear
+    out: Linear
+    activation: Activation = eqx.field(static=True)
+    gated: bool = eqx.field(static=True)
+    dropout: float = eqx.field(static=True)
+
+    def __init__(self, dim: int, mlp_dim: int, *, options: EncoderOptions, init: Init, key: PRNGKeyArray):
+        """**Arguments:**
+
+        - `dim`: the width of a token.
+        - `mlp_dim`: the width of the hidden layer.
+        - `options`: of the encoder; `mlp`, `activation` and `dropout` count here.
+        - `init`: draws the weights.
+        - `key`: for the weights.
+        """
+        hidden_key, out_key = jax.random.split(key)
+        self.gated = options.mlp == "swiglu"
+        hidden_dim = 2 * mlp_dim if self.gated else mlp_dim
+        self.hidden = Linear(dim, hidden_dim, weight_init=init.mlp, bias_init=init.mlp_bias, key=hidden_key)
+        self.out = Linear(mlp_dim, dim, weight_init=init.mlp, bias_init=init.mlp_bias, key=out_key)
+        self.activation = ACTIVATIONS[options.activation]
+        self.dropout = options.dropout
+
+    def __call__(self, x: Float[Array, "tokens dim"], *, key: PRNGKeyArray | None = None) -> Float[Array, "tokens dim"]:
+        """**Arguments:**
+
+        - `x`: the tokens.
+        - `key`: for dropout; `None` means inference.
+
+        **Returns:**
+
+        Each token's own new values.
+        """
+        hidden = self.hidden(x)
+        if self.gated:
+            gate, up = jnp.split(hidden, 2, axis=-1)
+            hidden = self.activation(gate) * up
+        else:
+            hidden = self.activation(hidden)
+        return self.out(dropout(hidden, self.dropout, key=key))

@@ -1,0 +1,62 @@
+"""What real checkpoints need of an encoder, as options."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .._check import check_positive, check_rate
+from .._layers import ActivationName
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """The options of the encoder. The defaults are the original ViT's."""
+
+    qkv_bias: bool = True
+    """Whether queries, keys and values have a bias."""
+    qk_norm: bool = False
+    """Whether queries and keys are normalised, each head by a LayerNorm (Dehghani et al. 2023, arXiv:2302.05442)."""
+    mlp: Literal["mlp", "swiglu"] = "mlp"
+    """Two linear layers and an activation, or SwiGLU's gated ones (Shazeer 2020, arXiv:2002.05202)."""
+    activation: ActivationName = "gelu"
+    """The activation of the MLP; under `"swiglu"` it must be `"silu"`."""
+    norm_eps: float = 1e-6
+    """What every LayerNorm adds to the variance. `1e-6` in the JAX code of ViT, DeiT, DINO and MAE; CLIP has `1e-5`."""
+    pre_norm: bool = False
+    """Whether a LayerNorm comes before the first block, as in CLIP."""
+    layer_scale: float | None = None
+    """The value at which a learned scale of each residual branch starts (CaiT, DINOv2); `None` for no scale."""
+    dropout: float = 0.0
+    """The probability of dropping an element after the position embedding, in the MLP and at the end of each branch."""
+    drop_path: float = 0.0
+    """The probability of dropping a residual branch in the last block. It grows linearly from zero in the first."""
+    scan: bool = True
+    """Whether the blocks run as one loop, compiled once whatever the depth, or one after the other, each compiled."""
+    remat: bool = False
+    """Whether the backward pass computes the inside of each block again: less memory, more time."""
+
+    def __post_init__(self) -> None:
+        check_rate(dropout=self.dropout, drop_path=self.drop_path)
+        if self.norm_eps <= 0:
+            raise ValueError(f"norm_eps must be positive, but {self.norm_eps} came: published models have 1e-5 or 1e-6")
+        if (self.mlp == "swiglu") != (self.activation == "silu"):
+            raise ValueError(
+                f"mlp={self.mlp!r} does not go with activation={self.activation!r}: SwiGLU is gated by SiLU, so pass "
+                "mlp='swiglu' and activation='silu' together, or neither"
+            )
+
+
+@dataclass(frozen=True)
+class EncoderSize:
+    """The four numbers that make an encoder's size."""
+
+    dim: int
+    """The width of a token."""
+    depth: int
+    """How many blocks there are."""
+    num_heads: int
+    """How many heads the attention has."""
+    mlp_dim: int
+    """The width of the MLP's hidden layer."""
+
+    def __post_init__(self) -> None:
+        check_positive(dim=self.dim, depth=self.depth, num_heads=self.num_heads, mlp_dim=self.mlp_dim)

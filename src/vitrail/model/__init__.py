@@ -1,0 +1,6 @@
+"""The model: a configuration and the parts that it names, assembled into one forward pass."""
+
+from ._build import vit as vit
+from ._presets import PRESETS as PRESETS
+from ._reference import vit_forward as vit_forward
+from ._vit import ViT as ViT, ViTConfig as ViTConfig

@@ -1,0 +1,85 @@
+"""A model by the name of its size."""
+
+from typing import Literal
+
+from jaxtyping import PRNGKeyArray
+
+from .._init import InitName
+from .._registry import PartSpec
+from ..encoder import EncoderOptions
+from ..head import HeadFactory
+from ..patch import PatchFactory
+from ..pool import PoolFactory
+from ..position import PositionFactory
+from ._presets import parse_preset
+from ._vit import ViT, ViTConfig, pair
+
+
+def vit(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    image_size: int | tuple[int, int] = 224,
+    channels: int = 3,
+    patch: str | PartSpec | PatchFactory = "conv",
+    position: str | PartSpec | PositionFactory = "learned",
+    pool: str | PartSpec | PoolFactory = "mean",
+    head: str | PartSpec | HeadFactory = "linear",
+    norm_order: Literal["norm_pool", "pool_norm"] = "norm_pool",
+    class_token: bool | None = None,
+    num_registers: int = 0,
+    encoder: EncoderOptions = EncoderOptions(),
+    init: InitName = "trunc_normal",
+    compute_dtype: Literal["float32", "bfloat16"] = "float32",
+    key: PRNGKeyArray,
+) -> ViT:
+    """A Vision Transformer of one of the literature's sizes, with fresh weights.
+
+    !!! example
+
+        ```python
+        model = vitrail.vit("S/16", pool="mean", num_classes=10, key=jax.random.key(0))
+        logits = jax.vmap(model)(images)
+        ```
+
+    **Arguments:**
+
+    - `name`: a size of `vitrail.PRESETS` and a patch in pixels: `"S/16"`, or `"S/16x8"` for patches 16 high and 8 wide.
+    - `num_classes`: how many logits the head returns; leave it out for `head="none"`.
+    - `image_size`: height and width in pixels; one number for a square.
+    - `channels`: of the images.
+    - `patch`, `position`, `pool`, `head`: the parts, each as a registered name, a `PartSpec`, a class, or a
+        `functools.partial` of one.
+    - `norm_order`: whether the final norm acts on the tokens before the pool, or on the pooled vector after it.
+    - `class_token`: whether there is a class token; `None` for one where the pool needs it.
+    - `num_registers`: how many register tokens there are.
+    - `encoder`: the options of the encoder.
+    - `init`: the scheme that fresh weights are drawn by.
+    - `compute_dtype`: what the forward pass computes in.
+    - `key`: for the weights.
+
+    **Returns:**
+
+    A `ViT`.
+
+    **Raises:** `ValueError` where the name is not known or sizes do not fit, and what `ViTConfig.build` raises.
+    """
+    size, patch_size = parse_preset(name)
+    config = ViTConfig(
+        image_size=pair(image_size),
+        patch_size=patch_size,
+        size=size,
+        num_classes=num_classes,
+        channels=channels,
+        patch=patch,
+        position=position,
+        pool=pool,
+        head=head,
+        norm_order=norm_order,
+        class_token=class_token,
+        num_registers=num_registers,
+        encoder=encoder,
+        init=init,
+        compute_dtype=compute_dtype,
+    )
+    return config.build(key=key)

@@ -1,0 +1,82 @@
+"""The reference variant in one call: the mean-pool ViT."""
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, Shaped
+
+from .._check import check_divisible, check_finite, check_image, check_positive
+from ..encoder import EncoderSize
+from ._vit import ViT, ViTConfig
+
+
+@eqx.filter_jit
+def _logits(model: ViT, image: Float[Array, "height width channels"]) -> Float[Array, " classes"]:
+    return model(image)
+
+
+def vit_forward(
+    seed: int,
+    image: Shaped[Array, "..."],
+    patch_size: int,
+    d_model: int,
+    num_heads: int,
+    d_ff: int,
+    num_layers: int,
+    num_classes: int,
+) -> Float[Array, " classes"]:
+    """The logits of a freshly drawn mean-pool ViT: the reference variant, of the same parts as every other.
+
+    A strided convolution makes patch tokens, a learned position embedding is added, `num_layers` pre-norm blocks
+    follow, a final LayerNorm, the mean over the patches, one linear layer.
+
+    **Arguments:**
+
+    - `seed`: for the weights, in `[0, 2**32)`. The same seed gives the same logits.
+    - `image`: one image, `Float[Array, "height width channels"]`, finite; height and width are multiples of
+        `patch_size`.
+    - `patch_size`: height and width of a patch in pixels.
+    - `d_model`: the width of a token, a multiple of `num_heads`.
+    - `num_heads`: of the attention.
+    - `d_ff`: the width of the MLP's hidden layer.
+    - `num_layers`: how many blocks there are.
+    - `num_classes`: how many logits there are.
+
+    **Returns:**
+
+    The logits, `(num_classes,)`, in float32.
+
+    **Raises:** `ValueError` where a number is out of its range, sizes do not divide, or the image has not three axes or
+    is not finite; `TypeError` where the image is not floating point. Under `jax.jit` an image that is not finite raises
+    when the compiled function runs.
+
+    ??? cite
+
+        Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv:2010.11929; the mean instead of the class
+        token: Beyer et al., *Better plain ViT baselines for ImageNet-1k*, 2022, arXiv:2205.01580.
+    """
+    if isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in [0, 2**32), but {seed} came: pass a whole number of 32 bits")
+    check_positive(
+        patch_size=patch_size,
+        d_model=d_model,
+        num_heads=num_heads,
+        d_ff=d_ff,
+        num_layers=num_layers,
+        num_classes=num_classes,
+    )
+    check_image(image, None, None)
+    if d_model % num_heads:
+        raise ValueError(
+            f"d_model must be divisible by num_heads, but d_model={d_model} and num_heads={num_heads} came: each head "
+            "gets d_model / num_heads channels; change one of the two"
+        )
+    height, width, channels = image.shape
+    check_divisible((height, width), (patch_size, patch_size))
+    config = ViTConfig(
+        image_size=(height, width),
+        patch_size=(patch_size, patch_size),
+        channels=channels,
+        size=EncoderSize(dim=d_model, depth=num_layers, num_heads=num_heads, mlp_dim=d_ff),
+        num_classes=num_classes,
+    )
+    return _logits(config.build(key=jax.random.key(seed)), check_finite(image))

@@ -1,0 +1,335 @@
+"""The Vision Transformer: a configuration, and the parts that it names assembled into one forward pass."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+from .._check import check_divisible, check_heads, check_image, check_positive
+from .._init import INITS, InitName
+from .._layers import LayerNorm, split_key, to_dtype
+from .._registry import PartSpec
+from .._tokens import Tokens
+from ..encoder import Blocks, Encoder, EncoderOptions, EncoderSize
+from ..head import HEADS, AbstractHead, HeadFactory
+from ..patch import PATCHES, AbstractPatchEmbed, PatchFactory
+from ..pool import POOLS, AbstractPool, PoolFactory
+from ..position import POSITIONS, AbstractPosition, PositionFactory
+from ._json import from_json, to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Everything that says which Vision Transformer to build: names and plain values.
+
+    A part is given by its registered name, by a `PartSpec` (`POOLS.configure("attention", num_heads=8)`), or as a class
+    or `functools.partial`, which JSON cannot hold. Two configurations that are equal build the same model from the same
+    key.
+    """
+
+    image_size: tuple[int, int]
+    """Height and width of the images in pixels."""
+    patch_size: tuple[int, int]
+    """Height and width of a patch in pixels."""
+    size: EncoderSize
+    """Width, depth, heads and the MLP's width."""
+    num_classes: int | None = None
+    """How many logits the head returns; `None` for a head without classes."""
+    channels: int = 3
+    """Of the images."""
+    patch: str | PartSpec | PatchFactory = "conv"
+    """The patch embedding."""
+    position: str | PartSpec | PositionFactory = "learned"
+    """The position embedding."""
+    pool: str | PartSpec | PoolFactory = "mean"
+    """The pooling."""
+    head: str | PartSpec | HeadFactory = "linear"
+    """The head."""
+    norm_order: Literal["norm_pool", "pool_norm"] = "norm_pool"
+    """Whether the final norm acts on the tokens before the pool (the original), or on the pooled vector after it."""
+    class_token: bool | None = None
+    """Whether there is a class token; `None` for one where the pool needs it."""
+    num_registers: int = 0
+    """How many register tokens follow the class token (Darcet et al. 2024, arXiv:2309.16588)."""
+    encoder: EncoderOptions = EncoderOptions()
+    """The options of the encoder."""
+    init: InitName = "trunc_normal"
+    """The scheme that fresh weights are drawn by."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the forward pass computes in. Parameters and logits are float32 all the same, as are softmax and norms."""
+
+    def __post_init__(self) -> None:
+        check_positive(image_size=self.image_size, patch_size=self.patch_size, channels=self.channels)
+        check_divisible(self.image_size, self.patch_size)
+        check_heads(self.size.dim, self.size.num_heads)
+        if self.num_registers < 0:
+            raise ValueError(f"num_registers must not be negative, but {self.num_registers} came: pass 0 for none")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+    def build(self, *, key: PRNGKeyArray) -> "ViT":
+        """Resolves the names and assembles the model.
+
+        **Arguments:**
+
+        - `key`: for the weights.
+
+        **Returns:**
+
+        A `ViT` with fresh weights.
+
+        **Raises:** `UnknownPartError`, `OptionError` or `PluginError` where a part is not to be had, `TypeError`
+        where a factory makes something else, `ValueError` where parts do not fit each other.
+        """
+        patch_key, prefix_key, position_key, encoder_key, pool_key, head_key = jax.random.split(key, 6)
+        dim, head_dim, init = self.size.dim, self.size.dim // self.size.num_heads, INITS[self.init]
+
+        pool = POOLS.resolve(self.pool)(dim, key=pool_key)
+        POOLS.check(pool, self.pool)
+        class_token = pool.needs_class_token if self.class_token is None else self.class_token
+        if pool.needs_class_token and not class_token:
+            raise ValueError(
+                f"class_token must not be False for the pool {self.pool!r}, which reads the class token: leave "
+                "class_token out, or take another pool"
+            )
+
+        patch = PATCHES.resolve(self.patch)(
+            dim, patch_size=self.patch_size, channels=self.channels, init=init, key=patch_key
+        )
+        PATCHES.check(patch, self.patch)
+        class_key, registers_key = jax.random.split(prefix_key)
+        prefix = jnp.concatenate(
+            [
+                init.class_token(class_key, (int(class_token), dim), jnp.dtype(jnp.float32)),
+                init.registers(registers_key, (self.num_registers, dim), jnp.dtype(jnp.float32)),
+            ]
+        )
+        position = POSITIONS.resolve(self.position)(
+            dim, grid=self.grid, num_prefix=prefix.shape[0], head_dim=head_dim, init=init, key=position_key
+        )
+        POSITIONS.check(position, self.position)
+        head = HEADS.resolve(self.head)(pool.out_dim, num_classes=self.num_classes, init=init, key=head_key)
+        HEADS.check(head, self.head)
+
+        return ViT(
+            patch=patch,
+            prefix=prefix,
+            position=position,
+            encoder=Encoder(self.size, options=self.encoder, init=init, key=encoder_key),
+            norm=LayerNorm(dim if self.norm_order == "norm_pool" else pool.out_dim, eps=self.encoder.norm_eps),
+            pool=pool,
+            head=head,
+            config=self,
+        )
+
+    def to_json(self) -> str:
+        """The configuration as JSON, for `from_json`.
+
+        **Returns:**
+
+        A JSON object, indented.
+
+        **Raises:** `ValueError` where a part was given as a class or `functools.partial`, which only code can name.
+        """
+        return to_json(self)
+
+    @staticmethod
+    def from_json(text: str) -> "ViTConfig":
+        """The configuration that `to_json` wrote.
+
+        **Arguments:**
+
+        - `text`: a JSON object.
+
+        **Returns:**
+
+        A configuration equal to the one that was written.
+
+        **Raises:** `ValueError` where the text is not JSON, or names a field that there is not, or lacks one; the
+        errors of the registry where it names a part or an option that there is not; `TypeError` where a value
+        has the wrong type.
+        """
+        return from_json(ViTConfig, text)
+
+
+@final
+class ViT(eqx.Module):
+    """A Vision Transformer, made of the parts that `vitrail.vit` or `ViTConfig.build` picked.
+
+    It takes one image; batch it with `jax.vmap(model)(images)`. It is a PyTree like every Equinox module:
+    `eqx.filter_jit` and `eqx.filter_grad` work on it, and it has no state.
+    """
+
+    patch: AbstractPatchEmbed
+    prefix: Float[Array, "prefix dim"]
+    position: AbstractPosition
+    encoder: Encoder
+    norm: LayerNorm
+    pool: AbstractPool
+    head: AbstractHead
+    config: ViTConfig = eqx.field(static=True)
+
+    def __init__(
+        self,
+        *,
+        patch: AbstractPatchEmbed,
+        prefix: Float[Array, "prefix dim"],
+        position: AbstractPosition,
+        encoder: Encoder,
+        norm: LayerNorm,
+        pool: AbstractPool,
+        head: AbstractHead,
+        config: ViTConfig,
+    ):
+        """**Arguments:**
+
+        - `patch`: the patch embedding.
+        - `prefix`: the prefix tokens, the class token first, then the registers; `(0, dim)` for none.
+        - `position`: the position embedding.
+        - `encoder`: the blocks.
+        - `norm`: the final norm, of the tokens or of the pooled vector as `config.norm_order` says.
+        - `pool`: the pooling.
+        - `head`: the head.
+        - `config`: what all this was built from.
+        """
+        self.patch = patch
+        self.prefix = prefix
+        self.position = position
+        self.encoder = encoder
+        self.norm = norm
+        self.pool = pool
+        self.head = head
+        self.config = config
+
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks one by one: `model.blocks[3]`, `len(model.blocks)`, a `for` loop."""
+        return self.encoder.blocks
+
+    def __call__(
+        self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*tokens {self.head.out_dim}"]:
+        """The whole forward pass.
+
+        **Arguments:**
+
+        - `image`: one image, `Float[Array, "height width channels"]`, of the size and channels of the configuration.
+        - `key`: for dropout, stochastic depth and whatever a part draws in training; `None` means inference.
+
+        **Returns:**
+
+        The logits, `(classes,)`, in float32; `(tokens, classes)` under the pool `none`; under the head `none`, what the
+        pool gives.
+
+        **Raises:** `ValueError` or `TypeError` where the image does not fit; both say how to mend it.
+        """
+        encoder_key, pool_key, head_key = split_key(key, 3)
+        tokens = self._encode(self._embed(image), key=encoder_key)
+        pool, head = to_dtype((self.pool, self.head), self._dtype)
+        if self.config.norm_order == "norm_pool":
+            pooled = pool(tokens.map(self.norm), key=pool_key)
+        else:
+            pooled = self.norm(pool(tokens, key=pool_key))
+        return head(pooled, key=head_key).astype(jnp.float32)
+
+    def tokens(self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None) -> Tokens:
+        """What the pool reads.
+
+        **Arguments:**
+
+        - `image`: one image, `Float[Array, "height width channels"]`.
+        - `key`: for dropout and stochastic depth; `None` means inference.
+
+        **Returns:**
+
+        The prefix and patch tokens after the encoder and the final norm. Under `norm_order="pool_norm"` the norm acts
+        on the pooled vector, so these are the tokens before it.
+
+        **Raises:** what calling the model raises.
+        """
+        tokens = self._encode(self._embed(image), key=key)
+        return tokens.map(self.norm) if self.config.norm_order == "norm_pool" else tokens
+
+    def features(
+        self, image: Shaped[Array, "..."], *, layers: Sequence[int]
+    ) -> tuple[Float[Array, "rows cols dim"], ...]:
+        """The patch tokens after some of the blocks, as grids: for dense tasks and for looking inside.
+
+        **Arguments:**
+
+        - `image`: one image, `Float[Array, "height width channels"]`.
+        - `layers`: which blocks, counted from 0, or from the end where negative: `layers=[2, 5, 8, -1]`.
+
+        **Returns:**
+
+        One grid for each of `layers`, in that order, as it leaves the block: the final norm is not applied, for which
+        there is `model.norm`.
+
+        **Raises:** `IndexError` where there is no such block, and what calling the model raises.
+        """
+        depth = len(self.blocks)
+        for layer in layers:
+            if not -depth <= layer < depth:
+                raise IndexError(f"layers must lie in [-{depth}, {depth}), but {layer} came: there are {depth} blocks")
+        tokens = self._embed(image)
+        outputs = self.encoder.outputs(tokens, rotation=self.position.rotation(tokens))
+        return tuple(tokens.with_sequence(outputs[layer]).patch_grid for layer in layers)
+
+    def attention(self, image: Shaped[Array, "..."]) -> Float[Array, "depth heads tokens tokens"]:
+        """How much each token takes from each, in every block and head.
+
+        **Arguments:**
+
+        - `image`: one image, `Float[Array, "height width channels"]`.
+
+        **Returns:**
+
+        The attention weights: rows are queries and sum to one, columns are keys; the prefix tokens come first.
+
+        **Raises:** what calling the model raises.
+        """
+        tokens = self._embed(image)
+        return self.encoder.attention(tokens, rotation=self.position.rotation(tokens))
+
+    def resized(self, image_size: int | tuple[int, int]) -> "ViT":
+        """The same model for images of another size: the position embedding is resampled, all else is the same arrays.
+
+        **Arguments:**
+
+        - `image_size`: height and width in pixels, multiples of the patch size; one number for a square.
+
+        **Returns:**
+
+        A model whose configuration has the new size.
+
+        **Raises:** `ValueError` where the size does not divide into patches.
+        """
+        config = dataclasses.replace(self.config, image_size=pair(image_size))
+        return dataclasses.replace(self, position=self.position.resized(config.grid), config=config)
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.config.compute_dtype)
+
+    def _embed(self, image: Shaped[Array, "..."]) -> Tokens:
+        """Cuts the image into patch tokens, puts the prefix before them and adds the positions."""
+        check_image(image, self.config.image_size, self.config.channels)
+        patch, prefix, position = to_dtype((self.patch, self.prefix, self.position), self._dtype)
+        grid = patch(image.astype(self._dtype))
+        return position(Tokens(prefix, grid.reshape(-1, grid.shape[-1]), self.config.grid))
+
+    def _encode(self, tokens: Tokens, *, key: PRNGKeyArray | None) -> Tokens:
+        return self.encoder(tokens, rotation=self.position.rotation(tokens), key=key)
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """One number for both of height and width, or the two."""
+    return (size, size) if isinstance(size, int) else size

@@ -1,0 +1,36 @@
+"""The contract of a patch embedding."""
+
+import abc
+from typing import Protocol, runtime_checkable
+
+import equinox as eqx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._init import Init
+
+
+class AbstractPatchEmbed(eqx.Module):
+    """Turns an image into a grid of patch tokens. Extend it, make it `@final`, and pass it as `patch=`."""
+
+    patch_size: eqx.AbstractVar[tuple[int, int]]
+    """Height and width of a patch in pixels."""
+
+    @abc.abstractmethod
+    def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
+        """**Arguments:**
+
+        - `image`: one image, channels last; its height and width are multiples of `patch_size`.
+
+        **Returns:**
+
+        One token for each patch, `rows = height / patch_size[0]` and `cols = width / patch_size[1]`.
+        """
+
+
+@runtime_checkable
+class PatchFactory(Protocol):
+    """What `PATCHES` holds: a class, or a function, that makes a patch embedding."""
+
+    def __call__(
+        self, dim: int, *, patch_size: tuple[int, int], channels: int, init: Init, key: PRNGKeyArray
+    ) -> AbstractPatchEmbed: ...

@@ -1,0 +1,75 @@
+"""Patches by a strided convolution."""
+
+from typing import final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._check import check_positive
+from .._init import TRUNC_NORMAL, Init
+from ._base import AbstractPatchEmbed
+
+
+def draw_kernel(
+    dim: int, channels: int, patch_size: tuple[int, int], init: Init, key: PRNGKeyArray
+) -> Float[Array, "dim channels patch_height patch_width"]:
+    """The weight of a patch embedding, its fan-in all the pixels of a patch."""
+    check_positive(dim=dim, channels=channels, patch_size=patch_size)
+    height, width = patch_size
+    flat = init.patch(key, (dim, channels * height * width), jnp.dtype(jnp.float32))
+    return flat.reshape(dim, channels, height, width)
+
+
+@final
+class ConvPatchEmbed(AbstractPatchEmbed):
+    """One convolution whose kernel and stride are the patch size, without padding: the patch embedding of ViT.
+
+    ??? cite
+
+        Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv:2010.11929, equation 1.
+    """
+
+    weight: Float[Array, "dim channels patch_height patch_width"]
+    bias: Float[Array, " dim"]
+    patch_size: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        patch_size: tuple[int, int],
+        channels: int,
+        init: Init = TRUNC_NORMAL,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `dim`: the width of a token.
+        - `patch_size`: height and width of a patch in pixels.
+        - `channels`: of the image.
+        - `init`: draws the weight; the bias starts at zero.
+        - `key`: for the weight.
+        """
+        self.weight = draw_kernel(dim, channels, patch_size, init, key)
+        self.bias = jnp.zeros(dim)
+        self.patch_size = patch_size
+
+    def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
+        """**Arguments:**
+
+        - `image`: one image, channels last.
+
+        **Returns:**
+
+        The grid of patch tokens.
+        """
+        grid = jax.lax.conv_general_dilated(
+            image[None],
+            self.weight,
+            window_strides=self.patch_size,
+            padding="VALID",
+            dimension_numbers=("NHWC", "OIHW", "NHWC"),
+        )[0]
+        return grid + jnp.broadcast_to(self.bias, grid.shape)

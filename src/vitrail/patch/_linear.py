@@ -1,0 +1,64 @@
+"""Patches by one matrix product."""
+
+from typing import final
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._init import TRUNC_NORMAL, Init
+from ._base import AbstractPatchEmbed
+from ._conv import draw_kernel
+
+
+@final
+class LinearPatchEmbed(AbstractPatchEmbed):
+    """Cuts the image into patches and multiplies each, flattened, by one matrix.
+
+    The same function as `ConvPatchEmbed` for the same weights, which are stored alike.
+
+    ??? cite
+
+        Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv:2010.11929, equation 1.
+    """
+
+    weight: Float[Array, "dim channels patch_height patch_width"]
+    bias: Float[Array, " dim"]
+    patch_size: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        patch_size: tuple[int, int],
+        channels: int,
+        init: Init = TRUNC_NORMAL,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `dim`: the width of a token.
+        - `patch_size`: height and width of a patch in pixels.
+        - `channels`: of the image.
+        - `init`: draws the weight; the bias starts at zero.
+        - `key`: for the weight.
+        """
+        self.weight = draw_kernel(dim, channels, patch_size, init, key)
+        self.bias = jnp.zeros(dim)
+        self.patch_size = patch_size
+
+    def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
+        """**Arguments:**
+
+        - `image`: one image, channels last.
+
+        **Returns:**
+
+        The grid of patch tokens.
+        """
+        dim = self.weight.shape[0]
+        (height, width), channels = self.patch_size, image.shape[-1]
+        rows, cols = image.shape[0] // height, image.shape[1] // width
+        patches = image.reshape(rows, height, cols, width, channels).transpose(0, 2, 1, 3, 4).reshape(rows, cols, -1)
+        grid = patches @ self.weight.transpose(2, 3, 1, 0).reshape(-1, dim)
+        return grid + jnp.broadcast_to(self.bias, grid.shape)

@@ -1,0 +1,168 @@
+"""Learned position embeddings: one table over the grid, or one for each of its two axes."""
+
+from typing import cast, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._check import check_positive
+from .._init import TRUNC_NORMAL, Init
+from .._tokens import Rotation, Tokens
+from ._base import AbstractPosition
+
+
+@final
+class LearnedPosition(AbstractPosition):
+    """A learned vector for each patch, and by choice for each prefix token, added to the tokens: ViT's own.
+
+    ??? cite
+
+        Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv:2010.11929, equation 1.
+    """
+
+    prefix: Float[Array, "prefix dim"] | None
+    patches: Float[Array, "rows cols dim"]
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        grid: tuple[int, int],
+        num_prefix: int = 0,
+        head_dim: int | None = None,
+        init: Init = TRUNC_NORMAL,
+        covers_prefix: bool = True,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `dim`: the width of a token.
+        - `grid`: rows and columns of patches.
+        - `num_prefix`: how many prefix tokens there are.
+        - `head_dim`: part of the contract; does not matter here.
+        - `init`: draws the table.
+        - `covers_prefix`: whether the prefix tokens have a position of their own, as in ViT, DeiT and CLIP, or only the
+            patches have, as in big_vision and timm's `no_embed_class`.
+        - `key`: for the table.
+        """
+        check_positive(dim=dim, grid=grid)
+        prefix_key, patches_key = jax.random.split(key)
+        dtype = jnp.dtype(jnp.float32)
+        self.prefix = init.position(prefix_key, (num_prefix, dim), dtype) if covers_prefix else None
+        self.patches = init.position(patches_key, (*grid, dim), dtype)
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """**Arguments:**
+
+        - `tokens`: on the grid that the table was made for.
+
+        **Returns:**
+
+        The tokens plus their positions.
+        """
+        prefix = tokens.prefix if self.prefix is None else tokens.prefix + self.prefix
+        return Tokens(prefix, tokens.patches + self.patches.reshape(-1, tokens.dim), tokens.grid)
+
+    def rotation(self, tokens: Tokens) -> Rotation | None:
+        """**Returns:**
+
+        `None`: this position does not rotate.
+        """
+        return None
+
+    def resized(self, grid: tuple[int, int]) -> "LearnedPosition":
+        """**Arguments:**
+
+        - `grid`: the new rows and columns.
+
+        **Returns:**
+
+        The position embedding with its table resampled: bicubic, antialiased when it shrinks, which equals
+        `torch.nn.functional.interpolate(mode="bicubic", antialias=True)`. The prefix rows stay as they are.
+        """
+
+        def table(position: LearnedPosition) -> Float[Array, "rows cols dim"]:
+            return position.patches
+
+        return eqx.tree_at(table, self, _resample(self.patches, grid))
+
+
+@final
+class FactorizedPosition(AbstractPosition):
+    """A learned vector for each row and one for each column; a patch gets the sum of its two. The prefix gets none.
+
+    It has `(rows + cols) * dim` parameters instead of `rows * cols * dim`, and shapes that were never seen together in
+    training still have positions.
+
+    ??? cite
+
+        Dehghani et al., *Patch n' Pack: NaViT*, NeurIPS 2023, arXiv:2307.06304, section 2.1.
+    """
+
+    rows: Float[Array, "rows dim"]
+    cols: Float[Array, "cols dim"]
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        grid: tuple[int, int],
+        num_prefix: int = 0,
+        head_dim: int | None = None,
+        init: Init = TRUNC_NORMAL,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `dim`: the width of a token.
+        - `grid`: rows and columns of patches.
+        - `num_prefix`, `head_dim`: part of the contract; do not matter here.
+        - `init`: draws the two tables.
+        - `key`: for the tables.
+        """
+        check_positive(dim=dim, grid=grid)
+        rows_key, cols_key = jax.random.split(key)
+        self.rows = init.position(rows_key, (grid[0], dim), jnp.dtype(jnp.float32))
+        self.cols = init.position(cols_key, (grid[1], dim), jnp.dtype(jnp.float32))
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """**Arguments:**
+
+        - `tokens`: on the grid that the tables were made for.
+
+        **Returns:**
+
+        The tokens, their patches plus the positions of row and column.
+        """
+        table = self.rows[:, None, :] + self.cols[None, :, :]
+        return Tokens(tokens.prefix, tokens.patches + table.reshape(-1, tokens.dim), tokens.grid)
+
+    def rotation(self, tokens: Tokens) -> Rotation | None:
+        """**Returns:**
+
+        `None`: this position does not rotate.
+        """
+        return None
+
+    def resized(self, grid: tuple[int, int]) -> "FactorizedPosition":
+        """**Arguments:**
+
+        - `grid`: the new rows and columns.
+
+        **Returns:**
+
+        The position embedding with both tables resampled along their one axis: cubic, antialiased when they shrink.
+        """
+
+        def tables(position: FactorizedPosition) -> tuple[Float[Array, "rows dim"], Float[Array, "cols dim"]]:
+            return position.rows, position.cols
+
+        rows, cols = _resample(self.rows, grid[:1]), _resample(self.cols, grid[1:])
+        return eqx.tree_at(tables, self, (rows, cols))
+
+
+def _resample(table: Float[Array, "*old dim"], size: tuple[int, ...]) -> Float[Array, "*new dim"]:
+    """Cubic interpolation of all axes but the last, with antialiasing where one shrinks."""
+    return cast(Array, jax.image.resize(table, (*size, table.shape[-1]), "bicubic"))
