@@ -133,7 +133,7 @@ class Rotation(eqx.Module):
         self.sin = jnp.sin(angles)
         self.interleaved = interleaved
 
-    def __call__(self, x: Float[Array, "tokens heads head_dim"]) -> Float[Array, "tokens heads head_dim"]:
+    def __call__(self, x: Float[Array, "heads tokens head_dim"]) -> Float[Array, "heads tokens head_dim"]:
         """**Arguments:**
 
         - `x`: the queries or the keys.
@@ -142,10 +142,10 @@ class Rotation(eqx.Module):
 
         The same, turned. The rotation is computed in float32 at least and comes back in the dtype of `x`.
         """
-        tokens, heads, head_dim = x.shape
+        heads, tokens, head_dim = x.shape
         pairs = (head_dim // 2, 2) if self.interleaved else (2, head_dim // 2)
         axis = -1 if self.interleaved else -2
-        first, second = jnp.moveaxis(x.reshape(tokens, heads, *pairs).astype(self.cos.dtype), axis, 0)
-        cos, sin = self.cos[:, None, :], self.sin[:, None, :]
+        first, second = jnp.moveaxis(x.reshape(heads, tokens, *pairs).astype(self.cos.dtype), axis, 0)
+        cos, sin = self.cos[None], self.sin[None]
         turned = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis)
         return turned.reshape(x.shape).astype(x.dtype)

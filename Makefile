@@ -1,0 +1,39 @@
+# Every target makes what it needs: a virtual environment from PYTHON alone (by uv where it is found, else by venv and
+# pip), and in it the extra that the target uses. What is up to date is left alone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+SOURCES := $(shell find src docs -type f -not -name '*.pyc') mkdocs.yml pyproject.toml README.md
+
+.PHONY: demo test check docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/demo.installed
+	$(BIN)/vitrail demo
+
+test: $(VENV)/test.installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_typing.py tests/test_design.py
+
+docs: site/index.html
+
+site/index.html: $(SOURCES) | $(VENV)/docs.installed
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "vitrail needs Python 3.11 or newer, but $$($(PYTHON) --version) came: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(if $(UV),uv venv --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
+
+$(VENV)/%.installed: pyproject.toml | $(BIN)/python
+	$(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install --quiet) --editable '.[$*]'
+	touch $@
