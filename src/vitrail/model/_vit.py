@@ -231,13 +231,11 @@ class ViT(eqx.Module):
 
         **Raises:** `ValueError` or `TypeError` where the image does not fit; both say how to mend it.
         """
-        encoder_key, pool_key, head_key = split_key(key, 3)
-        tokens = self._encode(self._embed(image), key=encoder_key)
+        tokens_key, pool_key, head_key = split_key(key, 3)
         pool, head = to_dtype((self.pool, self.head), self._dtype)
-        if self.config.norm_order == "norm_pool":
-            pooled = pool(tokens.map(self.norm), key=pool_key)
-        else:
-            pooled = self.norm(pool(tokens, key=pool_key))
+        pooled = pool(self.tokens(image, key=tokens_key), key=pool_key)
+        if self.config.norm_order == "pool_norm":
+            pooled = self.norm(pooled)
         return head(pooled, key=head_key).astype(jnp.float32)
 
     def tokens(self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None) -> Tokens:
@@ -250,12 +248,13 @@ class ViT(eqx.Module):
 
         **Returns:**
 
-        The prefix and patch tokens after the encoder and the final norm. Under `norm_order="pool_norm"` the norm acts
-        on the pooled vector, so these are the tokens before it.
+        The prefix and patch tokens after the encoder and the final norm, in the compute dtype. Under
+        `norm_order="pool_norm"` the norm acts on the pooled vector, so these are the tokens before it.
 
         **Raises:** what calling the model raises.
         """
-        tokens = self._encode(self._embed(image), key=key)
+        tokens = self._embed(image)
+        tokens = self.encoder(tokens, rotation=self.position.rotation(tokens), key=key)
         return tokens.map(self.norm) if self.config.norm_order == "norm_pool" else tokens
 
     def features(
@@ -325,9 +324,6 @@ class ViT(eqx.Module):
         patch, prefix, position = to_dtype((self.patch, self.prefix, self.position), self._dtype)
         grid = patch(image.astype(self._dtype))
         return position(Tokens(prefix, grid.reshape(-1, grid.shape[-1]), self.config.grid))
-
-    def _encode(self, tokens: Tokens, *, key: PRNGKeyArray | None) -> Tokens:
-        return self.encoder(tokens, rotation=self.position.rotation(tokens), key=key)
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:

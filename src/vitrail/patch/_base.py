@@ -12,18 +12,15 @@ from .._init import Init
 class AbstractPatchEmbed(eqx.Module):
     """Turns an image into a grid of patch tokens. Extend it, make it `@final`, and pass it as `patch=`."""
 
-    patch_size: eqx.AbstractVar[tuple[int, int]]
-    """Height and width of a patch in pixels."""
-
     @abc.abstractmethod
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
         """**Arguments:**
 
-        - `image`: one image, channels last; its height and width are multiples of `patch_size`.
+        - `image`: one image, channels last; its height and width are multiples of the patch size.
 
         **Returns:**
 
-        One token for each patch, `rows = height / patch_size[0]` and `cols = width / patch_size[1]`.
+        One token for each patch: `rows` is the height divided by that of a patch, `cols` the same of the widths.
         """
 
 

@@ -2,7 +2,6 @@
 
 from typing import final
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -33,7 +32,6 @@ class ConvPatchEmbed(AbstractPatchEmbed):
 
     weight: Float[Array, "dim channels patch_height patch_width"]
     bias: Float[Array, " dim"]
-    patch_size: tuple[int, int] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -54,7 +52,6 @@ class ConvPatchEmbed(AbstractPatchEmbed):
         """
         self.weight = draw_kernel(dim, channels, patch_size, init, key)
         self.bias = jnp.zeros(dim)
-        self.patch_size = patch_size
 
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
         """**Arguments:**
@@ -68,7 +65,7 @@ class ConvPatchEmbed(AbstractPatchEmbed):
         grid = jax.lax.conv_general_dilated(
             image[None],
             self.weight,
-            window_strides=self.patch_size,
+            window_strides=self.weight.shape[2:],
             padding="VALID",
             dimension_numbers=("NHWC", "OIHW", "NHWC"),
         )[0]

@@ -2,7 +2,6 @@
 
 from typing import final
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -24,7 +23,6 @@ class LinearPatchEmbed(AbstractPatchEmbed):
 
     weight: Float[Array, "dim channels patch_height patch_width"]
     bias: Float[Array, " dim"]
-    patch_size: tuple[int, int] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -45,7 +43,6 @@ class LinearPatchEmbed(AbstractPatchEmbed):
         """
         self.weight = draw_kernel(dim, channels, patch_size, init, key)
         self.bias = jnp.zeros(dim)
-        self.patch_size = patch_size
 
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
         """**Arguments:**
@@ -56,8 +53,7 @@ class LinearPatchEmbed(AbstractPatchEmbed):
 
         The grid of patch tokens.
         """
-        dim = self.weight.shape[0]
-        (height, width), channels = self.patch_size, image.shape[-1]
+        dim, channels, height, width = self.weight.shape
         rows, cols = image.shape[0] // height, image.shape[1] // width
         patches = image.reshape(rows, height, cols, width, channels).transpose(0, 2, 1, 3, 4).reshape(rows, cols, -1)
         grid = patches @ self.weight.transpose(2, 3, 1, 0).reshape(-1, dim)
