@@ -35,16 +35,16 @@ class MLP(eqx.Module):
 
         - `dim`: the width of a token.
         - `mlp_dim`: the width of the hidden layer.
-        - `options`: of the encoder; `mlp`, `activation` and `dropout` count here.
+        - `options`: of the encoder; `activation` and `dropout` count here.
         - `init`: draws the weights.
         - `key`: for the weights.
         """
         hidden_key, out_key = jax.random.split(key)
-        self.gated = options.mlp == "swiglu"
+        self.gated = options.activation == "swiglu"
         hidden_dim = 2 * mlp_dim if self.gated else mlp_dim
         self.hidden = Linear(dim, hidden_dim, weight_init=init.mlp, bias_init=init.mlp_bias, key=hidden_key)
         self.out = Linear(mlp_dim, dim, weight_init=init.mlp, bias_init=init.mlp_bias, key=out_key)
-        self.activation = ACTIVATIONS[options.activation]
+        self.activation = ACTIVATIONS["silu" if options.activation == "swiglu" else options.activation]
         self.dropout = options.dropout
 
     def __call__(self, x: Float[Array, "tokens dim"], *, key: PRNGKeyArray | None = None) -> Float[Array, "tokens dim"]:

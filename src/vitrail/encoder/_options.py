@@ -15,10 +15,9 @@ class EncoderOptions:
     """Whether queries, keys and values have a bias."""
     qk_norm: bool = False
     """Whether queries and keys are normalised, each head by a LayerNorm (Dehghani et al. 2023, arXiv:2302.05442)."""
-    mlp: Literal["mlp", "swiglu"] = "mlp"
-    """Two linear layers and an activation, or SwiGLU's gated ones (Shazeer 2020, arXiv:2002.05202)."""
-    activation: ActivationName = "gelu"
-    """The activation of the MLP; under `"swiglu"` it must be `"silu"`."""
+    activation: ActivationName | Literal["swiglu"] = "gelu"
+    """Of the MLP: an activation between its two linear layers, or `"swiglu"` for a gated one (Shazeer 2020,
+    arXiv:2002.05202)."""
     norm_eps: float = 1e-6
     """What every LayerNorm adds to the variance. `1e-6` in the JAX code of ViT, DeiT, DINO and MAE; CLIP has `1e-5`."""
     pre_norm: bool = False
@@ -38,11 +37,6 @@ class EncoderOptions:
         check_rate(dropout=self.dropout, drop_path=self.drop_path)
         if self.norm_eps <= 0:
             raise ValueError(f"norm_eps must be positive, but {self.norm_eps} came: published models have 1e-5 or 1e-6")
-        if (self.mlp == "swiglu") != (self.activation == "silu"):
-            raise ValueError(
-                f"mlp={self.mlp!r} does not go with activation={self.activation!r}: SwiGLU is gated by SiLU, so pass "
-                "mlp='swiglu' and activation='silu' together, or neither"
-            )
 
 
 @dataclass(frozen=True)
