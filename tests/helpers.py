@@ -1,0 +1,80 @@
+"""What several test files share: small models with random weights, and comparisons."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import vitrail
+
+T = TypeVar("T")
+
+
+def randomised(make: Callable[[], T], *, seed: int = 0, scale: float = 0.4) -> T:
+    """What `make` makes, every array of it drawn anew: biases, scales of norms and zero heads too.
+
+    `make` is traced and never run, which saves compiling every initialiser.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        return jnp.asarray(rng.normal(scale=scale, size=leaf.shape), leaf.dtype)
+
+    return jax.tree.map(draw, eqx.filter_eval_shape(make))
+
+
+def random_array(*shape: int, seed: int = 0, dtype: str = "float32") -> jax.Array:
+    """Normal numbers."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32)).astype(dtype)
+
+
+def small_config(**changes: Any) -> vitrail.ViTConfig:
+    """A configuration of a tiny model on rectangular images, with some fields changed."""
+    fields = dict(
+        image_size=(8, 12),
+        patch_size=(4, 4),
+        size=vitrail.EncoderSize(dim=16, depth=2, num_heads=2, mlp_dim=24),
+        num_classes=5,
+    )
+    return vitrail.ViTConfig(**(fields | changes))
+
+
+def small_model(*, seed: int = 0, **changes: Any) -> vitrail.ViT:
+    """A tiny model, every parameter random."""
+    config = small_config(**changes)
+    return randomised(lambda: config.build(key=jax.random.key(0)), seed=seed)
+
+
+def image_for(model: vitrail.ViT, *, seed: int = 0) -> jax.Array:
+    """A random image of the size that a model was built for."""
+    return random_array(*model.config.image_size, model.config.channels, seed=seed)
+
+
+@eqx.filter_jit
+def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Calls a model, or a method of one, compiled."""
+    return function(*args, **kwargs)
+
+
+def assert_close(actual: Any, expected: Any, *, tolerance: float = 1e-5) -> None:
+    """Equal shapes, and values within an absolute and a relative tolerance."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def assert_trees_close(actual: Any, expected: Any, *, tolerance: float = 1e-5) -> None:
+    """Equal structures, and arrays within a tolerance."""
+    actual, expected = eqx.filter(actual, eqx.is_array), eqx.filter(expected, eqx.is_array)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, e: assert_close(a, e, tolerance=tolerance), actual, expected)
+
+
+def parameters(tree: Any) -> dict[str, jax.Array]:
+    """The arrays of a tree by their paths, those without elements left out."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if leaf.size}
