@@ -5,6 +5,7 @@ from typing import cast
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Shaped
 
@@ -35,18 +36,21 @@ def check_heads(dim: int, num_heads: int) -> None:
         )
 
 
-def check_divisible(image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
-    """Raises a `ValueError` where the image does not divide into whole patches."""
+def check_divisible(name: str, image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
+    """Raises a `ValueError` that names the argument which does not divide into whole patches."""
     if any(size % patch for size, patch in zip(image_size, patch_size, strict=True)):
         lower = tuple(max(size // patch, 1) * patch for size, patch in zip(image_size, patch_size, strict=True))
         raise ValueError(
-            f"image_size must be a multiple of patch_size, but image_size={image_size} and patch_size={patch_size} "
-            "came: a strided convolution without padding (VALID) would silently drop the last partial patch. Resize "
-            f"the image first, for instance jax.image.resize(image, ({lower[0]}, {lower[1]}, channels), 'bilinear')"
+            f"height and width of {name} must be multiples of patch_size, but {image_size[0]} x {image_size[1]} and "
+            f"patch_size {patch_size[0]} x {patch_size[1]} came: a strided convolution without padding (VALID) would "
+            "silently drop the last partial patch. Resize the image first, for instance "
+            f"jax.image.resize(image, ({lower[0]}, {lower[1]}, channels), 'bilinear')"
         )
 
 
-def check_image(image: Shaped[Array, "..."], image_size: tuple[int, int] | None, channels: int | None) -> None:
+def check_image(
+    image: Shaped[Array | np.ndarray, "..."], image_size: tuple[int, int] | None, channels: int | None
+) -> None:
     """Raises an error that says how to mend an image that does not fit.
 
     `image_size` and `channels` are what the model was built for; `None` takes any.
@@ -81,9 +85,10 @@ def check_image(image: Shaped[Array, "..."], image_size: tuple[int, int] | None,
         )
 
 
-def check_finite(image: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+def check_finite(image: Shaped[Array | np.ndarray, "*shape"]) -> Shaped[Array, "*shape"]:
     """The image, or a `ValueError` where it is not finite; under `jax.jit` the error comes when the program runs."""
     message = "image must be finite, but it holds NaN or infinity: mend the pixels before the forward pass"
+    image = jnp.asarray(image)
     finite = jnp.isfinite(image).all()
     if not isinstance(finite, Tracer) and not finite:
         raise ValueError(message)

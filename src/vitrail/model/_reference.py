@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from .._check import check_divisible, check_finite, check_image, check_positive
@@ -16,7 +17,7 @@ def _logits(model: ViT, image: Float[Array, "height width channels"]) -> Float[A
 
 def vit_forward(
     seed: int,
-    image: Shaped[Array, "..."],
+    image: Shaped[Array | np.ndarray, "..."],
     patch_size: int,
     d_model: int,
     num_heads: int,
@@ -33,7 +34,7 @@ def vit_forward(
 
     - `seed`: for the weights, in `[0, 2**32)`. The same seed gives the same logits.
     - `image`: one image, `Float[Array, "height width channels"]`, finite; height and width are multiples of
-        `patch_size`.
+        `patch_size`. A NumPy array will do; it is converted to float32.
     - `patch_size`: height and width of a patch in pixels.
     - `d_model`: the width of a token, a multiple of `num_heads`.
     - `num_heads`: of the attention.
@@ -71,7 +72,7 @@ def vit_forward(
             "gets d_model / num_heads channels; change one of the two"
         )
     height, width, channels = image.shape
-    check_divisible((height, width), (patch_size, patch_size))
+    check_divisible("image", (height, width), (patch_size, patch_size))
     config = ViTConfig(
         image_size=(height, width),
         patch_size=(patch_size, patch_size),

@@ -8,6 +8,7 @@ from typing import Literal, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from .._check import check_divisible, check_heads, check_image, check_positive
@@ -65,7 +66,7 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         check_positive(image_size=self.image_size, patch_size=self.patch_size, channels=self.channels)
-        check_divisible(self.image_size, self.patch_size)
+        check_divisible("image_size", self.image_size, self.patch_size)
         check_heads(self.size.dim, self.size.num_heads)
         if self.num_registers < 0:
             raise ValueError(f"num_registers must not be negative, but {self.num_registers} came: pass 0 for none")
@@ -215,13 +216,14 @@ class ViT(eqx.Module):
         return self.encoder.blocks
 
     def __call__(
-        self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None
+        self, image: Shaped[Array | np.ndarray, "..."], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens {self.head.out_dim}"]:
         """The whole forward pass.
 
         **Arguments:**
 
-        - `image`: one image, `Float[Array, "height width channels"]`, of the size and channels of the configuration.
+        - `image`: one image, `Float[Array, "height width channels"]`, of the size and channels of the configuration; a
+            NumPy array will do. It is converted to `config.compute_dtype`.
         - `key`: for dropout, stochastic depth and whatever a part draws in training; `None` means inference.
 
         **Returns:**
@@ -238,7 +240,7 @@ class ViT(eqx.Module):
             pooled = self.norm(pooled)
         return head(pooled, key=head_key).astype(jnp.float32)
 
-    def tokens(self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None) -> Tokens:
+    def tokens(self, image: Shaped[Array | np.ndarray, "..."], *, key: PRNGKeyArray | None = None) -> Tokens:
         """What the pool reads.
 
         **Arguments:**
@@ -258,7 +260,7 @@ class ViT(eqx.Module):
         return tokens.map(self.norm) if self.config.norm_order == "norm_pool" else tokens
 
     def features(
-        self, image: Shaped[Array, "..."], *, layers: Sequence[int]
+        self, image: Shaped[Array | np.ndarray, "..."], *, layers: Sequence[int]
     ) -> tuple[Float[Array, "rows cols dim"], ...]:
         """The patch tokens after some of the blocks, as grids: for dense tasks and for looking inside.
 
@@ -282,7 +284,7 @@ class ViT(eqx.Module):
         outputs = self.encoder.outputs(tokens, rotation=self.position.rotation(tokens))
         return tuple(tokens.with_sequence(outputs[layer]).patch_grid for layer in layers)
 
-    def attention(self, image: Shaped[Array, "..."]) -> Float[Array, "depth heads tokens tokens"]:
+    def attention(self, image: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "depth heads tokens tokens"]:
         """How much each token takes from each, in every block and head.
 
         **Arguments:**
@@ -318,11 +320,11 @@ class ViT(eqx.Module):
     def _dtype(self) -> jnp.dtype:
         return jnp.dtype(self.config.compute_dtype)
 
-    def _embed(self, image: Shaped[Array, "..."]) -> Tokens:
+    def _embed(self, image: Shaped[Array | np.ndarray, "..."]) -> Tokens:
         """Cuts the image into patch tokens, puts the prefix before them and adds the positions."""
         check_image(image, self.config.image_size, self.config.channels)
         patch, prefix, position = to_dtype((self.patch, self.prefix, self.position), self._dtype)
-        grid = patch(image.astype(self._dtype))
+        grid = patch(jnp.asarray(image, self._dtype))
         return position(Tokens(prefix, grid.reshape(-1, grid.shape[-1]), self.config.grid))
 
 
