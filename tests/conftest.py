@@ -2,7 +2,9 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2")).strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2")
+).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests are about numbers, and those of a GPU are rounder
 
 import jax

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 import vitrail
 
 T = TypeVar("T")
@@ -34,12 +35,12 @@ def random_array(*shape: int, seed: int = 0, dtype: str = "float32") -> jax.Arra
 
 def small_config(**changes: Any) -> vitrail.ViTConfig:
     """A configuration of a tiny model on rectangular images, with some fields changed."""
-    fields = dict(
-        image_size=(8, 12),
-        patch_size=(4, 4),
-        size=vitrail.EncoderSize(dim=16, depth=2, num_heads=2, mlp_dim=24),
-        num_classes=5,
-    )
+    fields = {
+        "image_size": (8, 12),
+        "patch_size": (4, 4),
+        "size": vitrail.EncoderSize(dim=16, depth=2, num_heads=2, mlp_dim=24),
+        "num_classes": 5,
+    }
     return vitrail.ViTConfig(**(fields | changes))
 
 

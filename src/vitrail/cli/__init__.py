@@ -1,0 +1,3 @@
+"""The command `vitrail`."""
+
+from ._main import main as main

@@ -1,0 +1,65 @@
+"""From a command line to what it asks for, and from an error to one line."""
+
+import sys
+from collections.abc import Sequence
+from typing import Final, cast
+
+from jaxtyping import TypeCheckError
+
+from .._registry import PluginError, UnknownPartError
+from ..train import MissingExtraError
+from ..train._extras import require
+from ._demo import Demo, run_demo
+from ._list import List, list_parts
+
+_EXPECTED: Final = (
+    ValueError,
+    TypeError,
+    OSError,
+    UnknownPartError,
+    PluginError,
+    MissingExtraError,
+    FloatingPointError,
+)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command `vitrail`.
+
+    **Arguments:**
+
+    - `args`: what follows the command's name; `None` for that of the process.
+
+    **Returns:**
+
+    The exit status: 0, or 1 where something went wrong, which is then one line on standard error. A command line that
+    does not parse exits with status 2.
+    """
+    try:
+        command = _parse(args)
+        if isinstance(command, Demo):
+            run_demo(command)
+        else:
+            list_parts(command)
+    except KeyboardInterrupt:
+        print("vitrail: stopped", file=sys.stderr)
+        return 130
+    except TypeCheckError:
+        raise  # a mistake of ours, which a traceback tells more about
+    except _EXPECTED as error:
+        print(f"vitrail: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(args: Sequence[str] | None) -> Demo | List:
+    require("tyro", extra="demo")
+    import tyro
+
+    return tyro.cli(
+        cast("type[Demo | List]", Demo | List),
+        prog="vitrail",
+        description="Vision Transformers, assembled from typed parts that are swapped by name.",
+        args=args,
+        config=(tyro.conf.PositionalRequiredArgs,),
+    )

@@ -1,0 +1,73 @@
+"""Random changes of the training images that leave their class as it is."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a training image may be turned, moved and scaled, each by an amount drawn evenly for each image.
+
+    The default changes nothing. What leaves the class as it is depends on the images: a mirrored cat is a cat, a
+    mirrored 3 is no digit, a 6 on its head is a 9.
+    """
+
+    rotate: float = 0.0
+    """Degrees to either side."""
+    shift: float = 0.0
+    """Parts of the height, up or down, and of the width, left or right."""
+    scale: float = 0.0
+    """Of height and width, each on its own: `0.1` for a factor between `exp(-0.1)` and `exp(0.1)`."""
+    flip: bool = False
+    """Whether every second image is mirrored, left to right."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("rotate", self.rotate), ("shift", self.shift), ("scale", self.scale)):
+            if not 0.0 <= value < float("inf"):
+                raise ValueError(f"{name} must not be negative, but {value} came: pass 0 to turn it off")
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], *, key: PRNGKeyArray
+    ) -> Float[Array, "batch height width channels"]:
+        """**Arguments:**
+
+        - `images`: a batch, in floating point.
+        - `key`: for the amounts.
+
+        **Returns:**
+
+        Each image changed in its own way, by one bilinear interpolation. What comes in from outside repeats the edge.
+        """
+        if self == Augmentation():
+            return images
+        amounts = jax.random.uniform(key, (len(images), 6), minval=-1.0, maxval=1.0)
+        return jax.vmap(self._warp)(images, amounts)
+
+    def _warp(
+        self, image: Float[Array, "height width channels"], amounts: Float[Array, " 6"]
+    ) -> Float[Array, "height width channels"]:
+        turn, down, right, taller, wider, mirror = amounts
+        height, width, _ = image.shape
+        angle = jnp.deg2rad(self.rotate * turn)
+        # Counted from the centre, where each pixel of the result comes from.
+        y, x = jnp.meshgrid(_from_centre(height), _from_centre(width), indexing="ij")
+        if self.flip:
+            x = x * jnp.where(mirror > 0, 1.0, -1.0)
+        rows = (jnp.cos(angle) * y - jnp.sin(angle) * x) * jnp.exp(self.scale * taller)
+        cols = (jnp.sin(angle) * y + jnp.cos(angle) * x) * jnp.exp(self.scale * wider)
+        rows = rows + self.shift * height * down + (height - 1) / 2
+        cols = cols + self.shift * width * right + (width - 1) / 2
+
+        def sample(channel: Float[Array, "height width"]) -> Float[Array, "height width"]:
+            return cast(Array, map_coordinates(channel, [rows, cols], order=1, mode="nearest"))
+
+        return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
+
+
+def _from_centre(length: int) -> Float[Array, " length"]:
+    return jnp.arange(length, dtype=jnp.float32) - (length - 1) / 2

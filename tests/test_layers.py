@@ -1,0 +1,101 @@
+"""The layers that the parts share, and the checks of plain arguments."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, random_array, randomised
+from reference import ACTIVATIONS, float64, np_layer_norm
+
+import vitrail
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("name", list(vitrail.ACTIVATIONS))
+def test_activations_equal_their_formulas(name: Any) -> None:
+    assert vitrail.ACTIVATIONS.keys() == ACTIVATIONS.keys()
+    x = jnp.linspace(-6, 6, 97)
+    assert_close(vitrail.ACTIVATIONS[name](x), ACTIVATIONS[name](float64(x)), tolerance=3e-6)
+
+
+def test_activations_differ_from_each_other() -> None:
+    x = jnp.linspace(-3, 3, 13)
+    values = [np.asarray(activation(x)) for activation in vitrail.ACTIVATIONS.values()]
+    for i, first in enumerate(values):
+        assert all(np.abs(first - second).max() > 1e-4 for second in values[:i])
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5)])
+def test_linear_is_a_matrix_product_of_the_last_axis(shape: tuple[int, ...]) -> None:
+    layer = randomised(lambda: vitrail.Linear(5, 4, weight_init=jax.nn.initializers.normal(), key=KEY))
+    x = random_array(*shape)
+    assert layer.bias is not None
+    assert layer.weight.shape == (4, 5)
+    assert_close(layer(x), float64(x) @ float64(layer.weight).T + float64(layer.bias))
+
+
+def test_linear_without_a_bias() -> None:
+    layer = vitrail.Linear(5, 4, weight_init=jax.nn.initializers.normal(), bias_init=None, key=KEY)
+    x = random_array(5)
+    assert layer.bias is None
+    assert_close(layer(x), float64(layer.weight) @ float64(x))
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+def test_layer_norm_equals_its_formula(eps: float) -> None:
+    layer = randomised(lambda: vitrail.LayerNorm(7, eps=eps))
+    x = 3 * random_array(4, 7) + 2
+    assert_close(layer(x), np_layer_norm(float64(x), float64(layer.weight), float64(layer.bias), eps))
+
+
+def test_layer_norm_of_large_numbers_does_not_cancel() -> None:
+    # The variance as mean(x^2) - mean(x)^2 would lose all digits here.
+    x = random_array(3, 16) + 1000
+    assert_close(vitrail.LayerNorm(16, eps=1e-6)(x), np_layer_norm(float64(x), 1, 0, 1e-6), tolerance=2e-4)
+
+
+def test_layer_norm_computes_bfloat16_in_float32() -> None:
+    x = (random_array(4, 256) + 30).astype(jnp.bfloat16)
+    layer = vitrail.LayerNorm(256, eps=1e-6)
+    normal = layer(x)
+    assert normal.dtype == jnp.bfloat16
+    # Rounding the result costs at most half a unit in bfloat16's eighth digit; computing in bfloat16 costs far more.
+    expected = np_layer_norm(float64(x), 1, 0, 1e-6)
+    np.testing.assert_allclose(float64(normal), expected, rtol=2**-8, atol=1e-6)
+
+
+def test_layer_norm_refuses_another_width() -> None:
+    with pytest.raises(TypeError, match=r"'x'"):
+        vitrail.LayerNorm(7, eps=1e-6)(jnp.ones((3, 6)))
+
+
+def test_the_hook_of_jaxtyping_and_beartype_is_on() -> None:
+    """Every call of the package is checked, private functions and constructors too."""
+    layer = vitrail.Linear(5, 4, weight_init=jax.nn.initializers.normal(), key=KEY)
+    with pytest.raises(TypeError, match="'x'"):
+        layer(jnp.ones(6))
+    with pytest.raises(TypeError, match="'x'"):
+        layer(jnp.ones(5, jnp.int32))
+    with pytest.raises(TypeError, match="'dim'"):
+        vitrail.MeanPool("12")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="'dim'"):
+        vitrail.EncoderSize(dim=8.0, depth=1, num_heads=1, mlp_dim=8)  # type: ignore[arg-type]
+
+
+def test_whole_numbers_are_taken_where_the_signature_says_float() -> None:
+    """A type checker takes an int for a float (PEP 484), so the hook must too."""
+    options = vitrail.EncoderOptions(dropout=0, drop_path=0, layer_scale=1)
+    assert options == vitrail.EncoderOptions(layer_scale=1.0)
+    assert vitrail.SinCos2DPosition(8, temperature=100).temperature == 100
+
+
+def test_two_devices_strict_promotion_and_ranks_are_on() -> None:
+    """The ground of conftest.py."""
+    assert len(jax.devices()) == 2
+    with pytest.raises(ValueError, match="promotion"):
+        jnp.ones(2, jnp.float32) + jnp.ones(2, jnp.bfloat16)
+    with pytest.raises(ValueError, match="rank"):
+        jnp.ones((2, 2)) + jnp.ones(2)

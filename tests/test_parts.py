@@ -1,0 +1,602 @@
+"""Every registered part through one matrix of checks, and each against an independent reference."""
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, assert_trees_close, parameters, random_array, randomised, run
+from reference import ACTIVATIONS, ROTATIONS, float64, np_axial, np_conv, np_layer_norm
+
+import vitrail
+from vitrail import HEADS, PATCHES, POOLS, POSITIONS, Tokens
+
+KEY = jax.random.key(0)
+DIM, GRID, PREFIX, HEAD_DIM = 12, (3, 2), 3, 4
+
+# The matrix ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One part, how it is made and how it is called."""
+
+    name: str
+    make: Callable[[jax.Array], Any]
+    inputs: Any
+    call: Callable[..., Any]
+    """Of the part, the inputs and a key."""
+    shapes: Any
+    """Of what comes out."""
+    takes_key: bool
+
+
+def tokens_of(*, seed: int = 0, grid: tuple[int, int] = GRID, prefix: int = PREFIX, dim: int = DIM) -> Tokens:
+    """Random tokens."""
+    return Tokens(random_array(prefix, dim, seed=seed), random_array(grid[0] * grid[1], dim, seed=seed + 1), grid)
+
+
+def call_plain(part: Any, x: Any, key: Any) -> Any:
+    return part(x)
+
+
+def call_with_key(part: Any, x: Any, key: Any) -> Any:
+    return part(x, key=key)
+
+
+def call_position(part: Any, inputs: tuple[Tokens, jax.Array], key: Any) -> Any:
+    """Both of what a position does: what it adds, and how it turns."""
+    tokens, queries = inputs
+    rotation = part.rotation(tokens)
+    return part(tokens), queries if rotation is None else rotation(queries)
+
+
+def patch_case(
+    name: str, factory: Any, *, patch_size: tuple[int, int] = (4, 2), channels: int = 3, grid: tuple[int, int] = GRID
+) -> Case:
+    image = random_array(grid[0] * patch_size[0], grid[1] * patch_size[1], channels)
+    return Case(
+        f"patch-{name}-{patch_size[0]}x{patch_size[1]}x{channels}",
+        lambda key: factory(DIM, patch_size=patch_size, channels=channels, init=vitrail.BIG_VISION, key=key),
+        image,
+        call_plain,
+        (*grid, DIM),
+        False,
+    )
+
+
+def position_case(name: str, factory: Any, *, grid: tuple[int, int] = GRID, prefix: int = PREFIX) -> Case:
+    tokens = tokens_of(grid=grid, prefix=prefix)
+    queries = random_array(2, prefix + grid[0] * grid[1], HEAD_DIM, seed=5)
+    return Case(
+        f"position-{name}-{grid[0]}x{grid[1]}-{prefix}",
+        lambda key: factory(DIM, grid=grid, num_prefix=prefix, head_dim=HEAD_DIM, init=vitrail.TRUNC_NORMAL, key=key),
+        (tokens, queries),
+        call_position,
+        jax.tree.map(jnp.shape, (tokens, queries)),
+        False,
+    )
+
+
+def pool_case(name: str, factory: Any, *, dim: int = DIM) -> Case:
+    tokens = tokens_of(dim=dim)
+    width = jax.eval_shape(lambda t: factory(dim, key=KEY)(t), tokens).shape[-1]
+    shape = (PREFIX + GRID[0] * GRID[1], width) if name == "none" else (width,)
+    return Case(f"pool-{name}-{dim}", lambda key: factory(dim, key=key), tokens, call_with_key, shape, True)
+
+
+def head_case(name: str, factory: Any, *, tokens: tuple[int, ...] = ()) -> Case:
+    classes = None if name.startswith("none") else 7
+    return Case(
+        f"head-{name}-{len(tokens)}",
+        lambda key: factory(DIM, num_classes=classes, init=vitrail.TRUNC_NORMAL, key=key),
+        random_array(*tokens, DIM),
+        call_with_key,
+        (*tokens, DIM if classes is None else classes),
+        True,
+    )
+
+
+def configured(registry: Any, name: str, **options: Any) -> tuple[str, Any]:
+    """A name for the test, and the factory with its options bound."""
+    return f"{name}-{'-'.join(map(str, options.values()))}", registry.resolve(registry.configure(name, **options))
+
+
+def builtins(registry: Mapping[str, Any]) -> list[str]:
+    """The names that come with vitrail: plugins on this machine are not ours to test."""
+    return [name for name in registry if registry.entry(name).origins == ("vitrail",)]  # type: ignore[attr-defined]
+
+
+CASES = [
+    *(patch_case(name, PATCHES[name]) for name in builtins(PATCHES)),
+    *(patch_case(name, PATCHES[name], patch_size=(3, 5), channels=5) for name in ("conv", "linear")),
+    patch_case("conv_stem", PATCHES["conv_stem"], patch_size=(1, 4), channels=1, grid=(5, 1)),
+    *(position_case(name, POSITIONS[name]) for name in builtins(POSITIONS)),
+    *(position_case(name, POSITIONS[name], grid=(1, 5), prefix=0) for name in builtins(POSITIONS)),
+    position_case(*configured(POSITIONS, "learned", covers_prefix=False)),
+    position_case(*configured(POSITIONS, "sincos2d", rule="mae")),
+    position_case(*configured(POSITIONS, "sincos2d", rule="moco_v3")),
+    position_case(*configured(POSITIONS, "rope", rule="dinov3")),
+    *(pool_case(name, POOLS[name]) for name in builtins(POOLS)),
+    *(head_case(name, HEADS[name]) for name in builtins(HEADS)),
+    *(head_case(name, HEADS[name], tokens=(5,)) for name in builtins(HEADS)),
+    head_case(*configured(HEADS, "mlp", hidden_dim=5, activation="gelu")),
+]
+matrix = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def random_part(case: Case, *, seed: int = 0) -> Any:
+    """The part of a case with every parameter random."""
+    return randomised(lambda: case.make(KEY), seed=seed)
+
+
+@matrix
+def test_shapes_and_dtypes(case: Case) -> None:
+    out = jax.eval_shape(lambda x: case.call(case.make(KEY), x, None), case.inputs)
+    assert jax.tree.map(jnp.shape, out) == case.shapes
+    assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype("float32")}
+
+
+@matrix
+def test_jit_equals_eager_and_vmap_equals_a_loop(case: Case) -> None:
+    part = random_part(case)
+    two = jax.tree.map(lambda x: jnp.stack([x, 2 * x + 1]), case.inputs)
+    eager = [case.call(part, jax.tree.map(lambda x, i=i: x[i], two), None) for i in range(2)]
+    mapped = run(lambda p, xs: jax.vmap(lambda x: case.call(p, x, None))(xs), part, two)
+    assert_trees_close(mapped, jax.tree.map(lambda *xs: jnp.stack(xs), *eager), tolerance=2e-5)
+
+
+@matrix
+def test_gradient_reaches_every_parameter_and_the_inputs_and_is_finite(case: Case) -> None:
+    part = random_part(case)
+    params, static = eqx.partition(part, eqx.is_inexact_array)
+
+    def loss(params: Any, inputs: Any) -> jax.Array:
+        out = case.call(eqx.combine(params, static), inputs, None)
+        # Random factors, so that no symmetry makes a gradient vanish.
+        terms = [jnp.vdot(x, random_array(*x.shape, seed=9)) for x in jax.tree.leaves(out)]
+        return jnp.sum(jnp.stack(terms))
+
+    gradients, input_gradients = run(jax.grad(loss, argnums=(0, 1)), params, case.inputs)
+    assert parameters(gradients).keys() == parameters(part).keys()
+    for path, gradient in parameters(gradients).items():
+        assert jnp.isfinite(gradient).all(), path
+        assert jnp.any(gradient != 0), path
+    arrays = jax.tree.leaves(input_gradients)
+    assert all(jnp.isfinite(array).all() for array in arrays)
+    assert any(jnp.any(array != 0) for array in arrays)
+
+
+@matrix
+def test_bfloat16_in_bfloat16_out(case: Case) -> None:
+    def cast(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(jnp.bfloat16) if eqx.is_inexact_array(x) else x, tree)
+
+    part = random_part(case, seed=1)
+    wide = run(case.call, part, case.inputs, None)
+    narrow = run(case.call, cast(part), cast(case.inputs), None)
+    assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {jnp.dtype("bfloat16")}
+    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(wide) if x.size)
+    scaled = [jax.tree.map(lambda x: x.astype(jnp.float32) / largest, tree) for tree in (narrow, wide)]
+    assert_trees_close(*scaled, tolerance=0.03)
+
+
+@matrix
+def test_pytree_round_trips(case: Case) -> None:
+    part, other = random_part(case), random_part(case, seed=1)
+    leaves, structure = jax.tree.flatten(part)
+    assert all(eqx.is_array(leaf) for leaf in leaves)
+    hash(structure)  # static fields are part of jit's cache key
+    assert eqx.tree_equal(jax.tree.unflatten(structure, leaves), part)
+    file = io.BytesIO()
+    eqx.tree_serialise_leaves(file, part)
+    file.seek(0)
+    assert eqx.tree_equal(eqx.tree_deserialise_leaves(file, other), part)
+    assert not leaves or not eqx.tree_equal(other, part)
+
+
+@matrix
+def test_same_key_same_weights_and_another_key_others(case: Case) -> None:
+    part, again, other = case.make(KEY), case.make(jax.random.key(0)), case.make(jax.random.key(1))
+    assert eqx.tree_equal(part, again)
+    if parameters(part):
+        assert not eqx.tree_equal(part, other)
+
+
+@matrix
+def test_without_a_key_it_is_inference_and_with_one_it_is_reproducible(case: Case) -> None:
+    part = random_part(case)
+    assert_trees_close(case.call(part, case.inputs, None), case.call(part, case.inputs, None), tolerance=0)
+    assert_trees_close(case.call(part, case.inputs, KEY), case.call(part, case.inputs, KEY), tolerance=0)
+
+
+@pytest.mark.parametrize("registry", [PATCHES, POSITIONS, POOLS, HEADS], ids=lambda r: r.group)
+def test_the_matrix_holds_every_built_in_part(registry: Any) -> None:
+    kind = {"vitrail.patches": "patch", "vitrail.positions": "position"}.get(registry.group, registry.group[8:-1])
+    for name in builtins(registry):
+        assert any(case.name.startswith(f"{kind}-{name}-") for case in CASES), name
+
+
+# Patch embeddings ------------------------------------------------------------------------------------------------
+
+
+def patch_embed(kind: Any, patch_size: tuple[int, int], channels: int, dim: int = 12, seed: int = 0) -> Any:
+    """A patch embedding with random parameters."""
+    return randomised(lambda: kind(dim, patch_size=patch_size, channels=channels, key=KEY), seed=seed)
+
+
+@pytest.mark.parametrize(("patch_size", "channels"), [((4, 4), 3), ((3, 5), 1), ((1, 2), 13)])
+@pytest.mark.parametrize("kind", [vitrail.ConvPatchEmbed, vitrail.LinearPatchEmbed])
+def test_conv_and_linear_equal_a_convolution_by_loops(kind: Any, patch_size: tuple[int, int], channels: int) -> None:
+    part = patch_embed(kind, patch_size, channels, dim=5)
+    image = random_array(3 * patch_size[0], 2 * patch_size[1], channels)
+    expected = np_conv(float64(image), float64(part.weight), patch_size) + float64(part.bias)
+    assert_close(part(image), expected)
+
+
+def test_linear_equals_conv_for_the_same_weights() -> None:
+    conv = patch_embed(vitrail.ConvPatchEmbed, (3, 5), 4)
+    linear = patch_embed(vitrail.LinearPatchEmbed, (3, 5), 4, seed=1)
+    linear = eqx.tree_at(lambda p: (p.weight, p.bias), linear, (conv.weight, conv.bias))
+    image = random_array(9, 10, 4)
+    assert_close(linear(image), conv(image))
+    same_key = [
+        kind(8, patch_size=(2, 3), channels=3, key=KEY) for kind in (vitrail.ConvPatchEmbed, vitrail.LinearPatchEmbed)
+    ]
+    assert np.array_equal(same_key[0].weight, same_key[1].weight)
+
+
+@pytest.mark.parametrize("patch_size", [(2, 2), (4, 4), (4, 2), (1, 4), (8, 1)])
+def test_conv_stem_equals_convolutions_norms_and_relus(patch_size: tuple[int, int]) -> None:
+    part = patch_embed(vitrail.ConvStemPatchEmbed, patch_size, 3, dim=8)
+    image = random_array(3 * patch_size[0], 2 * patch_size[1], 3)
+    x, (down, across) = float64(image), patch_size
+    halvings = max(patch_size).bit_length() - 1
+    assert len(part.kernels) == halvings
+    assert [kernel.shape[0] for kernel in part.kernels] == [8 // 2**i for i in reversed(range(halvings))]
+    for kernel, norm in zip(part.kernels, part.norms, strict=True):
+        stride = (2 if down > 1 else 1, 2 if across > 1 else 1)
+        down, across = down // stride[0], across // stride[1]
+        x = np_conv(x, float64(kernel), stride, padding=1)
+        x = np.maximum(np_layer_norm(x, float64(norm.weight), float64(norm.bias), 1e-6), 0)
+    expected = x @ float64(part.project.weight).T + float64(part.project.bias)
+    assert expected.shape == (3, 2, 8)
+    assert_close(part(image), expected, tolerance=3e-5)
+
+
+@pytest.mark.parametrize("patch_size", [(3, 3), (4, 6), (14, 14), (1, 1)])
+def test_conv_stem_refuses_patches_that_do_not_halve(patch_size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"patch_size of a convolution stem must be powers of two.*'conv'"):
+        vitrail.ConvStemPatchEmbed(16, patch_size=patch_size, channels=3, key=KEY)
+
+
+def test_conv_stem_refuses_a_width_that_does_not_halve() -> None:
+    with pytest.raises(ValueError, match=r"dim of a convolution stem must be a multiple of 8 for.*but 12 came"):
+        vitrail.ConvStemPatchEmbed(12, patch_size=(16, 16), channels=3, key=KEY)
+
+
+@pytest.mark.parametrize("name", builtins(PATCHES))
+@pytest.mark.parametrize("shape", [(9, 8, 3), (8, 11, 3), (3, 8, 3)])
+def test_patch_embeddings_refuse_a_partial_patch(name: str, shape: tuple[int, ...]) -> None:
+    part = PATCHES[name](12, patch_size=(4, 4), channels=3, init=vitrail.TRUNC_NORMAL, key=KEY)
+    with pytest.raises(ValueError, match=r"multiple of patch_size.*last partial patch"):
+        part(random_array(*shape))
+
+
+@pytest.mark.parametrize("name", builtins(PATCHES))
+def test_patch_embeddings_refuse_other_channels_than_they_were_built_for(name: str) -> None:
+    part = PATCHES[name](12, patch_size=(4, 4), channels=3, init=vitrail.TRUNC_NORMAL, key=KEY)
+    with pytest.raises((ValueError, TypeError)):
+        part(random_array(8, 8, 4))
+
+
+@pytest.mark.parametrize("name", builtins(PATCHES))
+@pytest.mark.parametrize("wrong", [{"dim": 0}, {"channels": 0}, {"patch_size": (4, 0)}, {"patch_size": (-4, 4)}])
+def test_patch_embeddings_refuse_sizes_that_are_not_positive(name: str, wrong: dict[str, Any]) -> None:
+    arguments = {"dim": 8, "patch_size": (4, 4), "channels": 3, "init": vitrail.TRUNC_NORMAL, "key": KEY} | wrong
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        PATCHES[name](**arguments)
+
+
+# Positions -------------------------------------------------------------------------------------------------------
+
+
+def reference_sincos(rule: str, rows: int, cols: int, dim: int, temperature: float = 10000.0) -> np.ndarray:
+    """One number at a time, from the table of the published rules."""
+    quarter = dim // 4
+    table = np.zeros((rows * cols, dim))
+    for row in range(rows):
+        for col in range(cols):
+            first, second = {"big_vision": (col, row), "mae": (col, row), "moco_v3": (row, col)}[rule]
+            for i in range(quarter):
+                exponent = i / (quarter - 1) if rule == "big_vision" else i / quarter
+                omega = 1 / temperature**exponent
+                table[row * cols + col, [i, quarter + i, 2 * quarter + i, 3 * quarter + i]] = (
+                    math.sin(first * omega),
+                    math.cos(first * omega),
+                    math.sin(second * omega),
+                    math.cos(second * omega),
+                )
+    return table
+
+
+@pytest.mark.parametrize("grid", [(3, 3), (2, 5), (4, 1)])
+@pytest.mark.parametrize("rule", ["big_vision", "mae", "moco_v3"])
+def test_sincos2d_equals_the_published_rule(rule: Any, grid: tuple[int, int]) -> None:
+    position = vitrail.SinCos2DPosition(16, rule=rule)
+    tokens = tokens_of(grid=grid, dim=16)
+    expected = reference_sincos(rule, *grid, 16)
+    assert_close(position.table(grid, 16), expected)
+    assert_close(position(tokens).patches, float64(tokens.patches) + expected)
+    assert np.array_equal(position(tokens).prefix, tokens.prefix)
+    assert position.rotation(tokens) is None
+
+
+def test_sincos2d_temperature() -> None:
+    position = vitrail.SinCos2DPosition(8, rule="mae", temperature=100.0)
+    assert_close(position.table((2, 3), 8), reference_sincos("mae", 2, 3, 8, temperature=100.0))
+
+
+@pytest.mark.parametrize(("dim", "rule"), [(6, "mae"), (10, "moco_v3"), (4, "big_vision")])
+def test_sincos2d_refuses_widths_without_quarters(dim: int, rule: Any) -> None:
+    with pytest.raises(ValueError, match=f"dim must be a multiple of 4.*but {dim} came.*'learned'"):
+        vitrail.SinCos2DPosition(dim, rule=rule)
+
+
+@pytest.mark.parametrize("covers_prefix", [True, False])
+def test_learned_adds_its_table_to_the_patches_and_by_choice_to_the_prefix(covers_prefix: bool) -> None:
+    position = randomised(
+        lambda: vitrail.LearnedPosition(DIM, grid=GRID, num_prefix=PREFIX, covers_prefix=covers_prefix, key=KEY)
+    )
+    tokens = tokens_of()
+    moved = position(tokens)
+    assert position.patches.shape == (*GRID, DIM)
+    for row in range(GRID[0]):
+        for col in range(GRID[1]):
+            index = row * GRID[1] + col
+            expected = float64(tokens.patches[index]) + float64(position.patches[row, col])
+            assert_close(moved.patches[index], expected)
+    if covers_prefix:
+        assert position.prefix is not None
+        assert_close(moved.prefix, float64(tokens.prefix) + float64(position.prefix))
+    else:
+        assert position.prefix is None
+        assert np.array_equal(moved.prefix, tokens.prefix)
+
+
+def test_factorized_adds_the_vector_of_the_row_and_of_the_column() -> None:
+    position = randomised(lambda: vitrail.FactorizedPosition(DIM, grid=GRID, num_prefix=PREFIX, key=KEY))
+    tokens = tokens_of()
+    moved = position(tokens)
+    assert (position.rows.shape, position.cols.shape) == ((GRID[0], DIM), (GRID[1], DIM))
+    for index in range(GRID[0] * GRID[1]):
+        row, col = divmod(index, GRID[1])
+        expected = float64(tokens.patches[index]) + float64(position.rows[row]) + float64(position.cols[col])
+        assert_close(moved.patches[index], expected)
+    assert np.array_equal(moved.prefix, tokens.prefix)
+
+
+@pytest.mark.parametrize("name", ["learned", "factorized"])
+@pytest.mark.parametrize("grid", [(2, 3), (6, 1), (2, 2)])
+def test_tables_refuse_tokens_of_another_grid(name: str, grid: tuple[int, int]) -> None:
+    # (2, 3) and (6, 1) have as many cells as the (3, 2) that the table was made for.
+    position = POSITIONS[name](DIM, grid=GRID, num_prefix=PREFIX, head_dim=HEAD_DIM, init=vitrail.TRUNC_NORMAL, key=KEY)
+    with pytest.raises((ValueError, TypeError)):
+        position(tokens_of(grid=grid))
+
+
+@pytest.mark.parametrize("name", ["learned", "factorized"])
+def test_a_table_of_one_cell_does_not_spread_over_a_grid(name: str) -> None:
+    position = POSITIONS[name](
+        DIM, grid=(1, 1), num_prefix=PREFIX, head_dim=HEAD_DIM, init=vitrail.TRUNC_NORMAL, key=KEY
+    )
+    with pytest.raises((ValueError, TypeError)):
+        position(tokens_of())
+
+
+def test_learned_refuses_another_number_of_prefix_tokens() -> None:
+    position = vitrail.LearnedPosition(DIM, grid=GRID, num_prefix=1, key=KEY)
+    with pytest.raises((ValueError, TypeError)):
+        position(tokens_of(prefix=3))
+
+
+def test_none_leaves_the_tokens_alone() -> None:
+    position, tokens = vitrail.NoPosition(DIM), tokens_of()
+    assert eqx.tree_equal(position(tokens), tokens)
+    assert position.rotation(tokens) is None
+    assert eqx.tree_equal(position.resized((9, 9)), position)
+
+
+@pytest.mark.parametrize("grid", [(3, 3), (2, 5), (1, 4)])
+@pytest.mark.parametrize("rule", ["axial", "dinov3"])
+def test_rope_equals_the_published_rule_and_leaves_the_prefix(rule: Any, grid: tuple[int, int]) -> None:
+    position = vitrail.RotaryPosition(24, head_dim=12, rule=rule)
+    tokens = tokens_of(grid=grid, prefix=2, dim=24)
+    assert eqx.tree_equal(position(tokens), tokens)
+    x = random_array(2, 2 + grid[0] * grid[1], 12, seed=4)
+    rotation = position.rotation(tokens)
+    assert rotation is not None
+    turned = rotation(x)
+    for head in range(2):
+        assert_close(turned[head], ROTATIONS[rule](float64(x[head]), grid, prefix=2, base=100.0))
+    assert np.array_equal(turned[:, :2], x[:, :2])
+
+
+def test_rope_base() -> None:
+    position, tokens = vitrail.RotaryPosition(8, head_dim=8, base=10.0), tokens_of(dim=8)
+    x = random_array(1, PREFIX + 6, 8)
+    rotation = position.rotation(tokens)
+    assert rotation is not None
+    assert_close(rotation(x)[0], np_axial(float64(x[0]), GRID, PREFIX, 10.0))
+
+
+@pytest.mark.parametrize("rule", ["axial", "dinov3"])
+def test_rope_scores_depend_on_the_offset_alone(rule: Any) -> None:
+    grid = (3, 4)
+    position = vitrail.RotaryPosition(16, head_dim=8, rule=rule)
+    rotation = position.rotation(tokens_of(grid=grid, prefix=0, dim=16))
+    assert rotation is not None
+    # One query and one key at every place: what is left is the place.
+    q, k = (jnp.broadcast_to(random_array(1, 1, 8, seed=s), (1, 12, 8)) for s in (0, 1))
+    scores = np.asarray(rotation(q)[0] @ rotation(k)[0].T)
+    by_offset: dict[tuple[int, int], list[float]] = {}
+    for i in range(12):
+        for j in range(12):
+            (row, col), (other_row, other_col) = divmod(i, 4), divmod(j, 4)
+            by_offset.setdefault((row - other_row, col - other_col), []).append(float(scores[i, j]))
+    for values in by_offset.values():
+        np.testing.assert_allclose(values, values[0], atol=1e-5)
+    means = [np.mean(values) for values in by_offset.values()]
+    assert np.std(means) > 0.1  # and they do depend on it
+
+
+def test_rope_refuses_heads_without_quarters() -> None:
+    with pytest.raises(ValueError, match=r"head_dim must be a multiple of 4.*but 6 came.*'learned'"):
+        vitrail.RotaryPosition(12, head_dim=6)
+
+
+def reference_resize(table: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """Antialiased cubic interpolation of one axis: Keys' kernel with a = -0.5, widened where the axis shrinks."""
+
+    def keys(x: float) -> float:
+        x = abs(x)
+        if x <= 1:
+            return 1.5 * x**3 - 2.5 * x**2 + 1
+        return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0.0
+
+    old = table.shape[axis]
+    ratio = old / size
+    matrix = np.zeros((size, old))
+    for new in range(size):
+        centre = (new + 0.5) * ratio - 0.5
+        weights = np.array([keys((centre - i) / max(ratio, 1.0)) for i in range(old)])
+        matrix[new] = weights / weights.sum()
+    return np.moveaxis(np.tensordot(matrix, table, axes=(1, axis)), 0, axis)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (2, 3), (7, 2), (1, 1), (4, 9)])
+def test_resized_tables_equal_an_antialiased_bicubic_interpolation(size: tuple[int, int]) -> None:
+    grid = (4, 5)
+    learned = randomised(lambda: vitrail.LearnedPosition(8, grid=grid, num_prefix=2, key=KEY))
+    resized = learned.resized(size)
+    expected = reference_resize(reference_resize(float64(learned.patches), 0, size[0]), 1, size[1])
+    assert_close(resized.patches, expected)
+    assert np.array_equal(resized.prefix, learned.prefix)
+
+    factorized = randomised(lambda: vitrail.FactorizedPosition(8, grid=grid, key=KEY)).resized(size)
+    original = randomised(lambda: vitrail.FactorizedPosition(8, grid=grid, key=KEY))
+    assert_close(factorized.rows, reference_resize(float64(original.rows), 0, size[0]))
+    assert_close(factorized.cols, reference_resize(float64(original.cols), 0, size[1]))
+
+
+@pytest.mark.parametrize("name", builtins(POSITIONS))
+def test_resized_to_the_same_grid_is_the_identity(name: str) -> None:
+    position = randomised(
+        lambda: POSITIONS[name](
+            DIM, grid=GRID, num_prefix=PREFIX, head_dim=HEAD_DIM, init=vitrail.TRUNC_NORMAL, key=KEY
+        )
+    )
+    assert eqx.tree_equal(position.resized(GRID), position)
+
+
+@pytest.mark.parametrize("name", builtins(POSITIONS))
+def test_resized_positions_fit_tokens_of_the_new_grid(name: str) -> None:
+    position = POSITIONS[name](DIM, grid=GRID, num_prefix=PREFIX, head_dim=HEAD_DIM, init=vitrail.TRUNC_NORMAL, key=KEY)
+    tokens = tokens_of(grid=(2, 5))
+    assert position.resized((2, 5))(tokens).grid == (2, 5)
+
+
+# Pools and heads -------------------------------------------------------------------------------------------------
+
+
+def test_pools_equal_their_formulas() -> None:
+    tokens = tokens_of()
+    patches = float64(tokens.patches)
+    expected = {
+        "mean": sum(patches) / 6,
+        "cls": float64(tokens.prefix)[0],
+        "max": np.sort(patches, axis=0)[-1],
+        "none": np.concatenate([float64(tokens.prefix), patches]),
+    }
+    for name, value in expected.items():
+        pool = POOLS[name](DIM, key=KEY)
+        assert pool.out_dim == DIM
+        assert pool.needs_class_token == (name == "cls")
+        assert_close(pool(tokens), value)
+
+
+def test_class_token_pool_refuses_tokens_without_one() -> None:
+    with pytest.raises(ValueError, match=r"no class token.*class_token=True"):
+        vitrail.ClassTokenPool(DIM)(tokens_of(prefix=0))
+
+
+@pytest.mark.parametrize("name", builtins(POOLS))
+def test_pools_refuse_a_width_that_is_not_positive_or_not_theirs(name: str) -> None:
+    with pytest.raises(ValueError, match="dim must be positive"):
+        POOLS[name](0, key=KEY)
+    pool = POOLS[name](DIM + 1, key=KEY)
+    with pytest.raises(TypeError, match=r"Pool.__call__[^@]*f32\[[9,]*12\]"):
+        pool(tokens_of())
+
+
+def test_linear_head_is_one_matrix_product() -> None:
+    head = randomised(lambda: vitrail.LinearHead(DIM, num_classes=5, key=KEY))
+    x = random_array(DIM)
+    assert_close(head(x), float64(head.linear.weight) @ float64(x) + float64(head.linear.bias))
+    assert (head.dim, head.out_dim) == (DIM, 5)
+
+
+@pytest.mark.parametrize("activation", list(vitrail.ACTIVATIONS))
+def test_mlp_head_is_two_products_and_an_activation(activation: Any) -> None:
+    head = randomised(lambda: vitrail.MLPHead(DIM, num_classes=5, hidden_dim=7, activation=activation, key=KEY))
+    x = random_array(3, DIM)
+    hidden = float64(x) @ float64(head.hidden.weight).T + float64(head.hidden.bias)
+    assert hidden.shape == (3, 7)
+    expected = ACTIVATIONS[activation](hidden) @ float64(head.linear.weight).T + float64(head.linear.bias)
+    assert_close(head(x), expected)
+
+
+def test_mlp_head_has_tanh_and_the_width_of_its_input_by_default() -> None:
+    head = randomised(lambda: vitrail.MLPHead(DIM, num_classes=5, key=KEY))
+    x = random_array(DIM)
+    hidden = np.tanh(float64(head.hidden.weight) @ float64(x) + float64(head.hidden.bias))
+    assert hidden.shape == (DIM,)
+    assert_close(head(x), float64(head.linear.weight) @ hidden + float64(head.linear.bias))
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_zero_heads_give_zeros_and_still_learn(name: str) -> None:
+    head = HEADS.resolve(HEADS.configure(name, zero=True))(DIM, num_classes=5, init=vitrail.TRUNC_NORMAL, key=KEY)
+    x = random_array(DIM)
+    assert np.array_equal(head(x), np.zeros(5))
+    gradient = eqx.filter_grad(lambda head: jax.nn.logsumexp(head(x)) - head(x)[0])(head)
+    assert jnp.any(gradient.linear.weight != 0)  # type: ignore[attr-defined]
+
+
+def test_no_head_returns_what_comes() -> None:
+    head = vitrail.NoHead(DIM)
+    x = random_array(4, DIM)
+    assert np.array_equal(head(x), x)
+    assert (head.dim, head.out_dim) == (DIM, DIM)
+    with pytest.raises(ValueError, match=r"num_classes must be None for the head 'none', but 5 came.*'linear'"):
+        vitrail.NoHead(DIM, num_classes=5)
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+@pytest.mark.parametrize("num_classes", [None, 0, -3, True])
+def test_heads_that_classify_refuse_a_number_of_classes_that_is_none(name: str, num_classes: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"num_classes must be a positive.*head='none'"):
+        HEADS[name](DIM, num_classes=num_classes, init=vitrail.TRUNC_NORMAL, key=KEY)
+
+
+@pytest.mark.parametrize("name", builtins(HEADS))
+def test_heads_refuse_an_input_of_another_width(name: str) -> None:
+    head = HEADS[name](DIM, num_classes=None if name == "none" else 5, init=vitrail.TRUNC_NORMAL, key=KEY)
+    with pytest.raises(TypeError, match=r"Head.__call__[^@]*parameter 'x'[^@]*f32\[13\]"):
+        head(random_array(DIM + 1))

@@ -1,0 +1,395 @@
+"""The registry: a read-only mapping, options, choices, and plugins of really installed distributions."""
+
+import functools
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plugins
+import pytest
+
+import vitrail
+from vitrail import (
+    HEADS,
+    PATCHES,
+    POOLS,
+    POSITIONS,
+    MeanPool,
+    OptionError,
+    PartSpec,
+    PluginError,
+    PoolFactory,
+    Registry,
+    UnknownPartError,
+)
+
+KEY = jax.random.key(0)
+REGISTRIES = {"patches": PATCHES, "positions": POSITIONS, "pools": POOLS, "heads": HEADS}
+BUILTINS = {"mean": MeanPool, "cls": vitrail.ClassTokenPool, "max": vitrail.MaxPool}
+
+
+def fresh() -> Registry[PoolFactory]:
+    """A registry of pools that has not read the installed packages yet."""
+    return Registry(
+        "pool", group="vitrail.pools", part=vitrail.AbstractPool, supplied=("dim", "key"), builtins=BUILTINS
+    )
+
+
+@pytest.fixture(autouse=True)
+def _plugins_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VITRAIL_NO_PLUGINS", raising=False)
+
+
+# The mapping -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("patches", ["conv", "linear", "conv_stem"]),
+        ("positions", ["learned", "sincos2d", "factorized", "rope", "none"]),
+        ("pools", ["mean", "cls", "max", "none"]),
+        ("heads", ["linear", "mlp", "none"]),
+    ],
+)
+def test_the_built_in_names_are_there(kind: str, names: list[str]) -> None:
+    registry = REGISTRIES[kind]
+    assert set(names) <= set(registry)
+    assert registry.group == f"vitrail.{kind}"
+    for name in names:
+        assert registry.entry(name).origins == ("vitrail",)
+
+
+def test_it_is_a_mapping() -> None:
+    registry = fresh()
+    assert isinstance(registry, Mapping)
+    assert list(registry)[:3] == ["mean", "cls", "max"]
+    assert len(registry) == len(list(registry)) == len(set(registry))
+    assert "mean" in registry
+    assert "meen" not in registry
+    assert 3 not in registry
+    assert registry["mean"] is MeanPool
+    assert registry.get("meen") is None
+    assert dict(registry.items())["cls"] is vitrail.ClassTokenPool
+    assert "mean" in repr(registry)
+    assert "vitrail.pools" in repr(registry)
+
+
+def test_nobody_can_write_into_it() -> None:
+    builtins = dict(BUILTINS)
+    registry: Any = Registry(
+        "pool", group="vitrail.pools", part=vitrail.AbstractPool, supplied=("dim", "key"), builtins=builtins
+    )
+    with pytest.raises(TypeError):
+        registry["mine"] = MeanPool
+    with pytest.raises(TypeError):
+        del registry["mean"]
+    builtins["mine"] = MeanPool
+    assert "mine" not in registry
+
+
+@pytest.mark.parametrize(("name", "near"), [("meen", "'mean'"), ("maxx", "'max'"), ("CLS", None), ("", None)])
+def test_an_unknown_name_says_what_is_near_and_what_is_known(name: str, near: str | None) -> None:
+    registry = fresh()
+    for lookup in (registry.__getitem__, registry.entry, registry.configure, registry.options, registry.resolve):
+        with pytest.raises(UnknownPartError) as caught:
+            lookup(name)
+        message = str(caught.value)
+        assert f"there is no pool {name!r}" in message
+        assert "known are 'mean', 'cls', 'max'" in message
+        assert (f"did you mean {near}" in message) == (near is not None)
+    assert issubclass(UnknownPartError, KeyError)
+
+
+# Options ---------------------------------------------------------------------------------------------------------
+
+
+def test_options_are_what_the_assembly_does_not_pass() -> None:
+    assert list(POSITIONS.options("rope")) == ["rule", "base"]
+    assert list(POSITIONS.options("learned")) == ["covers_prefix"]
+    assert list(HEADS.options("mlp")) == ["hidden_dim", "activation", "zero"]
+    assert not POOLS.options("mean")
+    base = POSITIONS.options("rope")["base"]
+    assert isinstance(base, inspect.Parameter)
+    assert base.default == 100.0
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_every_built_in_takes_what_the_assembly_passes_and_defaults_for_the_rest(kind: str) -> None:
+    registry: Any = REGISTRIES[kind]
+    for name in registry:
+        assert registry.resolve(name) is registry[name]
+        for option in registry.options(name).values():
+            assert option.kind is inspect.Parameter.KEYWORD_ONLY, (name, option)
+            assert option.default is not inspect.Parameter.empty, (name, option)
+
+
+def test_configure_holds_a_name_and_sorted_options() -> None:
+    spec = HEADS.configure("mlp", zero=True, hidden_dim=7)
+    assert spec == PartSpec("mlp", (("hidden_dim", 7), ("zero", True)))
+    assert hash(spec) == hash(HEADS.configure("mlp", hidden_dim=7, zero=True))
+    assert POOLS.configure("mean") == PartSpec("mean")
+    head: Any = HEADS.resolve(spec)(12, num_classes=3, init=vitrail.TRUNC_NORMAL, key=KEY)
+    assert head.hidden.weight.shape == (7, 12)
+    assert not np.asarray(head.linear.weight).any()
+
+
+def test_an_unknown_option_says_what_is_near_and_which_there_are() -> None:
+    with pytest.raises(OptionError, match=r"no option 'hiden_dim'.*did you mean 'hidden_dim'.*'activation', 'zero'"):
+        HEADS.configure("mlp", hiden_dim=3)
+    with pytest.raises(OptionError, match=r"the pool 'mean' has no option 'temperature'.*no options"):
+        POOLS.configure("mean", temperature=1.0)
+    assert issubclass(OptionError, TypeError)
+
+
+@pytest.mark.parametrize("option", ["num_classes", "init", "key", "dim"])
+def test_an_option_that_the_assembly_passes_is_refused(option: str) -> None:
+    with pytest.raises(OptionError, match=rf"no option '{option}' \(the assembly passes it\)"):
+        HEADS.configure("mlp", **{option: 3})
+
+
+@pytest.mark.parametrize(
+    "value", [jnp.ones(2), np.float32(1), MeanPool, object(), {"a": 1}, {1, 2}, (1, (2, object()))]
+)
+def test_an_option_that_json_could_not_hold_is_refused(value: Any) -> None:
+    with pytest.raises(OptionError, match=r"option 'base' must be plain.*functools.partial"):
+        POSITIONS.configure("rope", base=value)
+
+
+def test_lists_become_tuples_and_numbers_stay() -> None:
+    spec = POSITIONS.configure("rope", base=[1, [2.5, None], "a", True])
+    assert spec.options == (("base", (1, (2.5, None), "a", True)),)
+    hash(spec)
+
+
+def test_a_spec_by_hand_is_checked_like_one_of_configure() -> None:
+    with pytest.raises(OptionError, match="no option 'temperature'"):
+        POOLS.resolve(PartSpec("mean", (("temperature", 1.0),)))
+    with pytest.raises(UnknownPartError, match="did you mean 'mean'"):
+        POOLS.resolve(PartSpec("meen"))
+
+
+def test_an_option_of_a_wrong_value_is_an_error_that_names_it() -> None:
+    position = POSITIONS.resolve(POSITIONS.configure("rope", rule="axail"))
+    with pytest.raises(TypeError, match="'rule'"):
+        position(8, grid=(2, 2), num_prefix=0, head_dim=4, init=vitrail.TRUNC_NORMAL, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (MeanPool(8), "given as a name, a class or a functools.partial.*instance of MeanPool.*pass the class"),
+        (vitrail.LinearHead, "must be a class that extends vitrail.AbstractPool"),
+        (int, "must be a class that extends vitrail.AbstractPool"),
+        (lambda: MeanPool(8), r"callable as pool\(dim, \*, key\)"),
+        (lambda dim, key, extra: MeanPool(8), "missing a required argument: 'extra'"),
+        (functools.partial(MeanPool, nonsense=1), "nonsense|partial object"),
+        (None, "choice|pool"),
+        (3, "choice|pool"),
+    ],
+)
+def test_a_choice_that_is_no_factory_is_an_error_that_says_what_is(choice: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        fresh().resolve(choice)
+
+
+# Plugins ---------------------------------------------------------------------------------------------------------
+
+
+Installer = Callable[..., None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
+    """Installs a distribution for one test; each gets its own folder on `sys.path`."""
+    count = iter(range(100))
+
+    def do(name: str, **options: Any) -> None:
+        site = plugins.install(tmp_path / str(next(count)), name, **options)
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return do
+
+
+def test_a_plugin_is_listed_without_import_and_imported_on_first_use(install: Installer) -> None:
+    install("strangers_pools", parts={"strange": "Pool"})
+    registry = fresh()
+    assert list(registry) == ["mean", "cls", "max", "strange"]
+    assert len(registry) == 4
+    assert "strange" in registry
+    assert registry.entry("strange") == vitrail.Entry("strange", ("strangers_pools 1.2",))
+    assert "strange" in repr(registry)
+    with pytest.raises(UnknownPartError, match=r"did you mean 'strange'.*known are 'mean', 'cls', 'max', 'strange'"):
+        registry["strang"]
+    assert registry["mean"] is MeanPool
+    assert "strangers_pools" not in sys.modules  # none of the above imports it
+
+    assert registry["strange"] is sys.modules["strangers_pools"].Pool
+    assert registry["strange"] is registry["strange"]
+    assert list(registry.options("strange")) == ["factor"]
+    pool = registry.resolve(registry.configure("strange", factor=3.0))(8, key=KEY)
+    tokens = vitrail.Tokens(jnp.zeros((0, 8)), jnp.ones((4, 8)), (2, 2))
+    assert np.array_equal(pool(tokens), np.full(8, 3.0))
+    with pytest.raises(OptionError, match=r"no option 'facter'.*did you mean 'factor'"):
+        registry.configure("strange", facter=1.0)
+
+
+def test_registries_read_their_own_group(install: Installer) -> None:
+    install("head_plugin", parts={"strange": "Pool"}, kind="heads")
+    assert "strange" not in fresh()
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("import a_module_that_there_is_not", "ModuleNotFoundError: No module named 'a_module_that_there_is_not'"),
+        ("raise RuntimeError('out of order')", "RuntimeError: out of order"),
+        ("x = 1", "AttributeError"),
+        ("def broken(:", "SyntaxError"),
+    ],
+)
+def test_a_plugin_that_does_not_load_names_its_package_and_leaves_the_others_alone(
+    install: Installer, source: str, cause: str
+) -> None:
+    install("broken_plugin", source=source, version="0.7", parts={"broken": "Pool"})
+    install("strangers_pools", parts={"strange": "Pool"})
+    registry = fresh()
+    assert list(registry) == ["mean", "cls", "max", "broken", "strange"]
+    with pytest.raises(PluginError) as caught:
+        registry["broken"]
+    message = str(caught.value)
+    assert "the pool 'broken' of broken_plugin 0.7 (broken_plugin:Pool) does not load" in message
+    assert cause in message
+    assert "VITRAIL_NO_PLUGINS=1" in message
+    assert caught.value.__cause__ is not None
+    assert registry["mean"] is MeanPool
+    assert registry["strange"](8, key=KEY).out_dim == 8
+    assert registry.entry("broken").origins == ("broken_plugin 0.7",)
+    with pytest.raises(PluginError, match=r"broken_plugin 0.7"):
+        registry["broken"]  # again: the failure is not remembered as a success
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("Pool = 3", r"must be a class that extends vitrail.AbstractPool.*wrong_plugin 1.2.*is 3"),
+        ("class Pool: pass", "must be a class that extends vitrail.AbstractPool"),
+        ("from vitrail import LinearHead as Pool", "must be a class that extends vitrail.AbstractPool"),
+        ("from vitrail import MeanPool\nPool = MeanPool(8)", "wrong_plugin 1.2.*is an instance of MeanPool"),
+        ("def Pool(width): ...", r"callable as pool\(dim, \*, key\).*wrong_plugin 1.2"),
+        (plugins.POOL.replace("factor=2.0, key", "factor, key"), "missing a required argument: 'factor'"),
+    ],
+)
+def test_a_plugin_of_a_wrong_type_names_its_package_and_the_contract(
+    install: Installer, source: str, message: str
+) -> None:
+    install("wrong_plugin", source=source, parts={"wrong": "Pool"})
+    registry = fresh()
+    with pytest.raises(PluginError, match=message) as caught:
+        registry["wrong"]
+    assert "wrong_plugin 1.2 (wrong_plugin:Pool)" in str(caught.value)
+    assert registry["mean"] is MeanPool
+
+
+def test_a_plugin_that_makes_something_else_is_an_error_when_it_is_built(install: Installer) -> None:
+    source = "def Pool(dim, *, key):\n    return len"
+    install("lying_plugin", source=source, parts={"lying": "Pool"})
+    registry = fresh()
+    made = registry["lying"](8, key=KEY)
+    with pytest.raises(TypeError, match=r"the pool 'lying' made a builtin_function_or_method.*vitrail.AbstractPool"):
+        registry.check(made, "lying")
+
+
+def test_a_plugin_that_claims_the_name_of_a_built_in_is_an_error_that_names_both(install: Installer) -> None:
+    install("rival", parts={"mean": "Pool", "fine": "Pool"})
+    registry = fresh()
+    assert list(registry) == ["mean", "cls", "max", "fine"]
+    assert len(registry) == 4
+    assert registry.entry("mean").origins == ("vitrail", "rival 1.2")
+    for lookup in (registry.__getitem__, registry.resolve, registry.configure):
+        with pytest.raises(PluginError, match=r"'mean' is claimed by vitrail and by rival 1.2: uninstall.*NO_PLUGINS"):
+            lookup("mean")
+    assert registry["max"] is vitrail.MaxPool
+    assert registry["fine"](8, key=KEY).out_dim == 8
+    assert "rival" in sys.modules
+
+
+def test_two_plugins_that_claim_one_name_are_an_error_that_names_both(install: Installer) -> None:
+    install("first_plugin", version="1.0", parts={"same": "Pool", "own": "Pool"})
+    install("second_plugin", version="2.0", parts={"same": "Pool"})
+    registry = fresh()
+    assert list(registry) == ["mean", "cls", "max", "own", "same"]
+    with pytest.raises(PluginError) as caught:
+        registry["same"]
+    assert "first_plugin 1.0" in str(caught.value)
+    assert "second_plugin 2.0" in str(caught.value)
+    assert set(registry.entry("same").origins) == {"first_plugin 1.0", "second_plugin 2.0"}
+    assert "first_plugin" not in sys.modules  # a clash is known without importing either
+    assert registry["own"](8, key=KEY).out_dim == 8
+
+
+def test_the_environment_variable_turns_plugins_off(install: Installer, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("strangers_pools", parts={"strange": "Pool", "mean": "Pool"})
+    monkeypatch.setenv("VITRAIL_NO_PLUGINS", "1")
+    registry = fresh()
+    assert list(registry) == ["mean", "cls", "max"]
+    assert registry["mean"] is MeanPool
+    with pytest.raises(UnknownPartError, match="plugins are off: VITRAIL_NO_PLUGINS is set"):
+        registry["strange"]
+    for off in ("", "0"):
+        monkeypatch.setenv("VITRAIL_NO_PLUGINS", off)
+        assert "strange" in fresh()
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_every_registry_takes_plugins(install: Installer, kind: str) -> None:
+    install(f"plugin_of_{kind}", parts={"strange": "Pool"}, kind=kind)
+    ours: Any = REGISTRIES[kind]
+    registry: Any = Registry(
+        ours.kind, group=ours.group, part=vitrail.AbstractPool, supplied=("dim", "key"), builtins={}
+    )
+    assert list(registry) == ["strange"]
+
+
+END_TO_END = """
+import sys, warnings
+import jax, vitrail
+assert "strange" in vitrail.POOLS and "strangers_pools" not in sys.modules
+sizes = dict(image_size=(16, 8), num_classes=3, key=jax.random.key(0))
+spec = vitrail.POOLS.configure("strange", factor=3.0)
+for pool in ("strange", spec):
+    model = vitrail.vit("Ti/8", pool=pool, **sizes)
+    assert type(model.pool) is sys.modules["strangers_pools"].Pool
+assert model.pool.factor == 3.0
+assert jax.eval_shape(model, jax.ShapeDtypeStruct((16, 8, 3), "float32")).shape == (3,)
+assert vitrail.ViTConfig.from_json(model.config.to_json()) == model.config
+try:
+    vitrail.vit("Ti/8", pool="broken", **sizes)
+except vitrail.PluginError as error:
+    print(error)
+vitrail.vit("Ti/8", pool="mean", **sizes)
+print("done")
+"""
+
+
+def test_end_to_end_in_a_new_process(tmp_path: Path) -> None:
+    good = plugins.install(tmp_path / "good", "strangers_pools", parts={"strange": "Pool"})
+    broken = plugins.install(
+        tmp_path / "broken", "broken_plugin", source="import nothing_at_all", parts={"broken": "P"}
+    )
+    path = os.pathsep.join([str(good), str(broken), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", END_TO_END], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the pool 'broken' of broken_plugin 1.2 (broken_plugin:P) does not load: ModuleNotFoundError" in done.stdout
+    assert done.stdout.strip().endswith("done")

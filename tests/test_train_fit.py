@@ -1,0 +1,241 @@
+"""Training: the loop learns, repeats itself, and says what is wrong; augmentation, recipe, evaluation, picture."""
+
+import dataclasses
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import (
+    assert_close,
+    assert_trees_close,
+    parameters,
+    random_array,
+    run,
+    small_config,
+    small_model,
+)
+from PIL import Image
+from scipy import ndimage
+
+import vitrail
+from vitrail import train
+from vitrail.train._batches import batches
+from vitrail.train._optimiser import decayed
+
+SIZE = vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=24)
+RECIPE = train.Recipe(epochs=16, batch_size=16, learning_rate=1e-2, augmentation=train.Augmentation())
+
+
+@pytest.fixture(scope="module")
+def data() -> train.Dataset:
+    """Five classes that the brightest column tells apart."""
+    rng = np.random.default_rng(0)
+
+    def draw(many: int) -> train.Examples:
+        labels = rng.integers(0, 5, many).astype(np.int32)
+        images = rng.integers(0, 60, (many, 8, 12, 3), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[:, 2 * label + 1] += 150
+        return train.Examples(images, labels)
+
+    learned = draw(160)
+    return train.Dataset("columns", learned, draw(53), tuple("abcde"), train.Normalisation.of(learned))
+
+
+@pytest.fixture(scope="module")
+def model() -> vitrail.ViT:
+    return eqx.filter_jit(small_config(size=SIZE, init="big_vision").build)(key=jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def trained(model: vitrail.ViT, data: train.Dataset) -> tuple[vitrail.ViT, list[train.Progress]]:
+    reports: list[train.Progress] = []
+    return train.fit(model, data, RECIPE, key=jax.random.key(1), report=reports.append), reports
+
+
+def test_it_learns(model: vitrail.ViT, data: train.Dataset, trained: tuple[vitrail.ViT, list[train.Progress]]):
+    better, reports = trained
+    before, after = train.evaluate(model, data), train.evaluate(better, data)
+    assert before.accuracy < 0.5
+    assert after.accuracy > 0.9
+    assert reports[-1].loss < 0.5 * reports[0].loss
+    assert [report.step for report in reports] == [1, *range(10, 161, 10)]
+    assert (reports[-1].steps, reports[-1].images, reports[-1].seconds_left) == (160, 2560, 0)
+    assert reports[0].seconds_left == float("inf")
+    assert after.correct == round(after.accuracy * 53)
+
+
+def test_the_same_key_gives_the_same_weights(
+    model: vitrail.ViT, data: train.Dataset, trained: tuple[vitrail.ViT, list[train.Progress]]
+):
+    again = train.fit(model, data, RECIPE, key=jax.random.key(1))
+    assert_trees_close(again, trained[0], tolerance=0)
+    other = train.fit(model, data, RECIPE, key=jax.random.key(2))
+    assert any(not np.array_equal(p, parameters(trained[0])[name]) for name, p in parameters(other).items())
+
+
+def test_one_step_is_that_of_optax(model: vitrail.ViT, data: train.Dataset):
+    """Written out: cross-entropy with smoothing, the gradient's norm clipped, AdamW at the schedule's first value."""
+    recipe = train.Recipe(
+        epochs=1,
+        batch_size=160,
+        learning_rate=1e-2,
+        warmup=0.0,
+        clip_norm=0.1,
+        weight_decay=0.3,
+        label_smoothing=0.2,
+        augmentation=train.Augmentation(),
+    )
+    result = train.fit(model, data, recipe, key=jax.random.key(0))
+    pixels = (data.train.images / 255 - np.array(data.normalisation.mean)) / np.array(data.normalisation.std)
+    targets = jnp.asarray(0.8 * np.eye(5)[data.train.labels] + 0.2 / 5, jnp.float32)
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def gradient(model: vitrail.ViT) -> jax.Array:
+        logits = jax.vmap(model)(jnp.asarray(pixels, jnp.float32))
+        return -(targets * jax.nn.log_softmax(logits)).sum(1).mean()
+
+    grads = parameters(gradient(model))
+    norm = np.sqrt(sum(float((g**2).sum()) for g in grads.values()))
+    assert norm > 0.1
+    weights = parameters(result)
+    for name, before in parameters(model).items():
+        grad = np.asarray(grads[name]) * 0.1 / norm
+        decay = 0.3 if name.endswith(".weight") and "norm" not in name and before.ndim > 1 else 0.0
+        expected = np.asarray(before) - 1e-2 * (grad / (np.abs(grad) + 1e-8) + decay * np.asarray(before))
+        clear = np.abs(grad) > 1e-5  # where rounding does not decide the sign of Adam's first step
+        assert_close(np.asarray(weights[name])[clear], expected[clear], tolerance=1e-4)
+
+
+def test_weight_decay_spares_biases_norms_and_positions():
+    model = small_config(pool="cls", patch="conv_stem", encoder=vitrail.EncoderOptions(layer_scale=0.1, qk_norm=True))
+    shapes = eqx.filter_eval_shape(lambda: model.build(key=jax.random.key(0)))
+    mask = decayed(eqx.filter(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)))
+    chosen = {jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(mask) if leaf is True}
+    assert chosen >= {".encoder.stack.attention.qkv.weight", ".head.linear.weight"}
+    assert not any("norm" in name or "bias" in name or "position" in name or "prefix" in name for name in chosen)
+    assert len([name for name in chosen if name.startswith(".encoder")]) == 4
+
+
+def test_dropout_and_stochastic_depth_are_on_in_training_only(data: train.Dataset):
+    model = small_model(size=SIZE, encoder=vitrail.EncoderOptions(dropout=0.2, drop_path=0.2))
+    everything = dataclasses.replace(RECIPE, epochs=1, batch_size=160)
+    losses: list[float] = []
+    for seed in (0, 1):  # one step on all images, whose order does not matter to the loss
+        train.fit(model, data, everything, key=jax.random.key(seed), report=lambda p: losses.append(p.loss))
+    assert abs(losses[0] - losses[1]) > 1e-3
+    assert_close(train.evaluate(model, data).logits, train.evaluate(model, data).logits, tolerance=0)
+
+
+def test_any_module_can_be_trained(data: train.Dataset):
+    class Linear(eqx.Module):
+        layer: eqx.nn.Linear
+
+        def __call__(self, image: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+            return self.layer(image.reshape(-1))
+
+    model = Linear(eqx.nn.Linear(8 * 12 * 3, 5, key=jax.random.key(0)))
+    assert train.evaluate(train.fit(model, data, RECIPE, key=jax.random.key(0)), data).accuracy > 0.9
+
+
+def test_what_does_not_fit_is_said_at_once(model: vitrail.ViT, data: train.Dataset):
+    no_pool = small_model(size=SIZE, pool="none")
+    with pytest.raises(ValueError, match="one logit for each of the 5 classes, but it returns the shape"):
+        train.fit(no_pool, data, RECIPE, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="one logit for each"):
+        train.evaluate(no_pool, data)
+    with pytest.raises(ValueError, match="batch_size must be at most"):
+        train.fit(model, data, train.Recipe(epochs=1, batch_size=161), key=jax.random.key(0))
+    wild = dataclasses.replace(RECIPE, learning_rate=1e30, warmup=0.0, clip_norm=1e30, weight_decay=1e30)
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        train.fit(model, data, wild, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"warmup": 1.0}, "warmup"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense(change: dict[str, float], sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        train.Recipe(**change)
+    with pytest.raises(ValueError, match="rotate"):
+        train.Augmentation(rotate=-1.0)
+
+
+def test_every_epoch_sees_every_image_once_in_another_order():
+    images = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
+    examples = train.Examples(images, np.arange(12, dtype=np.int32))
+    steps, feed = batches(examples, epochs=3, batch_size=4, seed=0)
+    seen = np.concatenate([batch[1] for batch in feed]).reshape(3, 12)
+    assert steps == 9
+    assert np.array_equal(np.sort(seen, axis=1), np.tile(np.arange(12), (3, 1)))
+    assert len({tuple(epoch) for epoch in seen.tolist()}) == 3
+    assert all(
+        np.array_equal(images[:, 0, 0, 0], labels)
+        for images, labels in batches(examples, epochs=1, batch_size=5, seed=1)[1]
+    )
+
+
+def test_augmentation_is_an_affine_map(data: train.Dataset):
+    """Against SciPy's, with the same numbers."""
+    images = jnp.abs(random_array(3, 9, 7, 2))
+    augmentation = train.Augmentation(rotate=30.0, shift=0.2, scale=0.3, flip=True)
+    key = jax.random.key(5)
+    result = jax.jit(lambda images: augmentation(images, key=key))(images)
+    amounts = np.asarray(jax.random.uniform(key, (3, 6), minval=-1.0, maxval=1.0), np.float64)
+    centre = np.array([4.0, 3.0])
+    for image, (turn, down, right, taller, wider, mirror), actual in zip(images, amounts, result, strict=True):
+        angle = np.deg2rad(30 * turn)
+        matrix = np.diag(np.exp([0.3 * taller, 0.3 * wider])) @ [
+            [np.cos(angle), -np.sin(angle)],
+            [np.sin(angle), np.cos(angle)],
+        ]
+        matrix = matrix @ np.diag([1, 1 if mirror > 0 else -1])
+        offset = centre + np.array([0.2 * 9 * down, 0.2 * 7 * right]) - matrix @ centre
+        for channel in range(2):
+            expected = ndimage.affine_transform(
+                np.asarray(image[..., channel], np.float64), matrix, offset, order=1, mode="nearest"
+            )
+            assert_close(actual[..., channel], expected, tolerance=1e-4)
+    assert train.Augmentation()(images, key=key) is images
+
+
+def test_evaluation_in_batches_changes_nothing(trained: tuple[vitrail.ViT, list[train.Progress]], data: train.Dataset):
+    whole, parts = (train.evaluate(trained[0], data, batch_size=size) for size in (53, 10))
+    assert_close(whole.logits, parts.logits, tolerance=1e-5)
+    assert whole.logits.shape == (53, 5)
+    assert_close(whole.probability, jax.nn.softmax(whole.logits).max(1))
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls"])
+def test_attention_map_and_picture(tmp_path: Path, data: train.Dataset, pool: str):
+    model = small_model(size=SIZE, pool=pool, num_registers=1)
+    image = random_array(8, 12, 3)
+    weights = np.asarray(run(model.attention, image)[-1])
+    start = 1 if pool == "mean" else 2
+    rows = weights[:, start:, start:].mean((0, 1)) if pool == "mean" else weights[:, 0, start:].mean(0)
+    assert_close(run(train.attention_map, model, image), rows.reshape(2, 3))
+    path = tmp_path / "picture.png"
+    train.draw_predictions(model, data, train.evaluate(model, data), path)
+    with Image.open(path) as picture:
+        assert picture.width == 1560
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 50
+
+
+def test_the_picture_of_a_faultless_model(tmp_path: Path, model: vitrail.ViT, data: train.Dataset):
+    faultless = train.Evaluation(np.eye(5, dtype=np.float32)[data.test.labels], data.test.labels)
+    train.draw_predictions(model, data, faultless, tmp_path / "right.svg")
+    hopeless = train.Evaluation(np.eye(5, dtype=np.float32)[(data.test.labels + 1) % 5], data.test.labels)
+    train.draw_predictions(model, data, hopeless, tmp_path / "wrong.svg")
+    assert (tmp_path / "right.svg").stat().st_size < (tmp_path / "wrong.svg").stat().st_size
+    assert hopeless.accuracy == 0.0

@@ -1,0 +1,144 @@
+"""Mistakes that pyright must each report: `test_typing.py` compares its reports with the marks. Nothing runs it."""
+
+from typing import final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+import vitrail
+
+key = jax.random.key(0)
+image = jnp.ones((224, 224, 3))
+model = vitrail.vit("S/16", num_classes=10, key=key)
+
+# Arguments of vit
+vitrail.vit(16, num_classes=10, key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10)  # expect: reportCallIssue
+vitrail.vit("S/16", 10, key=key)  # expect: reportCallIssue
+vitrail.vit("S/16", num_classes="10", key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, image_size="224", key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, image_size=(224, 224, 3), key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, image_size=224.0, key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, pooling="mean", key=key)  # expect: reportCallIssue
+vitrail.vit("S/16", num_classes=10, norm_order="pool-norm", key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, init="xavier", key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, compute_dtype="float16", key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, encoder={"dropout": 0.1}, key=key)  # expect: reportArgumentType
+
+# Parts that do not fit
+vitrail.vit("S/16", num_classes=10, pool=3, key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, pool=vitrail.LinearHead, key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, head=vitrail.MeanPool, key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, pool=vitrail.MeanPool(384), key=key)  # expect: reportArgumentType
+
+
+@final
+class WidthPool(vitrail.AbstractPool):
+    """Its constructor does not fit `PoolFactory`: the width is called otherwise, and there is no key."""
+
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+
+    def __init__(self, width: int):
+        self.out_dim = width
+        self.needs_class_token = False
+
+    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
+        return tokens.patches[0]
+
+
+@final
+class TextPool(vitrail.AbstractPool):
+    """It takes text where the contract says a number."""
+
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+
+    def __init__(self, dim: str, *, key: PRNGKeyArray):
+        self.out_dim = len(dim)
+        self.needs_class_token = False
+
+    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
+        return tokens.patches[0]
+
+
+@final
+class ArrayPool(vitrail.AbstractPool):
+    """It takes an array where the contract says tokens."""
+
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, key: PRNGKeyArray):
+        self.out_dim = dim
+        self.needs_class_token = False
+
+    def __call__(  # expect: reportIncompatibleMethodOverride
+        self, tokens: Float[Array, "patches dim"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " dim"]:
+        return tokens[0]
+
+
+@final
+class UnfinishedPool(vitrail.AbstractPool):  # expect: reportGeneralTypeIssues
+    """It has no `__call__`."""
+
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, key: PRNGKeyArray):
+        self.out_dim = dim
+        self.needs_class_token = False
+
+
+def make_head(dim: int, *, key: PRNGKeyArray) -> vitrail.AbstractPool:
+    """A pool, and no head."""
+    return vitrail.MeanPool(dim)
+
+
+vitrail.vit("S/16", num_classes=10, pool=WidthPool, key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, pool=TextPool, key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, head=make_head, key=key)  # expect: reportArgumentType
+UnfinishedPool(3, key=key)  # expect: reportAbstractUsage
+vitrail.AbstractPool()  # expect: reportAbstractUsage, reportCallIssue
+factory: vitrail.PoolFactory = WidthPool  # expect: reportAssignmentType
+
+
+class MyMeanPool(vitrail.MeanPool):  # expect: reportGeneralTypeIssues
+    """A subclass of a final part."""
+
+
+class MyViT(vitrail.ViT):  # expect: reportGeneralTypeIssues
+    """A subclass of the model."""
+
+
+# The registries
+vitrail.POOLS["mine"] = vitrail.MeanPool  # expect: reportIndexIssue
+del vitrail.POOLS["mean"]  # expect: reportIndexIssue
+vitrail.POOLS.configure(vitrail.MeanPool)  # expect: reportArgumentType
+vitrail.PRESETS["S"] = vitrail.PRESETS["B"]  # expect: reportIndexIssue
+head: vitrail.HeadFactory = vitrail.POOLS["mean"]  # expect: reportAssignmentType
+
+# The configuration
+vitrail.EncoderOptions(activation="gelo")  # expect: reportArgumentType
+vitrail.EncoderOptions(dropuot=0.1)  # expect: reportCallIssue
+vitrail.EncoderOptions(scan="yes")  # expect: reportArgumentType
+vitrail.EncoderSize(dim=64, depth=2, num_heads=4)  # expect: reportCallIssue
+vitrail.EncoderSize(dim=64.0, depth=2, num_heads=4, mlp_dim=128)  # expect: reportArgumentType
+vitrail.ViTConfig((32, 32), (4, 4), vitrail.PRESETS["S"])  # expect: reportCallIssue
+model.config.channels = 4  # expect: reportAttributeAccessIssue
+
+# The model
+model(image, key)  # expect: reportCallIssue
+model(image, key=0)  # expect: reportArgumentType
+model.features(image)  # expect: reportCallIssue
+model.features(image, layers=2)  # expect: reportArgumentType
+model.resized("384")  # expect: reportArgumentType
+model.blocks["first"]  # expect: reportArgumentType, reportCallIssue
+model.attentions(image)  # expect: reportAttributeAccessIssue
+vitrail.Tokens(image, image)  # expect: reportCallIssue
+vitrail.vit_forward("0", image, 16, 64, 4, 128, 2, 10)  # expect: reportArgumentType
+vitrail.vit_forward(0, image, 16.0, 64, 4, 128, 2, 10)  # expect: reportArgumentType
+vitrail.vit_forward(0, image, 16, 64, 4, 128, 2)  # expect: reportCallIssue

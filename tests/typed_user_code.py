@@ -1,0 +1,149 @@
+"""What a user writes, which pyright must pass in strict mode. `test_typing.py` runs pyright on it; nothing runs it."""
+
+import functools
+from typing import assert_type, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+import vitrail
+
+
+@final
+class PowerPool(vitrail.AbstractPool):
+    """A pool of one's own, with a parameter and an option."""
+
+    power: Float[Array, " dim"]
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, start: float = 3.0, key: PRNGKeyArray):
+        self.power = start + 0.1 * jax.random.normal(key, (dim,))
+        self.out_dim = dim
+        self.needs_class_token = False
+
+    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
+        power = jnp.broadcast_to(self.power, tokens.patches.shape)
+        return jnp.mean(jnp.abs(tokens.patches) ** power, axis=0) ** (1 / self.power)
+
+
+@final
+class CosineHead(vitrail.AbstractHead):
+    """A head of one's own."""
+
+    weight: Float[Array, "classes dim"]
+    dim: int = eqx.field(static=True)
+    out_dim: int = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, num_classes: int | None, init: vitrail.Init, key: PRNGKeyArray):
+        self.dim = dim
+        self.out_dim = num_classes or 1
+        self.weight = init.head(key, (self.out_dim, dim), jnp.dtype(jnp.float32))
+
+    def __call__(
+        self, x: Float[Array, "*tokens dim"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*tokens classes"]:
+        return x @ self.weight.T
+
+
+@final
+class ShiftedPosition(vitrail.AbstractPosition):
+    """A position of one's own, that wraps one of ours."""
+
+    inner: vitrail.AbstractPosition
+
+    def __init__(
+        self, dim: int, *, grid: tuple[int, int], num_prefix: int, head_dim: int, init: vitrail.Init, key: PRNGKeyArray
+    ):
+        self.inner = vitrail.LearnedPosition(dim, grid=grid, num_prefix=num_prefix, init=init, key=key)
+
+    def __call__(self, tokens: vitrail.Tokens) -> vitrail.Tokens:
+        return self.inner(tokens).map(lambda x: x + 1)
+
+    def rotation(self, tokens: vitrail.Tokens) -> vitrail.Rotation | None:
+        return self.inner.rotation(tokens)
+
+    def resized(self, grid: tuple[int, int]) -> vitrail.AbstractPosition:
+        return self.inner.resized(grid)
+
+
+def make_pool(dim: int, *, key: PRNGKeyArray) -> vitrail.AbstractPool:
+    """A factory of one's own."""
+    return PowerPool(dim, start=2.0, key=key)
+
+
+pool_factories: list[vitrail.PoolFactory] = [PowerPool, make_pool, vitrail.MeanPool, vitrail.POOLS["max"]]
+head_factory: vitrail.HeadFactory = CosineHead
+position_factory: vitrail.PositionFactory = ShiftedPosition
+
+
+def build(key: PRNGKeyArray) -> list[vitrail.ViT]:
+    """Every way to give a part."""
+    return [
+        vitrail.vit("S/16", num_classes=10, key=key),
+        vitrail.vit("S/16x8", pool="cls", num_classes=10, image_size=(224, 160), channels=4, key=key),
+        vitrail.vit("Ti/16", pool=vitrail.POOLS.configure("mean"), num_classes=2, key=key),
+        vitrail.vit("Ti/16", pool=PowerPool, head=CosineHead, position=ShiftedPosition, num_classes=2, key=key),
+        vitrail.vit("Ti/16", pool=functools.partial(PowerPool, start=4.0), num_classes=2, key=key),
+        vitrail.vit("Ti/16", pool=make_pool, patch=vitrail.LinearPatchEmbed, num_classes=2, key=key),
+        vitrail.vit("Ti/16", position=vitrail.POSITIONS.configure("rope", rule="dinov3"), head="none", key=key),
+        vitrail.vit(
+            "B/16",
+            num_classes=1000,
+            norm_order="pool_norm",
+            class_token=True,
+            num_registers=4,
+            encoder=vitrail.EncoderOptions(activation="gelu_tanh", layer_scale=1e-5, drop_path=0.1, remat=True),
+            init="big_vision",
+            compute_dtype="bfloat16",
+            key=key,
+        ),
+    ]
+
+
+def configure() -> vitrail.ViTConfig:
+    """A configuration and its JSON."""
+    config = vitrail.ViTConfig(
+        image_size=(32, 32),
+        patch_size=(4, 4),
+        size=vitrail.EncoderSize(dim=64, depth=2, num_heads=4, mlp_dim=128),
+        num_classes=10,
+        head=vitrail.HEADS.configure("mlp", hidden_dim=64, zero=True),
+    )
+    text: str = config.to_json()
+    return vitrail.ViTConfig.from_json(text)
+
+
+@eqx.filter_jit
+def loss(model: vitrail.ViT, images: Float[Array, "batch height width channels"], key: PRNGKeyArray) -> Array:
+    """A batched loss."""
+
+    def forward(image: Float[Array, "height width channels"], key: PRNGKeyArray) -> Float[Array, " classes"]:
+        return model(image, key=key)
+
+    logits = jax.vmap(forward)(images, jax.random.split(key, images.shape[0]))
+    return jnp.mean(logits**2) + jnp.mean(jax.vmap(model)(images))
+
+
+def look(model: vitrail.ViT, image: Float[Array, "height width channels"]) -> None:
+    """What there is to look at, and its types."""
+    assert_type(model.tokens(image), vitrail.Tokens)
+    assert_type(model.tokens(image).grid, tuple[int, int])
+    assert_type(model.resized(384), vitrail.ViT)
+    assert_type(model.resized((384, 256)).config, vitrail.ViTConfig)
+    assert_type(model.blocks[0], vitrail.Block)
+    assert_type(model.blocks[1:], list[vitrail.Block])
+    assert_type(len(model.blocks), int)
+    assert_type(model.config.size.dim, int)
+    assert_type(model.pool.out_dim, int)
+    assert_type(vitrail.POOLS, vitrail.Registry[vitrail.PoolFactory])
+    assert_type(vitrail.POOLS["mean"], vitrail.PoolFactory)
+    assert_type(list(vitrail.HEADS), list[str])
+    assert_type(vitrail.HEADS.entry("linear").origins, tuple[str, ...])
+    assert_type(vitrail.PRESETS["S"], vitrail.EncoderSize)
+    for grid in model.features(image, layers=[0, -1]):
+        print(grid.shape)
+    logits = vitrail.vit_forward(0, image, 16, 64, 4, 128, 2, 10)
+    print(logits.shape, model.attention(image).shape, eqx.filter_jit(model)(image).shape)
