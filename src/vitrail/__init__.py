@@ -4,15 +4,18 @@ from importlib.metadata import version as _version
 
 from jaxtyping import install_import_hook as _install_import_hook
 
+from . import _typecheck as _typecheck
+
 # Every signature of the package is checked when it is called, at trace time under jit. The hook stays for the modules
-# that are imported later, and touches no other package.
-_install_import_hook("vitrail", "beartype.beartype")
+# that are imported later, and touches no other package. The module that it checks with has to be there before it.
+_install_import_hook("vitrail", "vitrail._typecheck.typecheck")
 
 from ._init import (
     BIG_VISION as BIG_VISION,
     INITS as INITS,
     TRUNC_NORMAL as TRUNC_NORMAL,
     Init as Init,
+    Initializer as Initializer,
     InitName as InitName,
 )
 from ._layers import (

@@ -36,7 +36,7 @@ def check_heads(dim: int, num_heads: int) -> None:
         )
 
 
-def check_divisible(name: str, image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
+def check_divisible(name: str, image_size: tuple[int, ...], patch_size: tuple[int, ...]) -> None:
     """Raises a `ValueError` that names the argument which does not divide into whole patches."""
     if any(size % patch for size, patch in zip(image_size, patch_size, strict=True)):
         lower = tuple(max(size // patch, 1) * patch for size, patch in zip(image_size, patch_size, strict=True))

@@ -61,7 +61,7 @@ _normal_002 = _trunc_normal(0.02, lower=-2 / 0.02, upper=2 / 0.02)
 _xavier = jax.nn.initializers.xavier_uniform(in_axis=-1, out_axis=-2)
 _lecun = jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
 
-TRUNC_NORMAL: Final = Init(
+TRUNC_NORMAL: Final[Init] = Init(
     patch=_normal_002,
     attention=_normal_002,
     mlp=_normal_002,
@@ -74,7 +74,7 @@ TRUNC_NORMAL: Final = Init(
 """Truncated normal of deviation 0.02 for every weight and embedding, biases zero: `transformers`' `ViTModel`, BEiT and
 (but for the patch embedding) timm. Registers as in DINOv2: normal of deviation 1e-6."""
 
-BIG_VISION: Final = Init(
+BIG_VISION: Final[Init] = Init(
     patch=_lecun,
     attention=_xavier,
     mlp=_xavier,

@@ -70,7 +70,7 @@ class Linear(eqx.Module):
         self.weight = weight_init(weight_key, (out_dim, in_dim), jnp.dtype(jnp.float32))
         self.bias = None if bias_init is None else bias_init(bias_key, (out_dim,), jnp.dtype(jnp.float32))
 
-    def __call__(self, x: Float[Array, "*batch in_dim"]) -> Float[Array, "*batch out_dim"]:
+    def __call__(self, x: Float[Array, "*batch {self.weight.shape[-1]}"]) -> Float[Array, "*batch out_dim"]:
         """**Arguments:**
 
         - `x`: any leading axes, the last of width `in_dim`.
@@ -102,11 +102,11 @@ class LayerNorm(eqx.Module):
         - `dim`: the width of the last axis.
         - `eps`: what is added to the variance.
         """
-        self.weight = jnp.ones(dim)
-        self.bias = jnp.zeros(dim)
+        self.weight = jnp.ones(dim, jnp.float32)
+        self.bias = jnp.zeros(dim, jnp.float32)
         self.eps = eps
 
-    def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+    def __call__(self, x: Float[Array, "*batch {self.weight.shape[-1]}"]) -> Float[Array, "*batch dim"]:
         """**Arguments:**
 
         - `x`: any leading axes, the last of width `dim`.
@@ -115,7 +115,7 @@ class LayerNorm(eqx.Module):
 
         The same shape and dtype, the last axis at mean `bias` and deviation `weight`.
         """
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(at_least_float32(x.dtype))
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         normal = centred * jax.lax.rsqrt(variance + self.eps)
@@ -124,6 +124,11 @@ class LayerNorm(eqx.Module):
 
 
 _T = TypeVar("_T")
+
+
+def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype to compute in where half precision would not do."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def to_dtype(part: _T, dtype: jnp.dtype) -> _T:

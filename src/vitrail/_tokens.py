@@ -1,5 +1,6 @@
 """What flows between the parts: `Tokens`, and the `Rotation` that a rotary position hands to the attention."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import final
 
@@ -19,13 +20,23 @@ class Tokens(eqx.Module):
     prefix: Float[Array, "prefix dim"]
     patches: Float[Array, "patches dim"]
     grid: tuple[int, int] = eqx.field(static=True)
+    has_class_token: bool = eqx.field(static=True)
 
-    def __init__(self, prefix: Float[Array, "prefix dim"], patches: Float[Array, "patches dim"], grid: tuple[int, int]):
+    def __init__(
+        self,
+        prefix: Float[Array, "prefix dim"],
+        patches: Float[Array, "patches dim"],
+        grid: tuple[int, int],
+        *,
+        has_class_token: bool = True,
+    ):
         """**Arguments:**
 
         - `prefix`: the prefix tokens: the class token first, then the registers. `(0, dim)` where there are none.
         - `patches`: one token for each patch, row-major over the grid.
         - `grid`: rows and columns of patches.
+        - `has_class_token`: whether the first of the prefix tokens, where there are any, is the class token; `False`
+            where all are registers.
 
         **Raises:** `ValueError` where `grid` does not have as many cells as there are patch tokens.
         """
@@ -37,6 +48,7 @@ class Tokens(eqx.Module):
         self.prefix = prefix
         self.patches = patches
         self.grid = grid
+        self.has_class_token = has_class_token and prefix.shape[0] > 0
 
     @property
     def dim(self) -> int:
@@ -52,12 +64,12 @@ class Tokens(eqx.Module):
     def class_token(self) -> Float[Array, " dim"]:
         """The class token, the first of the prefix tokens.
 
-        **Raises:** `ValueError` where the model has no prefix tokens.
+        **Raises:** `ValueError` where there is none.
         """
-        if self.num_prefix == 0:
+        if not self.has_class_token:
             raise ValueError(
-                "these tokens have no class token: build the model with class_token=True, "
-                "or take a pool that declares needs_class_token"
+                f"these tokens have no class token ({self.num_prefix} registers come before the patches): build the "
+                "model with class_token=True, or let the pool that reads it declare needs_class_token"
             )
         return self.prefix[0]
 
@@ -82,7 +94,8 @@ class Tokens(eqx.Module):
 
         `Tokens` with the same grid and the same number of prefix tokens.
         """
-        return Tokens(sequence[: self.num_prefix], sequence[self.num_prefix :], self.grid)
+        prefix, patches = sequence[: self.num_prefix], sequence[self.num_prefix :]
+        return dataclasses.replace(self, prefix=prefix, patches=patches)
 
     def map(self, function: Callable[[Float[Array, "tokens dim"]], Float[Array, "tokens dim"]]) -> "Tokens":
         """Applies one function to all tokens, prefix and patches alike.

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_heads
 from .._init import Init
-from .._layers import LayerNorm, Linear
+from .._layers import LayerNorm, Linear, at_least_float32
 from .._tokens import Rotation
 from ._options import EncoderOptions
 
@@ -114,6 +114,5 @@ class Attention(eqx.Module):
 def _weights(
     q: Float[Array, "heads tokens head_dim"], k: Float[Array, "heads tokens head_dim"]
 ) -> Float[Array, "heads tokens tokens"]:
-    wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("hqd,hkd->hqk", q / q.shape[-1] ** 0.5, k, preferred_element_type=wide)
+    scores = jnp.einsum("hqd,hkd->hqk", q / q.shape[-1] ** 0.5, k, preferred_element_type=at_least_float32(q.dtype))
     return jax.nn.softmax(scores, axis=-1).astype(q.dtype)

@@ -42,7 +42,7 @@ class Block(eqx.Module):
         - `key`: for the weights.
         """
         attention_key, mlp_key = jax.random.split(key)
-        scale = None if options.layer_scale is None else jnp.full(size.dim, options.layer_scale)
+        scale = None if options.layer_scale is None else jnp.full(size.dim, options.layer_scale, jnp.float32)
         self.norm1 = LayerNorm(size.dim, eps=options.norm_eps)
         self.attention = Attention(size.dim, size.num_heads, options=options, init=init, key=attention_key)
         self.scale1 = scale

@@ -66,10 +66,6 @@ class Blocks(Sequence[Block]):
         return (self[i] for i in range(len(self)))
 
 
-def _stack(*leaves: Float[Array, "..."]) -> Float[Array, "depth ..."]:
-    return jnp.stack(leaves)
-
-
 @final
 class Encoder(eqx.Module):
     """The blocks of a ViT, their parameters stacked: every array has a leading axis over depth.
@@ -93,8 +89,11 @@ class Encoder(eqx.Module):
         **Raises:** `ValueError` where the width does not divide into heads.
         """
         self.pre_norm = LayerNorm(size.dim, eps=options.norm_eps) if options.pre_norm else None
-        blocks = [Block(size, options=options, init=init, key=k) for k in jax.random.split(key, size.depth)]
-        self.stack = jax.tree.map(_stack, *blocks)
+
+        def make_block(key: PRNGKeyArray) -> Block:
+            return Block(size, options=options, init=init, key=key)
+
+        self.stack = eqx.filter_vmap(make_block)(jax.random.split(key, size.depth))
         self.options = options
 
     @property

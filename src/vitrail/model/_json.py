@@ -34,7 +34,7 @@ def from_json(kind: type[_C], text: str) -> _C:
 
 def _encode(name: str, value: object) -> object:
     if isinstance(value, PartSpec):
-        return {"name": value.name, "options": dict(value.options)} if value.options else value.name
+        return {"name": value.name, "options": dict(value.options)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _encode(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)}
     if value is None or isinstance(value, bool | int | float | str | tuple):

@@ -3,16 +3,19 @@
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from .._check import check_divisible, check_finite, check_image, check_positive
 from ..encoder import EncoderSize
-from ._vit import ViT, ViTConfig
+from ._vit import ViTConfig
 
 
+# One program draws the weights and runs the model: it compiles in about half the time of the two apart.
 @eqx.filter_jit
-def _logits(model: ViT, image: Float[Array, "height width channels"]) -> Float[Array, " classes"]:
-    return model(image)
+def _logits(
+    config: ViTConfig, key: PRNGKeyArray, image: Float[Array, "height width channels"]
+) -> Float[Array, " classes"]:
+    return config.build(key=key)(image)
 
 
 def vit_forward(
@@ -73,6 +76,8 @@ def vit_forward(
         )
     height, width, channels = image.shape
     check_divisible("image", (height, width), (patch_size, patch_size))
+    image = check_finite(image)
+
     config = ViTConfig(
         image_size=(height, width),
         patch_size=(patch_size, patch_size),
@@ -80,4 +85,4 @@ def vit_forward(
         size=EncoderSize(dim=d_model, depth=num_layers, num_heads=num_heads, mlp_dim=d_ff),
         num_classes=num_classes,
     )
-    return _logits(config.build(key=jax.random.key(seed)), check_finite(image))
+    return _logits(config, jax.random.key(seed), image)

@@ -28,7 +28,7 @@ from ._json import from_json, to_json
 class ViTConfig:
     """Everything that says which Vision Transformer to build: names and plain values.
 
-    A part is given by its registered name, by a `PartSpec` (`POOLS.configure("attention", num_heads=8)`), or as a class
+    A part is given by its registered name, by a `PartSpec` (`HEADS.configure("mlp", hidden_dim=64)`), or as a class
     or `functools.partial`, which JSON cannot hold. Two configurations that are equal build the same model from the same
     key.
     """
@@ -325,7 +325,14 @@ class ViT(eqx.Module):
         check_image(image, self.config.image_size, self.config.channels)
         patch, prefix, position = to_dtype((self.patch, self.prefix, self.position), self._dtype)
         grid = patch(jnp.asarray(image, self._dtype))
-        return position(Tokens(prefix, grid.reshape(-1, grid.shape[-1]), self.config.grid))
+        if grid.shape != (*self.config.grid, self.config.size.dim):
+            raise ValueError(
+                f"the patch embedding {type(self.patch).__name__} must return (rows, cols, dim) = "
+                f"{(*self.config.grid, self.config.size.dim)}, but the shape {grid.shape} came: mend that class"
+            )
+        has_class_token = prefix.shape[0] > self.config.num_registers
+        patches = grid.reshape(-1, grid.shape[-1])
+        return position(Tokens(prefix, patches, self.config.grid, has_class_token=has_class_token))
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._check import check_positive
+from .._check import check_divisible, check_positive
 from .._init import TRUNC_NORMAL, Init
 from ._base import AbstractPatchEmbed
 
@@ -51,7 +51,7 @@ class ConvPatchEmbed(AbstractPatchEmbed):
         - `key`: for the weight.
         """
         self.weight = draw_kernel(dim, channels, patch_size, init, key)
-        self.bias = jnp.zeros(dim)
+        self.bias = jnp.zeros(dim, jnp.float32)
 
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
         """**Arguments:**
@@ -61,11 +61,15 @@ class ConvPatchEmbed(AbstractPatchEmbed):
         **Returns:**
 
         The grid of patch tokens.
+
+        **Raises:** `ValueError` where the image does not divide into whole patches.
         """
+        height, width = self.weight.shape[2:]
+        check_divisible("image", image.shape[:2], (height, width))
         grid = jax.lax.conv_general_dilated(
             image[None],
             self.weight,
-            window_strides=self.weight.shape[2:],
+            window_strides=(height, width),
             padding="VALID",
             dimension_numbers=("NHWC", "OIHW", "NHWC"),
         )[0]

@@ -5,6 +5,7 @@ from typing import final
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._check import check_divisible
 from .._init import TRUNC_NORMAL, Init
 from ._base import AbstractPatchEmbed
 from ._conv import draw_kernel
@@ -42,7 +43,7 @@ class LinearPatchEmbed(AbstractPatchEmbed):
         - `key`: for the weight.
         """
         self.weight = draw_kernel(dim, channels, patch_size, init, key)
-        self.bias = jnp.zeros(dim)
+        self.bias = jnp.zeros(dim, jnp.float32)
 
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
         """**Arguments:**
@@ -52,8 +53,11 @@ class LinearPatchEmbed(AbstractPatchEmbed):
         **Returns:**
 
         The grid of patch tokens.
+
+        **Raises:** `ValueError` where the image does not divide into whole patches.
         """
         dim, channels, height, width = self.weight.shape
+        check_divisible("image", image.shape[:2], (height, width))
         rows, cols = image.shape[0] // height, image.shape[1] // width
         patches = image.reshape(rows, height, cols, width, channels).transpose(0, 2, 1, 3, 4).reshape(rows, cols, -1)
         grid = patches @ self.weight.transpose(2, 3, 1, 0).reshape(-1, dim)

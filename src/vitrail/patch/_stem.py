@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._check import check_positive
+from .._check import check_divisible, check_positive
 from .._init import TRUNC_NORMAL, Init
 from .._layers import LayerNorm, Linear
 from ._base import AbstractPatchEmbed
@@ -82,7 +82,10 @@ class ConvStemPatchEmbed(AbstractPatchEmbed):
         **Returns:**
 
         The grid of patch tokens.
+
+        **Raises:** `ValueError` where the image does not divide into whole patches.
         """
+        check_divisible("image", image.shape[:2], self.patch_size)
         height, width = self.patch_size
         x = image
         for i, (kernel, norm) in enumerate(zip(self.kernels, self.norms, strict=True)):

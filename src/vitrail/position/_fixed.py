@@ -1,5 +1,6 @@
 """Position embeddings without parameters: sines and cosines, and none."""
 
+import dataclasses
 from typing import Literal, final
 
 import equinox as eqx
@@ -101,7 +102,7 @@ class SinCos2DPosition(AbstractPosition):
         The tokens, their patches plus the table.
         """
         table = self.table(tokens.grid, tokens.dim).astype(tokens.patches.dtype)
-        return Tokens(tokens.prefix, tokens.patches + table, tokens.grid)
+        return dataclasses.replace(tokens, patches=tokens.patches + table)
 
     def rotation(self, tokens: Tokens) -> Rotation | None:
         """**Returns:**

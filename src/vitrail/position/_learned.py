@@ -1,6 +1,7 @@
 """Learned position embeddings: one table over the grid, or one for each of its two axes."""
 
-from typing import cast, final
+import dataclasses
+from typing import Any, cast, final
 
 import equinox as eqx
 import jax
@@ -61,9 +62,19 @@ class LearnedPosition(AbstractPosition):
         **Returns:**
 
         The tokens plus their positions.
+
+        **Raises:** `ValueError` where the grid, or the number of prefix tokens, is not what the table was made for.
         """
-        prefix = tokens.prefix if self.prefix is None else tokens.prefix + self.prefix
-        return Tokens(prefix, tokens.patches + self.patches.reshape(-1, tokens.dim), tokens.grid)
+        _check_grid(tokens.grid, self.patches.shape[:2])
+        patches = tokens.patches + self.patches.reshape(-1, tokens.dim)
+        if self.prefix is None:
+            return dataclasses.replace(tokens, patches=patches)
+        if tokens.num_prefix != self.prefix.shape[0]:
+            raise ValueError(
+                f"tokens must have {self.prefix.shape[0]} prefix tokens, for which this position embedding was made, "
+                f"but {tokens.num_prefix} came: make it anew with num_prefix={tokens.num_prefix}"
+            )
+        return dataclasses.replace(tokens, prefix=tokens.prefix + self.prefix, patches=patches)
 
     def rotation(self, tokens: Tokens) -> Rotation | None:
         """**Returns:**
@@ -82,11 +93,7 @@ class LearnedPosition(AbstractPosition):
         The position embedding with its table resampled: bicubic, antialiased when it shrinks, which equals
         `torch.nn.functional.interpolate(mode="bicubic", antialias=True)`. The prefix rows stay as they are.
         """
-
-        def table(position: LearnedPosition) -> Float[Array, "rows cols dim"]:
-            return position.patches
-
-        return eqx.tree_at(table, self, _resample(self.patches, grid))
+        return eqx.tree_at(_patches, self, _resample(self.patches, grid))
 
 
 @final
@@ -135,9 +142,12 @@ class FactorizedPosition(AbstractPosition):
         **Returns:**
 
         The tokens, their patches plus the positions of row and column.
+
+        **Raises:** `ValueError` where the grid is not what the tables were made for.
         """
+        _check_grid(tokens.grid, (self.rows.shape[0], self.cols.shape[0]))
         table = self.rows[:, None, :] + self.cols[None, :, :]
-        return Tokens(tokens.prefix, tokens.patches + table.reshape(-1, tokens.dim), tokens.grid)
+        return dataclasses.replace(tokens, patches=tokens.patches + table.reshape(-1, tokens.dim))
 
     def rotation(self, tokens: Tokens) -> Rotation | None:
         """**Returns:**
@@ -155,12 +165,25 @@ class FactorizedPosition(AbstractPosition):
 
         The position embedding with both tables resampled along their one axis: cubic, antialiased when they shrink.
         """
-
-        def tables(position: FactorizedPosition) -> tuple[Float[Array, "rows dim"], Float[Array, "cols dim"]]:
-            return position.rows, position.cols
-
         rows, cols = _resample(self.rows, grid[:1]), _resample(self.cols, grid[1:])
-        return eqx.tree_at(tables, self, (rows, cols))
+        return eqx.tree_at(_rows_and_cols, self, (rows, cols))
+
+
+# Equinox hands placeholders to these two, so that no narrower type holds.
+def _patches(position: Any) -> Any:
+    return position.patches
+
+
+def _rows_and_cols(position: Any) -> Any:
+    return position.rows, position.cols
+
+
+def _check_grid(grid: tuple[int, int], made_for: tuple[int, ...]) -> None:
+    if grid != made_for:
+        raise ValueError(
+            f"tokens must lie on the grid {made_for}, for which this position embedding was made, but the grid {grid} "
+            f"came: resample it with position.resized({grid}), or a whole model with model.resized(image_size)"
+        )
 
 
 def _resample(table: Float[Array, "*old dim"], size: tuple[int, ...]) -> Float[Array, "*new dim"]:

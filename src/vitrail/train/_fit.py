@@ -25,7 +25,7 @@ class Classifier(Protocol):
     def __call__(self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]: ...
 
 
-_M = TypeVar("_M", bound=Classifier)
+M = TypeVar("M", bound=Classifier)
 _Scalar = Float[Array, ""]
 _Batch = tuple[UInt8[Array, "batch height width channels"], Int32[Array, " batch"], PRNGKeyArray]
 
@@ -57,13 +57,13 @@ class Progress:
 
 
 def fit(
-    model: _M,
+    model: M,
     data: Dataset,
     recipe: Recipe,
     *,
     key: PRNGKeyArray,
     report: Callable[[Progress], object] | None = None,
-) -> _M:
+) -> M:
     """Trains a model on the training images of a data set.
 
     !!! example
@@ -122,7 +122,7 @@ def fit(
                 pace = (number - 1) * recipe.batch_size / seconds if number > 1 else 0.0
                 seen = number * recipe.batch_size
                 report(Progress(number, steps, seen, mean_loss, mean_accuracy, seconds, pace))
-    return cast(_M, run[0])
+    return cast(M, run[0])
 
 
 @eqx.filter_jit(donate="all-except-first")
