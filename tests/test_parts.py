@@ -285,7 +285,7 @@ def test_conv_stem_refuses_a_width_that_does_not_halve() -> None:
 @pytest.mark.parametrize("shape", [(9, 8, 3), (8, 11, 3), (3, 8, 3)])
 def test_patch_embeddings_refuse_a_partial_patch(name: str, shape: tuple[int, ...]) -> None:
     part = PATCHES[name](12, patch_size=(4, 4), channels=3, init=vitrail.TRUNC_NORMAL, key=KEY)
-    with pytest.raises(ValueError, match=r"multiple of patch_size.*last partial patch"):
+    with pytest.raises(ValueError, match=r"multiples of patch_size.*last partial patch"):
         part(random_array(*shape))
 
 

@@ -4,11 +4,11 @@ from importlib.metadata import version as _version
 
 from jaxtyping import install_import_hook as _install_import_hook
 
-from . import _typecheck as _typecheck
+from ._typecheck import TYPECHECKER as _TYPECHECKER
 
 # Every signature of the package is checked when it is called, at trace time under jit. The hook stays for the modules
 # that are imported later, and touches no other package. The module that it checks with has to be there before it.
-_install_import_hook("vitrail", "vitrail._typecheck.typecheck")
+_install_import_hook("vitrail", _TYPECHECKER)
 
 from ._init import (
     BIG_VISION as BIG_VISION,
