@@ -113,7 +113,7 @@ def _configure(command: Demo, data: Dataset) -> ViTConfig:
         position=command.position,
         pool=command.pool,
         head=command.head,
-        encoder=EncoderOptions(scan=False),  # so few blocks compile soon, and run twice as fast as in a loop
+        encoder=EncoderOptions(scan=False),  # 0.87 times the loop's time for a gradient of so small a model
         init="big_vision",
     )
 
