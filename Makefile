@@ -32,7 +32,8 @@ clean:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "vitrail needs Python 3.11 or newer, but $$($(PYTHON) --version) came: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	$(if $(UV),uv venv --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
+	rm -f $(VENV)/*.installed
+	$(if $(UV),uv venv --clear --python "$$(command -v $(PYTHON))" $(VENV),$(PYTHON) -m venv --clear $(VENV))
 
 $(VENV)/%.installed: pyproject.toml | $(BIN)/python
 	$(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install --quiet) --editable '.[$*]'

@@ -23,7 +23,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 EXTRAS = ("optax", "grain", "rich", "tyro", "matplotlib", "PIL", "mlxtend")
 
 LAYERS = (
-    {"_check", "_init", "_layers", "_registry", "_tokens", "_typecheck"},
+    {"_check", "_extras", "_init", "_layers", "_registry", "_tokens", "_typecheck"},
     {"patch", "position", "pool", "head", "encoder"},
     {"model"},
     {"train"},

@@ -171,8 +171,8 @@ def test_every_array_of_the_stack_has_a_leading_axis_over_depth() -> None:
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\).*1.0 came"),
         ({"dropout": -0.1}, "dropout must be"),
         ({"drop_path": 1.5}, "drop_path must be"),
-        ({"norm_eps": 0.0}, "norm_eps must be positive"),
-        ({"norm_eps": -1e-6}, "norm_eps must be positive"),
+        ({"norm_eps": 0.0}, "norm_eps must be a finite number above zero"),
+        ({"norm_eps": -1e-6}, "norm_eps must be a finite number above zero"),
         ({"activation": "gelo"}, "activation"),
         ({"scan": "yes"}, "scan"),
     ],
@@ -332,7 +332,7 @@ def compiled_instructions(depth: int, *, scan: bool) -> int:
 
 
 def test_the_compiled_program_does_not_grow_with_depth_when_scanned() -> None:
-    counts = [compiled_instructions(depth, scan=True) for depth in (6, 12, 24)]
+    counts = [compiled_instructions(depth, scan=True) for depth in (6, 12, 24, 48)]
     assert max(counts) <= 1.02 * min(counts), counts
     assert compiled_instructions(6, scan=False) > 1.5 * counts[0]
 

@@ -232,6 +232,7 @@ def changed_json(**changes: Any) -> str:
         ("{", ValueError, "must be JSON"),
         ("[1, 2]", ValueError, "ViTConfig must be a JSON object"),
         (changed_json(imagesize=3), ValueError, "ViTConfig has no 'imagesize'.*'image_size'"),
+        ('{"channels": 1, "channels": 3}', ValueError, "each name once, but 'channels' came twice"),
         (changed_json(image_size=...), ValueError, "ViTConfig lacks 'image_size'"),
         (changed_json(size={"dim": 8, "depth": 1}), ValueError, "size lacks 'mlp_dim', 'num_heads'"),
         (changed_json(size=7), ValueError, "size must be a JSON object"),
@@ -692,3 +693,24 @@ def test_models_train_data_parallel_over_two_devices() -> None:
     gradient = eqx.filter_jit(eqx.filter_grad(lambda m, xs: jnp.mean(jax.vmap(m)(xs) ** 2)))
     assert len(sharded.devices()) == 2
     assert_trees_close(gradient(replicated, sharded), gradient(model, images), tolerance=5e-5)
+
+
+@final
+class LosesPatches(vitrail.AbstractPosition):
+    def __init__(self, dim: int, *, grid: Any, num_prefix: int, head_dim: int, init: Any, key: Any):
+        pass
+
+    def __call__(self, tokens: vitrail.Tokens) -> vitrail.Tokens:
+        return vitrail.Tokens(tokens.prefix, tokens.patches[:2], (1, 2))
+
+    def rotation(self, tokens: vitrail.Tokens) -> None:
+        return None
+
+    def resized(self, grid: tuple[int, int]) -> "LosesPatches":
+        return self
+
+
+def test_a_position_that_loses_patches_is_an_error_that_names_it() -> None:
+    model = small_model(position=LosesPatches)
+    with pytest.raises(ValueError, match="position embedding LosesPatches must return the tokens that came"):
+        run(model, image_for(model))

@@ -600,3 +600,11 @@ def test_heads_refuse_an_input_of_another_width(name: str) -> None:
     head = HEADS[name](DIM, num_classes=None if name == "none" else 5, init=vitrail.TRUNC_NORMAL, key=KEY)
     with pytest.raises(TypeError, match=r"Head.__call__[^@]*parameter 'x'[^@]*f32\[13\]"):
         head(random_array(DIM + 1))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_frequencies_need_a_base_above_zero(value: float) -> None:
+    with pytest.raises(ValueError, match="base must be a finite number above zero"):
+        vitrail.RotaryPosition(8, head_dim=8, base=value)
+    with pytest.raises(ValueError, match="temperature must be a finite number above zero"):
+        vitrail.SinCos2DPosition(8, temperature=value)

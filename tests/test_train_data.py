@@ -62,7 +62,7 @@ def test_normalisation_is_that_of_the_training_pixels():
     assert_close(result[..., 0].mean(), 0.0)
     assert_close(result[..., 0].std(), 1.0)
     assert_close(result[..., 1], np.zeros((7, 3, 4)))
-    with pytest.raises(ValueError, match="one value for each channel"):
+    with pytest.raises(ValueError, match="one finite value for each channel"):
         train.Normalisation((0.5,), (0.0,))
 
 
@@ -143,6 +143,7 @@ def _stranger(folder: Path) -> str:
         (_replace("train-images-idx3-ubyte", lambda b: b[:-1]), "cut short"),
         (_replace("train-images-idx3-ubyte", lambda b: b[:9]), "magic number"),
         (_replace("train-images-idx3-ubyte", lambda b: b""), "magic number"),
+        (_replace("train-images-idx3-ubyte", lambda b: b[:4] + b"\xff" * 4 + b[8:]), "train-images-idx3-ubyte must"),
         (_replace("t10k-images-idx3-ubyte", lambda b: b + b"\0"), "more follow"),
         (_replace("t10k-images-idx3-ubyte", lambda b: struct.pack(">I", 2049) + b[4:]), "magic number 0x00000803"),
         (_replace("t10k-images-idx3-ubyte", lambda b: b[:8] + struct.pack(">II", 5, 4) + b[16:]), "as large as"),
@@ -245,6 +246,11 @@ def _write(name: str, content: bytes) -> Callable[[Path], str]:
     return do
 
 
+def _hidden_folder(folder: Path) -> str:
+    _write(".cache/a.png", b"")(folder)
+    return ".cache"
+
+
 def _save(name: str, make: Callable[[], Image.Image], **options: Any) -> Callable[[Path], str]:
     def do(folder: Path) -> str:
         make().save(folder / name, **options)
@@ -316,6 +322,7 @@ def _empty(folder: Path) -> str:
             "animated",
         ),
         (_save("outside.png", lambda: picture(9, 9)), "outside the folders of the classes"),
+        (_hidden_folder, "hidden folder, so move it elsewhere"),
         (_write(".DS_Store", b""), "hidden file that the system left there, so delete it"),
         (_write("dog/.DS_Store", b""), "hidden file that the system left there, so delete it"),
         (_write("dog/Thumbs.db", b""), "hidden file"),
@@ -342,3 +349,18 @@ def test_a_folder_that_holds_no_classes(tmp_path: Path):
     write_folder(tmp_path, classes=("one",))
     with pytest.raises(DataError, match="at least two classes"):
         train.load_images(tmp_path)
+
+
+def _examples(labels: list[int], channels: int = 1) -> train.Examples:
+    return train.Examples(np.zeros((len(labels), 2, 2, channels), np.uint8), np.array(labels, np.int32))
+
+
+def test_labels_and_channels_that_do_not_fit_are_refused():
+    grey = train.Normalisation((0.5,), (0.5,))
+    for bad in ([-1, 0], [0, 2]):
+        with pytest.raises(ValueError, match=r"labels of test must lie in \[0, 2\)"):
+            train.Dataset("x", _examples([0, 1]), _examples(bad), ("a", "b"), grey)
+    with pytest.raises(ValueError, match="one mean for each of the 3 channels"):
+        train.Dataset("x", _examples([0, 1], 3), _examples([0], 3), ("a", "b"), grey)
+    with pytest.raises(ValueError, match="one finite value"):
+        train.Normalisation((float("nan"),), (1.0,))

@@ -119,6 +119,7 @@ def test_weight_decay_spares_biases_norms_and_positions():
     assert chosen >= {".encoder.stack.attention.qkv.weight", ".head.linear.weight"}
     assert not any("norm" in name or "bias" in name or "position" in name or "prefix" in name for name in chosen)
     assert len([name for name in chosen if name.startswith(".encoder")]) == 4
+    assert len([name for name in chosen if name.startswith(".patch.kernels")]) == 2
 
 
 def test_dropout_and_stochastic_depth_are_on_in_training_only(data: train.Dataset):
@@ -230,6 +231,16 @@ def test_attention_map_and_picture(tmp_path: Path, data: train.Dataset, pool: st
     with Image.open(path) as picture:
         assert picture.width == 1560
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
+
+
+def test_a_picture_in_bfloat16_of_classes_with_signs_that_mean_something_to_tex(tmp_path: Path, data: train.Dataset):
+    model = small_model(size=SIZE, compute_dtype="bfloat16")
+    priced = dataclasses.replace(data, classes=("US$", "$_$", "$^$", "a_b", "{"))
+    train.draw_predictions(model, priced, train.evaluate(model, priced), tmp_path / "picture.png")
+
+
+def test_a_warm_up_of_nearly_all_steps(model: vitrail.ViT, data: train.Dataset):
+    train.fit(model, data, dataclasses.replace(RECIPE, epochs=1, warmup=0.999), key=jax.random.key(0))
 
 
 def test_the_picture_of_a_faultless_model(tmp_path: Path, model: vitrail.ViT, data: train.Dataset):

@@ -1,5 +1,6 @@
 """Checks of plain arguments, and their sentences."""
 
+import math
 from collections.abc import Iterable
 from typing import cast
 
@@ -25,14 +26,21 @@ def check_rate(**values: float) -> None:
             raise ValueError(f"{name} must be in [0, 1), but {value!r} came: pass a probability, 0 to turn it off")
 
 
-def check_heads(dim: int, num_heads: int) -> None:
-    """Raises a `ValueError` where the width does not divide into heads."""
+def check_above_zero(**values: float | None) -> None:
+    """Raises a `ValueError` that names the first of the arguments that is neither finite and above zero nor `None`."""
+    for name, value in values.items():
+        if value is not None and not 0.0 < value < math.inf:
+            raise ValueError(f"{name} must be a finite number above zero, but {value!r} came")
+
+
+def check_heads(name: str, dim: int, num_heads: int) -> None:
+    """Raises a `ValueError` where the width, an argument of that name, does not divide into heads."""
     if dim % num_heads:
         fitting = [n for n in range(1, dim + 1) if dim % n == 0]
         nearest = min(fitting, key=lambda n: abs(n - num_heads))
         raise ValueError(
-            f"dim must be divisible by num_heads, but dim={dim} and num_heads={num_heads} came: "
-            f"each head gets dim / num_heads channels; the nearest number of heads that fits is {nearest}"
+            f"{name} must be divisible by num_heads, but {name}={dim} and num_heads={num_heads} came: "
+            f"each head gets {name} / num_heads channels; the nearest number of heads that fits is {nearest}"
         )
 
 

@@ -131,11 +131,13 @@ def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
+def is_norm(part: object) -> bool:
+    """Whether this is a norm, ours or Equinox's: what stays in float32 and is spared weight decay."""
+    return isinstance(part, LayerNorm | eqx.nn.LayerNorm | eqx.nn.RMSNorm)
+
+
 def to_dtype(part: _T, dtype: jnp.dtype) -> _T:
     """The part with its floating-point arrays in the dtype to compute in. Norms keep theirs."""
-
-    def is_norm(leaf: object) -> bool:
-        return isinstance(leaf, LayerNorm)
 
     def convert(leaf: object) -> object:
         return leaf.astype(dtype) if isinstance(leaf, jax.Array) and eqx.is_inexact_array(leaf) else leaf

@@ -94,8 +94,12 @@ class Registry(Mapping[str, F], Generic[F]):
         self._loaded: dict[str, F] = {}
 
     @functools.cached_property
+    def _plugins_off(self) -> bool:
+        return os.environ.get(NO_PLUGINS, "") not in ("", "0")
+
+    @functools.cached_property
     def _plugins(self) -> Mapping[str, tuple[EntryPoint, ...]]:
-        if os.environ.get(NO_PLUGINS, "") not in ("", "0"):
+        if self._plugins_off:
             return {}
         found: dict[str, tuple[EntryPoint, ...]] = {}
         for plugin in entry_points(group=self.group):
@@ -225,7 +229,7 @@ class Registry(Mapping[str, F], Generic[F]):
         who = f"the {self.kind} {plugin.name!r} of {_origin(plugin)} ({plugin.value})"
         try:
             factory = plugin.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a module that exits when imported must not take us along
             raise PluginError(
                 f"{who} does not load: {type(error).__name__}: {error}. Mend or uninstall that package, or turn "
                 f"plugins off with {NO_PLUGINS}=1"
@@ -266,5 +270,5 @@ class Registry(Mapping[str, F], Generic[F]):
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name, list(self), n=3)
         hint = f"did you mean {listed(near)}? " if near else ""
-        off = f" (plugins are off: {NO_PLUGINS} is set)" if os.environ.get(NO_PLUGINS, "") not in ("", "0") else ""
+        off = f" (plugins are off: {NO_PLUGINS} is set)" if self._plugins_off else ""
         return f"there is no {self.kind} {name!r}: {hint}known are {listed(self)}{off}"

@@ -14,7 +14,8 @@ class Tokens(eqx.Module):
     """The tokens of one image, with the prefix and the patches apart.
 
     Keeping the two apart is the point: a pool that reads `tokens.patches` cannot swallow the class token, and cannot
-    average over the wrong axis without changing the width that its head expects.
+    average over the wrong axis without changing the width that its head expects (unless there are as many patches as
+    channels).
     """
 
     prefix: Float[Array, "prefix dim"]

@@ -1,5 +1,6 @@
 """`vitrail demo`: a small ViT learns real images before your eyes."""
 
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Final
 import equinox as eqx
 import jax
 
+from .._extras import require
 from ..encoder import EncoderOptions, EncoderSize
 from ..model import ViTConfig
 from ..train import Dataset, Recipe, draw_predictions, evaluate, fit, load_images, load_mnist, progress_bar
-from ..train._extras import require
 from ..train._fit import check_classifier
 
 _SIZE: Final = EncoderSize(dim=64, depth=4, num_heads=4, mlp_dim=128)
@@ -41,7 +42,7 @@ class Demo:
     """Pixels to a side that images are brought to: scaled by the shorter side, then cut at the centre. By default 64,
     and MNIST and IDX files as they are."""
     patch_size: int | None = None
-    """Pixels to a side of a patch, a divisor of the image size. By default a quarter of it."""
+    """Pixels to a side of a patch, a divisor of the image size. By default the divisor nearest to a quarter of it."""
     epochs: int = Recipe.epochs
     """How often each training image is seen."""
     batch_size: int = Recipe.batch_size
@@ -87,8 +88,8 @@ def run_demo(command: Demo) -> None:
     with progress_bar() as report:
         model = fit(model, data, recipe, key=fit_key, report=report)
     evaluation = evaluate(model, data)
-    draw_predictions(model, data, evaluation, command.out)
     print(f"test accuracy: {evaluation.accuracy:.1%} ({evaluation.correct:,} of {len(data.test):,} held-out images)")
+    draw_predictions(model, data, evaluation, command.out)
     print(f"picture: {command.out}")
     print(f"time: {time.perf_counter() - started:.0f} s")
 
@@ -102,7 +103,9 @@ def _load(command: Demo) -> Dataset:
 
 def _configure(command: Demo, data: Dataset) -> ViTConfig:
     height, width = data.image_size
-    patch_size = (height // 4, width // 4) if command.patch_size is None else (command.patch_size, command.patch_size)
+    patch_size = (
+        (_patch(height), _patch(width)) if command.patch_size is None else (command.patch_size, command.patch_size)
+    )
     return ViTConfig(
         image_size=data.image_size,
         patch_size=patch_size,
@@ -116,6 +119,12 @@ def _configure(command: Demo, data: Dataset) -> ViTConfig:
         encoder=EncoderOptions(scan=False),  # 0.87 times the loop's time for a gradient of so small a model
         init="big_vision",
     )
+
+
+def _patch(size: int) -> int:
+    """The divisor nearest to a quarter, by ratio."""
+    divisors = (n for n in range(1, size + 1) if size % n == 0)
+    return min(divisors, key=lambda n: abs(math.log(4 * n / size)))
 
 
 def _count(model: object) -> int:

@@ -6,9 +6,9 @@ from typing import Final, cast
 
 from jaxtyping import TypeCheckError
 
+from .._extras import require
 from .._registry import PluginError, UnknownPartError
 from ..train import MissingExtraError
-from ..train._extras import require
 from ._demo import Demo, run_demo
 from ._list import List, list_parts
 

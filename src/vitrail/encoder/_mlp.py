@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._init import Init
+from .._init import Init, each
 from .._layers import ACTIVATIONS, Activation, Linear, dropout
 from ._options import EncoderOptions
 
@@ -41,8 +41,10 @@ class MLP(eqx.Module):
         """
         hidden_key, out_key = jax.random.split(key)
         self.gated = options.activation == "swiglu"
-        hidden_dim = 2 * mlp_dim if self.gated else mlp_dim
-        self.hidden = Linear(dim, hidden_dim, weight_init=init.mlp, bias_init=init.mlp_bias, key=hidden_key)
+        parts = 2 if self.gated else 1
+        self.hidden = Linear(
+            dim, parts * mlp_dim, weight_init=each(init.mlp, parts), bias_init=init.mlp_bias, key=hidden_key
+        )
         self.out = Linear(mlp_dim, dim, weight_init=init.mlp, bias_init=init.mlp_bias, key=out_key)
         self.activation = ACTIVATIONS["silu" if options.activation == "swiglu" else options.activation]
         self.dropout = options.dropout

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .._check import check_positive, check_rate
+from .._check import check_above_zero, check_positive, check_rate
 from .._layers import ActivationName
 
 
@@ -27,7 +27,8 @@ class EncoderOptions:
     dropout: float = 0.0
     """The probability of dropping an element after the position embedding, in the MLP and at the end of each branch."""
     drop_path: float = 0.0
-    """The probability of dropping a residual branch in the last block. It grows linearly from zero in the first."""
+    """The probability of dropping a residual branch in the last block. It grows linearly from
+    zero in the first, so that a single block is never dropped."""
     scan: bool = True
     """Whether the blocks run as one loop, compiled once whatever the depth, or one after the other, each compiled."""
     remat: bool = False
@@ -35,8 +36,7 @@ class EncoderOptions:
 
     def __post_init__(self) -> None:
         check_rate(dropout=self.dropout, drop_path=self.drop_path)
-        if self.norm_eps <= 0:
-            raise ValueError(f"norm_eps must be positive, but {self.norm_eps} came: published models have 1e-5 or 1e-6")
+        check_above_zero(norm_eps=self.norm_eps, layer_scale=self.layer_scale)
 
 
 @dataclass(frozen=True)

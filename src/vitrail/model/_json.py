@@ -26,10 +26,21 @@ def from_json(kind: type[_C], text: str) -> _C:
     has the wrong type.
     """
     try:
-        values: object = json.loads(text)
+        values: object = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise ValueError(f"text must be JSON as to_json writes it, but {error}") from error
     return cast(_C, _decode(kind.__name__, kind, values))
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object, or a `ValueError` where a name stands in it twice, of which json would keep the last."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(
+            f"text must have each name once, but {listed({n for n in names if names.count(n) > 1})} came twice"
+        )
+    return values
 
 
 def _encode(name: str, value: object) -> object:

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from .._check import check_divisible, check_finite, check_image, check_positive
+from .._check import check_divisible, check_finite, check_heads, check_image, check_positive
 from ..encoder import EncoderSize
 from ._vit import ViTConfig
 
@@ -69,11 +69,7 @@ def vit_forward(
         num_classes=num_classes,
     )
     check_image(image, None, None)
-    if d_model % num_heads:
-        raise ValueError(
-            f"d_model must be divisible by num_heads, but d_model={d_model} and num_heads={num_heads} came: each head "
-            "gets d_model / num_heads channels; change one of the two"
-        )
+    check_heads("d_model", d_model, num_heads)
     height, width, channels = image.shape
     check_divisible("image", (height, width), (patch_size, patch_size))
     image = check_finite(image)

@@ -30,7 +30,7 @@ class ViTConfig:
 
     A part is given by its registered name, by a `PartSpec` (`HEADS.configure("mlp", hidden_dim=64)`), or as a class
     or `functools.partial`, which JSON cannot hold. Two configurations that are equal build the same model from the same
-    key.
+    key; a `functools.partial` is equal to itself alone.
     """
 
     image_size: tuple[int, int]
@@ -67,8 +67,8 @@ class ViTConfig:
     def __post_init__(self) -> None:
         check_positive(image_size=self.image_size, patch_size=self.patch_size, channels=self.channels)
         check_divisible("image_size", self.image_size, self.patch_size)
-        check_heads(self.size.dim, self.size.num_heads)
-        if self.num_registers < 0:
+        check_heads("dim", self.size.dim, self.size.num_heads)
+        if isinstance(self.num_registers, bool) or self.num_registers < 0:
             raise ValueError(f"num_registers must not be negative, but {self.num_registers} came: pass 0 for none")
 
     @property
@@ -154,9 +154,8 @@ class ViTConfig:
 
         A configuration equal to the one that was written.
 
-        **Raises:** `ValueError` where the text is not JSON, or names a field that there is not, or lacks one; the
-        errors of the registry where it names a part or an option that there is not; `TypeError` where a value
-        has the wrong type.
+        **Raises:** `ValueError` where the text is not JSON, or names a field that there is not, or twice, or lacks one;
+        `TypeError` where a value has the wrong type. Parts are looked up by `build`.
         """
         return from_json(ViTConfig, text)
 
@@ -166,7 +165,8 @@ class ViT(eqx.Module):
     """A Vision Transformer, made of the parts that `vitrail.vit` or `ViTConfig.build` picked.
 
     It takes one image; batch it with `jax.vmap(model)(images)`. It is a PyTree like every Equinox module:
-    `eqx.filter_jit` and `eqx.filter_grad` work on it, and it has no state.
+    `eqx.filter_jit` and `eqx.filter_grad` work on it, and it has no state. `config` says what it was built from; a part
+    that is exchanged by hand, with `eqx.tree_at`, does not show there.
     """
 
     patch: AbstractPatchEmbed
@@ -293,7 +293,8 @@ class ViT(eqx.Module):
 
         **Returns:**
 
-        The attention weights: rows are queries and sum to one, columns are keys; the prefix tokens come first.
+        The attention weights in float32: rows are queries and sum to one, columns are keys; the prefix tokens come
+        first.
 
         **Raises:** what calling the model raises.
         """
@@ -332,7 +333,14 @@ class ViT(eqx.Module):
             )
         has_class_token = prefix.shape[0] > self.config.num_registers
         patches = grid.reshape(-1, grid.shape[-1])
-        return position(Tokens(prefix, patches, self.config.grid, has_class_token=has_class_token))
+        tokens = Tokens(prefix, patches, self.config.grid, has_class_token=has_class_token)
+        placed = position(tokens)
+        if jax.tree.structure(placed) != jax.tree.structure(tokens) or placed.sequence.shape != tokens.sequence.shape:
+            raise ValueError(
+                f"the position embedding {type(self.position).__name__} must return the tokens that came, moved, but "
+                f"{tokens} came and {placed} went: mend that class, for instance by dataclasses.replace(tokens, ...)"
+            )
+        return placed
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._check import check_above_zero
 from .._init import Init
 from .._tokens import Rotation, Tokens
 from ._base import AbstractPosition
@@ -71,6 +72,7 @@ class SinCos2DPosition(AbstractPosition):
                 f"dim must be a multiple of 4 for sines and cosines of two axes (and at least 8 under 'big_vision'), "
                 f"but {dim} came: change the width, or take position='learned'"
             )
+        check_above_zero(temperature=temperature)
         self.rule = rule
         self.temperature = temperature
 

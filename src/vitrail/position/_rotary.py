@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from .._check import check_above_zero
 from .._init import Init
 from .._tokens import Rotation, Tokens
 from ._base import AbstractPosition
@@ -64,6 +65,7 @@ class RotaryPosition(AbstractPosition):
                 f"head_dim must be a multiple of 4 for rotary positions of two axes, but {head_dim} came: "
                 "head_dim is dim / num_heads, so change one of the two, or take position='learned'"
             )
+        check_above_zero(base=base)
         self.rule = rule
         self.base = base
         self.head_dim = head_dim

@@ -3,6 +3,7 @@
 Its libraries come with `pip install 'vitrail[train]'`, and with `'vitrail[demo]'` those of the pictures and the digits.
 """
 
+from .._extras import MissingExtraError as MissingExtraError
 from ._augment import Augmentation as Augmentation
 from ._bar import progress_bar as progress_bar
 from ._data import (
@@ -12,7 +13,6 @@ from ._data import (
     Normalisation as Normalisation,
 )
 from ._evaluate import Evaluation as Evaluation, evaluate as evaluate
-from ._extras import MissingExtraError as MissingExtraError
 from ._fit import Classifier as Classifier, Progress as Progress, fit as fit
 from ._folder import load_folder as load_folder
 from ._idx import load_idx as load_idx

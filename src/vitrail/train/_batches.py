@@ -6,8 +6,8 @@ from typing import cast
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from .._extras import require
 from ._data import Examples
-from ._extras import require
 
 Batch = tuple[UInt8[np.ndarray, "batch height width channels"], Int32[np.ndarray, " batch"]]
 

@@ -1,5 +1,6 @@
 """Labelled images in memory, and how they are told apart into what is learned from and what is held out."""
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,10 +62,11 @@ class Normalisation:
     """Of each channel."""
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or not all(std > 0 for std in self.std):
+        fits = len(self.mean) == len(self.std) and all(map(math.isfinite, self.mean + self.std))
+        if not fits or not all(std > 0 for std in self.std):
             raise ValueError(
-                f"mean and std must have one value for each channel, and std be positive, but mean={self.mean} and "
-                f"std={self.std} came: pass mean=(0.5,), std=(0.5,) for grey images in [-1, 1]"
+                f"mean and std must have one finite value for each channel, and std be positive, but mean={self.mean} "
+                f"and std={self.std} came: pass mean=(0.5,), std=(0.5,) for grey images in [-1, 1]"
             )
 
     def __call__(
@@ -130,6 +132,19 @@ class Dataset:
                 f"train and test must hold images of one shape, but {self.train.images.shape[1:]} and "
                 f"{self.test.images.shape[1:]} came: resize one of the two"
             )
+
+        if len(self.normalisation.mean) != self.channels:
+            raise ValueError(
+                f"normalisation must have one mean for each of the {self.channels} channels, but it has "
+                f"{len(self.normalisation.mean)}: take Normalisation.of(train), or that of the pretraining"
+            )
+        for part, examples in (("train", self.train), ("test", self.test)):
+            low, high = int(examples.labels.min()), int(examples.labels.max())
+            if low < 0 or high >= len(self.classes):
+                raise ValueError(
+                    f"the labels of {part} must lie in [0, {len(self.classes)}), one for each of classes, but they go "
+                    f"from {low} to {high}"
+                )
 
     @property
     def image_size(self) -> tuple[int, int]:

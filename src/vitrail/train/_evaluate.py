@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
+from .._check import check_positive
 from ._data import Dataset, Normalisation
 from ._fit import Classifier, check_classifier
 
@@ -59,6 +60,7 @@ def evaluate(model: Classifier, data: Dataset, *, batch_size: int = 250) -> Eval
 
     **Raises:** `ValueError` where the model does not return one logit for each class.
     """
+    check_positive(batch_size=batch_size)
     check_classifier(model, data)
     return Evaluation(in_batches(_logits, model, data.test.images, data.normalisation, batch_size), data.test.labels)
 

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from .._check import check_positive
+from .._extras import require
 from ._data import MIN_PER_CLASS, DataError, Dataset, Examples, split
-from ._extras import require
 from ._resize import MAX_PIXELS, resize
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def load_folder(folder: Path | str, *, image_size: tuple[int, int] = (64, 64)) -
         raise DataError(f"{folder} must be a folder with one subfolder for each class, but it is not a folder")
     classes = sorted(folder.iterdir())
     for path in classes:
+        if path.is_dir() and path.name.startswith("."):
+            raise DataError(f"{path} must not lie among the classes: it is a hidden folder, so move it elsewhere")
         if not path.is_dir():
             raise DataError(
                 f"{path} must not lie outside the folders of the classes: {_advice(path, 'move it into its class')}"

@@ -116,7 +116,7 @@ def _read(path: Path, magic: int, *, axes: int) -> UInt8[np.ndarray, "..."]:
             if 0 in shape or prod(shape[1:]) > MAX_PIXELS:
                 raise DataError(f"{path} must hold images of 1 to {MAX_PIXELS:,} pixels, but the lengths {shape} came")
             content = file.read(prod(shape) + 1)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, MemoryError, OverflowError) as error:
         raise DataError(f"{path} must be readable to its end, but {type(error).__name__}: {error}") from error
     if len(content) != prod(shape):
         what = "more follow" if len(content) > prod(shape) else f"there are {len(content):,}: it is cut short"

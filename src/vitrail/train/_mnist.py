@@ -6,8 +6,8 @@ from typing import cast
 
 import numpy as np
 
+from .._extras import require
 from ._data import Dataset, Examples, split
-from ._extras import require
 from ._resize import resize_all
 
 

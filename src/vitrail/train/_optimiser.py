@@ -3,11 +3,10 @@
 import functools
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
-import equinox as eqx
 import jax
 
-from .._layers import LayerNorm
-from ._extras import require
+from .._extras import require
+from .._layers import is_norm
 from ._recipe import Recipe
 
 
@@ -30,7 +29,7 @@ def make_optimiser(recipe: Recipe, steps: int) -> Optimiser:
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=recipe.learning_rate,
-        warmup_steps=round(recipe.warmup * steps),
+        warmup_steps=min(round(recipe.warmup * steps), steps - 1),
         decay_steps=steps,
     )
     chain: Optimiser = optax.chain(
@@ -41,13 +40,10 @@ def make_optimiser(recipe: Recipe, steps: int) -> Optimiser:
 
 
 def decayed(parameters: _T) -> _T:
-    """Which parameters weight decay acts on: those called `weight`, but for the norms' and other vectors.
+    """Which parameters weight decay acts on: matrices and kernels, but not norms, positions and prefix tokens.
 
-    The name has to tell, as the encoder stacks its blocks: there a bias has two axes too.
+    In the encoder each array has one axis more, that over depth, so a matrix has three there and a bias two.
     """
-
-    def is_norm(part: object) -> bool:
-        return isinstance(part, LayerNorm | eqx.nn.LayerNorm | eqx.nn.RMSNorm)
 
     def never(leaf: object) -> bool:
         return False
@@ -55,6 +51,8 @@ def decayed(parameters: _T) -> _T:
     def decide(path: tuple[Any, ...], leaf: Any) -> Any:
         if is_norm(leaf):
             return jax.tree.map(never, leaf)
-        return bool(path) and getattr(path[-1], "name", "") == "weight" and leaf.ndim >= 2
+        names = [getattr(key, "name", "") for key in path]
+        axes = leaf.ndim - 1 if names[:2] == ["encoder", "stack"] else leaf.ndim
+        return axes >= 2 and names[0] not in ("position", "prefix")
 
     return cast(_T, jax.tree_util.tree_map_with_path(decide, parameters, is_leaf=is_norm))

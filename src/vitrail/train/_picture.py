@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from .._extras import require
 from ..model import ViT
 from ._data import Dataset, Normalisation
 from ._evaluate import Evaluation, in_batches
-from ._extras import require
 from ._look import attention_map
 
 _COLUMNS: Final = 10
@@ -53,7 +53,9 @@ def draw_predictions(model: ViT, data: Dataset, evaluation: Evaluation, path: Pa
     figure = require("matplotlib.figure", extra="demo").Figure(figsize=(_PAGE, page_height), facecolor=_PAPER)
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
-        figure.text(x / _PAGE, 1 - y / page_height, text, **{"color": _INK, "va": "baseline", **style})
+        figure.text(
+            x / _PAGE, 1 - y / page_height, text, **{"color": _INK, "va": "baseline", "parse_math": False, **style}
+        )
 
     def draw(x: float, y: float, pixels: Float[np.ndarray, "height width 3"]) -> None:
         lower = 1 - (y + cell_height) / page_height

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from .._check import check_positive
-from ._extras import require
+from .._extras import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
