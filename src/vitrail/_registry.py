@@ -64,6 +64,10 @@ def _origin(plugin: EntryPoint) -> str:
     return "an unknown package" if plugin.dist is None else f"{plugin.dist.name} {plugin.dist.version}"
 
 
+def _plugins_off() -> bool:
+    return os.environ.get(NO_PLUGINS, "") not in ("", "0")
+
+
 class Registry(Mapping[str, F], Generic[F]):
     """The parts of one kind by name: built-ins, and plugins that other packages declare as entry points.
 
@@ -94,12 +98,8 @@ class Registry(Mapping[str, F], Generic[F]):
         self._loaded: dict[str, F] = {}
 
     @functools.cached_property
-    def _plugins_off(self) -> bool:
-        return os.environ.get(NO_PLUGINS, "") not in ("", "0")
-
-    @functools.cached_property
     def _plugins(self) -> Mapping[str, tuple[EntryPoint, ...]]:
-        if self._plugins_off:
+        if _plugins_off():
             return {}
         found: dict[str, tuple[EntryPoint, ...]] = {}
         for plugin in entry_points(group=self.group):
@@ -270,5 +270,5 @@ class Registry(Mapping[str, F], Generic[F]):
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name, list(self), n=3)
         hint = f"did you mean {listed(near)}? " if near else ""
-        off = f" (plugins are off: {NO_PLUGINS} is set)" if self._plugins_off else ""
+        off = f" (plugins are off: {NO_PLUGINS} is set)" if _plugins_off() else ""
         return f"there is no {self.kind} {name!r}: {hint}known are {listed(self)}{off}"
