@@ -41,10 +41,8 @@ class MLP(eqx.Module):
         """
         hidden_key, out_key = jax.random.split(key)
         self.gated = options.activation == "swiglu"
-        parts = 2 if self.gated else 1
-        self.hidden = Linear(
-            dim, parts * mlp_dim, weight_init=each(init.mlp, parts), bias_init=init.mlp_bias, key=hidden_key
-        )
+        hidden_dim, hidden_init = (2 * mlp_dim, each(init.mlp, 2)) if self.gated else (mlp_dim, init.mlp)
+        self.hidden = Linear(dim, hidden_dim, weight_init=hidden_init, bias_init=init.mlp_bias, key=hidden_key)
         self.out = Linear(mlp_dim, dim, weight_init=init.mlp, bias_init=init.mlp_bias, key=out_key)
         self.activation = ACTIVATIONS["silu" if options.activation == "swiglu" else options.activation]
         self.dropout = options.dropout
