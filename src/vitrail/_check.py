@@ -33,6 +33,13 @@ def check_above_zero(**values: float | None) -> None:
             raise ValueError(f"{name} must be a finite number above zero, but {value!r} came")
 
 
+def check_not_negative(**values: float) -> None:
+    """Raises a `ValueError` that names the first of the arguments that is negative or not finite."""
+    for name, value in values.items():
+        if not 0.0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, but {value!r} came: pass 0 to turn it off")
+
+
 def check_heads(name: str, dim: int, num_heads: int) -> None:
     """Raises a `ValueError` where the width, an argument of that name, does not divide into heads."""
     if dim % num_heads:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._check import check_not_negative
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -27,9 +29,7 @@ class Augmentation:
     """Whether every second image is mirrored, left to right."""
 
     def __post_init__(self) -> None:
-        for name, value in (("rotate", self.rotate), ("shift", self.shift), ("scale", self.scale)):
-            if not 0.0 <= value < float("inf"):
-                raise ValueError(f"{name} must not be negative, but {value} came: pass 0 to turn it off")
+        check_not_negative(rotate=self.rotate, shift=self.shift, scale=self.scale)
 
     def __call__(
         self, images: Float[Array, "batch height width channels"], *, key: PRNGKeyArray

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,12 +12,7 @@ from jaxtyping import UInt8
 from .._check import check_positive
 from .._extras import require
 from ._data import MIN_PER_CLASS, DataError, Dataset, Examples, split
-from ._resize import MAX_PIXELS, resize
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-else:
-    PILImage = object  # the annotations are read when the functions are defined, where Pillow may not be installed
+from ._resize import MAX_PIXELS, PILImage, resize
 
 _FORMATS: Final[Mapping[str, str]] = MappingProxyType({".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"})
 _GREY_MODES: Final = ("1", "L", "LA", "La")

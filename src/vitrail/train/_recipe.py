@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .._check import check_positive, check_rate
+from .._check import check_above_zero, check_not_negative, check_positive, check_rate
 from ._augment import Augmentation
 
 
@@ -38,8 +38,5 @@ class Recipe:
     def __post_init__(self) -> None:
         check_positive(epochs=self.epochs, batch_size=self.batch_size)
         check_rate(warmup=self.warmup, label_smoothing=self.label_smoothing)
-        for name, value, usual in (("learning_rate", self.learning_rate, 1e-3), ("clip_norm", self.clip_norm, 1.0)):
-            if not 0.0 < value < float("inf"):
-                raise ValueError(f"{name} must be positive, but {value} came: {usual} is usual")
-        if not 0.0 <= self.weight_decay < float("inf"):
-            raise ValueError(f"weight_decay must not be negative, but {self.weight_decay} came: pass 0 to turn it off")
+        check_above_zero(learning_rate=self.learning_rate, clip_norm=self.clip_norm)
+        check_not_negative(weight_decay=self.weight_decay)
