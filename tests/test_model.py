@@ -22,7 +22,7 @@ from helpers import (
     small_config,
     small_model,
 )
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from reference import float64, np_layer_norm
 
 import vitrail
@@ -291,13 +291,17 @@ class SumPool(vitrail.AbstractPool):
     scale: Float[Array, ""]
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
 
     def __init__(self, dim: int, *, factor: float = 1.0, key: PRNGKeyArray):
         self.scale = jnp.asarray(factor)
         self.out_dim = 2 * dim
         self.needs_class_token = False
+        self.order_invariant = True
 
-    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
+    def __call__(
+        self, tokens: vitrail.Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " {self.out_dim}"]:
         total = tokens.patches.sum(axis=0)
         return jnp.concatenate([total, total]) * self.scale
 
@@ -707,6 +711,9 @@ class LosesPatches(vitrail.AbstractPosition):
         return None
 
     def resized(self, grid: tuple[int, int]) -> "LosesPatches":
+        return self
+
+    def with_class_token(self, row: Float[Array, " dim"] | None) -> "LosesPatches":
         return self
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import assert_close, image_for, random_array, randomised, run, small_model
 from hypothesis import given, settings, strategies as st
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from reference import FlaxViT, flax_parameters, float64, np_mean_pool_vit, numpy_weights
 
 import vitrail
@@ -178,12 +178,16 @@ class FirstPatchPool(vitrail.AbstractPool):
 
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
 
     def __init__(self, dim: int, *, key: PRNGKeyArray):
         self.out_dim = dim
         self.needs_class_token = False
+        self.order_invariant = True
 
-    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
+    def __call__(
+        self, tokens: vitrail.Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " dim"]:
         return tokens.patches[0]
 
 
@@ -193,12 +197,16 @@ class WrongAxisPool(vitrail.AbstractPool):
 
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
 
     def __init__(self, dim: int, *, key: PRNGKeyArray):
         self.out_dim = dim
         self.needs_class_token = False
+        self.order_invariant = True
 
-    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " patches"]:
+    def __call__(
+        self, tokens: vitrail.Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " patches"]:
         return jnp.mean(tokens.patches, axis=1)
 
 
@@ -208,12 +216,16 @@ class SwallowingPool(vitrail.AbstractPool):
 
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
 
     def __init__(self, dim: int, *, key: PRNGKeyArray):
         self.out_dim = dim
         self.needs_class_token = False
+        self.order_invariant = True
 
-    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
+    def __call__(
+        self, tokens: vitrail.Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " dim"]:
         return jnp.mean(tokens.sequence, axis=0)
 
 

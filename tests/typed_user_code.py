@@ -6,7 +6,7 @@ from typing import assert_type, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 import vitrail
 
@@ -18,15 +18,20 @@ class PowerPool(vitrail.AbstractPool):
     power: Float[Array, " dim"]
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
 
     def __init__(self, dim: int, *, start: float = 3.0, key: PRNGKeyArray):
         self.power = start + 0.1 * jax.random.normal(key, (dim,))
         self.out_dim = dim
         self.needs_class_token = False
+        self.order_invariant = True
 
-    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
+    def __call__(
+        self, tokens: vitrail.Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " dim"]:
         power = jnp.broadcast_to(self.power, tokens.patches.shape)
-        return jnp.mean(jnp.abs(tokens.patches) ** power, axis=0) ** (1 / self.power)
+        where = None if mask is None else mask[:, None]
+        return jnp.mean(jnp.abs(tokens.patches) ** power, axis=0, where=where) ** (1 / self.power)
 
 
 @final
@@ -67,6 +72,9 @@ class ShiftedPosition(vitrail.AbstractPosition):
 
     def resized(self, grid: tuple[int, int]) -> vitrail.AbstractPosition:
         return self.inner.resized(grid)
+
+    def with_class_token(self, row: Float[Array, " dim"] | None) -> vitrail.AbstractPosition:
+        return self.inner.with_class_token(row)
 
 
 def make_pool(dim: int, *, key: PRNGKeyArray) -> vitrail.AbstractPool:

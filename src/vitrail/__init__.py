@@ -24,6 +24,7 @@ from ._layers import (
     LayerNorm as LayerNorm,
     Linear as Linear,
 )
+from ._mlp import MLP as MLP
 from ._registry import (
     Entry as Entry,
     OptionError as OptionError,
@@ -34,7 +35,6 @@ from ._registry import (
 )
 from ._tokens import Rotation as Rotation, Tokens as Tokens
 from .encoder import (
-    MLP as MLP,
     Attention as Attention,
     Block as Block,
     Blocks as Blocks,
@@ -50,7 +50,14 @@ from .head import (
     MLPHead as MLPHead,
     NoHead as NoHead,
 )
-from .model import PRESETS as PRESETS, ViT as ViT, ViTConfig as ViTConfig, vit as vit, vit_forward as vit_forward
+from .model import (
+    PRESETS as PRESETS,
+    ViT as ViT,
+    ViTConfig as ViTConfig,
+    replace as replace,
+    vit as vit,
+    vit_forward as vit_forward,
+)
 from .patch import (
     PATCHES as PATCHES,
     AbstractPatchEmbed as AbstractPatchEmbed,
@@ -61,12 +68,24 @@ from .patch import (
 )
 from .pool import (
     POOLS as POOLS,
+    ABMILPool as ABMILPool,
     AbstractPool as AbstractPool,
+    AbstractWeighingPool as AbstractWeighingPool,
+    AttentionPool as AttentionPool,
+    ClassAttentionPool as ClassAttentionPool,
+    ClassMeanPool as ClassMeanPool,
     ClassTokenPool as ClassTokenPool,
+    GeMPool as GeMPool,
+    LogSumExpPool as LogSumExpPool,
     MaxPool as MaxPool,
+    MeanMaxPool as MeanMaxPool,
     MeanPool as MeanPool,
     NoPool as NoPool,
     PoolFactory as PoolFactory,
+    SimPool as SimPool,
+    SumPool as SumPool,
+    TopKPool as TopKPool,
+    WeightedPool as WeightedPool,
 )
 from .position import (
     POSITIONS as POSITIONS,
@@ -78,5 +97,6 @@ from .position import (
     RotaryPosition as RotaryPosition,
     SinCos2DPosition as SinCos2DPosition,
 )
+from .weights import WeightsError as WeightsError, load as load, save as save
 
 __version__ = _version("vitrail")

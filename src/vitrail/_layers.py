@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeVar, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ._init import Initializer
 
@@ -143,6 +143,28 @@ def to_dtype(part: _T, dtype: jnp.dtype) -> _T:
         return leaf.astype(dtype) if isinstance(leaf, jax.Array) and eqx.is_inexact_array(leaf) else leaf
 
     return jax.tree.map(convert, part, is_leaf=is_norm)
+
+
+def attention_weights(
+    q: Float[Array, "heads queries head_dim"],
+    k: Float[Array, "heads tokens head_dim"],
+    mask: Bool[Array, " tokens"] | None = None,
+) -> Float[Array, "heads queries tokens"]:
+    """How much each query takes from each token, in float32 at least: the softmax of their scaled products.
+
+    A token that is false in `mask` gets nothing.
+    """
+    scores = jnp.einsum("hqd,hkd->hqk", q / q.shape[-1] ** 0.5, k, preferred_element_type=at_least_float32(q.dtype))
+    return masked_softmax(scores, mask)
+
+
+def masked_softmax(
+    scores: Float[Array, "*batch tokens"], mask: Bool[Array, " tokens"] | None
+) -> Float[Array, "*batch tokens"]:
+    """The softmax over the tokens that are true in the mask, over all without one; the others get zero."""
+    if mask is not None:
+        scores = jnp.where(jnp.broadcast_to(mask, scores.shape), scores, -jnp.inf)
+    return jax.nn.softmax(scores, axis=-1)
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, *, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:

@@ -55,6 +55,10 @@ class Entry:
     """The registered name."""
     origins: tuple[str, ...]
     """`("vitrail",)` for a built-in; `package version` for a plugin. More than one is a clash."""
+    targets: tuple[str, ...] = ()
+    """Of a plugin, what its package declares the name to be: `module:object`. As many as there are plugins of it."""
+    alias_of: str | None = None
+    """The name that this one is an alias of; `None` where it is none."""
 
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -73,7 +77,8 @@ class Registry(Mapping[str, F], Generic[F]):
 
     It is a read-only `Mapping`. Listing it reads the metadata of installed packages and imports none; a plugin is
     imported when its name is first looked up. A plugin that fails, or that claims a name which is taken, makes that
-    one name an error and leaves the others alone.
+    one name an error and leaves the others alone. An alias can be looked up like any name; iterating gives each part
+    once, by its own name, and `aliases` has the others.
     """
 
     kind: str
@@ -81,19 +86,36 @@ class Registry(Mapping[str, F], Generic[F]):
     group: str
     """The entry-point group in which other packages declare parts of this kind."""
 
-    def __init__(self, kind: str, *, group: str, part: type, supplied: tuple[str, ...], builtins: Mapping[str, F]):
+    aliases: Mapping[str, str]
+    """What other libraries call the parts, and the name that each stands for here."""
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        group: str,
+        part: type,
+        supplied: tuple[str, ...],
+        offered: tuple[str, ...] = (),
+        builtins: Mapping[str, F],
+        aliases: Mapping[str, str] = MappingProxyType({}),
+    ):
         """**Arguments:**
 
         - `kind`: what one is called, for sentences: `"pool"`.
         - `group`: the entry-point group of the plugins.
         - `part`: the abstract class that every part of this kind extends.
-        - `supplied`: the names of the arguments that the assembly passes to a factory. All others are options.
+        - `supplied`: the names of the arguments that the assembly passes to every factory.
+        - `offered`: the names of those that it passes to a factory which has them. All others are options.
         - `builtins`: the factories that come with vitrail, by name.
+        - `aliases`: other names of the built-ins.
         """
         self.kind = kind
         self.group = group
+        self.aliases = MappingProxyType(dict(aliases))
         self._part = part
         self._supplied = supplied
+        self._offered = offered
         self._builtins = MappingProxyType(dict(builtins))
         self._loaded: dict[str, F] = {}
 
@@ -108,13 +130,13 @@ class Registry(Mapping[str, F], Generic[F]):
 
     def __iter__(self) -> Iterator[str]:
         yield from self._builtins
-        yield from sorted(name for name in self._plugins if name not in self._builtins)
+        yield from sorted(self._plugins.keys() - self._builtins.keys() - self.aliases.keys())
 
     def __len__(self) -> int:
-        return len(self._builtins.keys() | self._plugins.keys())
+        return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._builtins or name in self._plugins
+        return name in self._builtins or name in self._plugins or name in self.aliases
 
     def __repr__(self) -> str:
         return f"<Registry of {self.group}: {', '.join(self)}>"
@@ -124,13 +146,14 @@ class Registry(Mapping[str, F], Generic[F]):
         not load, is not a factory of this kind, or shares the name with a built-in or another plugin.
         """
         plugins = self._plugins.get(name, ())
-        if len(plugins) + (name in self._builtins) > 1:
+        builtin = self.aliases.get(name, name)
+        if len(plugins) + (builtin in self._builtins) > 1:
             raise PluginError(
                 f"the {self.kind} {name!r} is claimed by {' and by '.join(self.entry(name).origins)}: uninstall all "
                 f"but one, or turn plugins off with {NO_PLUGINS}=1"
             )
-        if name in self._builtins:
-            return self._builtins[name]
+        if builtin in self._builtins:
+            return self._builtins[builtin]
         if not plugins:
             raise UnknownPartError(self._unknown(name))
         if name not in self._loaded:
@@ -152,8 +175,14 @@ class Registry(Mapping[str, F], Generic[F]):
         """
         if name not in self:
             raise UnknownPartError(self._unknown(name))
-        builtin = ("vitrail",) if name in self._builtins else ()
-        return Entry(name, (*builtin, *(_origin(plugin) for plugin in self._plugins.get(name, ()))))
+        builtin = ("vitrail",) if name in self._builtins or name in self.aliases else ()
+        plugins = self._plugins.get(name, ())
+        return Entry(
+            name,
+            origins=(*builtin, *map(_origin, plugins)),
+            targets=tuple(plugin.value for plugin in plugins),
+            alias_of=self.aliases.get(name),
+        )
 
     def configure(self, name: str, /, **options: object) -> PartSpec:
         """A part by name with options, for `vitrail.vit` and `ViTConfig`.
@@ -178,7 +207,7 @@ class Registry(Mapping[str, F], Generic[F]):
                 near = difflib.get_close_matches(option, known, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 which = f"its options are {listed(known)}" if known else "it has no options"
-                given = " (the assembly passes it)" if option in self._supplied else ""
+                given = " (the assembly passes it)" if option in self._passed else ""
                 raise OptionError(f"the {self.kind} {name!r} has no option {option!r}{given}{hint}: {which}")
         return PartSpec(name, tuple(sorted((option, self._plain(option, value)) for option, value in options.items())))
 
@@ -194,28 +223,26 @@ class Registry(Mapping[str, F], Generic[F]):
         The parameters by name, in the order of the signature.
         """
         parameters = inspect.signature(self[name]).parameters
-        return {option: p for option, p in parameters.items() if option not in self._supplied}
+        return {option: p for option, p in parameters.items() if option not in self._passed}
 
-    def resolve(self, choice: "str | PartSpec | F") -> F:
+    def resolve(self, choice: "str | PartSpec | F", /, **offers: object) -> F:
         """The factory that a choice stands for.
 
         **Arguments:**
 
         - `choice`: a name, a `PartSpec`, or a factory itself: a class or a `functools.partial` of one.
+        - `offers`: arguments for those factories that have a parameter of that name, and did not bind it themselves.
 
         **Returns:**
 
-        A factory that takes the arguments which the assembly passes, with the options bound.
+        A factory that takes the arguments which the assembly passes to all, with the options and the offers bound.
 
         **Raises:** what `configure` raises, and `TypeError` where the choice is none of these.
         """
-        if isinstance(choice, str):
-            return self[choice]
-        if isinstance(choice, PartSpec):
-            spec = self.configure(choice.name, **dict(choice.options))
-            return cast(F, functools.partial(self[spec.name], **dict(spec.options)))
-        self._check_factory(choice, "the one that came", TypeError)
-        return choice
+        factory, bound = self._factory(choice)
+        names = inspect.signature(factory).parameters.keys() - bound.keys()
+        bound |= {name: value for name, value in offers.items() if name in names}
+        return cast(F, functools.partial(factory, **bound)) if bound else factory
 
     def check(self, part: object, choice: "str | PartSpec | F") -> None:
         """Raises a `TypeError` where a factory made something that is not a part of this kind."""
@@ -224,6 +251,20 @@ class Registry(Mapping[str, F], Generic[F]):
                 f"the {self.kind} {choice!r} made a {type(part).__name__}, but a {self.kind} must extend "
                 f"vitrail.{self._part.__name__}"
             )
+
+    @property
+    def _passed(self) -> tuple[str, ...]:
+        return (*self._supplied, *self._offered)
+
+    def _factory(self, choice: "str | PartSpec | F") -> tuple[F, dict[str, object]]:
+        """The factory of a choice, and the arguments that are bound to it."""
+        if isinstance(choice, str):
+            return self[choice], {}
+        if isinstance(choice, PartSpec):
+            spec = self.configure(choice.name, **dict(choice.options))
+            return self[spec.name], dict(spec.options)
+        self._check_factory(choice, "the one that came", TypeError)
+        return choice, dict(choice.keywords) if isinstance(choice, functools.partial) else {}
 
     def _load(self, plugin: EntryPoint) -> F:
         who = f"the {self.kind} {plugin.name!r} of {_origin(plugin)} ({plugin.value})"
@@ -268,7 +309,7 @@ class Registry(Mapping[str, F], Generic[F]):
         )
 
     def _unknown(self, name: str) -> str:
-        near = difflib.get_close_matches(name, list(self), n=3)
+        near = difflib.get_close_matches(name, [*self, *self.aliases], n=3)
         hint = f"did you mean {listed(near)}? " if near else ""
         off = f" (plugins are off: {NO_PLUGINS} is set)" if _plugins_off() else ""
         return f"there is no {self.kind} {name!r}: {hint}known are {listed(self)}{off}"

@@ -3,5 +3,4 @@
 from ._attention import Attention as Attention
 from ._block import Block as Block
 from ._encoder import Blocks as Blocks, Encoder as Encoder
-from ._mlp import MLP as MLP
 from ._options import EncoderOptions as EncoderOptions, EncoderSize as EncoderSize

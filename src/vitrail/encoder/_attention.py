@@ -4,12 +4,11 @@ from typing import final
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_heads
 from .._init import Init, each
-from .._layers import LayerNorm, Linear, at_least_float32
+from .._layers import LayerNorm, Linear, attention_weights
 from .._tokens import Rotation
 from ._options import EncoderOptions
 
@@ -70,7 +69,7 @@ class Attention(eqx.Module):
         What each token gathers from all.
         """
         q, k, v = self._heads(x, rotation)
-        gathered = _weights(q, k).astype(v.dtype) @ v
+        gathered = attention_weights(q, k).astype(v.dtype) @ v
         return self.project(gathered.transpose(1, 0, 2).reshape(x.shape))
 
     def weights(
@@ -86,7 +85,7 @@ class Attention(eqx.Module):
         How much each token (rows) takes from each (columns), by head, in float32. Rows sum to one.
         """
         q, k, _ = self._heads(x, rotation)
-        return _weights(q, k)
+        return attention_weights(q, k)
 
     def _heads(
         self, x: Float[Array, "tokens dim"], rotation: Rotation | None
@@ -104,10 +103,3 @@ class Attention(eqx.Module):
         if rotation is not None:
             q, k = rotation(q), rotation(k)
         return q, k, v
-
-
-def _weights(
-    q: Float[Array, "heads tokens head_dim"], k: Float[Array, "heads tokens head_dim"]
-) -> Float[Array, "heads tokens tokens"]:
-    scores = jnp.einsum("hqd,hkd->hqk", q / q.shape[-1] ** 0.5, k, preferred_element_type=at_least_float32(q.dtype))
-    return jax.nn.softmax(scores, axis=-1)

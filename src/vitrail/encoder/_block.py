@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._init import Init
 from .._layers import LayerNorm, drop_path, dropout, split_key
+from .._mlp import MLP
 from .._tokens import Rotation
 from ._attention import Attention
-from ._mlp import MLP
 from ._options import EncoderOptions, EncoderSize
 
 
@@ -47,7 +47,14 @@ class Block(eqx.Module):
         self.attention = Attention(size.dim, size.num_heads, options=options, init=init, key=attention_key)
         self.scale1 = scale
         self.norm2 = LayerNorm(size.dim, eps=options.norm_eps)
-        self.mlp = MLP(size.dim, size.mlp_dim, options=options, init=init, key=mlp_key)
+        self.mlp = MLP(
+            size.dim,
+            size.mlp_dim,
+            activation=options.activation,
+            dropout=options.dropout,
+            init=init,
+            key=mlp_key,
+        )
         self.scale2 = scale
         self.dropout = options.dropout
 

@@ -149,7 +149,7 @@ class NoHead(AbstractHead):
         if num_classes is not None:
             raise ValueError(
                 f"num_classes must be None for the head 'none', but {num_classes} came: this head has no classes; "
-                "leave num_classes out, or take head='linear'"
+                "make num_classes None, or take head='linear'"
             )
         self.dim = dim
         self.out_dim = dim

@@ -3,4 +3,5 @@
 from ._build import vit as vit
 from ._presets import PRESETS as PRESETS
 from ._reference import vit_forward as vit_forward
+from ._replace import replace as replace
 from ._vit import ViT as ViT, ViTConfig as ViTConfig

@@ -91,17 +91,10 @@ class ViTConfig:
         where a factory makes something else, `ValueError` where parts do not fit each other.
         """
         patch_key, prefix_key, position_key, encoder_key, pool_key, head_key = jax.random.split(key, 6)
-        dim, head_dim, init = self.size.dim, self.size.dim // self.size.num_heads, INITS[self.init]
+        dim, init = self.size.dim, INITS[self.init]
 
-        pool = POOLS.resolve(self.pool)(dim, key=pool_key)
-        POOLS.check(pool, self.pool)
-        class_token = pool.needs_class_token if self.class_token is None else self.class_token
-        if pool.needs_class_token and not class_token:
-            raise ValueError(
-                f"class_token must not be False for the pool {self.pool!r}, which reads the class token: leave "
-                "class_token out, or take another pool"
-            )
-
+        pool = make_pool(self, key=pool_key)
+        class_token = wants_class_token(self, pool)
         patch = PATCHES.resolve(self.patch)(
             dim, patch_size=self.patch_size, channels=self.channels, init=init, key=patch_key
         )
@@ -113,21 +106,15 @@ class ViTConfig:
                 init.registers(registers_key, (self.num_registers, dim), jnp.dtype(jnp.float32)),
             ]
         )
-        position = POSITIONS.resolve(self.position)(
-            dim, grid=self.grid, num_prefix=prefix.shape[0], head_dim=head_dim, init=init, key=position_key
-        )
-        POSITIONS.check(position, self.position)
-        head = HEADS.resolve(self.head)(pool.out_dim, num_classes=self.num_classes, init=init, key=head_key)
-        HEADS.check(head, self.head)
 
         return ViT(
             patch=patch,
             prefix=prefix,
-            position=position,
+            position=make_position(self, prefix.shape[0], key=position_key),
             encoder=Encoder(self.size, options=self.encoder, init=init, key=encoder_key),
-            norm=LayerNorm(dim if self.norm_order == "norm_pool" else pool.out_dim, eps=self.encoder.norm_eps),
+            norm=LayerNorm(norm_width(self, pool), eps=self.encoder.norm_eps),
             pool=pool,
-            head=head,
+            head=make_head(self, pool, key=head_key),
             config=self,
         )
 
@@ -160,13 +147,60 @@ class ViTConfig:
         return from_json(ViTConfig, text)
 
 
+def make_pool(config: ViTConfig, *, key: PRNGKeyArray) -> AbstractPool:
+    """The pool that a configuration names, with fresh weights."""
+    factory = POOLS.resolve(config.pool, grid=config.grid, init=INITS[config.init])
+    pool = factory(config.size.dim, key=key)
+    POOLS.check(pool, config.pool)
+    return pool
+
+
+def wants_class_token(config: ViTConfig, pool: AbstractPool) -> bool:
+    """Whether a model of that configuration and pool has a class token; a `ValueError` where they do not agree."""
+    if pool.needs_class_token and config.class_token is False:
+        raise ValueError(
+            f"class_token must not be False for the pool {config.pool!r}, which reads the class token: make it None, "
+            "for a class token where the pool needs one, or take another pool"
+        )
+    return pool.needs_class_token if config.class_token is None else config.class_token
+
+
+def make_position(config: ViTConfig, num_prefix: int, *, key: PRNGKeyArray) -> AbstractPosition:
+    """The position embedding that a configuration names, with fresh weights."""
+    head_dim = config.size.dim // config.size.num_heads
+    factory = POSITIONS.resolve(config.position)
+    position = factory(
+        config.size.dim,
+        grid=config.grid,
+        num_prefix=num_prefix,
+        head_dim=head_dim,
+        init=INITS[config.init],
+        key=key,
+    )
+    POSITIONS.check(position, config.position)
+    return position
+
+
+def norm_width(config: ViTConfig, pool: AbstractPool) -> int:
+    """The width of what the final norm acts on: a token, or what the pool gives."""
+    return config.size.dim if config.norm_order == "norm_pool" else pool.out_dim
+
+
+def make_head(config: ViTConfig, pool: AbstractPool, *, key: PRNGKeyArray) -> AbstractHead:
+    """The head that a configuration names, for that pool, with fresh weights."""
+    factory = HEADS.resolve(config.head)
+    head = factory(pool.out_dim, num_classes=config.num_classes, init=INITS[config.init], key=key)
+    HEADS.check(head, config.head)
+    return head
+
+
 @final
 class ViT(eqx.Module):
     """A Vision Transformer, made of the parts that `vitrail.vit` or `ViTConfig.build` picked.
 
     It takes one image; batch it with `jax.vmap(model)(images)`. It is a PyTree like every Equinox module:
-    `eqx.filter_jit` and `eqx.filter_grad` work on it, and it has no state. `config` says what it was built from; a part
-    that is exchanged by hand, with `eqx.tree_at`, does not show there.
+    `eqx.filter_jit` and `eqx.filter_grad` work on it, and it has no state. `config` says what it was built from;
+    `vitrail.replace` exchanges a part and keeps `config` in step, which `eqx.tree_at` does not.
     """
 
     patch: AbstractPatchEmbed

@@ -4,7 +4,7 @@ import abc
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._tokens import Tokens
 
@@ -12,19 +12,26 @@ from .._tokens import Tokens
 class AbstractPool(eqx.Module):
     """Turns the tokens into what the head reads: one vector, or all tokens for dense tasks.
 
-    Extend it, make it `@final`, and pass it as `pool=`.
+    Extend it, make it `@final`, and pass it as `pool=`. `vitrail.testing.check_pool` tells whether it keeps the
+    contract.
     """
 
     out_dim: eqx.AbstractVar[int]
     """The width of what comes out: the head is built for it."""
     needs_class_token: eqx.AbstractVar[bool]
     """Whether it reads the class token. The assembly adds one to the model for a pool that does."""
+    order_invariant: eqx.AbstractVar[bool]
+    """Whether the patches may come in any order: whether it leaves open where a patch lies."""
 
     @abc.abstractmethod
-    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, "*tokens {self.out_dim}"]:
+    def __call__(
+        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*tokens {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: prefix and patches apart, after the encoder.
+        - `mask`: which patches count, true for those that do; `None` for all. What a patch that does not count holds,
+            be it NaN, changes nothing. The prefix tokens always count.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
@@ -33,8 +40,29 @@ class AbstractPool(eqx.Module):
         """
 
 
+class AbstractWeighingPool(AbstractPool):
+    """A pool that weighs the patches against each other, and says how."""
+
+    @abc.abstractmethod
+    def weights(self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None) -> Float[Array, "maps patches"]:
+        """**Arguments:**
+
+        - `tokens`: prefix and patches apart, after the encoder.
+        - `mask`: which patches count, as in a call.
+
+        **Returns:**
+
+        How much each patch counts, in float32 at least: one row for each head and each query. A row is not negative and
+        sums to one, less what goes to tokens that are no patches.
+        """
+
+
 @runtime_checkable
 class PoolFactory(Protocol):
-    """What `POOLS` holds: a class, or a function, that makes a pool for tokens of width `dim`."""
+    """What `POOLS` holds: a class, or a function, that makes a pool for tokens of width `dim`.
+
+    One that has a parameter `grid: tuple[int, int]` or `init: Init`, with a default, is also passed the rows and
+    columns of patches, or the scheme that the model's weights are drawn by.
+    """
 
     def __call__(self, dim: int, *, key: PRNGKeyArray) -> AbstractPool: ...

@@ -4,18 +4,20 @@ from typing import final
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._tokens import Tokens
 from ._base import AbstractPool
+from ._mask import kept_patches, masked_max, masked_mean
 
 
 @final
 class MeanPool(AbstractPool):
-    r"""The mean of the patch tokens, $\frac{1}{N} \sum_i x_i$. The prefix tokens do not count.
+    r"""The mean of the patch tokens, $z = \frac{1}{N} \sum_i x_i$.
 
-    Pick it first: it needs no class token, no parameter, and treats all patches alike.
+    Pick it first: it needs no class token, and treats all patches alike. It has no parameters and does not depend on
+    the order of the patches.
 
     ??? cite
 
@@ -25,35 +27,48 @@ class MeanPool(AbstractPool):
 
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
+    include_prefix: bool = eqx.field(static=True)
 
-    def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
+    def __init__(self, dim: int, *, include_prefix: bool = False, key: PRNGKeyArray | None = None):
         """**Arguments:**
 
         - `dim`: the width of a token.
+        - `include_prefix`: whether the prefix tokens count too, as in big_vision's `gap` where there is a class token.
         - `key`: part of the contract; nothing is random here.
         """
         check_positive(dim=dim)
         self.out_dim = dim
         self.needs_class_token = False
+        self.order_invariant = True
+        self.include_prefix = include_prefix
 
-    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
+    def __call__(
+        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
+        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        return jnp.mean(tokens.patches, axis=0)
+        if not self.include_prefix:
+            return masked_mean(tokens, mask)
+        patches, mask = kept_patches(tokens, mask)
+        count = patches.shape[0] if mask is None else jnp.sum(mask).astype(patches.dtype)
+        return (jnp.sum(tokens.prefix, axis=0) + jnp.sum(patches, axis=0)) / (tokens.num_prefix + count)
 
 
 @final
 class ClassTokenPool(AbstractPool):
-    """The class token as it leaves the encoder. The patches do not count.
+    r"""The class token as it leaves the encoder, $z = x_\mathrm{cls}$. The patches do not count.
 
-    Pick it for checkpoints that were trained with it: the first ViT, DeiT, CLIP, DINO.
+    Pick it for checkpoints that were trained with it: the first ViT, DeiT, CLIP, DINO. It needs the class token, has no
+    parameters and does not depend on the order of the patches.
 
     ??? cite
 
@@ -62,6 +77,7 @@ class ClassTokenPool(AbstractPool):
 
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
 
     def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
         """**Arguments:**
@@ -72,29 +88,37 @@ class ClassTokenPool(AbstractPool):
         check_positive(dim=dim)
         self.out_dim = dim
         self.needs_class_token = True
+        self.order_invariant = True
 
-    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
+    def __call__(
+        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder, with a class token.
+        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
+
+        **Raises:** `ValueError` where there is no class token.
         """
         return tokens.class_token
 
 
 @final
 class MaxPool(AbstractPool):
-    r"""The largest value of each channel over the patch tokens, $\max_i x_i$. The prefix tokens do not count.
+    r"""The largest value of each channel over the patches, $z = \max_i x_i$. The prefix tokens do not count.
 
-    Pick it where one patch decides: a small object, a rare texture. Its gradient reaches one patch for each channel.
+    Pick it where one patch decides: a small object, a rare texture. Its gradient reaches one patch for each channel. It
+    needs no class token, has no parameters and does not depend on the order of the patches.
     """
 
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
 
     def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
         """**Arguments:**
@@ -105,26 +129,41 @@ class MaxPool(AbstractPool):
         check_positive(dim=dim)
         self.out_dim = dim
         self.needs_class_token = False
+        self.order_invariant = True
 
-    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
+    def __call__(
+        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
+        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        return jnp.max(tokens.patches, axis=0)
+        return masked_max(tokens, mask)
 
 
 @final
-class NoPool(AbstractPool):
-    """All tokens, prefix first: for dense tasks. The head then acts on each token."""
+class SumPool(AbstractPool):
+    r"""The sum of the patch tokens, $z = \sum_i x_i$. The prefix tokens do not count.
+
+    Pick it where the number of patches means something, as in counting: with a mask it grows with the patches that are
+    kept, where the mean does not. On images of one size it is the mean times $N$. It needs no class token, has no
+    parameters and does not depend on the order of the patches.
+
+    ??? cite
+
+        Zaheer et al., *Deep Sets*, NeurIPS 2017, arXiv:1703.06114; Xu et al., *How Powerful are Graph Neural
+        Networks?*, ICLR 2019, arXiv:1810.00826.
+    """
 
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
 
     def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
         """**Arguments:**
@@ -135,15 +174,149 @@ class NoPool(AbstractPool):
         check_positive(dim=dim)
         self.out_dim = dim
         self.needs_class_token = False
+        self.order_invariant = True
 
-    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, "tokens {self.out_dim}"]:
+    def __call__(
+        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
+        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
-        `(prefix + patches, dim)`.
+        One vector.
         """
-        return tokens.sequence
+        patches, _ = kept_patches(tokens, mask)
+        return jnp.sum(patches, axis=0)
+
+
+@final
+class MeanMaxPool(AbstractPool):
+    r"""Half the sum of mean and maximum, $z = \frac{1}{2} (\frac{1}{N} \sum_i x_i + \max_i x_i)$: timm's `avgmax`.
+
+    Pick it where both the whole and one patch may decide. It needs no class token, has no parameters and does not
+    depend on the order of the patches.
+
+    ??? cite
+
+        Lee, Gallagher and Tu, *Generalizing Pooling Functions in CNNs: Mixed, Gated, and Tree*, AISTATS 2016,
+        arXiv:1509.08985, with their mixing proportion at one half.
+    """
+
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
+        """**Arguments:**
+
+        - `dim`: the width of a token.
+        - `key`: part of the contract; nothing is random here.
+        """
+        check_positive(dim=dim)
+        self.out_dim = dim
+        self.needs_class_token = False
+        self.order_invariant = True
+
+    def __call__(
+        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " {self.out_dim}"]:
+        """**Arguments:**
+
+        - `tokens`: after the encoder.
+        - `mask`: which patches count; `None` for all.
+        - `key`: part of the contract; nothing is random here.
+
+        **Returns:**
+
+        One vector.
+        """
+        return 0.5 * (masked_mean(tokens, mask) + masked_max(tokens, mask))
+
+
+@final
+class ClassMeanPool(AbstractPool):
+    r"""Class token and mean of the patches, one after the other: $z = [x_\mathrm{cls}; \frac{1}{N} \sum_i x_i]$.
+
+    Twice as wide as a token. Pick it for a linear classifier on a frozen backbone that has both, as DINOv2 is
+    evaluated. It needs the class token, has no parameters and does not depend on the order of the patches.
+
+    ??? cite
+
+        Oquab et al., *DINOv2: Learning Robust Visual Features without Supervision*, 2023, arXiv:2304.07193.
+    """
+
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
+        """**Arguments:**
+
+        - `dim`: the width of a token.
+        - `key`: part of the contract; nothing is random here.
+        """
+        check_positive(dim=dim)
+        self.out_dim = 2 * dim
+        self.needs_class_token = True
+        self.order_invariant = True
+
+    def __call__(
+        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " {self.out_dim}"]:
+        """**Arguments:**
+
+        - `tokens`: after the encoder, with a class token.
+        - `mask`: which patches count; `None` for all.
+        - `key`: part of the contract; nothing is random here.
+
+        **Returns:**
+
+        One vector.
+
+        **Raises:** `ValueError` where there is no class token.
+        """
+        return jnp.concatenate([tokens.class_token, masked_mean(tokens, mask)])
+
+
+@final
+class NoPool(AbstractPool):
+    """All tokens, prefix first: for dense tasks. The head then acts on each token.
+
+    Pick it for segmentation, detection, or to pool elsewhere. It needs no class token and has no parameters; its rows
+    follow the order of the patches.
+    """
+
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
+        """**Arguments:**
+
+        - `dim`: the width of a token.
+        - `key`: part of the contract; nothing is random here.
+        """
+        check_positive(dim=dim)
+        self.out_dim = dim
+        self.needs_class_token = False
+        self.order_invariant = False
+
+    def __call__(
+        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "tokens {self.out_dim}"]:
+        """**Arguments:**
+
+        - `tokens`: after the encoder.
+        - `mask`: which patches count; `None` for all.
+        - `key`: part of the contract; nothing is random here.
+
+        **Returns:**
+
+        `(prefix + patches, dim)`; zeros for a patch that does not count.
+        """
+        patches, _ = kept_patches(tokens, mask)
+        return jnp.concatenate([tokens.prefix, patches])

@@ -4,7 +4,7 @@ import abc
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._init import Init
 from .._tokens import Rotation, Tokens
@@ -47,6 +47,18 @@ class AbstractPosition(eqx.Module):
         **Returns:**
 
         The position embedding for that grid.
+        """
+
+    @abc.abstractmethod
+    def with_class_token(self, row: Float[Array, " dim"] | None) -> "AbstractPosition":
+        """**Arguments:**
+
+        - `row`: the position of a class token that is put before the prefix tokens, for those positions that hold one
+            for each; `None` where the class token, the first of the prefix tokens, is taken away.
+
+        **Returns:**
+
+        The position embedding for one prefix token more, or one fewer. The others keep theirs.
         """
 
 

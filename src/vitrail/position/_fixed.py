@@ -120,6 +120,13 @@ class SinCos2DPosition(AbstractPosition):
         """
         return self
 
+    def with_class_token(self, row: Float[Array, " dim"] | None) -> "SinCos2DPosition":
+        """**Returns:**
+
+        Itself: the prefix tokens have no position here.
+        """
+        return self
+
 
 @final
 class NoPosition(AbstractPosition):
@@ -162,5 +169,12 @@ class NoPosition(AbstractPosition):
         """**Returns:**
 
         Itself.
+        """
+        return self
+
+    def with_class_token(self, row: Float[Array, " dim"] | None) -> "NoPosition":
+        """**Returns:**
+
+        Itself: the prefix tokens have no position here.
         """
         return self

@@ -95,6 +95,20 @@ class LearnedPosition(AbstractPosition):
         """
         return eqx.tree_at(_patches, self, _resample(self.patches, grid))
 
+    def with_class_token(self, row: Float[Array, " dim"] | None) -> "LearnedPosition":
+        """**Arguments:**
+
+        - `row`: the position of the class token that is put first; `None` where the first is taken away.
+
+        **Returns:**
+
+        The position embedding with one row more, or one fewer, for the prefix; itself where it does not cover it.
+        """
+        if self.prefix is None:
+            return self
+        kept = self.prefix[1:] if row is None else jnp.concatenate([row[None], self.prefix])
+        return eqx.tree_at(_prefix, self, kept)
+
 
 @final
 class FactorizedPosition(AbstractPosition):
@@ -168,10 +182,21 @@ class FactorizedPosition(AbstractPosition):
         rows, cols = _resample(self.rows, grid[:1]), _resample(self.cols, grid[1:])
         return eqx.tree_at(_rows_and_cols, self, (rows, cols))
 
+    def with_class_token(self, row: Float[Array, " dim"] | None) -> "FactorizedPosition":
+        """**Returns:**
 
-# Equinox hands placeholders to these two, so that no narrower type holds.
+        Itself: the prefix tokens have no position here.
+        """
+        return self
+
+
+# Equinox hands placeholders to these, so that no narrower type holds.
 def _patches(position: Any) -> Any:
     return position.patches
+
+
+def _prefix(position: Any) -> Any:
+    return position.prefix
 
 
 def _rows_and_cols(position: Any) -> Any:

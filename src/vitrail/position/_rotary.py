@@ -5,7 +5,7 @@ from typing import Literal, final
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_above_zero
 from .._init import Init
@@ -105,5 +105,12 @@ class RotaryPosition(AbstractPosition):
         """**Returns:**
 
         Itself: the angles are computed for whichever grid comes.
+        """
+        return self
+
+    def with_class_token(self, row: Float[Array, " dim"] | None) -> "RotaryPosition":
+        """**Returns:**
+
+        Itself: the prefix tokens have no position here.
         """
         return self

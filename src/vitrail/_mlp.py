@@ -1,15 +1,14 @@
-"""The feed-forward half of a block."""
+"""The feed-forward half of a block, and of the pools that have one."""
 
-from typing import final
+from typing import Literal, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._init import Init, each
-from .._layers import ACTIVATIONS, Activation, Linear, dropout
-from ._options import EncoderOptions
+from ._init import Init, each
+from ._layers import ACTIVATIONS, Activation, ActivationName, Linear, dropout
 
 
 @final
@@ -30,22 +29,32 @@ class MLP(eqx.Module):
     gated: bool = eqx.field(static=True)
     dropout: float = eqx.field(static=True)
 
-    def __init__(self, dim: int, mlp_dim: int, *, options: EncoderOptions, init: Init, key: PRNGKeyArray):
+    def __init__(
+        self,
+        dim: int,
+        mlp_dim: int,
+        *,
+        activation: ActivationName | Literal["swiglu"] = "gelu",
+        dropout: float = 0.0,
+        init: Init,
+        key: PRNGKeyArray,
+    ):
         """**Arguments:**
 
         - `dim`: the width of a token.
         - `mlp_dim`: the width of the hidden layer.
-        - `options`: of the encoder; `activation` and `dropout` count here.
+        - `activation`: between the two layers, or `"swiglu"` for a gate.
+        - `dropout`: the probability of dropping an element of the hidden layer in training.
         - `init`: draws the weights.
         - `key`: for the weights.
         """
         hidden_key, out_key = jax.random.split(key)
-        self.gated = options.activation == "swiglu"
+        self.gated = activation == "swiglu"
         hidden_dim, hidden_init = (2 * mlp_dim, each(init.mlp, 2)) if self.gated else (mlp_dim, init.mlp)
         self.hidden = Linear(dim, hidden_dim, weight_init=hidden_init, bias_init=init.mlp_bias, key=hidden_key)
         self.out = Linear(mlp_dim, dim, weight_init=init.mlp, bias_init=init.mlp_bias, key=out_key)
-        self.activation = ACTIVATIONS["silu" if options.activation == "swiglu" else options.activation]
-        self.dropout = options.dropout
+        self.activation = ACTIVATIONS["silu" if activation == "swiglu" else activation]
+        self.dropout = dropout
 
     def __call__(self, x: Float[Array, "tokens dim"], *, key: PRNGKeyArray | None = None) -> Float[Array, "tokens dim"]:
         """**Arguments:**

@@ -1,0 +1,99 @@
+"""SimPool: attention whose query is the mean."""
+
+from typing import final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from .._check import check_above_zero, check_positive
+from .._init import BIG_VISION, Init
+from .._layers import LayerNorm, Linear, at_least_float32, attention_weights
+from .._tokens import Tokens
+from ._base import AbstractWeighingPool
+from ._mask import kept_patches, masked_mean
+
+
+@final
+class SimPool(AbstractWeighingPool):
+    r"""Attention of the mean to the patches, and a generalised mean of the values that it picks.
+
+    With $\bar x$ the mean of the patches, $K = \mathrm{LN}(X)$, $V = K - \min K + \epsilon$ and
+    $a = \mathrm{softmax}(K W_k^\top W_q \bar x / \sqrt d)$, it is $z = (\sum_i a_i V_i^\gamma)^{1/\gamma}$.
+
+    Pick it for attention maps that follow objects, in training from scratch. It has $2 d^2 + 2 d$ parameters; it needs
+    no class token, and does not depend on the order of the patches.
+
+    ??? cite
+
+        Psomas et al., *Keep It SimPool: Who Said Supervised Transformers Suffer from Attention Deficit?*, ICCV 2023,
+        arXiv:2309.06891; $\gamma = 1.25$ for transformers and $\epsilon = 10^{-6}$ are its. The minimum is that of the
+        image over all channels, as in the paper; the authors' code takes it over the batch, timm's by channel.
+    """
+
+    norm: LayerNorm
+    q: Linear
+    k: Linear
+    gamma: float = eqx.field(static=True)
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
+
+    def __init__(
+        self, dim: int, *, gamma: float = 1.25, norm_eps: float = 1e-6, init: Init = BIG_VISION, key: PRNGKeyArray
+    ):
+        r"""**Arguments:**
+
+        - `dim`: the width of a token.
+        - `gamma`: the power $\gamma$; at 1 it is a weighted mean.
+        - `norm_eps`: of the norm.
+        - `init`: draws the weights.
+        - `key`: for the weights.
+
+        **Raises:** `ValueError` where `dim` is not positive, or `gamma` not above zero.
+        """
+        check_positive(dim=dim)
+        check_above_zero(gamma=gamma)
+        q_key, k_key = jax.random.split(key)
+        self.norm = LayerNorm(dim, eps=norm_eps)
+        self.q = Linear(dim, dim, weight_init=init.attention, bias_init=None, key=q_key)
+        self.k = Linear(dim, dim, weight_init=init.attention, bias_init=None, key=k_key)
+        self.gamma = gamma
+        self.out_dim = dim
+        self.needs_class_token = False
+        self.order_invariant = True
+
+    def __call__(
+        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " {self.out_dim}"]:
+        """**Arguments:**
+
+        - `tokens`: after the encoder.
+        - `mask`: which patches count; `None` for all.
+        - `key`: part of the contract; nothing is random here.
+
+        **Returns:**
+
+        One vector.
+        """
+        patches, kept = kept_patches(tokens, mask)
+        values = self.norm(patches).astype(at_least_float32(patches.dtype))
+        lowest = jnp.min(values if kept is None else jnp.where(kept[:, None], values, jnp.inf))
+        shifted = jnp.maximum(values - lowest, 0.0) + 1e-6  # masked patches may lie below the lowest
+        pooled = self.weights(tokens, mask=mask)[0] @ shifted**self.gamma
+        return (pooled ** (1 / self.gamma)).astype(patches.dtype)
+
+    def weights(self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None) -> Float[Array, "maps patches"]:
+        """**Arguments:**
+
+        - `tokens`: after the encoder.
+        - `mask`: which patches count; `None` for all.
+
+        **Returns:**
+
+        How much each patch counts, in one row that sums to one.
+        """
+        patches, kept = kept_patches(tokens, mask)
+        query = self.q(masked_mean(tokens, mask))
+        return attention_weights(query[None, None], self.k(self.norm(patches))[None], kept)[0]

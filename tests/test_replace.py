@@ -1,0 +1,213 @@
+"""Surgery: what is named is new, what is not stays the same arrays, and the configuration says what there is."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import image_for, parameters, run, small_config, small_model
+
+import vitrail
+from vitrail import HEADS, POOLS, POSITIONS
+
+KEY = jax.random.key(7)
+NAMES = [name for name in POOLS if POOLS.entry(name).origins == ("vitrail",)]
+
+
+def same_arrays(a: Any, b: Any) -> bool:
+    """Whether two trees hold the very same arrays."""
+    leaves, others = jax.tree.leaves(a), jax.tree.leaves(b)
+    return len(leaves) == len(others) and all(x is y for x, y in zip(leaves, others, strict=True))
+
+
+def is_what_its_configuration_builds(model: vitrail.ViT) -> bool:
+    """Whether the configuration, through JSON, builds a model of this structure, these shapes and dtypes."""
+    config = vitrail.ViTConfig.from_json(model.config.to_json())
+    built = eqx.filter_eval_shape(config.build, key=KEY)
+    return bool(eqx.tree_equal(built, eqx.filter_eval_shape(lambda: model)))
+
+
+@pytest.mark.parametrize("norm_order", ["norm_pool", "pool_norm"])
+@pytest.mark.parametrize("name", [*NAMES, *POOLS.aliases])
+def test_every_pool_goes_on_a_model_that_is_there(name: str, norm_order: Any) -> None:
+    model = small_model(num_registers=1)
+    replaced = vitrail.replace(model, pool=name, norm_order=norm_order, key=KEY)
+    assert type(replaced.pool) is POOLS[name]
+    assert (replaced.config.pool, replaced.config.norm_order) == (name, norm_order)
+    assert is_what_its_configuration_builds(replaced)
+    for part in ("patch", "encoder"):
+        assert same_arrays(getattr(replaced, part), getattr(model, part))
+    wide = name == "cls_mean"
+    assert same_arrays(replaced.head, model.head) != wide
+    assert same_arrays(replaced.norm, model.norm) == (not wide or norm_order == "norm_pool")
+    assert replaced.prefix.shape[0] == 1 + replaced.pool.needs_class_token
+    logits = run(replaced, image_for(replaced))
+    assert logits.shape == ((len(replaced.prefix) + 6, 5) if name == "none" else (5,))
+    assert jnp.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_pool_goes_and_the_old_model_is_back(name: str) -> None:
+    model = small_model(num_registers=2, position=POSITIONS.configure("learned"))
+    there = vitrail.replace(model, pool=name, key=KEY)
+    back = vitrail.replace(there, pool="mean", key=KEY)
+    assert back.config == model.config
+    for part in ("patch", "encoder", "norm"):
+        assert same_arrays(getattr(back, part), getattr(model, part))
+    # Rows were put before those of the registers and taken away again.
+    assert np.array_equal(back.prefix, model.prefix)
+    assert eqx.tree_equal(back.position, model.position)
+
+
+def test_nothing_named_nothing_new() -> None:
+    model = small_model(pool="cls", num_registers=1)
+    replaced = vitrail.replace(model, key=KEY)
+    assert same_arrays(replaced, model)
+    assert replaced.config == model.config
+
+
+def test_the_old_model_stays_as_it_is() -> None:
+    model = small_model()
+    image, before = image_for(model), parameters(model)
+    logits = run(model, image)
+    vitrail.replace(model, pool="cls", num_classes=9, position="sincos2d", norm_order="pool_norm", key=KEY)
+    assert all(parameters(model)[name] is leaf for name, leaf in before.items())
+    assert model.config == small_config()
+    assert np.array_equal(run(model, image), logits)
+
+
+@pytest.mark.parametrize("position", ["learned", POSITIONS.configure("learned", covers_prefix=False), "rope", "none"])
+def test_a_class_token_comes_before_the_registers_with_its_row_and_goes_with_it(position: Any) -> None:
+    model = small_model(num_registers=2, position=position)
+    read = vitrail.replace(model, pool="cls", key=KEY)
+    assert read.prefix.shape == (3, 16)
+    assert np.array_equal(read.prefix[1:], model.prefix)
+    if position == "learned":
+        assert np.array_equal(read.position.prefix[1:], model.position.prefix)  # type: ignore[attr-defined]
+        assert np.array_equal(read.position.patches, model.position.patches)  # type: ignore[attr-defined]
+        assert 0.005 < float(jnp.std(read.position.prefix[0])) < 0.04  # type: ignore[attr-defined]  # drawn, by 0.02
+    else:
+        assert same_arrays(read.position, model.position)
+    tokens = run(read.tokens, image_for(read))
+    assert (tokens.num_prefix, tokens.has_class_token) == (3, True)
+    tokens = run(vitrail.replace(read, pool="mean", key=KEY).tokens, image_for(read))
+    assert (tokens.num_prefix, tokens.has_class_token) == (2, False)
+
+
+def test_a_class_token_that_was_asked_for_stays() -> None:
+    model = small_model(pool="cls", class_token=True)
+    replaced = vitrail.replace(model, pool="mean", key=KEY)
+    assert replaced.prefix is model.prefix
+    assert same_arrays(replaced.position, model.position)
+
+    auto = small_model(pool="cls")
+    assert vitrail.replace(auto, pool="mean", key=KEY).prefix.shape[0] == 0
+    kept = vitrail.replace(auto, pool="mean", class_token=True, key=KEY)
+    assert kept.prefix is auto.prefix
+    assert kept.config.class_token is True
+    assert vitrail.replace(kept, class_token=None, key=KEY).prefix.shape[0] == 0
+
+
+def test_the_same_tokens_reach_the_new_pool() -> None:
+    model = small_model(class_token=True)
+    image = image_for(model)
+    tokens = run(model.tokens, image)
+    replaced = vitrail.replace(model, pool="cls_mean", head="none", num_classes=None, key=KEY)
+    expected = np.concatenate([tokens.class_token, np.asarray(tokens.patches, np.float64).mean(axis=0)])
+    np.testing.assert_allclose(run(replaced, image), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_the_number_of_classes_changes_with_a_new_head(head: str) -> None:
+    model = small_model(head=head)
+    replaced = vitrail.replace(model, num_classes=9, key=KEY)
+    assert run(replaced, image_for(replaced)).shape == (9,)
+    assert replaced.config == dataclasses.replace(model.config, num_classes=9)
+    for part in ("patch", "prefix", "position", "encoder", "norm", "pool"):
+        assert same_arrays(getattr(replaced, part), getattr(model, part))
+    assert same_arrays(vitrail.replace(model, num_classes=5, key=KEY), model)
+
+
+def test_heads_and_positions_are_replaced_by_name_spec_and_class() -> None:
+    model = small_model()
+    mlp = vitrail.replace(model, head=HEADS.configure("mlp", hidden_dim=7), key=KEY)
+    assert mlp.head.hidden.weight.shape == (7, 16)  # type: ignore[attr-defined]
+    assert same_arrays(mlp.encoder, model.encoder)
+    rope = vitrail.replace(model, position="rope", key=KEY)
+    assert isinstance(rope.position, vitrail.RotaryPosition)
+    assert same_arrays(rope.head, model.head)
+    both = vitrail.replace(model, position=vitrail.LearnedPosition, pool="cls", key=KEY)
+    assert both.position.prefix.shape == (1, 16)  # type: ignore[attr-defined]
+    features = vitrail.replace(model, head="none", num_classes=None, key=KEY)
+    assert run(features, image_for(model)).shape == (16,)
+    assert run(vitrail.replace(features, head="linear", num_classes=3, key=KEY), image_for(model)).shape == (3,)
+
+
+def test_new_weights_follow_the_key_and_the_scheme_of_the_model() -> None:
+    model = small_model(init="big_vision")
+    one, same, other = (
+        vitrail.replace(model, pool="attention", num_classes=6, key=jax.random.key(k)) for k in (1, 1, 2)
+    )
+    assert eqx.tree_equal(one, same)
+    assert not np.array_equal(one.pool.queries, other.pool.queries)  # type: ignore[attr-defined]
+    assert not np.array_equal(one.head.linear.weight, other.head.linear.weight)  # type: ignore[attr-defined]
+    # Xavier, uniform: at most sqrt(6 / (1 + 16)) for one query.
+    assert 0.3 < float(jnp.abs(one.pool.queries).max()) < (6 / 17) ** 0.5  # type: ignore[attr-defined]
+    normal = vitrail.replace(small_model(), pool="attention", key=KEY)
+    assert float(jnp.abs(normal.pool.queries).max()) < 0.1  # type: ignore[attr-defined]
+
+
+def test_the_weighted_pool_gets_the_grid_of_the_model_and_follows_it() -> None:
+    model = vitrail.replace(small_model(), pool="weighted", key=KEY)
+    assert model.pool.scores.shape == model.config.grid == (2, 3)  # type: ignore[attr-defined]
+    larger = model.resized((16, 16))
+    assert jnp.isfinite(run(larger, image_for(larger))).all()
+
+
+@pytest.mark.parametrize("name", ["attention", "cls_mean", "cls", "gem"])
+def test_jit_and_gradients_work_on_a_replaced_model(name: str) -> None:
+    model = vitrail.replace(small_model(), pool=name, key=KEY)
+    image = image_for(model)
+    np.testing.assert_allclose(run(model, image), model(image), rtol=1e-4, atol=1e-5)
+    gradient = run(eqx.filter_grad(lambda m: jax.nn.logsumexp(m(image))), model)
+    assert all(jnp.isfinite(leaf).all() for leaf in parameters(gradient).values())
+    if parameters(model.pool):
+        assert any(jnp.any(leaf != 0) for leaf in parameters(gradient.pool).values())
+    compiled = eqx.filter_jit(vitrail.replace)(small_model(), pool=name, key=KEY)
+    assert compiled.config == model.config
+
+
+@pytest.mark.parametrize(
+    ("built", "changes", "message"),
+    [
+        ({"class_token": False}, {"pool": "cls"}, r"class_token must not be False for the pool 'cls'.*make it None"),
+        ({"pool": "cls"}, {"class_token": False}, r"class_token must not be False for the pool 'cls'"),
+        ({}, {"head": "none"}, r"num_classes must be None for the head 'none', but 5 came"),
+        ({}, {"num_classes": None}, r"num_classes must be a positive whole number.*head='none'"),
+        ({"head": "none", "num_classes": None}, {"num_classes": 3}, r"num_classes must be None for the head 'none'"),
+        ({}, {"num_classes": 0}, r"num_classes must be a positive whole number.*but 0 came"),
+        ({}, {"pool": POOLS.configure("attention", num_heads=3)}, r"dim must be divisible by num_heads"),
+        ({}, {"pool": "meen"}, r"there is no pool 'meen': did you mean 'mean'"),
+        ({}, {"pool": vitrail.PartSpec("mean", (("power", 2),))}, r"the pool 'mean' has no option 'power'"),
+        ({}, {"pool": vitrail.LinearHead}, r"a pool must be a class that extends vitrail.AbstractPool"),
+    ],
+)
+def test_what_cannot_be_done_is_an_error_that_says_why(
+    built: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((ValueError, TypeError, KeyError), match=message):
+        vitrail.replace(small_model(**built), **changes, key=KEY)
+
+
+@pytest.mark.parametrize("wrong", [{"num_classes": "all"}, {"norm_order": "pool-norm"}, {"class_token": "yes"}])
+def test_words_that_are_no_choice_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(wrong))):
+        vitrail.replace(small_model(), **wrong, key=KEY)
+
+
+def test_a_position_without_prefix_rows_stays() -> None:
+    factorized = small_model(position="factorized")
+    assert same_arrays(vitrail.replace(factorized, pool="cls", key=KEY).position, factorized.position)

@@ -1,0 +1,194 @@
+"""Models on disk: what is saved comes back to the bit, and what is not whole is not taken for whole."""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import image_for, run, small_config, small_model
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import vitrail
+from vitrail import POOLS
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"pool": name} for name in POOLS if POOLS.entry(name).origins == ("vitrail",)),
+        {"pool": "gap"},
+        {"pool": POOLS.configure("attention", num_queries=3, num_heads=2), "norm_order": "pool_norm"},
+        {"pool": "cls", "num_registers": 2, "position": "rope", "head": "mlp"},
+        {"head": "none", "num_classes": None, "patch": "conv_stem", "position": "factorized"},
+        {"encoder": vitrail.EncoderOptions(qk_norm=True, layer_scale=0.1, pre_norm=True, activation="swiglu")},
+    ],
+    ids=str,
+)
+def test_a_model_comes_back_to_the_bit(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = small_model(**changes)
+    vitrail.save(model, tmp_path / "model.safetensors")
+    loaded = vitrail.load(tmp_path / "model.safetensors")
+    assert eqx.tree_equal(loaded, model)
+    assert loaded.config == model.config
+    image = image_for(model)
+    assert np.array_equal(run(loaded, image), run(model, image))
+
+
+def test_the_file_holds_every_array_by_its_path_and_the_configuration(tmp_path: Path) -> None:
+    model = small_model(pool="abmil")
+    vitrail.save(model, str(tmp_path / "m"))
+    arrays = load_file(tmp_path / "m")
+    assert np.array_equal(arrays["encoder.stack.attention.qkv.weight"], model.encoder.stack.attention.qkv.weight)
+    assert np.array_equal(arrays["pool.score.weight"], model.pool.score.weight)  # type: ignore[attr-defined]
+    assert len(arrays) == len(jax.tree.leaves(eqx.filter(model, eqx.is_array)))
+    with safe_open(tmp_path / "m", framework="numpy") as file:
+        assert vitrail.ViTConfig.from_json(file.metadata()["config"]) == model.config
+
+
+def test_arrays_that_do_not_lie_in_order_come_back_right(tmp_path: Path) -> None:
+    model = small_model()
+    weight = np.asfortranarray(np.asarray(model.head.linear.weight))  # type: ignore[attr-defined]
+    turned = eqx.tree_at(lambda m: m.head.linear.weight, model, weight)
+    vitrail.save(turned, tmp_path / "m")
+    assert eqx.tree_equal(vitrail.load(tmp_path / "m"), model)
+
+
+def test_a_configuration_with_code_is_not_saved(tmp_path: Path) -> None:
+    model = small_model(pool=functools.partial(vitrail.MeanPool))
+    with pytest.raises(ValueError, match=r"pool must be a registered name"):
+        vitrail.save(model, tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: dataclasses.replace(m, pool=vitrail.GeMPool(16)), r"has the arrays 'pool.log_power'"),
+        (lambda m: eqx.tree_at(lambda n: n.prefix, m, jnp.zeros((1, 16))), r"'prefix' as float32\[1, 16\].*\[0, 16\]"),
+        (lambda m: jax.tree.map(lambda x: x.astype(jnp.bfloat16), m), r"'patch.weight' as bfloat16.*float32"),
+        (lambda m: eqx.tree_at(lambda n: n.head.linear.bias, m, None), r"lacks the arrays 'head.linear.bias'"),
+    ],
+)
+def test_a_model_that_is_not_what_its_configuration_says_is_not_saved(
+    change: Callable[[Any], Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        vitrail.save(change(small_model()), tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = small_model(), small_model(seed=1)
+    vitrail.save(first, tmp_path / "m")
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        vitrail.save(second, tmp_path / "m")
+    assert eqx.tree_equal(vitrail.load(tmp_path / "m"), first)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        vitrail.save(small_model(), tmp_path / "nowhere" / "m")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        vitrail.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: b"<!doctype html><title>404</title>",
+        lambda data: b"\x80\x04K\x01.",  # a pickle
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-1],
+        lambda data: data + b"x",
+        lambda data: (2**63).to_bytes(8, "little") + data[8:],
+        lambda data: data[:9] + b"}" + data[10:],
+    ],
+)
+def test_a_file_that_is_not_safetensors_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    vitrail.save(small_model(), tmp_path / "m")
+    (tmp_path / "m").write_bytes(damage((tmp_path / "m").read_bytes()))
+    with pytest.raises(vitrail.WeightsError, match=r"/m must be a safetensors file"):
+        vitrail.load(tmp_path / "m")
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    vitrail.save(small_model(), tmp_path / "m")
+    data = bytearray((tmp_path / "m").read_bytes())
+    data[-3] ^= 1
+    (tmp_path / "m").write_bytes(data)
+    with pytest.raises(vitrail.WeightsError, match=r"/m is damaged: the array '.*' is not the one that was saved"):
+        vitrail.load(tmp_path / "m")
+
+
+def rewritten(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, str]], None]) -> None:
+    """A saved file, changed."""
+    with safe_open(path, framework="numpy") as file:
+        header = file.metadata()
+    arrays = load_file(path)
+    change(arrays, header)
+    save_file(arrays, path, metadata=header)
+
+
+def config_with(header: dict[str, str], **changes: Any) -> None:
+    header["config"] = json.dumps(json.loads(header["config"]) | changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda a, h: h.clear(), vitrail.WeightsError, "must be a file that vitrail.save wrote"),
+        (lambda a, h: h.update(format="pt"), vitrail.WeightsError, "must be a file that vitrail.save wrote"),
+        (lambda a, h: h.update(format="vitrail 99"), vitrail.WeightsError, "it is of 'vitrail 99'"),
+        (lambda a, h: h.update(config="{"), vitrail.WeightsError, "has a header that this vitrail does not understand"),
+        (lambda a, h: h.update(sha256="3"), vitrail.WeightsError, "digests must be a JSON object"),
+        (lambda a, h: h.update(sha256="{}"), vitrail.WeightsError, "is damaged"),
+        (lambda a, h: config_with(h, colour=3), vitrail.WeightsError, "has no 'colour'"),
+        (lambda a, h: config_with(h, pool="nothing"), vitrail.UnknownPartError, "there is no pool 'nothing'"),
+        (lambda a, h: config_with(h, num_classes=6), vitrail.WeightsError, r"'head.linear.bias' as float32"),
+        (lambda a, h: a.pop("norm.bias"), vitrail.WeightsError, "lacks the arrays 'norm.bias'"),
+        (lambda a, h: a.update(more=np.zeros(3)), vitrail.WeightsError, "has the arrays 'more'"),
+        (
+            lambda a, h: a.update({"norm.bias": np.zeros(16)}),
+            vitrail.WeightsError,
+            r"'norm.bias' as float64\[16\].*asks for float32\[16\]",
+        ),
+    ],
+)
+def test_a_file_that_is_not_what_it_says_is_refused(
+    change: Callable[[Any, Any], None], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    vitrail.save(small_model(), tmp_path / "m")
+    rewritten(tmp_path / "m", change)
+    with pytest.raises(error, match=message):
+        vitrail.load(tmp_path / "m")
+
+
+def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
+    with pytest.raises(vitrail.WeightsError, match="must be a file, but it is a folder"):
+        vitrail.load(tmp_path)
+
+
+def test_a_loaded_model_is_a_model_like_any_other(tmp_path: Path) -> None:
+    vitrail.save(small_config().build(key=KEY), tmp_path / "m")
+    loaded = vitrail.load(tmp_path / "m")
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded))
+    gradient = eqx.filter_grad(lambda model: run(model, image_for(model)).sum())(loaded)
+    assert jnp.any(gradient.patch.weight != 0)  # type: ignore[attr-defined]
