@@ -122,6 +122,22 @@ def test_weight_decay_spares_biases_norms_and_positions():
     assert len([name for name in chosen if name.startswith(".patch.kernels")]) == 2
 
 
+@pytest.mark.parametrize(
+    ("pool", "expected"),
+    [
+        ("attention", {"attention.q", "attention.kv", "attention.project", "mlp.hidden", "mlp.out"}),
+        ("abmil", {"signal", "gate", "score"}),
+        ("weighted", set()),
+        ("gem", set()),
+    ],
+)
+def test_weight_decay_spares_what_a_pool_holds_besides_linear_layers(pool: str, expected: set[str]):
+    shapes = eqx.filter_eval_shape(lambda: small_config(pool=pool).build(key=jax.random.key(0)))
+    mask = decayed(eqx.filter(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)))
+    chosen = {jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(mask.pool) if leaf}
+    assert chosen == {f".{name}.weight" for name in expected}
+
+
 def test_dropout_and_stochastic_depth_are_on_in_training_only(data: train.Dataset):
     model = small_model(size=SIZE, encoder=vitrail.EncoderOptions(dropout=0.2, drop_path=0.2))
     everything = dataclasses.replace(RECIPE, epochs=1, batch_size=160)

@@ -1,12 +1,12 @@
 """From a recipe to the update of the parameters."""
 
 import functools
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 
 from .._extras import require
-from .._layers import is_norm
+from .._layers import Linear, is_norm
 from ._recipe import Recipe
 
 
@@ -20,6 +20,8 @@ class Optimiser(Protocol):
 
 
 _T = TypeVar("_T")
+
+_SPARED: Final = (["position"], ["prefix"], ["pool"])
 
 
 @functools.cache  # the same recipe gives the same functions, so that a second run does not compile again
@@ -40,19 +42,23 @@ def make_optimiser(recipe: Recipe, steps: int) -> Optimiser:
 
 
 def decayed(parameters: _T) -> _T:
-    """Which parameters weight decay acts on: matrices and kernels, but not norms, positions and prefix tokens.
+    """Which parameters weight decay acts on: matrices and kernels, but not norms, positions, prefix tokens, nor what a
+    pool holds besides its linear layers, such as queries.
 
     In the encoder each array has one axis more, that over depth, so a matrix has three there and a bias two.
     """
 
-    def never(leaf: object) -> bool:
-        return False
+    def is_layer(part: object) -> bool:
+        return is_norm(part) or isinstance(part, Linear)
 
-    def decide(path: tuple[Any, ...], leaf: Any) -> Any:
-        if is_norm(leaf):
-            return jax.tree.map(never, leaf)
+    def decide(path: tuple[Any, ...], part: Any) -> Any:
         names = [getattr(key, "name", "") for key in path]
-        axes = leaf.ndim - 1 if names[:2] == ["encoder", "stack"] else leaf.ndim
-        return axes >= 2 and names[0] not in ("position", "prefix")
+        spared = is_norm(part) or (names[:1] in _SPARED and not isinstance(part, Linear))
+        over_depth = names[:2] == ["encoder", "stack"]
 
-    return cast(_T, jax.tree_util.tree_map_with_path(decide, parameters, is_leaf=is_norm))
+        def is_matrix(leaf: Any) -> bool:
+            return not spared and leaf.ndim - over_depth >= 2
+
+        return jax.tree.map(is_matrix, part)
+
+    return cast(_T, jax.tree_util.tree_map_with_path(decide, parameters, is_leaf=is_layer))

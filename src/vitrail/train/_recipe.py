@@ -27,7 +27,8 @@ class Recipe:
     warmup: float = 0.1
     """The part of all steps in which the learning rate rises."""
     weight_decay: float = 0.05
-    """Of matrices and kernels: not of biases, norms, positions or prefix tokens."""
+    """Of matrices and kernels: not of biases, norms, positions, prefix tokens, nor what a pool holds besides its linear
+    layers."""
     clip_norm: float = 1.0
     """Where the norm of a step's whole gradient is cut off."""
     label_smoothing: float = 0.0
