@@ -13,6 +13,7 @@ from hatchling.build import build_wheel
 POOL = '''
 from typing import final
 import equinox as eqx
+import jax.numpy as jnp
 from vitrail import AbstractPool
 
 @final
@@ -20,15 +21,18 @@ class Pool(AbstractPool):
     """The largest patch token, doubled."""
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
     factor: float = eqx.field(static=True)
 
     def __init__(self, dim, *, factor=2.0, key=None):
         self.out_dim = dim
         self.needs_class_token = False
+        self.order_invariant = True
         self.factor = factor
 
-    def __call__(self, tokens, *, key=None):
-        return tokens.patches.max(axis=0) * self.factor
+    def __call__(self, tokens, *, mask=None, key=None):
+        patches = tokens.patches if mask is None else jnp.where(mask[:, None], tokens.patches, -jnp.inf)
+        return patches.max(axis=0) * self.factor
 '''
 """The source of a pool that fits."""
 

@@ -34,11 +34,20 @@ KEY = jax.random.key(0)
 REGISTRIES = {"patches": PATCHES, "positions": POSITIONS, "pools": POOLS, "heads": HEADS}
 BUILTINS = {"mean": MeanPool, "cls": vitrail.ClassTokenPool, "max": vitrail.MaxPool}
 
+POOL_NAMES = ["mean", "cls", "max", "mean_max", "cls_mean", "sum", "lse", "gem"]
+POOL_NAMES += ["attention", "abmil", "simpool", "cait", "weighted", "top_k", "none"]
+
 
 def fresh() -> Registry[PoolFactory]:
     """A registry of pools that has not read the installed packages yet."""
     return Registry(
-        "pool", group="vitrail.pools", part=vitrail.AbstractPool, supplied=("dim", "key"), builtins=BUILTINS
+        "pool",
+        group="vitrail.pools",
+        part=vitrail.AbstractPool,
+        supplied=("dim", "key"),
+        offered=("grid", "init"),
+        builtins=BUILTINS,
+        aliases={"gap": "mean", "tok": "cls"},
     )
 
 
@@ -55,7 +64,7 @@ def _plugins_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("patches", ["conv", "linear", "conv_stem"]),
         ("positions", ["learned", "sincos2d", "factorized", "rope", "none"]),
-        ("pools", ["mean", "cls", "max", "none"]),
+        ("pools", POOL_NAMES),
         ("heads", ["linear", "mlp", "none"]),
     ],
 )
@@ -115,7 +124,9 @@ def test_options_are_what_the_assembly_does_not_pass() -> None:
     assert list(POSITIONS.options("rope")) == ["rule", "base"]
     assert list(POSITIONS.options("learned")) == ["covers_prefix"]
     assert list(HEADS.options("mlp")) == ["hidden_dim", "activation", "zero"]
-    assert not POOLS.options("mean")
+    assert not POOLS.options("max")
+    assert list(POOLS.options("weighted")) == []
+    assert list(POOLS.options("top_k")) == ["k", "by"]
     base = POSITIONS.options("rope")["base"]
     assert isinstance(base, inspect.Parameter)
     assert base.default == 100.0
@@ -144,8 +155,8 @@ def test_configure_holds_a_name_and_sorted_options() -> None:
 def test_an_unknown_option_says_what_is_near_and_which_there_are() -> None:
     with pytest.raises(OptionError, match=r"no option 'hiden_dim'.*did you mean 'hidden_dim'.*'activation', 'zero'"):
         HEADS.configure("mlp", hiden_dim=3)
-    with pytest.raises(OptionError, match=r"the pool 'mean' has no option 'temperature'.*no options"):
-        POOLS.configure("mean", temperature=1.0)
+    with pytest.raises(OptionError, match=r"the pool 'max' has no option 'temperature'.*no options"):
+        POOLS.configure("max", temperature=1.0)
     assert issubclass(OptionError, TypeError)
 
 
@@ -200,6 +211,68 @@ def test_a_choice_that_is_no_factory_is_an_error_that_says_what_is(choice: Any, 
         fresh().resolve(choice)
 
 
+# Aliases and offers ----------------------------------------------------------------------------------------------
+
+
+def test_the_aliases_are_those_of_other_libraries() -> None:
+    assert dict(POOLS.aliases) == {
+        "gap": "mean",
+        "avg": "mean",
+        "token": "cls",
+        "tok": "cls",
+        "map": "attention",
+        "avgmax": "mean_max",
+    }
+    for alias, name in POOLS.aliases.items():
+        assert POOLS[alias] is POOLS[name]
+    assert not PATCHES.aliases
+    with pytest.raises(TypeError):
+        POOLS.aliases["a"] = "mean"  # type: ignore[index]
+
+
+def test_an_alias_is_looked_up_like_a_name_and_listed_as_an_alias() -> None:
+    registry = fresh()
+    assert "gap" in registry
+    assert "gap" not in list(registry)
+    assert len(registry) == 3
+    assert registry["gap"] is registry.resolve("gap") is MeanPool
+    assert registry.entry("gap") == vitrail.Entry("gap", ("vitrail",), alias_of="mean")
+    assert registry.entry("mean").alias_of is None
+    assert registry.configure("gap", include_prefix=True) == PartSpec("gap", (("include_prefix", True),))
+    assert registry.options("gap") == registry.options("mean")
+    with pytest.raises(UnknownPartError, match=r"did you mean 'gap'"):
+        registry["gapp"]
+
+
+def test_an_alias_in_a_configuration_builds_the_part_and_stays_as_it_was_written() -> None:
+    model = vitrail.vit("Ti/16", image_size=32, pool="map", num_classes=2, key=KEY)
+    assert isinstance(model.pool, vitrail.AttentionPool)
+    assert vitrail.ViTConfig.from_json(model.config.to_json()).pool == "map"
+
+
+def gridded(dim: int, *, grid: tuple[int, int] = (1, 1), key: Any) -> vitrail.AbstractPool:
+    return vitrail.WeightedPool(dim, grid=grid, key=key)
+
+
+def test_an_offer_goes_to_those_that_have_such_an_argument_and_did_not_bind_it() -> None:
+    registry = fresh()
+    offers: dict[str, Any] = {"grid": (3, 4), "init": vitrail.TRUNC_NORMAL}
+    assert registry.resolve("mean", **offers)(8, key=KEY) == MeanPool(8)
+    for choice in (gridded, functools.partial(gridded), vitrail.WeightedPool):
+        assert registry.resolve(choice, **offers)(8, key=KEY).scores.shape == (3, 4)  # type: ignore[attr-defined]
+    bound = functools.partial(vitrail.WeightedPool, grid=(2, 2))
+    assert registry.resolve(bound, **offers)(8, key=KEY).scores.shape == (2, 2)  # type: ignore[attr-defined]
+    attention = registry.resolve(functools.partial(vitrail.AttentionPool, num_heads=2), **offers)(8, key=KEY)
+    assert float(jnp.abs(attention.queries).max()) < 0.1  # type: ignore[attr-defined]  # of deviation 0.02
+
+
+@pytest.mark.parametrize("option", ["grid", "init"])
+def test_what_is_offered_is_no_option(option: str) -> None:
+    assert option not in POOLS.options("weighted")
+    with pytest.raises(OptionError, match=rf"no option '{option}' \(the assembly passes it\)"):
+        POOLS.configure("weighted", **{option: (2, 2)})
+
+
 # Plugins ---------------------------------------------------------------------------------------------------------
 
 
@@ -225,7 +298,7 @@ def test_a_plugin_is_listed_without_import_and_imported_on_first_use(install: In
     assert list(registry) == ["mean", "cls", "max", "strange"]
     assert len(registry) == 4
     assert "strange" in registry
-    assert registry.entry("strange") == vitrail.Entry("strange", ("strangers_pools 1.2",))
+    assert registry.entry("strange") == vitrail.Entry("strange", ("strangers_pools 1.2",), ("strangers_pools:Pool",))
     assert "strange" in repr(registry)
     with pytest.raises(UnknownPartError, match=r"did you mean 'strange'.*known are 'mean', 'cls', 'max', 'strange'"):
         registry["strang"]
@@ -321,6 +394,16 @@ def test_a_plugin_that_claims_the_name_of_a_built_in_is_an_error_that_names_both
     assert registry["max"] is vitrail.MaxPool
     assert registry["fine"](8, key=KEY).out_dim == 8
     assert "rival" in sys.modules
+
+
+def test_a_plugin_that_claims_an_alias_is_an_error_that_names_both(install: Installer) -> None:
+    install("alias_rival", parts={"gap": "Pool", "fine": "Pool"})
+    registry = fresh()
+    assert list(registry) == ["mean", "cls", "max", "fine"]
+    assert len(registry) == 4
+    with pytest.raises(PluginError, match=r"'gap' is claimed by vitrail and by alias_rival 1.2"):
+        registry["gap"]
+    assert registry["mean"] is MeanPool
 
 
 def test_two_plugins_that_claim_one_name_are_an_error_that_names_both(install: Installer) -> None:
