@@ -190,17 +190,11 @@ def test_a_recipe_that_makes_no_sense(change: dict[str, float], sentence: str):
 
 
 def test_every_epoch_sees_every_image_once_in_another_order():
-    images = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
-    examples = train.Examples(images, np.arange(12, dtype=np.int32))
-    steps, feed = batches(examples, epochs=3, batch_size=4, seed=0)
-    seen = np.concatenate([batch[1] for batch in feed]).reshape(3, 12)
+    steps, feed = batches(lambda which: which, 12, epochs=3, batch_size=4, seed=0)
+    seen = np.concatenate(list(feed)).reshape(3, 12)
     assert steps == 9
     assert np.array_equal(np.sort(seen, axis=1), np.tile(np.arange(12), (3, 1)))
     assert len({tuple(epoch) for epoch in seen.tolist()}) == 3
-    assert all(
-        np.array_equal(images[:, 0, 0, 0], labels)
-        for images, labels in batches(examples, epochs=1, batch_size=5, seed=1)[1]
-    )
 
 
 def test_augmentation_is_an_affine_map(data: train.Dataset):

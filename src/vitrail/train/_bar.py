@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from .._extras import require
-from ._fit import Progress
+from ._loop import Progress
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """How good a model is on images that it has not learned from."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,11 +83,22 @@ def in_batches(
     normalisation: Normalisation,
     batch_size: int,
 ) -> Float32[np.ndarray, "images ..."]:
-    """A compiled function of a batch, applied to all images. The last batch is filled up, so that it compiles once."""
+    """A compiled function of a batch, applied to all images."""
+    return np.concatenate([made for _, made in each_batch(function, model, images, normalisation, batch_size)])
+
+
+def each_batch(
+    function: Any,
+    model: Any,
+    images: UInt8[np.ndarray, "images height width channels"],
+    normalisation: Normalisation,
+    batch_size: int,
+) -> Iterator[tuple[slice, Float32[np.ndarray, "batch ..."]]]:
+    """Which images, and what a compiled function makes of them. The last batch is filled up, so that it compiles
+    once."""
     batch_size = min(batch_size, len(images))
-    results: list[Any] = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         filled = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
-        results.append(np.asarray(function(model, jnp.asarray(filled), normalisation))[: len(batch)])
-    return np.concatenate(results)
+        made = np.asarray(function(model, jnp.asarray(filled), normalisation))[: len(batch)]
+        yield slice(start, start + len(batch)), made
