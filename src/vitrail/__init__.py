@@ -1,6 +1,7 @@
 """vitrail: Vision Transformers in JAX and Equinox, a picture assembled from small panes."""
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from jaxtyping import install_import_hook as _install_import_hook
 
@@ -98,5 +99,18 @@ from .position import (
     SinCos2DPosition as SinCos2DPosition,
 )
 from .weights import WeightsError as WeightsError, load as load, save as save
+
+if _TYPE_CHECKING:
+    from .lab import compare_pools as compare_pools
+else:
+
+    def __getattr__(name: str) -> object:
+        # The lab takes half as long to import as all the rest, and few programs need it.
+        if name == "compare_pools":
+            from .lab import compare_pools
+
+            return compare_pools
+        raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
+
 
 __version__ = _version("vitrail")

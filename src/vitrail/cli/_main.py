@@ -9,6 +9,7 @@ from jaxtyping import TypeCheckError
 from .._extras import require
 from .._registry import PluginError, UnknownPartError
 from ..train import MissingExtraError
+from ._compare import Compare, run_compare
 from ._demo import Demo, run_demo
 from ._list import List, list_parts
 
@@ -37,10 +38,13 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     try:
         command = _parse(args)
-        if isinstance(command, Demo):
-            run_demo(command)
-        else:
-            list_parts(command)
+        match command:
+            case Demo():
+                run_demo(command)
+            case Compare():
+                run_compare(command)
+            case List():
+                list_parts(command)
     except KeyboardInterrupt:
         print("vitrail: stopped", file=sys.stderr)
         return 130
@@ -52,12 +56,12 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(args: Sequence[str] | None) -> Demo | List:
+def _parse(args: Sequence[str] | None) -> Demo | Compare | List:
     require("tyro", extra="demo")
     import tyro
 
     return tyro.cli(
-        cast("type[Demo | List]", Demo | List),
+        cast("type[Demo | Compare | List]", Demo | Compare | List),
         prog="vitrail",
         description="Vision Transformers, assembled from typed parts that are swapped by name.",
         args=args,

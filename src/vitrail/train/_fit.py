@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray, Shaped, UInt8
 
+from ._batches import batches
 from ._data import Dataset, Normalisation
 from ._loop import Batch, Progress, Scalar, cross_entropy, optimise
 from ._recipe import Recipe
@@ -64,8 +65,11 @@ def fit(
     def load(which: Int[np.ndarray, " batch"]) -> Batch:
         return data.train.images[which], data.train.labels[which]
 
+    order_key, steps_key = jax.random.split(key)
+    seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
+    steps, feed = batches(load, len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed)
     fixed = recipe, data.normalisation
-    return optimise(model, _loss, load, len(data.train), recipe, fixed=fixed, key=key, report=report)
+    return optimise(model, _loss, feed, steps, recipe, fixed=fixed, key=steps_key, report=report)
 
 
 def _loss(

@@ -1,7 +1,7 @@
 """The training loop: one for whatever is trained."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
-from ._batches import batches
 from ._optimiser import Optimiser, make_optimiser
 from ._recipe import Recipe
 
@@ -54,18 +53,15 @@ class Progress:
 def optimise(
     model: M,
     loss: Loss,
-    load: Callable[[Any], Batch],
-    length: int,
+    feed: Iterator[Batch],
+    steps: int,
     recipe: Recipe,
     *,
     fixed: Any,
     key: PRNGKeyArray,
     report: Callable[[Progress], object] | None,
 ) -> M:
-    """A model after a run of the recipe over so many examples, of which `load` makes batches."""
-    order_key, steps_key = jax.random.split(key)
-    seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
-    steps, feed = batches(load, length, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed)
+    """A model after so many steps of a recipe, with a batch for each."""
     optimiser = make_optimiser(recipe, steps)
 
     # A copy, as a step gives up the buffers of what it gets.
@@ -74,7 +70,7 @@ def optimise(
     recent: list[tuple[Scalar, Scalar]] = []
     started = time.perf_counter()
     for number, (inputs, labels) in enumerate(feed, start=1):
-        batch = jax.tree.map(_copied, inputs), jnp.asarray(labels), jax.random.fold_in(steps_key, number)
+        batch = jax.tree.map(_copied, inputs), jnp.asarray(labels), jax.random.fold_in(key, number)
         run, step_loss, accuracy = _step((batch, optimiser, loss, fixed), run)
         recent.append((step_loss, accuracy))
         if number == 1 or number % _REPORT_EVERY == 0 or number == steps:

@@ -16,9 +16,9 @@ from ._look import attention_map
 
 _COLUMNS: Final = 10
 _ROWS_OF_MISTAKES: Final = 2
-_FULL_GLOW: Final = 4.0  # times an even share of the attention
+FULL_GLOW: Final = 4.0  # times an even share of the attention
 _GLOW: Final = (1.0, 0.62, 0.11)
-_PAPER, _INK, _FAINT, _RIGHT, _WRONG = "#fbfaf7", "#22252b", "#6d7280", "#1d7a46", "#c0332b"
+PAPER, INK, FAINT, RIGHT, WRONG = "#fbfaf7", "#22252b", "#6d7280", "#1d7a46", "#c0332b"
 # Inches, from the upper left corner of the page.
 _PAGE, _MARGIN, _HEAD, _FOOT, _TITLE, _LABEL, _GAP = 12.0, 0.4, 0.62, 0.42, 0.34, 0.36, 0.1
 
@@ -42,19 +42,19 @@ def draw_predictions(model: ViT, data: Dataset, evaluation: Evaluation, path: Pa
     right, wrong, missed = _choose(evaluation)
     shown = f"the surest {len(wrong)} of {missed}" if missed > len(wrong) else f"all {missed}"
     sections = [
-        ("Right, one of each class in turn: class and how sure", _RIGHT, right),
-        (f"Wrong, {shown}: true class → predicted, and how sure", _WRONG, wrong),
+        ("Right, one of each class in turn: class and how sure", RIGHT, right),
+        (f"Wrong, {shown}: true class → predicted, and how sure", WRONG, wrong),
     ]
     step = (_PAGE - 2 * _MARGIN + _GAP) / _COLUMNS
     cell_width = step - _GAP
     cell_height = 2 * cell_width * data.image_size[0] / data.image_size[1]
     rows = [-(-len(chosen) // _COLUMNS) for _, _, chosen in sections]
     page_height = _HEAD + _FOOT + sum(_TITLE + n * (cell_height + _LABEL) for n in rows if n)
-    figure = require("matplotlib.figure", extra="demo").Figure(figsize=(_PAGE, page_height), facecolor=_PAPER)
+    figure = require("matplotlib.figure", extra="demo").Figure(figsize=(_PAGE, page_height), facecolor=PAPER)
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
         figure.text(
-            x / _PAGE, 1 - y / page_height, text, **{"color": _INK, "va": "baseline", "parse_math": False, **style}
+            x / _PAGE, 1 - y / page_height, text, **{"color": INK, "va": "baseline", "parse_math": False, **style}
         )
 
     def draw(x: float, y: float, pixels: Float[np.ndarray, "height width 3"]) -> None:
@@ -65,7 +65,7 @@ def draw_predictions(model: ViT, data: Dataset, evaluation: Evaluation, path: Pa
 
     write(_MARGIN, 0.48, f"{evaluation.accuracy:.1%} right", fontsize=20, fontweight="bold")
     counts = f"{evaluation.correct:,} of {len(evaluation.labels):,} held-out images · {data.name} · pool"
-    write(_PAGE - _MARGIN, 0.48, f"{counts} {_pool_name(model)}", fontsize=11, color=_FAINT, ha="right")
+    write(_PAGE - _MARGIN, 0.48, f"{counts} {_pool_name(model)}", fontsize=11, color=FAINT, ha="right")
     top = _HEAD
     for title, colour, chosen in sections:
         if len(chosen) == 0:
@@ -83,9 +83,9 @@ def draw_predictions(model: ViT, data: Dataset, evaluation: Evaluation, path: Pa
         _MARGIN,
         page_height - 0.2,
         f"The glow shows where the last block looked: the attention of {queries}, mean over heads. "
-        f"Dark for none, full at {_FULL_GLOW:.0f} times an even share.",
+        f"Dark for none, full at {FULL_GLOW:.0f} times an even share.",
         fontsize=9,
-        color=_FAINT,
+        color=FAINT,
     )
     figure.savefig(path, dpi=130)
 
@@ -110,10 +110,21 @@ def _cells(
     """Each image in RGB, and below it the same, dimmed where the model did not look and warm where it did."""
     images = data.test.images[chosen]
     shares = in_batches(_upsampled_shares, model, images, data.normalisation, _COLUMNS)
-    pictures = np.broadcast_to(images / 255, (*images.shape[:3], 3))
-    glow = np.clip(shares / _FULL_GLOW, 0, 1)[..., None]
-    lit = pictures * (0.4 + 0.6 * glow)
-    return np.concatenate([pictures, lit + (1 - lit) * 0.75 * glow * np.asarray(_GLOW)], axis=1)
+    return np.concatenate([in_rgb(images), glowing(images, shares)], axis=1)
+
+
+def in_rgb(images: UInt8[np.ndarray, "images height width channels"]) -> Float[np.ndarray, "images height width 3"]:
+    """Grey or coloured pixels as red, green and blue in [0, 1]."""
+    return np.broadcast_to(images / 255, (*images.shape[:3], 3))
+
+
+def glowing(
+    images: UInt8[np.ndarray, "images height width channels"], shares: Float[np.ndarray, "images height width"]
+) -> Float[np.ndarray, "images height width 3"]:
+    """Images that are dim where a share is zero, and warm where it is four times an even one or more."""
+    glow = np.clip(shares / FULL_GLOW, 0, 1)[..., None]
+    lit = in_rgb(images) * (0.4 + 0.6 * glow)
+    return lit + (1 - lit) * 0.75 * glow * np.asarray(_GLOW)
 
 
 @eqx.filter_jit

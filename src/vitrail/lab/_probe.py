@@ -1,0 +1,193 @@
+"""What the lab trains: a pool and a linear head on kept tokens."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Int32, PRNGKeyArray
+
+from .._init import INITS
+from .._layers import LayerNorm
+from .._registry import PartSpec
+from ..head import LinearHead
+from ..model import ViT
+from ..pool import POOLS, AbstractPool
+from ..train import Progress, Recipe
+from ..train._batches import batches
+from ..train._loop import Scalar, cross_entropy, optimise
+from ._kept import Kept, Layout
+
+_BATCH: Final = 250
+
+
+@final
+class Probe(eqx.Module):
+    """A pool, the final norm where it comes after the pool, and a linear head."""
+
+    pool: AbstractPool
+    norm: LayerNorm | None
+    head: LinearHead
+
+    def __init__(self, model: ViT, choice: str | PartSpec, num_classes: int, *, key: PRNGKeyArray):
+        """**Arguments:**
+
+        - `model`: the backbone; its grid, width, order of norm and pool, and scheme of initialisation count.
+        - `choice`: the pool.
+        - `num_classes`: how many logits the head returns.
+        - `key`: for the weights.
+        """
+        pool_key, head_key = jax.random.split(key)
+        config = model.config
+        init = INITS[config.init]
+        self.pool = POOLS.resolve(choice, grid=config.grid, init=init)(config.size.dim, key=pool_key)
+        POOLS.check(self.pool, choice)
+        after_pool = config.norm_order == "pool_norm"
+        self.norm = LayerNorm(self.pool.out_dim, eps=config.encoder.norm_eps) if after_pool else None
+        self.head = LinearHead(self.pool.out_dim, num_classes=num_classes, init=init, key=head_key)
+
+    def features(
+        self, sequence: Float[Array, "tokens dim"], layout: Layout, *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " features"]:
+        """**Arguments:**
+
+        - `sequence`: the tokens of one image, prefix first.
+        - `layout`: how it divides into prefix and patches.
+        - `key`: for what is random in training.
+
+        **Returns:**
+
+        The pooled vector.
+        """
+        pooled = self.pool(layout.tokens(sequence), key=key)
+        return pooled if self.norm is None else self.norm(pooled)
+
+
+@final
+class Standard(eqx.Module):
+    """A shift of each channel and one factor for all: what lies between the pool and the head, and stays as it is.
+
+    Pools differ in scale (the sum is the mean times the number of patches), and a learning rate that suits one would
+    not suit another. The map is affine, so that with the linear head it is a linear head again.
+    """
+
+    mean: Float[Array, " features"]
+    scale: Float[Array, ""]
+
+    def __init__(self, features: Float32[np.ndarray, "images features"]):
+        """**Arguments:**
+
+        - `features`: of the images to learn from, by the pool as it was drawn. Their mean becomes zero, and the root of
+            the mean of their variances one.
+        """
+        deviation = float(features.astype(np.float64).var(axis=0).mean()) ** 0.5
+        self.mean = jnp.asarray(np.mean(features, axis=0, dtype=np.float64), jnp.float32)
+        self.scale = jnp.asarray(1 / deviation if deviation > 1e-12 else 1.0, jnp.float32)
+
+    def __call__(self, features: Float[Array, " features"]) -> Float[Array, " features"]:
+        """**Arguments:**
+
+        - `features`: of one image.
+
+        **Returns:**
+
+        The same, shifted and scaled.
+        """
+        return (features - self.mean) * self.scale
+
+
+def order_of(seed: int, length: int, recipe: Recipe) -> Sequence[Int[np.ndarray, " batch"]]:
+    """Which images each step of a run sees. It depends on the seed and not on the pool, so that runs are paired."""
+    _, feed = batches(_as_it_is, length, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed)
+    return list(feed)
+
+
+def train_probe(
+    model: ViT,
+    choice: str | PartSpec,
+    kept: Kept,
+    labels: Int32[np.ndarray, " images"],
+    num_classes: int,
+    recipe: Recipe,
+    seed: int,
+    order: Sequence[Int[np.ndarray, " batch"]],
+    report: Callable[[Progress], object],
+) -> tuple[Probe, Standard]:
+    """A trained probe. It depends on the seed and its order, and on no other pool that is trained."""
+    probe_key, steps_key = jax.random.split(jax.random.key(seed))
+    probe = Probe(model, choice, num_classes, key=probe_key)
+    standard = Standard(all_features(probe, kept.train, kept.layout))
+    feed = ((kept.train[which], labels[which]) for which in order)
+    fixed = standard, kept.layout, recipe.label_smoothing
+    trained = optimise(probe, _loss, feed, len(order), recipe, fixed=fixed, key=steps_key, report=report)
+    return trained, standard
+
+
+def _as_it_is(which: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
+    return which
+
+
+def all_features(
+    probe: Probe, sequences: Float32[np.ndarray, "images tokens dim"], layout: Layout
+) -> Float32[np.ndarray, "images features"]:
+    """What the pool makes of all images."""
+    return _in_batches(_features, probe, sequences, layout)
+
+
+def all_logits(
+    probe: Probe, standard: Standard, sequences: Float32[np.ndarray, "images tokens dim"], layout: Layout
+) -> Float32[np.ndarray, "images classes"]:
+    """What the head says of all images."""
+    return _in_batches(logits_of, (probe, standard), sequences, layout)
+
+
+def _in_batches(
+    function: Any, module: Any, sequences: Float32[np.ndarray, "images tokens dim"], layout: Layout
+) -> Float32[np.ndarray, "images _"]:
+    made: list[Any] = []
+    for start in range(0, len(sequences), _BATCH):
+        batch = np.asarray(sequences[start : start + _BATCH])
+        filled = np.concatenate([batch, np.repeat(batch[-1:], min(_BATCH, len(sequences)) - len(batch), axis=0)])
+        made.append(np.asarray(function(module, jnp.asarray(filled), layout))[: len(batch)])
+    return np.concatenate(made)
+
+
+@eqx.filter_jit
+def _features(
+    probe: Probe, sequences: Float[Array, "batch tokens dim"], layout: Layout
+) -> Float[Array, "batch features"]:
+    def features(sequence: Float[Array, "tokens dim"]) -> Float[Array, " features"]:
+        return probe.features(sequence, layout)
+
+    return jax.vmap(features)(sequences)
+
+
+@eqx.filter_jit
+def logits_of(
+    probe_and_standard: tuple[Probe, Standard], sequences: Float[Array, "batch tokens dim"], layout: Layout
+) -> Float[Array, "batch classes"]:
+    """The logits of a batch."""
+    probe, standard = probe_and_standard
+
+    def logits(sequence: Float[Array, "tokens dim"]) -> Float[Array, " classes"]:
+        return probe.head(standard(probe.features(sequence, layout)))
+
+    return jax.vmap(logits)(sequences)
+
+
+def _loss(
+    probe: Any,
+    sequences: Float[Array, "batch tokens dim"],
+    labels: Int32[Array, " batch"],
+    key: PRNGKeyArray,
+    fixed: tuple[Standard, Layout, float],
+) -> tuple[Scalar, Scalar]:
+    standard, layout, smoothing = fixed
+
+    def classify(sequence: Float[Array, "tokens dim"], key: PRNGKeyArray) -> Float[Array, " classes"]:
+        return cast(Array, probe.head(standard(probe.features(sequence, layout, key=key)), key=key))
+
+    logits = jax.vmap(classify)(sequences, jax.random.split(key, len(sequences)))
+    return cross_entropy(logits, labels, smoothing)
