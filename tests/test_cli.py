@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_demo(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("vitrail.cli._demo._SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
+    monkeypatch.setattr("vitrail.cli._setup.SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
     out = tmp_path / "out.png"
     options = ["--image-size", "8", "--epochs", "10", "--batch-size", "8", "--learning-rate", "1e-3", "--pool", "max"]
     assert main(["demo", "--data", str(folder), *options, "--out", str(out)]) == 0

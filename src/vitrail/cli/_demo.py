@@ -11,7 +11,7 @@ import jax
 from .._extras import require
 from ..train import Recipe, draw_predictions, evaluate, fit, progress_bar
 from ..train._fit import check_classifier
-from ._setup import SIZE, by, check_seed, count, load_data, say_data, small_config
+from ._setup import by, check_seed, count, load_data, say_data, small_config
 
 _SUFFIXES: Final = (".png", ".pdf", ".svg")
 
@@ -83,8 +83,8 @@ def run_demo(command: Demo) -> None:
 
     say_data(data)
     print(
-        f"ViT: {config.grid[0]} x {config.grid[1]} patches of {by(config.patch_size)}, width {SIZE.dim}, depth "
-        f"{SIZE.depth}, pool {command.pool}, {count(model):,} parameters"
+        f"ViT: {config.grid[0]} x {config.grid[1]} patches of {by(config.patch_size)}, width {config.size.dim}, depth "
+        f"{config.size.depth}, pool {command.pool}, {count(model):,} parameters"
     )
     with progress_bar() as report:
         model = fit(model, data, recipe, key=fit_key, report=report)
