@@ -1,0 +1,447 @@
+"""The plugin kit: a right part passes, and each wrong one is caught by a sentence that says what is wrong with it."""
+
+import dataclasses
+from typing import Any, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+import vitrail
+from vitrail import Tokens
+from vitrail.testing import (
+    ContractError,
+    check_head,
+    check_patch_embed,
+    check_pool,
+    check_position,
+    head_checks,
+    patch_embed_checks,
+    pool_checks,
+    position_checks,
+)
+
+Mask = Bool[Array, " patches"] | None
+Key = PRNGKeyArray | None
+
+
+@final
+class RightPool(vitrail.AbstractPool):
+    """A scaled mean with dropout: what every wrong pool below is, but for one thing."""
+
+    scale: Float[Array, " dim"]
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, key: PRNGKeyArray):
+        self.scale = jax.random.normal(key, (dim,))
+        self.out_dim = dim
+        self.needs_class_token = False
+        self.order_invariant = True
+
+    def __call__(self, tokens: Tokens, *, mask: Mask = None, key: Key = None) -> Float[Array, " dim"]:
+        pooled = vitrail.MeanPool(tokens.dim)(tokens, mask=mask)
+        if key is not None:
+            pooled = jnp.where(jax.random.bernoulli(key, 0.9, pooled.shape), pooled, jnp.zeros_like(pooled))
+        return pooled * self.scale
+
+
+def wrong(name: str, *, is_final: bool = True, **changes: Any) -> Any:
+    """A pool that is right but for what is changed: attributes of its class."""
+    body = dict(vars(RightPool))
+    kept = {k: body[k] for k in ("__init__", "__call__")}
+    annotations = {
+        "scale": Any,
+        "out_dim": int,
+        "needs_class_token": bool,
+        "order_invariant": bool,
+    }
+    static = {k: eqx.field(static=True) for k in ("out_dim", "needs_class_token", "order_invariant")}
+    annotations |= changes.pop("__annotations__", {})
+    made = type(vitrail.AbstractPool)(
+        name, (vitrail.AbstractPool,), {"__annotations__": annotations, **static, **kept, **changes}
+    )
+    return final(made) if is_final else made
+
+
+def init(**fields: Any) -> Any:
+    """An `__init__` that sets other fields than the right one."""
+
+    def __init__(self: Any, dim: int, *, key: PRNGKeyArray) -> None:
+        values = {
+            "scale": jax.random.normal(key, (dim,)),
+            "out_dim": dim,
+            "needs_class_token": False,
+            "order_invariant": True,
+        }
+        for name, value in (values | {k: v(dim, key) if callable(v) else v for k, v in fields.items()}).items():
+            setattr(self, name, value)
+
+    return __init__
+
+
+def call(pooling: Any) -> Any:
+    """A `__call__` of a function of the pool, the tokens, the mask and the key."""
+
+    def __call__(self: Any, tokens: Tokens, *, mask: Mask = None, key: Key = None) -> Any:
+        return pooling(self, tokens, mask, key)
+
+    return __call__
+
+
+def mean(tokens: Tokens, mask: Any) -> Any:
+    return vitrail.MeanPool(tokens.dim)(tokens, mask=mask)
+
+
+def masked(tokens: Tokens, mask: Any, value: float = 0.0) -> Any:
+    return tokens.patches if mask is None else jnp.where(mask[:, None], tokens.patches, value)
+
+
+def positional_init(self: Any, dim: int, factor: float = 1.0, *, key: PRNGKeyArray) -> None:
+    init()(self, dim, key=key)
+
+
+def swallowing_init(self: Any, dim: int, *, key: PRNGKeyArray, **options: Any) -> None:
+    init()(self, dim, key=key)
+
+
+def as_numbers(tokens: Tokens, mask: Any) -> Any:
+    return mask[:, None].astype(tokens.patches.dtype)
+
+
+def multiplying(self: Any, tokens: Tokens, mask: Any, key: Key) -> Any:
+    if mask is None:
+        return self.scale * mean(tokens, None)
+    numbers = as_numbers(tokens, mask)
+    return self.scale * jnp.sum(tokens.patches * numbers, axis=0) / jnp.sum(numbers)
+
+
+def deciding(self: Any, tokens: Tokens, mask: Any, key: Key) -> Any:
+    return self.scale * mean(tokens, mask) * (1.0 if float(tokens.patches[0, 0]) > 0 else 2.0)
+
+
+def host_mean(self: Any, tokens: Tokens, mask: Any, key: Key) -> Any:
+    """What no gradient passes through."""
+    shape = jax.ShapeDtypeStruct((tokens.dim,), tokens.patches.dtype)
+    return self.scale * jax.pure_callback(lambda x: x, shape, mean(tokens, mask), vmap_method="sequential")
+
+
+RNG = np.random.default_rng(0)
+HIDDEN = iter(range(10**6))
+
+
+def first_row(tokens: Tokens) -> Any:
+    return tokens.prefix[0] if tokens.num_prefix else jnp.zeros(tokens.dim)
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "mean over the channels": (
+        wrong("A", __call__=call(lambda s, t, m, k: jnp.sum(masked(t, m), axis=1))),
+        r"it must give \(24,\) as out_dim says, or one row a token, but it gives \(6,\)",
+    ),
+    "includes the class token": (
+        wrong("B", __call__=call(lambda s, t, m, k: s.scale * jnp.mean(t.sequence, axis=0))),
+        "needs_class_token is False, but it depends on the class token or registers",
+    ),
+    "reads a register instead of the class token": (
+        wrong("C", __init__=init(needs_class_token=True), __call__=call(lambda s, t, m, k: s.scale * first_row(t))),
+        "it takes a register where there is no class token",
+    ),
+    "declares a class token that it does not read": (
+        wrong("D", __init__=init(needs_class_token=True)),
+        "needs_class_token is True, but another class token changes nothing",
+    ),
+    "ignores the mask": (
+        wrong("E", __call__=call(lambda s, t, m, k: s.scale * mean(t, None))),
+        "other numbers in masked patches must not change the result",
+    ),
+    "counts masked patches as zeros": (
+        wrong("F", __call__=call(lambda s, t, m, k: s.scale * jnp.mean(masked(t, m), axis=0))),
+        "it must give what it gives for the kept patches alone",
+    ),
+    "multiplies by the mask": (
+        wrong("G", __call__=call(multiplying)),
+        "NaN in masked patches must not change the result",
+    ),
+    "is not final": (wrong("H", is_final=False), "H must be decorated with typing.final"),
+    "declares another width": (
+        wrong("I", __init__=init(out_dim=lambda dim, key: dim + 1)),
+        r"it must give \(25,\) as out_dim says, or one row a token, but it gives \(24,\)",
+    ),
+    "draws its parameters without the key": (
+        wrong("J", __init__=init(scale=lambda dim, key: jnp.asarray(RNG.normal(size=dim), jnp.float32))),
+        "the parameter .scale must be the same for the same key",
+    ),
+    "ignores the key for its parameters": (
+        wrong("K", __init__=init(scale=lambda dim, key: jax.random.normal(jax.random.key(0), (dim,)))),
+        "the parameters .scale must be drawn with the key, but are the same for two keys",
+    ),
+    "is random without a key": (
+        wrong("L", __call__=call(lambda s, t, m, k: s.scale * mean(t, m) * (1 + float(next(HIDDEN))))),
+        "without a key a call must be repeatable",
+    ),
+    "promotes to float32": (
+        wrong("M", __call__=call(lambda s, t, m, k: (s.scale * mean(t, m)).astype(jnp.float32))),
+        "what comes in bfloat16 must go out in bfloat16, but float32 went out",
+    ),
+    "sums in half precision": (
+        wrong("N", __call__=call(lambda s, t, m, k: s.scale * (1000 + mean(t, m)) - 1000 * s.scale)),
+        "in bfloat16 it must give nearly what it gives in float32",
+    ),
+    "has a parameter that nothing uses": (
+        wrong("O", __call__=call(lambda s, t, m, k: mean(t, m))),
+        "the gradient must reach the parameter .scale",
+    ),
+    "stops the gradient": (
+        wrong("P", __call__=call(lambda s, t, m, k: jax.lax.stop_gradient(mean(t, m)) * s.scale)),
+        "the gradient must reach the inputs",
+    ),
+    "divides by what may be zero": (
+        wrong("Q", __call__=call(lambda s, t, m, k: s.scale * mean(t, m) / jnp.linalg.norm(mean(t, m)))),
+        "on tokens of zeros its result and its gradients must be finite",
+    ),
+    "overflows": (
+        wrong("R", __call__=call(lambda s, t, m, k: s.scale * mean(t.map(jnp.exp), m))),
+        "on tokens a hundred times as large its result and its gradients must be finite",
+    ),
+    "declares an order that does not count": (
+        wrong("S", __init__=init(order_invariant=False)),
+        "order_invariant is False, but the order of the patches changes nothing",
+    ),
+    "reads the first patch": (
+        wrong("T", __call__=call(lambda s, t, m, k: s.scale * t.patches[0 if m is None else jnp.argmax(m)])),
+        "order_invariant is True, but in another order of the patches",
+    ),
+    "takes options by position": (wrong("U", __init__=positional_init), "factor of U must be keyword-only"),
+    "swallows options": (wrong("V", __init__=swallowing_init), r"V must not take \*\*options"),
+    "holds a number that is not static": (
+        wrong("W", __init__=init(width=3.0), __annotations__={"width": float}),
+        "its fields must be arrays or eqx.field",
+    ),
+    "holds what does not hash": (
+        wrong(
+            "X",
+            __init__=init(table=lambda dim, key: [1, 2]),
+            __annotations__={"table": Any},
+            table=eqx.field(static=True),
+        ),
+        "its static field table must hash",
+    ),
+    "declares a width that is no number": (
+        wrong("Y", __init__=init(out_dim=lambda dim, key: float(dim))),
+        r"out_dim must be a plain int, but it is 24.0",
+    ),
+    "decides by a value": (wrong("Z", __call__=call(deciding)), "it raised ConcretizationTypeError"),
+    "leaves the device": (
+        wrong("AA", __call__=call(host_mean)),
+        "'gradients reach every parameter'.* it raised ValueError",
+    ),
+}
+
+
+def test_a_right_pool_passes() -> None:
+    check_pool(RightPool)
+    check_pool(wrong("Right"))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_pool_is_caught_and_told_what_is_wrong(name: str) -> None:
+    pool, sentence = WRONG[name]
+    with pytest.raises(ContractError, match=sentence) as caught:
+        check_pool(pool)
+    assert str(caught.value).startswith(f"the pool {pool.__name__} breaks its contract:\n- ")
+
+
+def test_there_are_mutations_enough() -> None:
+    assert len(WRONG) >= 12
+
+
+class Subclass(vitrail.AbstractHead):
+    """Not a pool at all."""
+
+
+def test_what_is_no_pool_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"must be a class that extends vitrail.AbstractPool"):
+        check_pool(vitrail.LinearHead)  # type: ignore[arg-type]
+    with pytest.raises(vitrail.UnknownPartError, match="did you mean 'mean'"):
+        check_pool("meen")
+
+
+def test_every_breach_gets_its_sentence() -> None:
+    pool = wrong("Several", is_final=False, __init__=positional_init, __call__=call(lambda s, t, m, k: mean(t, None)))
+    with pytest.raises(ContractError) as caught:
+        check_pool(pool)
+    said = str(caught.value)
+    for sentence in ("typing.final", "keyword-only", "must reach the parameter .scale", "masked patches"):
+        assert sentence in said
+    assert said.count("\n- ") >= 4
+
+
+@final
+class NegativeWeights(vitrail.AbstractWeighingPool):
+    """Its weights are no shares, and its masked patches have some."""
+
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, key: PRNGKeyArray):
+        self.out_dim = dim
+        self.needs_class_token = False
+        self.order_invariant = True
+
+    def __call__(self, tokens: Tokens, *, mask: Mask = None, key: Key = None) -> Float[Array, " dim"]:
+        return mean(tokens, mask)
+
+    def weights(self, tokens: Tokens, *, mask: Mask = None) -> Float[Array, "maps patches"]:
+        return jnp.sin(jnp.arange(tokens.patches.shape[0], dtype=jnp.float32) + 1)[None]
+
+
+def test_weights_that_are_no_shares_are_caught() -> None:
+    with pytest.raises(ContractError, match=r"must not be negative(.|\n)*weights of masked patches must be zero"):
+        check_pool(NegativeWeights)
+
+
+def test_a_prefix_that_is_read_on_purpose_has_to_be_said() -> None:
+    spec = vitrail.POOLS.configure("mean", include_prefix=True)
+    with pytest.raises(ContractError, match=r"the pool mean\(include_prefix=True\) breaks.*\n.*reads_prefix=True"):
+        check_pool(spec)
+    check_pool(spec, reads_prefix=True)
+
+
+# The other kinds -------------------------------------------------------------------------------------------------
+
+
+@final
+class TransposedPatches(vitrail.AbstractPatchEmbed):
+    """Rows for columns, and cut off where a patch is not whole."""
+
+    inner: vitrail.LinearPatchEmbed
+    patch_size: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, patch_size: tuple[int, int], channels: int, init: vitrail.Init, key: PRNGKeyArray):
+        self.inner = vitrail.LinearPatchEmbed(dim, patch_size=patch_size, channels=channels, init=init, key=key)
+        self.patch_size = patch_size
+
+    def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
+        height, width = (n - n % p for n, p in zip(image.shape[:2], self.patch_size, strict=True))
+        return self.inner(image[:height, :width]).swapaxes(0, 1)
+
+
+def test_a_wrong_patch_embedding_is_caught() -> None:
+    with pytest.raises(ContractError) as caught:
+        check_patch_embed(TransposedPatches)
+    said = str(caught.value)
+    assert "it must give (rows, cols, dim) = (3, 2, 24), but it gives (2, 3, 24)" in said
+    assert "must be refused, as its last patches are not whole" in said
+
+
+@final
+class StubbornPosition(vitrail.AbstractPosition):
+    """It is not resized, and does not take a class token."""
+
+    inner: vitrail.LearnedPosition
+
+    def __init__(
+        self, dim: int, *, grid: tuple[int, int], num_prefix: int, head_dim: int, init: vitrail.Init, key: PRNGKeyArray
+    ):
+        self.inner = vitrail.LearnedPosition(dim, grid=grid, num_prefix=num_prefix, init=init, key=key)
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        return self.inner(tokens)
+
+    def rotation(self, tokens: Tokens) -> vitrail.Rotation | None:
+        return None
+
+    def resized(self, grid: tuple[int, int]) -> "StubbornPosition":
+        return self
+
+    def with_class_token(self, row: Float[Array, " dim"] | None) -> "StubbornPosition":
+        return self
+
+
+@final
+class DroppingPosition(vitrail.AbstractPosition):
+    """It loses the prefix."""
+
+    def __init__(
+        self, dim: int, *, grid: tuple[int, int], num_prefix: int, head_dim: int, init: vitrail.Init, key: PRNGKeyArray
+    ):
+        pass
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        return dataclasses.replace(tokens, prefix=tokens.prefix[:0])
+
+    def rotation(self, tokens: Tokens) -> vitrail.Rotation | None:
+        return None
+
+    def resized(self, grid: tuple[int, int]) -> "DroppingPosition":
+        return self
+
+    def with_class_token(self, row: Float[Array, " dim"] | None) -> "DroppingPosition":
+        return self
+
+
+@pytest.mark.parametrize(
+    ("position", "sentence"),
+    [
+        (StubbornPosition, r"'fits another grid when resized' it raised ValueError: tokens must lie on the grid"),
+        (StubbornPosition, r"'takes and gives away a class token' it raised ValueError: tokens must have 3 prefix"),
+        (DroppingPosition, "it must return the tokens that came, moved"),
+    ],
+)
+def test_a_wrong_position_is_caught(position: Any, sentence: str) -> None:
+    with pytest.raises(ContractError, match=sentence):
+        check_position(position)
+
+
+@final
+class FlatteningHead(vitrail.AbstractHead):
+    """It mixes the tokens, and has another width than it says."""
+
+    linear: vitrail.Linear
+    dim: int = eqx.field(static=True)
+    out_dim: int = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, num_classes: int | None, init: vitrail.Init, key: PRNGKeyArray):
+        self.dim = dim
+        self.out_dim = 1 + (num_classes or 0)
+        self.linear = vitrail.Linear(dim, self.out_dim, weight_init=init.head, key=key)
+
+    def __call__(self, x: Float[Array, "*tokens dim"], *, key: Key = None) -> Float[Array, "*tokens classes"]:
+        logits = self.linear(x)
+        return logits if x.ndim == 1 else logits - jnp.broadcast_to(logits.mean(axis=0), logits.shape)
+
+
+def test_a_wrong_head_is_caught() -> None:
+    with pytest.raises(ContractError) as caught:
+        check_head(FlatteningHead)
+    assert "out_dim must be num_classes=7, but it is 8" in str(caught.value)
+    assert "of several tokens it must give the logits of each" in str(caught.value)
+
+
+# For pytest ------------------------------------------------------------------------------------------------------
+
+test_of_three_lines = pool_checks(RightPool)
+test_of_a_patch_embedding = patch_embed_checks("linear", patch_size=(3, 5), channels=2)
+test_of_a_position = position_checks("rope", grid=(1, 5), num_prefix=0)
+test_of_a_head = head_checks(vitrail.HEADS.configure("mlp", hidden_dim=5))
+
+
+def test_the_helper_makes_one_case_for_each_check_and_each_can_fail() -> None:
+    test = pool_checks(wrong("NotFinal", is_final=False))
+    (mark,) = test.pytestmark  # type: ignore[attr-defined]
+    names = [check.__name__ for check in mark.args[1]]
+    assert {"is_a_final_class_of_its_kind", "heeds_the_mask", "order_counts_as_declared"} <= set(names)
+    outcomes = {}
+    for check in mark.args[1][:2]:
+        try:
+            test(check=check)
+            outcomes[check.__name__] = True
+        except ContractError:
+            outcomes[check.__name__] = False
+    assert outcomes == {"is_a_final_class_of_its_kind": False, "options_are_keyword_only": True}
