@@ -9,23 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import vitrail
+from vitrail.testing import randomised as randomised
 
 T = TypeVar("T")
-
-
-def randomised(make: Callable[[], T], *, seed: int = 0, scale: float = 0.4) -> T:
-    """What `make` makes, every array of it drawn anew: biases, scales of norms and zero heads too.
-
-    `make` is traced and never run, which saves compiling every initialiser.
-    """
-    rng = np.random.default_rng(seed)
-
-    def draw(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            return leaf
-        return jnp.asarray(rng.normal(scale=scale, size=leaf.shape), leaf.dtype)
-
-    return jax.tree.map(draw, eqx.filter_eval_shape(make))
 
 
 def random_array(*shape: int, seed: int = 0, dtype: str = "float32") -> jax.Array:

@@ -1,9 +1,7 @@
 """Every registered part through one matrix of checks, and each against an independent reference."""
 
-import dataclasses
-import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -11,30 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_trees_close, parameters, random_array, randomised, run
+from helpers import assert_close, random_array, randomised
 from reference import ACTIVATIONS, ROTATIONS, float64, np_axial, np_conv, np_layer_norm
 
 import vitrail
 from vitrail import HEADS, PATCHES, POOLS, POSITIONS, Tokens
+from vitrail.testing import check_head, check_patch_embed, check_pool, check_position
 
 KEY = jax.random.key(0)
 DIM, GRID, PREFIX, HEAD_DIM = 12, (3, 2), 3, 4
 
-# The matrix ------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One part, how it is made and how it is called."""
-
-    name: str
-    make: Callable[[jax.Array], Any]
-    inputs: Any
-    call: Callable[..., Any]
-    """Of the part, the inputs and a key."""
-    shapes: Any
-    """Of what comes out."""
-    takes_key: bool
+# The contract ----------------------------------------------------------------------------------------------------
 
 
 def tokens_of(*, seed: int = 0, grid: tuple[int, int] = GRID, prefix: int = PREFIX, dim: int = DIM) -> Tokens:
@@ -42,185 +27,72 @@ def tokens_of(*, seed: int = 0, grid: tuple[int, int] = GRID, prefix: int = PREF
     return Tokens(random_array(prefix, dim, seed=seed), random_array(grid[0] * grid[1], dim, seed=seed + 1), grid)
 
 
-def call_plain(part: Any, x: Any, key: Any) -> Any:
-    return part(x)
-
-
-def call_with_key(part: Any, x: Any, key: Any) -> Any:
-    return part(x, key=key)
-
-
-def call_position(part: Any, inputs: tuple[Tokens, jax.Array], key: Any) -> Any:
-    """Both of what a position does: what it adds, and how it turns."""
-    tokens, queries = inputs
-    rotation = part.rotation(tokens)
-    return part(tokens), queries if rotation is None else rotation(queries)
-
-
-def patch_case(
-    name: str, factory: Any, *, patch_size: tuple[int, int] = (4, 2), channels: int = 3, grid: tuple[int, int] = GRID
-) -> Case:
-    image = random_array(grid[0] * patch_size[0], grid[1] * patch_size[1], channels)
-    return Case(
-        f"patch-{name}-{patch_size[0]}x{patch_size[1]}x{channels}",
-        lambda key: factory(DIM, patch_size=patch_size, channels=channels, init=vitrail.BIG_VISION, key=key),
-        image,
-        call_plain,
-        (*grid, DIM),
-        False,
-    )
-
-
-def position_case(name: str, factory: Any, *, grid: tuple[int, int] = GRID, prefix: int = PREFIX) -> Case:
-    tokens = tokens_of(grid=grid, prefix=prefix)
-    queries = random_array(2, prefix + grid[0] * grid[1], HEAD_DIM, seed=5)
-    return Case(
-        f"position-{name}-{grid[0]}x{grid[1]}-{prefix}",
-        lambda key: factory(DIM, grid=grid, num_prefix=prefix, head_dim=HEAD_DIM, init=vitrail.TRUNC_NORMAL, key=key),
-        (tokens, queries),
-        call_position,
-        jax.tree.map(jnp.shape, (tokens, queries)),
-        False,
-    )
-
-
-def pool_case(name: str, factory: Any, *, dim: int = DIM) -> Case:
-    tokens = tokens_of(dim=dim)
-    width = jax.eval_shape(lambda t: factory(dim, key=KEY)(t), tokens).shape[-1]
-    shape = (PREFIX + GRID[0] * GRID[1], width) if name == "none" else (width,)
-    return Case(f"pool-{name}-{dim}", lambda key: factory(dim, key=key), tokens, call_with_key, shape, True)
-
-
-def head_case(name: str, factory: Any, *, tokens: tuple[int, ...] = ()) -> Case:
-    classes = None if name.startswith("none") else 7
-    return Case(
-        f"head-{name}-{len(tokens)}",
-        lambda key: factory(DIM, num_classes=classes, init=vitrail.TRUNC_NORMAL, key=key),
-        random_array(*tokens, DIM),
-        call_with_key,
-        (*tokens, DIM if classes is None else classes),
-        True,
-    )
-
-
-def configured(registry: Any, name: str, **options: Any) -> tuple[str, Any]:
-    """A name for the test, and the factory with its options bound."""
-    return f"{name}-{'-'.join(map(str, options.values()))}", registry.resolve(registry.configure(name, **options))
-
-
 def builtins(registry: Mapping[str, Any]) -> list[str]:
     """The names that come with vitrail: plugins on this machine are not ours to test."""
     return [name for name in registry if registry.entry(name).origins == ("vitrail",)]  # type: ignore[attr-defined]
 
 
-CASES = [
-    *(patch_case(name, PATCHES[name]) for name in builtins(PATCHES)),
-    *(patch_case(name, PATCHES[name], patch_size=(3, 5), channels=5) for name in ("conv", "linear")),
-    patch_case("conv_stem", PATCHES["conv_stem"], patch_size=(1, 4), channels=1, grid=(5, 1)),
-    *(position_case(name, POSITIONS[name]) for name in builtins(POSITIONS)),
-    *(position_case(name, POSITIONS[name], grid=(1, 5), prefix=0) for name in builtins(POSITIONS)),
-    position_case(*configured(POSITIONS, "learned", covers_prefix=False)),
-    position_case(*configured(POSITIONS, "sincos2d", rule="mae")),
-    position_case(*configured(POSITIONS, "sincos2d", rule="moco_v3")),
-    position_case(*configured(POSITIONS, "rope", rule="dinov3")),
-    *(pool_case(name, POOLS[name]) for name in builtins(POOLS)),
-    *(head_case(name, HEADS[name]) for name in builtins(HEADS)),
-    *(head_case(name, HEADS[name], tokens=(5,)) for name in builtins(HEADS)),
-    head_case(*configured(HEADS, "mlp", hidden_dim=5, activation="gelu")),
-]
-matrix = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    ("patch", "options"),
+    [
+        *((name, {}) for name in builtins(PATCHES)),
+        *((name, {"patch_size": (3, 5), "channels": 5, "dim": 12}) for name in ("conv", "linear")),
+        ("conv_stem", {"patch_size": (1, 4), "channels": 1, "dim": 12}),
+        ("conv", {"patch_size": (1, 1)}),
+    ],
+    ids=str,
+)
+def test_patch_embeddings_keep_their_contract(patch: str, options: dict[str, Any]) -> None:
+    check_patch_embed(patch, **options)
 
 
-def random_part(case: Case, *, seed: int = 0) -> Any:
-    """The part of a case with every parameter random."""
-    return randomised(lambda: case.make(KEY), seed=seed)
+@pytest.mark.parametrize(
+    ("position", "options"),
+    [
+        *((name, {}) for name in builtins(POSITIONS)),
+        *((name, {"grid": (1, 5), "num_prefix": 0}) for name in builtins(POSITIONS)),
+        (POSITIONS.configure("learned", covers_prefix=False), {}),
+        (POSITIONS.configure("sincos2d", rule="mae"), {}),
+        (POSITIONS.configure("sincos2d", rule="moco_v3"), {}),
+        (POSITIONS.configure("rope", rule="dinov3"), {}),
+    ],
+    ids=str,
+)
+def test_positions_keep_their_contract(position: Any, options: dict[str, Any]) -> None:
+    check_position(position, **options)
 
 
-@matrix
-def test_shapes_and_dtypes(case: Case) -> None:
-    out = jax.eval_shape(lambda x: case.call(case.make(KEY), x, None), case.inputs)
-    assert jax.tree.map(jnp.shape, out) == case.shapes
-    assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype("float32")}
+@pytest.mark.parametrize(
+    ("pool", "options"),
+    [
+        *((name, {}) for name in builtins(POOLS)),
+        (POOLS.configure("mean", include_prefix=True), {"reads_prefix": True}),
+        (POOLS.configure("lse", temperature=0.5, learned=False), {}),
+        (POOLS.configure("attention", num_heads=4, num_queries=3, mlp_dim=10, activation="gelu_tanh"), {}),
+        (POOLS.configure("simpool", gamma=1.0), {}),
+        (POOLS.configure("cait", depth=1, num_heads=3), {}),
+        (POOLS.configure("top_k", k=2, by="score"), {}),
+        ("weighted", {"dim": 7}),
+    ],
+    ids=str,
+)
+def test_pools_keep_their_contract(pool: Any, options: dict[str, Any]) -> None:
+    check_pool(pool, **options)
 
 
-@matrix
-def test_jit_equals_eager_and_vmap_equals_a_loop(case: Case) -> None:
-    part = random_part(case)
-    two = jax.tree.map(lambda x: jnp.stack([x, 2 * x + 1]), case.inputs)
-    eager = [case.call(part, jax.tree.map(lambda x, i=i: x[i], two), None) for i in range(2)]
-    mapped = run(lambda p, xs: jax.vmap(lambda x: case.call(p, x, None))(xs), part, two)
-    assert_trees_close(mapped, jax.tree.map(lambda *xs: jnp.stack(xs), *eager), tolerance=2e-5)
-
-
-@matrix
-def test_gradient_reaches_every_parameter_and_the_inputs_and_is_finite(case: Case) -> None:
-    part = random_part(case)
-    params, static = eqx.partition(part, eqx.is_inexact_array)
-
-    def loss(params: Any, inputs: Any) -> jax.Array:
-        out = case.call(eqx.combine(params, static), inputs, None)
-        # Random factors, so that no symmetry makes a gradient vanish.
-        terms = [jnp.vdot(x, random_array(*x.shape, seed=9)) for x in jax.tree.leaves(out)]
-        return jnp.sum(jnp.stack(terms))
-
-    gradients, input_gradients = run(jax.grad(loss, argnums=(0, 1)), params, case.inputs)
-    assert parameters(gradients).keys() == parameters(part).keys()
-    for path, gradient in parameters(gradients).items():
-        assert jnp.isfinite(gradient).all(), path
-        assert jnp.any(gradient != 0), path
-    arrays = jax.tree.leaves(input_gradients)
-    assert all(jnp.isfinite(array).all() for array in arrays)
-    assert any(jnp.any(array != 0) for array in arrays)
-
-
-@matrix
-def test_bfloat16_in_bfloat16_out(case: Case) -> None:
-    def cast(tree: Any) -> Any:
-        return jax.tree.map(lambda x: x.astype(jnp.bfloat16) if eqx.is_inexact_array(x) else x, tree)
-
-    part = random_part(case, seed=1)
-    wide = run(case.call, part, case.inputs, None)
-    narrow = run(case.call, cast(part), cast(case.inputs), None)
-    assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {jnp.dtype("bfloat16")}
-    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(wide) if x.size)
-    scaled = [jax.tree.map(lambda x: x.astype(jnp.float32) / largest, tree) for tree in (narrow, wide)]
-    assert_trees_close(*scaled, tolerance=0.03)
-
-
-@matrix
-def test_pytree_round_trips(case: Case) -> None:
-    part, other = random_part(case), random_part(case, seed=1)
-    leaves, structure = jax.tree.flatten(part)
-    assert all(eqx.is_array(leaf) for leaf in leaves)
-    hash(structure)  # static fields are part of jit's cache key
-    assert eqx.tree_equal(jax.tree.unflatten(structure, leaves), part)
-    file = io.BytesIO()
-    eqx.tree_serialise_leaves(file, part)
-    file.seek(0)
-    assert eqx.tree_equal(eqx.tree_deserialise_leaves(file, other), part)
-    assert not leaves or not eqx.tree_equal(other, part)
-
-
-@matrix
-def test_same_key_same_weights_and_another_key_others(case: Case) -> None:
-    part, again, other = case.make(KEY), case.make(jax.random.key(0)), case.make(jax.random.key(1))
-    assert eqx.tree_equal(part, again)
-    if parameters(part):
-        assert not eqx.tree_equal(part, other)
-
-
-@matrix
-def test_without_a_key_it_is_inference_and_with_one_it_is_reproducible(case: Case) -> None:
-    part = random_part(case)
-    assert_trees_close(case.call(part, case.inputs, None), case.call(part, case.inputs, None), tolerance=0)
-    assert_trees_close(case.call(part, case.inputs, KEY), case.call(part, case.inputs, KEY), tolerance=0)
-
-
-@pytest.mark.parametrize("registry", [PATCHES, POSITIONS, POOLS, HEADS], ids=lambda r: r.group)
-def test_the_matrix_holds_every_built_in_part(registry: Any) -> None:
-    kind = {"vitrail.patches": "patch", "vitrail.positions": "position"}.get(registry.group, registry.group[8:-1])
-    for name in builtins(registry):
-        assert any(case.name.startswith(f"{kind}-{name}-") for case in CASES), name
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        ("linear", {}),
+        ("mlp", {}),
+        ("none", {"num_classes": None}),
+        (HEADS.configure("linear", zero=True), {}),
+        (HEADS.configure("mlp", hidden_dim=5, activation="gelu"), {"dim": 7}),
+    ],
+    ids=str,
+)
+def test_heads_keep_their_contract(head: Any, options: dict[str, Any]) -> None:
+    check_head(head, **options)
 
 
 # Patch embeddings ------------------------------------------------------------------------------------------------
@@ -515,22 +387,6 @@ def test_resized_positions_fit_tokens_of_the_new_grid(name: str) -> None:
 # Pools and heads -------------------------------------------------------------------------------------------------
 
 
-def test_pools_equal_their_formulas() -> None:
-    tokens = tokens_of()
-    patches = float64(tokens.patches)
-    expected = {
-        "mean": sum(patches) / 6,
-        "cls": float64(tokens.prefix)[0],
-        "max": np.sort(patches, axis=0)[-1],
-        "none": np.concatenate([float64(tokens.prefix), patches]),
-    }
-    for name, value in expected.items():
-        pool = POOLS[name](DIM, key=KEY)
-        assert pool.out_dim == DIM
-        assert pool.needs_class_token == (name == "cls")
-        assert_close(pool(tokens), value)
-
-
 def test_class_token_pool_refuses_tokens_without_one() -> None:
     with pytest.raises(ValueError, match=r"no class token.*class_token=True"):
         vitrail.ClassTokenPool(DIM)(tokens_of(prefix=0))
@@ -541,7 +397,7 @@ def test_pools_refuse_a_width_that_is_not_positive_or_not_theirs(name: str) -> N
     with pytest.raises(ValueError, match="dim must be positive"):
         POOLS[name](0, key=KEY)
     pool = POOLS[name](DIM + 1, key=KEY)
-    with pytest.raises(TypeError, match=r"Pool.__call__[^@]*f32\[[9,]*12\]"):
+    with pytest.raises(TypeError, match=r"__call__[^@]*f32\[[0-9,]*(12|24)\]"):
         pool(tokens_of())
 
 

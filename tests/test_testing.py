@@ -1,6 +1,7 @@
 """The plugin kit: a right part passes, and each wrong one is caught by a sentence that says what is wrong with it."""
 
 import dataclasses
+import functools
 from typing import Any, final
 
 import equinox as eqx
@@ -14,6 +15,7 @@ import vitrail
 from vitrail import Tokens
 from vitrail.testing import (
     ContractError,
+    _pool,
     check_head,
     check_patch_embed,
     check_pool,
@@ -138,91 +140,124 @@ def first_row(tokens: Tokens) -> Any:
     return tokens.prefix[0] if tokens.num_prefix else jnp.zeros(tokens.dim)
 
 
-WRONG: dict[str, tuple[Any, str]] = {
+WRONG: dict[str, tuple[str, Any, str]] = {
     "mean over the channels": (
+        "gives_the_width_it_declares",
         wrong("A", __call__=call(lambda s, t, m, k: jnp.sum(masked(t, m), axis=1))),
         r"it must give \(24,\) as out_dim says, or one row a token, but it gives \(6,\)",
     ),
     "includes the class token": (
+        "leaves_the_prefix_alone",
         wrong("B", __call__=call(lambda s, t, m, k: s.scale * jnp.mean(t.sequence, axis=0))),
         "needs_class_token is False, but it depends on the class token or registers",
     ),
     "reads a register instead of the class token": (
+        "reads_the_class_token_if_it_says_so",
         wrong("C", __init__=init(needs_class_token=True), __call__=call(lambda s, t, m, k: s.scale * first_row(t))),
         "it takes a register where there is no class token",
     ),
     "declares a class token that it does not read": (
+        "reads_the_class_token_if_it_says_so",
         wrong("D", __init__=init(needs_class_token=True)),
         "needs_class_token is True, but another class token changes nothing",
     ),
     "ignores the mask": (
+        "heeds_the_mask",
         wrong("E", __call__=call(lambda s, t, m, k: s.scale * mean(t, None))),
         "other numbers in masked patches must not change the result",
     ),
     "counts masked patches as zeros": (
+        "pools_the_kept_patches_alone",
         wrong("F", __call__=call(lambda s, t, m, k: s.scale * jnp.mean(masked(t, m), axis=0))),
         "it must give what it gives for the kept patches alone",
     ),
     "multiplies by the mask": (
+        "heeds_the_mask",
         wrong("G", __call__=call(multiplying)),
         "NaN in masked patches must not change the result",
     ),
-    "is not final": (wrong("H", is_final=False), "H must be decorated with typing.final"),
+    "is not final": (
+        "is_a_final_class_of_its_kind",
+        wrong("H", is_final=False),
+        "H must be decorated with typing.final",
+    ),
     "declares another width": (
+        "gives_the_width_it_declares",
         wrong("I", __init__=init(out_dim=lambda dim, key: dim + 1)),
         r"it must give \(25,\) as out_dim says, or one row a token, but it gives \(24,\)",
     ),
     "draws its parameters without the key": (
+        "parameters_follow_the_key",
         wrong("J", __init__=init(scale=lambda dim, key: jnp.asarray(RNG.normal(size=dim), jnp.float32))),
         "the parameter .scale must be the same for the same key",
     ),
     "ignores the key for its parameters": (
+        "parameters_follow_the_key",
         wrong("K", __init__=init(scale=lambda dim, key: jax.random.normal(jax.random.key(0), (dim,)))),
         "the parameters .scale must be drawn with the key, but are the same for two keys",
     ),
     "is random without a key": (
+        "nothing_is_random_without_a_key",
         wrong("L", __call__=call(lambda s, t, m, k: s.scale * mean(t, m) * (1 + float(next(HIDDEN))))),
         "without a key a call must be repeatable",
     ),
     "promotes to float32": (
+        "keeps_the_dtype",
         wrong("M", __call__=call(lambda s, t, m, k: (s.scale * mean(t, m)).astype(jnp.float32))),
         "what comes in bfloat16 must go out in bfloat16, but float32 went out",
     ),
     "sums in half precision": (
+        "keeps_the_dtype",
         wrong("N", __call__=call(lambda s, t, m, k: s.scale * (1000 + mean(t, m)) - 1000 * s.scale)),
         "in bfloat16 it must give nearly what it gives in float32",
     ),
     "has a parameter that nothing uses": (
+        "gradients_reach_every_parameter",
         wrong("O", __call__=call(lambda s, t, m, k: mean(t, m))),
         "the gradient must reach the parameter .scale",
     ),
     "stops the gradient": (
+        "gradients_reach_every_parameter",
         wrong("P", __call__=call(lambda s, t, m, k: jax.lax.stop_gradient(mean(t, m)) * s.scale)),
         "the gradient must reach the inputs",
     ),
     "divides by what may be zero": (
+        "stays_finite",
         wrong("Q", __call__=call(lambda s, t, m, k: s.scale * mean(t, m) / jnp.linalg.norm(mean(t, m)))),
         "on tokens of zeros its result and its gradients must be finite",
     ),
     "overflows": (
+        "stays_finite",
         wrong("R", __call__=call(lambda s, t, m, k: s.scale * mean(t.map(jnp.exp), m))),
         "on tokens a hundred times as large its result and its gradients must be finite",
     ),
     "declares an order that does not count": (
+        "order_counts_as_declared",
         wrong("S", __init__=init(order_invariant=False)),
         "order_invariant is False, but the order of the patches changes nothing",
     ),
     "reads the first patch": (
+        "order_counts_as_declared",
         wrong("T", __call__=call(lambda s, t, m, k: s.scale * t.patches[0 if m is None else jnp.argmax(m)])),
         "order_invariant is True, but in another order of the patches",
     ),
-    "takes options by position": (wrong("U", __init__=positional_init), "factor of U must be keyword-only"),
-    "swallows options": (wrong("V", __init__=swallowing_init), r"V must not take \*\*options"),
+    "takes options by position": (
+        "options_are_keyword_only",
+        wrong("U", __init__=positional_init),
+        "factor of U must be keyword-only",
+    ),
+    "swallows options": (
+        "options_are_keyword_only",
+        wrong("V", __init__=swallowing_init),
+        r"V must not take \*\*options",
+    ),
     "holds a number that is not static": (
+        "fields_are_arrays_or_static",
         wrong("W", __init__=init(width=3.0), __annotations__={"width": float}),
         "its fields must be arrays or eqx.field",
     ),
     "holds what does not hash": (
+        "fields_are_arrays_or_static",
         wrong(
             "X",
             __init__=init(table=lambda dim, key: [1, 2]),
@@ -232,11 +267,17 @@ WRONG: dict[str, tuple[Any, str]] = {
         "its static field table must hash",
     ),
     "declares a width that is no number": (
+        "declares_what_it_is",
         wrong("Y", __init__=init(out_dim=lambda dim, key: float(dim))),
         r"out_dim must be a plain int, but it is 24.0",
     ),
-    "decides by a value": (wrong("Z", __call__=call(deciding)), "it raised ConcretizationTypeError"),
+    "decides by a value": (
+        "jit_equals_eager",
+        wrong("Z", __call__=call(deciding)),
+        "it raised ConcretizationTypeError",
+    ),
     "leaves the device": (
+        "gradients_reach_every_parameter",
         wrong("AA", __call__=call(host_mean)),
         "'gradients reach every parameter'.* it raised ValueError",
     ),
@@ -248,16 +289,33 @@ def test_a_right_pool_passes() -> None:
     check_pool(wrong("Right"))
 
 
+def case_of(test: Any, name: str) -> Any:
+    """One case of a parametrised test."""
+    (check,) = [check for check in test.pytestmark[0].args[1] if check.__name__ == name]
+    return functools.partial(test, check=check)
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_pool_is_caught_and_told_what_is_wrong(name: str) -> None:
-    pool, sentence = WRONG[name]
+    check, pool, sentence = WRONG[name]
     with pytest.raises(ContractError, match=sentence) as caught:
-        check_pool(pool)
+        case_of(pool_checks(pool), check)()  # the other checks, which check_pool runs as well, would only cost time
     assert str(caught.value).startswith(f"the pool {pool.__name__} breaks its contract:\n- ")
 
 
 def test_there_are_mutations_enough() -> None:
     assert len(WRONG) >= 12
+
+
+@pytest.mark.parametrize("name", ["ignores the mask", "is not final", "promotes to float32"])
+def test_one_call_runs_every_check(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, pool, sentence = WRONG[name]
+    with pytest.raises(ContractError, match=sentence):
+        check_pool(pool)
+    ran: list[str] = []
+    monkeypatch.setattr(_pool, "check_all", lambda subject, checks: ran.extend(c.__name__ for c in checks))
+    check_pool(pool)
+    assert ran == [c.__name__ for c in pool_checks(pool).pytestmark[0].args[1]]  # type: ignore[attr-defined]
 
 
 class Subclass(vitrail.AbstractHead):

@@ -1,9 +1,10 @@
 """The checks that hold for a part of every kind."""
 
 import dataclasses
+import functools
 import inspect
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import equinox as eqx
@@ -11,9 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._registry import PartSpec
 from ..encoder import EncoderSize
 from ..model import ViTConfig
-from ._subject import Check, Subject, differ, parameters, random_array, random_part, run_compiled, tree
+from ._subject import (
+    Check,
+    Subject,
+    differ,
+    parameters,
+    random_array,
+    random_part,
+    randomised,
+    run_compiled,
+    shape_of,
+    tree,
+)
 
 _KEY_SEED = 3
 
@@ -108,7 +121,7 @@ def vmap_equals_a_loop(subject: Subject) -> Iterator[str]:
 def gradients_reach_every_parameter(subject: Subject) -> Iterator[str]:
     """The gradient of every parameter is finite and not zero, that of the inputs is finite and not zero everywhere."""
     part = random_part(subject)
-    of_parameters, of_inputs = run_compiled(gradients(subject), part, subject.inputs, None)
+    of_parameters, of_inputs = run_compiled(gradients(subject.call), part, subject.inputs, None)
     found = parameters(of_parameters)
     for path in parameters(eqx.filter(part, eqx.is_inexact_array)):
         if path not in found or not np.any(np.asarray(found[path]) != 0):
@@ -154,26 +167,25 @@ def nothing_is_random_without_a_key(subject: Subject) -> Iterator[str]:
 
 def builds_from_a_configuration(subject: Subject) -> Iterator[str]:
     """A model has it, in both orders of norm and pool; given by name, it comes back from JSON."""
-    for order in ("norm_pool", "pool_norm"):
-        fields: dict[str, Any] = {
-            "image_size": (8, 12),
-            "patch_size": (4, 4),
-            "size": EncoderSize(dim=24, depth=1, num_heads=2, mlp_dim=8),
-            "num_classes": 5,
-            "norm_order": order,
-            **subject.config,
-            subject.field: subject.choice,
-        }
-        config = ViTConfig(**fields)
-        if isinstance(subject.choice, str) or hasattr(subject.choice, "options"):
-            again = ViTConfig.from_json(config.to_json())
-            if again != config:
-                yield f"its configuration must come back equal from JSON, but {again} did"
-        model = config.build(key=jax.random.key(0))
-        image = random_array(*config.image_size, config.channels)
-        out = np.asarray(run_compiled(_call_model, model, image, None))
-        if not np.all(np.isfinite(out)):
-            yield f"a model with it must give finite logits under norm_order={order!r}, but it does not"
+    fields: dict[str, Any] = {
+        "image_size": (8, 12),
+        "patch_size": (4, 4),
+        "size": EncoderSize(dim=24, depth=1, num_heads=2, mlp_dim=8),
+        "num_classes": 5,
+        **subject.config,
+        subject.field: subject.choice,
+    }
+    config = ViTConfig(**fields)
+    if isinstance(subject.choice, str | PartSpec):
+        again = ViTConfig.from_json(config.to_json())
+        if again != config:
+            yield f"its configuration must come back equal from JSON, but {again} did"
+    image = random_array(*config.image_size, config.channels)
+    model = randomised(lambda: config.build(key=jax.random.key(0)))
+    if not np.all(np.isfinite(np.asarray(run_compiled(_call_model, model, image)))):
+        yield "a model with it must give finite logits, but it does not"
+    other = dataclasses.replace(config, norm_order="pool_norm")
+    shape_of(lambda: other.build(key=jax.random.key(0))(image))
 
 
 COMMON: tuple[Check, ...] = (
@@ -190,14 +202,15 @@ COMMON: tuple[Check, ...] = (
 )
 
 
-def gradients(subject: Subject) -> Any:
-    """The gradients of a random sum of what comes out: of the parameters, and of the inputs."""
+@functools.cache  # the same function, so that it compiles once for all checks
+def gradients(call: Callable[[Any, Any, Any], Any]) -> Any:
+    """The gradients of a random sum of what comes out of a call: of the parameters, and of the inputs."""
 
     def both(part: Any, inputs: Any, key: Any) -> Any:
         variable, static = cast("tuple[Any, Any]", eqx.partition(part, eqx.is_inexact_array))
 
         def loss(variable: Any, inputs: Any) -> Any:
-            out = subject.call(eqx.combine(variable, static), inputs, key)
+            out = call(eqx.combine(variable, static), inputs, key)
             # Random factors, so that no symmetry makes a gradient vanish.
             terms = [jnp.vdot(x, random_array(*x.shape, seed=9).astype(x.dtype)) for x in tree.leaves(out)]
             return jnp.sum(jnp.stack(terms))
@@ -218,5 +231,5 @@ def _to_bfloat16(module: Any) -> Any:
     return tree.map(narrowed, module)
 
 
-def _call_model(model: Any, image: Any, key: Any) -> Any:
-    return model(image, key=key)
+def _call_model(model: Any, image: Any) -> Any:
+    return model(image)

@@ -1,5 +1,6 @@
 """What is checked, how checks are run, and what is said of those that fail."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -83,9 +84,10 @@ def check_all(subject: Subject, checks: Sequence[Check]) -> None:
 def as_test(make_subject: Callable[[], Subject], checks: Sequence[Check]) -> Callable[..., None]:
     """A test for pytest with one case for each check."""
     pytest = require("pytest", extra="test")
+    subject = functools.cache(make_subject)  # one for all checks, which then share what they compile
 
     def test(check: Check) -> None:
-        check_all(make_subject(), [check])
+        check_all(subject(), [check])
 
     ids = [check.__name__ for check in checks]
     return cast("Callable[..., None]", pytest.mark.parametrize("check", checks, ids=ids)(test))
