@@ -4,9 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
-SOURCES := $(shell find src docs -type f -not -name '*.pyc') mkdocs.yml pyproject.toml README.md
+SOURCES := $(shell find src docs tests/plugins -type f -not -name '*.pyc') mkdocs.yml pyproject.toml README.md
 
-.PHONY: demo test check docs clean
+INSTALL = $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
+ORACLES := .venv-oracles
+
+.PHONY: demo test test-oracles check docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.installed
@@ -14,6 +17,11 @@ demo: $(VENV)/demo.installed
 
 test: $(VENV)/test.installed
 	$(BIN)/python -m pytest
+
+# Against PyTorch and timm themselves, in an environment of their own: the package is never tested with torch beside it.
+test-oracles:
+	$(MAKE) VENV=$(ORACLES) $(ORACLES)/oracles.installed
+	$(ORACLES)/bin/python -m pytest -n 0 tests/oracles
 
 check: $(VENV)/dev.installed
 	$(BIN)/ruff format --check .
@@ -27,7 +35,7 @@ site/index.html: $(SOURCES) | $(VENV)/docs.installed
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) site
+	rm -rf $(VENV) $(ORACLES) site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -36,5 +44,10 @@ $(BIN)/python:
 	$(if $(UV),uv venv --clear --python "$$(command -v $(PYTHON))" $(VENV),$(PYTHON) -m venv --clear $(VENV))
 
 $(VENV)/%.installed: pyproject.toml | $(BIN)/python
-	$(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install --quiet) --editable '.[$*]'
+	$(INSTALL) --editable '.[$*]'
+	touch $@
+
+$(VENV)/oracles.installed: $(VENV)/test.installed tests/oracles/requirements.txt
+	$(INSTALL) -r tests/oracles/requirements.txt
+	$(INSTALL) --no-deps timm==1.0.31 torchvision==0.28.0
 	touch $@

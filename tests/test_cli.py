@@ -1,17 +1,22 @@
 """The command `vitrail`: what it prints, and how it fails."""
 
+import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers import small_model
 from PIL import Image
 
 import vitrail
 from vitrail._extras import require
 from vitrail.cli import main
-from vitrail.train import MissingExtraError
+from vitrail.lab import _compare
+from vitrail.train import MissingExtraError, Recipe
 
 
 @pytest.fixture
@@ -89,11 +94,17 @@ def test_list(kind: str, registry: vitrail.Registry, capsys: pytest.CaptureFixtu
     assert main(["list", kind]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name in registry:
-        where = lines.index(f"{name}  (vitrail)")
+        aliases = [alias for alias, meant in registry.aliases.items() if meant == name]
+        where = lines.index(f"{name}  (vitrail)" + (f", also {', '.join(aliases)}" if aliases else ""))
         assert lines[where + 1].startswith("    ")
         assert lines[where + 1].endswith(".")
         for place, option in enumerate(registry.options(name).values(), start=2):
             assert lines[where + place] == f"    option {option}"
+
+
+def test_list_shows_aliases(capsys: pytest.CaptureFixture[str]):
+    main(["list", "pools"])
+    assert "mean  (vitrail), also gap, avg" in capsys.readouterr().out.splitlines()
 
 
 def test_list_shows_options_with_their_defaults(capsys: pytest.CaptureFixture[str]):
@@ -102,29 +113,23 @@ def test_list_shows_options_with_their_defaults(capsys: pytest.CaptureFixture[st
 
 
 def test_list_with_plugins(tmp_path: Path):
-    """In a process of its own: one plugin works, one does not load, and all else goes on."""
-    (tmp_path / "good_pool.py").write_text(
-        "from typing import final\nimport equinox as eqx\nimport vitrail\n\n"
-        "@final\nclass Good(vitrail.AbstractPool):\n"
-        '    """A pool of our own. It is good."""\n'
-        "    out_dim: int = eqx.field(static=True)\n    needs_class_token: bool = eqx.field(static=True)\n"
-        "    def __init__(self, dim: int, *, power: float = 2.0, key=None):\n"
-        "        self.out_dim, self.needs_class_token = dim, False\n"
-        "    def __call__(self, tokens, *, key=None):\n        return tokens.patches[0]\n"
-    )
-    info = tmp_path / "pool_shop-1.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pool-shop\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text("[vitrail.pools]\ngood = good_pool:Good\nbroken = no_such_module:Pool\n")
+    """In a process of its own: they are listed from their metadata, and none is imported."""
+    (tmp_path / "good_pool.py").write_text("raise SystemExit('imported')\n")
+    for package, points in (("pool_shop-1.2", "good = good_pool:Good\nmax = good_pool:Max\n"), ("b-3", "gap = b:C\n")):
+        info = tmp_path / f"{package}.dist-info"
+        info.mkdir()
+        name, version = package.split("-")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[vitrail.pools]\n{points}")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from vitrail.cli import main; main(['list', 'pools'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    where = lines.index("good  (pool-shop 1.2)")
-    assert lines[where + 1 : where + 3] == ["    A pool of our own.", "    option power: float = 2.0"]
-    where = lines.index("broken  (pool-shop 1.2)")
-    assert lines[where + 1].startswith("    error: the pool 'broken' of pool-shop 1.2")
-    assert "no_such_module" in lines[where + 1]
-    assert "mean  (vitrail)" in lines
+    where = lines.index("good  (pool_shop 1.2)")
+    assert lines[where + 1] == "    good_pool:Good"
+    where = lines.index("max  (vitrail, pool_shop 1.2)")
+    assert lines[where + 1].startswith("    claimed more than once: an error to use")
+    assert "gap  (vitrail, b 3)" in lines
+    assert "mean  (vitrail), also gap, avg" in lines
 
 
 def test_a_missing_extra_is_named():
@@ -134,7 +139,121 @@ def test_a_missing_extra_is_named():
 
 def test_the_core_imports_no_extra():
     """Neither `import vitrail` nor `import vitrail.train` nor the command may import what only an extra installs."""
-    code = "import sys, vitrail, vitrail.train, vitrail.cli\nprint(*sys.modules)"
+    code = "import sys, vitrail, vitrail.train, vitrail.lab, vitrail.testing, vitrail.cli\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    extras = {"optax", "grain", "rich", "tyro", "matplotlib", "PIL", "mlxtend"}
+    extras = {"optax", "grain", "rich", "tyro", "matplotlib", "PIL", "mlxtend", "safetensors", "pytest"}
     assert not extras & set(done.stdout.split())
+
+
+# Comparing -------------------------------------------------------------------------------------------------------
+
+QUICK = ["--image-size", "8", "--epochs", "2", "--batch-size", "8", "--seeds", "2", "--pools", "mean, cls,gap,abmil"]
+
+
+@pytest.fixture
+def quick_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backbone on the spot that is small and trained for a moment."""
+    monkeypatch.setattr("vitrail.cli._setup.SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
+    monkeypatch.setattr("vitrail.cli._compare.Recipe", lambda: Recipe(epochs=1, batch_size=8))
+
+
+def rows_of(printed: str) -> list[list[str]]:
+    """The lines of the table."""
+    return [line.split() for line in printed.splitlines() if line.startswith(("mean ", "cls ", "gap ", "abmil "))]
+
+
+def test_compare(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_backbone: None):
+    out = tmp_path / "out"
+    assert main(["compare", "--data", str(folder), *QUICK, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "16 images to learn from, 4 held out, 2 classes, 8 x 8, RGB" in printed
+    assert "backbone: trained with the pool cls_mean" in printed
+    table = rows_of(printed)
+    assert sorted(row[0] for row in table) == ["abmil", "cls", "gap", "mean"]
+    assert "best" in table[0]
+    with (out / "results.csv").open() as file:
+        assert [row["pool"] for row in csv.DictReader(file)] == [row[0] for row in table]
+    assert len(json.loads((out / "results.json").read_text())["rows"]) == 4
+    with Image.open(out / "figure.png") as picture:
+        assert picture.format == "PNG"
+    assert isinstance(vitrail.load(out / "backbone.safetensors").pool, vitrail.ClassMeanPool)
+
+    # A second run has nothing to do, and says the same.
+    assert main(["compare", "--data", str(folder), *QUICK, "--out", str(out)]) == 0
+    again = capsys.readouterr().out
+    assert "of an earlier run" in again
+    assert [
+        line.split() for line in again.splitlines() if line.startswith(("mean ", "cls ", "gap ", "abmil "))
+    ] == table
+
+    # The backbone that it left is one that can be given.
+    weights = ["--weights", str(out / "backbone.safetensors"), "--pools", "mean", "--epochs", "1", "--batch-size", "8"]
+    assert main(["compare", "--data", str(folder), *weights, "--out", str(tmp_path / "other")]) == 0
+    assert "backbone: trained" not in capsys.readouterr().out
+
+
+def test_compare_goes_on_after_an_interruption(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    quick_backbone: None,
+):
+    judge = _compare._judge
+
+    def interrupted(*arguments: Any) -> Any:
+        if "gap" in arguments:
+            raise KeyboardInterrupt
+        return judge(*arguments)
+
+    command = ["compare", "--data", str(folder), *QUICK, "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(_compare, "_judge", interrupted)
+    assert main(command) == 130
+    assert "finished: cls, mean. The same command goes on" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setattr("vitrail.cli._setup.SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
+    monkeypatch.setattr("vitrail.cli._compare.Recipe", lambda: Recipe(epochs=1, batch_size=8))
+    assert main(command) == 0
+    assert "of an earlier run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--pools", "maen"], "there is no pool 'maen': did you mean 'mean'"),
+        (["--pools", "none"], "pools must be such as can be compared"),
+        (["--pools", ","], "pools must name at least one"),
+        (["--seeds", "0"], "seeds must be positive"),
+        (["--seed", "-1"], "seed must be in"),
+        (["--weights", "nowhere"], "nowhere"),
+        (["--weights", "model", "--image-size", "9"], "image_size must be left out with weights"),
+        (["--weights", "model"], "weights must be of a model for the 3 channels of the images"),
+        (["--token-budget", "-1"], "token_budget must be finite and not negative"),
+    ],
+)
+def test_an_error_of_compare_is_one_line(
+    folder: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    quick_backbone: None,
+):
+    monkeypatch.chdir(tmp_path)
+    vitrail.save(small_model(channels=1, image_size=(8, 8)), "model")
+    size = [] if "--weights" in arguments else ["--image-size", "8"]
+    assert main(["compare", "--data", str(folder), *size, *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("vitrail: error: ")
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_compare_refuses_the_folder_of_another_backbone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_backbone: None
+):
+    command = ["compare", "--data", str(folder), *QUICK[:-2], "--pools", "mean", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert main([*command, "--seed", "1"]) == 1
+    assert "holds a backbone of another: seed changed" in capsys.readouterr().err

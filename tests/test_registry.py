@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import plugins
 import pytest
+import wheels
 
 import vitrail
 from vitrail import (
@@ -285,7 +285,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
     count = iter(range(100))
 
     def do(name: str, **options: Any) -> None:
-        site = plugins.install(tmp_path / str(next(count)), name, **options)
+        site = wheels.install(tmp_path / str(next(count)), name, **options)
         monkeypatch.syspath_prepend(site)
         monkeypatch.delitem(sys.modules, name, raising=False)
 
@@ -359,7 +359,7 @@ def test_a_plugin_that_does_not_load_names_its_package_and_leaves_the_others_alo
         ("from vitrail import LinearHead as Pool", "must be a class that extends vitrail.AbstractPool"),
         ("from vitrail import MeanPool\nPool = MeanPool(8)", "wrong_plugin 1.2.*is an instance of MeanPool"),
         ("def Pool(width): ...", r"callable as pool\(dim, \*, key\).*wrong_plugin 1.2"),
-        (plugins.POOL.replace("factor=2.0, key", "factor, key"), "missing a required .*argument: 'factor'"),
+        (wheels.POOL.replace("factor=2.0, key", "factor, key"), "missing a required .*argument: 'factor'"),
     ],
 )
 def test_a_plugin_of_a_wrong_type_names_its_package_and_the_contract(
@@ -465,10 +465,8 @@ print("done")
 
 
 def test_end_to_end_in_a_new_process(tmp_path: Path) -> None:
-    good = plugins.install(tmp_path / "good", "strangers_pools", parts={"strange": "Pool"})
-    broken = plugins.install(
-        tmp_path / "broken", "broken_plugin", source="import nothing_at_all", parts={"broken": "P"}
-    )
+    good = wheels.install(tmp_path / "good", "strangers_pools", parts={"strange": "Pool"})
+    broken = wheels.install(tmp_path / "broken", "broken_plugin", source="import nothing_at_all", parts={"broken": "P"})
     path = os.pathsep.join([str(good), str(broken), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(

@@ -5,7 +5,7 @@ from typing import final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 import vitrail
 
@@ -40,12 +40,16 @@ class WidthPool(vitrail.AbstractPool):
 
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
 
     def __init__(self, width: int):
         self.out_dim = width
         self.needs_class_token = False
+        self.order_invariant = True
 
-    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
+    def __call__(
+        self, tokens: vitrail.Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " dim"]:
         return tokens.patches[0]
 
 
@@ -55,12 +59,16 @@ class TextPool(vitrail.AbstractPool):
 
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
 
     def __init__(self, dim: str, *, key: PRNGKeyArray):
         self.out_dim = len(dim)
         self.needs_class_token = False
+        self.order_invariant = True
 
-    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
+    def __call__(
+        self, tokens: vitrail.Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " dim"]:
         return tokens.patches[0]
 
 
@@ -70,13 +78,19 @@ class ArrayPool(vitrail.AbstractPool):
 
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
 
     def __init__(self, dim: int, *, key: PRNGKeyArray):
         self.out_dim = dim
         self.needs_class_token = False
+        self.order_invariant = True
 
     def __call__(  # expect: reportIncompatibleMethodOverride
-        self, tokens: Float[Array, "patches dim"], *, key: PRNGKeyArray | None = None
+        self,
+        tokens: Float[Array, "patches dim"],
+        *,
+        mask: Bool[Array, " patches"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, " dim"]:
         return tokens[0]
 
@@ -87,10 +101,12 @@ class UnfinishedPool(vitrail.AbstractPool):  # expect: reportGeneralTypeIssues
 
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
 
     def __init__(self, dim: int, *, key: PRNGKeyArray):
         self.out_dim = dim
         self.needs_class_token = False
+        self.order_invariant = True
 
 
 def make_head(dim: int, *, key: PRNGKeyArray) -> vitrail.AbstractPool:
@@ -142,3 +158,11 @@ vitrail.Tokens(image, image)  # expect: reportCallIssue
 vitrail.vit_forward("0", image, 16, 64, 4, 128, 2, 10)  # expect: reportArgumentType
 vitrail.vit_forward(0, image, 16.0, 64, 4, 128, 2, 10)  # expect: reportArgumentType
 vitrail.vit_forward(0, image, 16, 64, 4, 128, 2)  # expect: reportCallIssue
+
+# Surgery
+model = vitrail.vit("S/16", num_classes=10, key=key)
+vitrail.replace(model, pool="mean")  # expect: reportCallIssue
+vitrail.replace(model, patch="conv", key=key)  # expect: reportCallIssue
+vitrail.replace(model, pool=vitrail.LinearHead, key=key)  # expect: reportArgumentType
+vitrail.replace(model, num_classes="all", key=key)  # expect: reportArgumentType
+vitrail.compare  # expect: reportAttributeAccessIssue

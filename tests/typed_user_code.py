@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 import vitrail
+import vitrail.lab
+import vitrail.testing
+import vitrail.train
 
 
 @final
@@ -155,3 +158,24 @@ def look(model: vitrail.ViT, image: Float[Array, "height width channels"]) -> No
         print(grid.shape)
     logits = vitrail.vit_forward(0, image, 16, 64, 4, 128, 2, 10)
     print(logits.shape, model.attention(image).shape, eqx.filter_jit(model)(image).shape)
+
+
+def operate(model: vitrail.ViT, data: vitrail.train.Dataset) -> None:
+    """Surgery, files, the lab, and the checks of parts."""
+    assert_type(vitrail.replace(model, pool="attention", num_classes=None, head="none", key=key), vitrail.ViT)
+    assert_type(
+        vitrail.replace(model, pool=PowerPool, position=ShiftedPosition, class_token=True, key=key), vitrail.ViT
+    )
+    vitrail.save(model, "model.safetensors")
+    assert_type(vitrail.load("model.safetensors"), vitrail.ViT)
+    comparison = vitrail.compare_pools(model, data, pools=["mean", vitrail.POOLS.configure("gem", power=2.0)], seeds=2)
+    assert_type(comparison, vitrail.lab.Comparison)
+    assert_type([row.accuracy for row in comparison.rows], list[float])
+    assert_type(comparison.rows[0].p_value, float | None)
+    vitrail.testing.check_pool(PowerPool)
+    vitrail.testing.check_head(functools.partial(CosineHead))
+    if isinstance(model.pool, vitrail.AbstractWeighingPool):
+        print(model.pool.weights(model.tokens(jnp.zeros((8, 8, 3)))).shape)
+
+
+test_power_pool = vitrail.testing.pool_checks(PowerPool)

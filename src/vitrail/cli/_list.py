@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -17,33 +17,50 @@ _REGISTRIES: Final[Mapping[str, Registry[Any]]] = MappingProxyType(
     {"pools": POOLS, "patches": PATCHES, "positions": POSITIONS, "heads": HEADS}
 )
 
+_CLASH: Final = "an error to use until all but one are uninstalled"
+
 
 @dataclass(frozen=True)
 class List:
-    """Shows the registered parts of one kind: their names, where they come from, what they are, and their options."""
+    """Shows the registered parts of one kind: names and aliases, what the built-in ones are and their options, and from
+    which installed packages the others come."""
 
     kind: Literal["pools", "patches", "positions", "heads"]
     """Which parts."""
 
 
 def list_parts(command: List) -> None:
-    """Prints every name of a registry. A plugin that does not load is shown with its error; the others go on."""
+    """Prints every name of a registry. No plugin is imported: what a package declares is in its metadata."""
     registry = _REGISTRIES[command.kind]
     for name in registry:
-        print(f"{name}  ({', '.join(registry.entry(name).origins)})")
-        try:
-            options = registry.options(name).values()
-            lines = [_summary(registry[name]), *(f"option {option}" for option in options)] + ["no options"] * (
-                not options
-            )
-        except Exception as error:  # a stranger's code is imported here
-            lines = [f"error: {' '.join(str(error).split())}"]
-        for line in lines:
-            print(f"    {line}")
+        entry = registry.entry(name)
+        others = [alias for alias, meant in registry.aliases.items() if meant == name]
+        also = f", also {', '.join(others)}" if others else ""
+        print(f"{name}  ({', '.join(entry.origins)}){also}")
+        if len(entry.origins) > 1:
+            print(f"    claimed more than once: {_CLASH}")
+        for target in entry.targets:
+            print(f"    {target}")
+        if entry.origins == ("vitrail",):
+            for line in _described(registry, name):
+                print(f"    {line}")
+    for alias in registry.aliases:
+        _, *claimants = registry.entry(alias).origins
+        if claimants:
+            print(f"{alias}  (vitrail, {', '.join(claimants)})")
+            print(f"    an alias of {registry.aliases[alias]} that is claimed once more: {_CLASH}")
+
+
+def _described(registry: Registry[Any], name: str) -> Iterator[str]:
+    yield _summary(registry[name])
+    options = registry.options(name).values()
+    yield from (f"option {option}" for option in options)
+    if not options:
+        yield "no options"
 
 
 def _summary(factory: Callable[..., object]) -> str:
     """The first sentence of a docstring, without the formulas that only a browser shows."""
     paragraph = " ".join((inspect.getdoc(factory) or "It has no docstring.").split("\n\n")[0].split())
-    plain = re.sub(r",? *\$[^$]*\$", "", paragraph)
+    plain = re.sub(r"[,:]? *\$[^$]*\$", "", paragraph)
     return re.split(r"(?<=\.) ", plain, maxsplit=1)[0]

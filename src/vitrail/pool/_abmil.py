@@ -17,7 +17,9 @@ from ._mask import kept_patches
 
 @final
 class ABMILPool(AbstractWeighingPool):
-    r"""Gated attention: $z = \sum_i a_i x_i$ with $a = \mathrm{softmax}_i\, w^\top (\tanh(V x_i) \odot \sigma(U x_i))$.
+    r"""A mean of the patches, weighted by gated attention.
+
+    $z = \sum_i a_i x_i$ with $a = \mathrm{softmax}_i\, w^\top (\tanh(V x_i) \odot \sigma(U x_i))$.
 
     Pick it where few patches matter and you want to see which: large images of tissue, small data. It has $L (2 d + 1)$
     parameters for the width $d$ and the hidden width $L$; it needs no class token, and does not depend on the order of

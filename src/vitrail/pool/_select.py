@@ -17,7 +17,9 @@ from ._mask import kept_patches
 
 @final
 class WeightedPool(AbstractWeighingPool):
-    r"""A mean with one learned weight for each position, $z = \sum_i a_i x_i$ with $a = \mathrm{softmax}(w)$.
+    r"""A mean of the patches with one learned weight for each position.
+
+    $z = \sum_i a_i x_i$ with $a = \mathrm{softmax}(w)$.
 
     Pick it where things always lie in the same place: centred digits, portraits, scans. It has one parameter for each
     patch, and is the mean at first; it needs no class token. It depends on the order of the patches: on where they lie.

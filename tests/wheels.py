@@ -55,7 +55,7 @@ def install(
 
     The folder to put on `sys.path`.
     """
-    project, site = folder / f"{name}-project", folder / "site"
+    project = folder / f"{name}-project"
     project.mkdir(parents=True)
     (project / f"{name}.py").write_text(source)
     points = "".join(f'"{part}" = "{name}:{target}"\n' for part, target in parts.items())
@@ -65,12 +65,28 @@ def install(
         f'[project.entry-points."vitrail.{kind}"]\n{points}'
         f'[tool.hatch.build.targets.wheel]\ninclude = ["{name}.py"]\n'
     )
+    return install_project(project, folder)
+
+
+def install_project(project: Path, folder: Path) -> Path:
+    """Builds a project and installs it.
+
+    **Arguments:**
+
+    - `project`: the folder of its `pyproject.toml`.
+    - `folder`: a temporary folder.
+
+    **Returns:**
+
+    The folder to put on `sys.path`.
+    """
     before = Path.cwd()
     os.chdir(project)  # PEP 517: a backend is called in the project's folder
     try:
         wheel = build_wheel(str(folder))
     finally:
         os.chdir(before)
+    site = folder / "site"
     with zipfile.ZipFile(folder / wheel) as archive:
         archive.extractall(site)
     return site

@@ -1,0 +1,39 @@
+"""Statistics pooling for vitrail."""
+
+from typing import final
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from vitrail import AbstractPool, Tokens
+
+
+@final
+class MeanStdPool(AbstractPool):
+    """The mean of the patches and their standard deviation, one after the other.
+
+    Snyder et al., *X-Vectors: Robust DNN Embeddings for Speaker Recognition*, ICASSP 2018, pool sounds like this.
+    """
+
+    eps: float = eqx.field(static=True)
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, eps: float = 1e-6, key: PRNGKeyArray | None = None):
+        self.eps = eps
+        self.out_dim = 2 * dim
+        self.needs_class_token = False
+        self.order_invariant = True
+
+    def __call__(
+        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " {self.out_dim}"]:
+        where = None if mask is None else mask[:, None]
+        # What a masked patch holds must not reach a gradient either, be it NaN.
+        patches = tokens.patches if where is None else jnp.where(where, tokens.patches, 0)
+        mean = jnp.mean(patches, axis=0, where=where)
+        variance = jnp.var(patches, axis=0, where=where)
+        # The slope of a square root at zero is infinite: where all patches are equal, eps keeps it finite.
+        return jnp.concatenate([mean, jnp.sqrt(variance + self.eps)])
