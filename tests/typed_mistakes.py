@@ -165,4 +165,4 @@ vitrail.replace(model, pool="mean")  # expect: reportCallIssue
 vitrail.replace(model, patch="conv", key=key)  # expect: reportCallIssue
 vitrail.replace(model, pool=vitrail.LinearHead, key=key)  # expect: reportArgumentType
 vitrail.replace(model, num_classes="all", key=key)  # expect: reportArgumentType
-vitrail.compare  # expect: reportAttributeAccessIssue
+vitrail.compare()  # expect: reportAttributeAccessIssue

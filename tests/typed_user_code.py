@@ -160,7 +160,7 @@ def look(model: vitrail.ViT, image: Float[Array, "height width channels"]) -> No
     print(logits.shape, model.attention(image).shape, eqx.filter_jit(model)(image).shape)
 
 
-def operate(model: vitrail.ViT, data: vitrail.train.Dataset) -> None:
+def operate(model: vitrail.ViT, data: vitrail.train.Dataset, key: PRNGKeyArray) -> None:
     """Surgery, files, the lab, and the checks of parts."""
     assert_type(vitrail.replace(model, pool="attention", num_classes=None, head="none", key=key), vitrail.ViT)
     assert_type(

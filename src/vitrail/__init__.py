@@ -1,7 +1,7 @@
 """vitrail: Vision Transformers in JAX and Equinox, a picture assembled from small panes."""
 
+import typing as _typing
 from importlib.metadata import version as _version
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from jaxtyping import install_import_hook as _install_import_hook
 
@@ -100,7 +100,7 @@ from .position import (
 )
 from .weights import WeightsError as WeightsError, load as load, save as save
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from .lab import compare_pools as compare_pools
 else:
 
