@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import equinox as eqx
 import jax
@@ -112,6 +112,47 @@ def test_a_pool_among_others_equals_the_pool_alone(name: str, model: vitrail.ViT
     (among,) = [row for row in compare(model, data, pools=["cls", name, "weighted"]).rows if row.pool == name]
     assert same(alone, among)
     assert alone.p_value is None
+
+
+@final
+class NoisyMean(vitrail.AbstractPool):
+    """A mean that is noisy in training, and has no parameters."""
+
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: bool = eqx.field(static=True)
+    order_invariant: bool = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, key: Any):
+        self.out_dim = dim
+        self.needs_class_token = False
+        self.order_invariant = True
+
+    def __call__(self, tokens: vitrail.Tokens, *, mask: Any = None, key: Any = None) -> Any:
+        mean = vitrail.MeanPool(self.out_dim)(tokens, mask=mask)
+        return mean if key is None else mean + jax.random.normal(key, mean.shape)
+
+
+def test_only_a_pool_that_neither_learns_nor_draws_is_computed_once(
+    model: vitrail.ViT, data: train.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy: Any = _probe.Probe(model, "mean", 2, key=jax.random.key(0))
+    noisy = eqx.tree_at(lambda p: p.pool, noisy, NoisyMean(16, key=None))
+    with kept_tokens(model, data, 1.0, None, lambda progress: None) as kept:
+        assert not _probe._is_settled(noisy, kept)
+        for name, settled in (("mean", True), ("top_k", True), ("gem", False), ("weighted", False)):
+            probe = _probe.Probe(model, name, 2, key=jax.random.key(0))
+            assert _probe._is_settled(probe, kept) == settled
+        order = order_of(0, len(data.train), RECIPE)
+
+        def logits() -> Any:
+            trained = train_probe(
+                model, "mean_max", kept, data.train.labels, 2, RECIPE, 0, order, lambda progress: None
+            )
+            return all_logits(*trained, kept.test, kept.layout)
+
+        once = logits()
+        monkeypatch.setattr(_probe, "_is_settled", lambda probe, kept: False)
+        np.testing.assert_allclose(once, logits(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_run_equals_a_plain_loop(model: vitrail.ViT, data: train.Dataset) -> None:

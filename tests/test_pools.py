@@ -390,8 +390,11 @@ def test_an_option_that_is_no_choice_is_refused() -> None:
         vitrail.TopKPool(DIM, by="size", key=KEY)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", [*NAMES, *POOLS.aliases])
-@pytest.mark.parametrize("norm_order", ["norm_pool", "pool_norm"])
+@pytest.mark.parametrize(
+    ("name", "norm_order"),
+    [(name, order) for name in NAMES for order in ("norm_pool", "pool_norm")]
+    + [(a, "norm_pool") for a in POOLS.aliases],
+)
 def test_every_name_works_in_a_model_by_numpy(name: str, norm_order: Any) -> None:
     """The model's own tokens, pooled by NumPy, give the model's own logits."""
     model = small_model(pool=name, norm_order=norm_order)

@@ -30,8 +30,11 @@ def is_what_its_configuration_builds(model: vitrail.ViT) -> bool:
     return bool(eqx.tree_equal(built, eqx.filter_eval_shape(lambda: model)))
 
 
-@pytest.mark.parametrize("norm_order", ["norm_pool", "pool_norm"])
-@pytest.mark.parametrize("name", [*NAMES, *POOLS.aliases])
+@pytest.mark.parametrize(
+    ("name", "norm_order"),
+    [(name, order) for name in NAMES for order in ("norm_pool", "pool_norm")]
+    + [(a, "norm_pool") for a in POOLS.aliases],
+)
 def test_every_pool_goes_on_a_model_that_is_there(name: str, norm_order: Any) -> None:
     model = small_model(num_registers=1)
     replaced = vitrail.replace(model, pool=name, norm_order=norm_order, key=KEY)

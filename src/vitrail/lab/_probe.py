@@ -118,11 +118,22 @@ def train_probe(
     """A trained probe. It depends on the seed and its order, and on no other pool that is trained."""
     probe_key, steps_key = jax.random.split(jax.random.key(seed))
     probe = Probe(model, choice, num_classes, key=probe_key)
-    standard = Standard(all_features(probe, kept.train, kept.layout))
-    feed = ((kept.train[which], labels[which]) for which in order)
+    features = all_features(probe, kept.train, kept.layout)
+    standard = Standard(features)
+    # A pool that neither learns nor draws gives the same vectors in every step: only its head is left to train.
+    settled = _is_settled(probe, kept)
+    inputs, loss = (features, _loss_of_features) if settled else (kept.train, _loss)
+    feed = ((inputs[which], labels[which]) for which in order)
     fixed = standard, kept.layout, recipe.label_smoothing
-    trained = optimise(probe, _loss, feed, len(order), recipe, fixed=fixed, key=steps_key, report=report)
+    trained = optimise(probe, loss, feed, len(order), recipe, fixed=fixed, key=steps_key, report=report)
     return trained, standard
+
+
+def _is_settled(probe: Probe, kept: Kept) -> bool:
+    if probe.norm is not None or jax.tree.leaves(eqx.filter(probe.pool, eqx.is_inexact_array)):
+        return False
+    tokens = kept.layout.tokens(jnp.asarray(kept.train[0]))
+    return bool(jnp.array_equal(probe.pool(tokens, key=jax.random.key(0)), probe.pool(tokens)))
 
 
 def _as_it_is(which: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
@@ -191,3 +202,18 @@ def _loss(
 
     logits = jax.vmap(classify)(sequences, jax.random.split(key, len(sequences)))
     return cross_entropy(logits, labels, smoothing)
+
+
+def _loss_of_features(
+    probe: Any,
+    features: Float[Array, "batch features"],
+    labels: Int32[Array, " batch"],
+    key: PRNGKeyArray,
+    fixed: tuple[Standard, Layout, float],
+) -> tuple[Scalar, Scalar]:
+    standard, _, smoothing = fixed
+
+    def classify(features: Float[Array, " features"]) -> Float[Array, " classes"]:
+        return cast(Array, probe.head(standard(features)))
+
+    return cross_entropy(jax.vmap(classify)(features), labels, smoothing)

@@ -114,6 +114,10 @@ class MaxPool(AbstractPool):
 
     Pick it where one patch decides: a small object, a rare texture. Its gradient reaches one patch for each channel. It
     needs no class token, has no parameters and does not depend on the order of the patches.
+
+    ??? cite
+
+        Boureau, Ponce and LeCun, *A Theoretical Analysis of Feature Pooling in Visual Recognition*, ICML 2010.
     """
 
     out_dim: int = eqx.field(static=True)
