@@ -276,6 +276,25 @@ def test_every_registered_pool_by_default_and_a_reason_for_those_that_cannot(dat
     assert {s.pool for s in _compare._choose(small_model(class_token=True), None)[1]} == {"none"}
 
 
+def test_one_pool_that_fails_does_not_take_the_others_along(
+    data: train.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = _compare._judge
+
+    def fails(*arguments: Any) -> Any:
+        if "max" in arguments:
+            raise FloatingPointError("the loss must stay finite")
+        return judge(*arguments)
+
+    monkeypatch.setattr(_compare, "_judge", fails)
+    monkeypatch.setattr(_compare, "POOLS", {name: POOLS[name] for name in ("mean", "max", "sum")})
+    comparison = compare(small_model(), data, seeds=1)
+    assert {row.pool for row in comparison.rows} == {"mean", "sum"}
+    assert comparison.skipped == (lab.SkippedPool("max", "FloatingPointError: the loss must stay finite"),)
+    with pytest.raises(FloatingPointError):
+        compare(small_model(), data, pools=["mean", "max"], seeds=1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -109,16 +109,24 @@ def compare_pools(
         orders = [order_of(seed, len(data.train), recipe) for seed in range(seeds)]
         with kept_tokens(model, data, token_budget, folder, tell) as kept:
             for label in missing:
-                row = _judge(model, data, kept, label, choices[label], recipe, orders, shown, tell)
+                try:
+                    row = _judge(model, data, kept, label, choices[label], recipe, orders, shown, tell)
+                except Exception as error:
+                    if pools is not None:
+                        raise
+                    skipped.append(SkippedPool(label, _said(error)))  # one that fails must not take the others along
+                    continue
                 if finished is not None:
                     finished.write(row)
                 rows[label] = row
-    return Comparison(_ranked([row for row in rows.values() if row is not None]), skipped, shown)
+    done = [row for row in rows.values() if row is not None]
+    if not done:
+        reasons = "; ".join(f"{pool.pool}: {pool.reason}" for pool in skipped)
+        raise ValueError(f"data and model must suit at least one pool, but all failed: {reasons}")
+    return Comparison(_ranked(done), tuple(skipped), shown)
 
 
-def _choose(
-    model: ViT, pools: Sequence[str | PartSpec] | None
-) -> tuple[dict[str, str | PartSpec], tuple[SkippedPool, ...]]:
+def _choose(model: ViT, pools: Sequence[str | PartSpec] | None) -> tuple[dict[str, str | PartSpec], list[SkippedPool]]:
     """The pools that take part, by label, and those that cannot."""
     choices: dict[str, str | PartSpec] = {}
     skipped: list[SkippedPool] = []
@@ -129,7 +137,7 @@ def _choose(
         except Exception as error:
             if pools is not None:
                 raise
-            reason = f"{type(error).__name__}: {error}"  # a plugin's, which must not take the others along
+            reason = _said(error)  # a plugin's, which must not take the others along
         if reason is not None and pools is not None:
             raise ValueError(f"pools must be such as can be compared on this model, but {label!r} came: {reason}")
         if reason is not None:
@@ -140,7 +148,11 @@ def _choose(
             choices[label] = choice
     if not choices:
         raise ValueError("pools must name at least one pool, but none came")
-    return choices, tuple(skipped)
+    return choices, skipped
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _label(choice: PartSpec) -> str:
@@ -252,7 +264,7 @@ def _looks(pool: AbstractPool, kept: Kept, shown: tuple[int, ...]) -> Float[np.n
     if not isinstance(pool, AbstractWeighingPool):
         return None
     maps = [pool.weights(kept.layout.tokens(jnp.asarray(kept.test[index]))) for index in shown]
-    return np.stack([np.asarray(jnp.mean(m, axis=0), np.float64).reshape(kept.grid) for m in maps])
+    return np.stack([np.asarray(jnp.mean(m, axis=0), np.float64).reshape(kept.layout.grid) for m in maps])
 
 
 def _ranked(rows: list[PoolRow]) -> tuple[PoolRow, ...]:

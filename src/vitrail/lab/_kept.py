@@ -38,27 +38,6 @@ class LabProgress:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """All tokens of a data set, in memory or in a file, and how to read them."""
-
-    train: Float32[np.ndarray, "train_images tokens dim"]
-    """Of the images to learn from, prefix first."""
-    test: Float32[np.ndarray, "test_images tokens dim"]
-    """Of the images held out."""
-    num_prefix: int
-    """How many of the tokens come before the patches."""
-    grid: tuple[int, int]
-    """Rows and columns of patches."""
-    has_class_token: bool
-    """Whether the first of the prefix tokens is a class token."""
-
-    @property
-    def layout(self) -> "Layout":
-        """What a sequence has to be told to become `Tokens`."""
-        return Layout(self.num_prefix, self.grid, self.has_class_token)
-
-
-@dataclass(frozen=True)
 class Layout:
     """How a sequence divides into prefix and patches. It hashes, so that a compiled function can depend on it."""
 
@@ -70,6 +49,18 @@ class Layout:
         """One image's tokens, prefix and patches apart."""
         prefix, patches = sequence[: self.num_prefix], sequence[self.num_prefix :]
         return Tokens(prefix, patches, self.grid, has_class_token=self.has_class_token)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """All tokens of a data set, in memory or in a file, prefix first."""
+
+    train: Float32[np.ndarray, "train_images tokens dim"]
+    """Of the images to learn from."""
+    test: Float32[np.ndarray, "test_images tokens dim"]
+    """Of the images held out."""
+    layout: Layout
+    """How each image's sequence divides."""
 
 
 @contextlib.contextmanager
@@ -101,7 +92,8 @@ def kept_tokens(
                 array[where] = made
                 seen += len(made)
                 report(LabProgress("backbone", "", seen, total))
-        yield Kept(arrays[0], arrays[1], num_prefix, model.config.grid, num_prefix > model.config.num_registers)
+        layout = Layout(num_prefix, model.config.grid, num_prefix > model.config.num_registers)
+        yield Kept(arrays[0], arrays[1], layout)
 
 
 def _sequences(model: ViT, part: Examples, normalisation: Normalisation) -> Iterator[tuple[slice, Any]]:

@@ -17,6 +17,7 @@ from ..model import ViT
 from ..pool import POOLS, AbstractPool
 from ..train import Progress, Recipe
 from ..train._batches import batches
+from ..train._evaluate import in_batches
 from ..train._loop import Scalar, cross_entropy, optimise
 from ._kept import Kept, Layout
 
@@ -144,25 +145,14 @@ def all_features(
     probe: Probe, sequences: Float32[np.ndarray, "images tokens dim"], layout: Layout
 ) -> Float32[np.ndarray, "images features"]:
     """What the pool makes of all images."""
-    return _in_batches(_features, probe, sequences, layout)
+    return in_batches(_features, probe, sequences, layout, _BATCH)
 
 
 def all_logits(
     probe: Probe, standard: Standard, sequences: Float32[np.ndarray, "images tokens dim"], layout: Layout
 ) -> Float32[np.ndarray, "images classes"]:
     """What the head says of all images."""
-    return _in_batches(logits_of, (probe, standard), sequences, layout)
-
-
-def _in_batches(
-    function: Any, module: Any, sequences: Float32[np.ndarray, "images tokens dim"], layout: Layout
-) -> Float32[np.ndarray, "images _"]:
-    made: list[Any] = []
-    for start in range(0, len(sequences), _BATCH):
-        batch = np.asarray(sequences[start : start + _BATCH])
-        filled = np.concatenate([batch, np.repeat(batch[-1:], min(_BATCH, len(sequences)) - len(batch), axis=0)])
-        made.append(np.asarray(function(module, jnp.asarray(filled), layout))[: len(batch)])
-    return np.concatenate(made)
+    return in_batches(logits_of, (probe, standard), sequences, layout, _BATCH)
 
 
 @eqx.filter_jit

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
+from jaxtyping import Array, Float, Float32, Int, Int32, Shaped, UInt8
 
 from .._check import check_positive
 from ._data import Dataset, Normalisation
@@ -77,28 +77,19 @@ def _logits(
 
 
 def in_batches(
-    function: Any,
-    model: Any,
-    images: UInt8[np.ndarray, "images height width channels"],
-    normalisation: Normalisation,
-    batch_size: int,
+    function: Any, model: Any, inputs: Shaped[np.ndarray, "images ..."], fixed: Any, batch_size: int
 ) -> Float32[np.ndarray, "images ..."]:
-    """A compiled function of a batch, applied to all images."""
-    return np.concatenate([made for _, made in each_batch(function, model, images, normalisation, batch_size)])
+    """A compiled function of a model, a batch and what stays the same, applied to all inputs."""
+    return np.concatenate([made for _, made in each_batch(function, model, inputs, fixed, batch_size)])
 
 
 def each_batch(
-    function: Any,
-    model: Any,
-    images: UInt8[np.ndarray, "images height width channels"],
-    normalisation: Normalisation,
-    batch_size: int,
+    function: Any, model: Any, inputs: Shaped[np.ndarray, "images ..."], fixed: Any, batch_size: int
 ) -> Iterator[tuple[slice, Float32[np.ndarray, "batch ..."]]]:
-    """Which images, and what a compiled function makes of them. The last batch is filled up, so that it compiles
-    once."""
-    batch_size = min(batch_size, len(images))
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
+    """Which inputs, and what the function makes of them. The last batch is filled up, so that it compiles once."""
+    batch_size = min(batch_size, len(inputs))
+    for start in range(0, len(inputs), batch_size):
+        batch = np.asarray(inputs[start : start + batch_size])
         filled = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
-        made = np.asarray(function(model, jnp.asarray(filled), normalisation))[: len(batch)]
+        made = np.asarray(function(model, jnp.asarray(filled), fixed))[: len(batch)]
         yield slice(start, start + len(batch)), made
