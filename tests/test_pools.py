@@ -130,7 +130,7 @@ def relative_difference(actual: Any, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("label", SPECS)
-@pytest.mark.parametrize("grid", [(2, 3), (1, 1), (3, 5)])
+@pytest.mark.parametrize("grid", [(3, 5), (1, 1)])
 def test_every_pool_equals_its_paper(label: str, grid: tuple[int, int]) -> None:
     pool, tokens = pool_of(SPECS[label], grid=grid), tokens_of(grid, seed=sum(grid))
     value, shares = expected_of(label, pool, tokens)
