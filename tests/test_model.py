@@ -399,6 +399,9 @@ class TransposedPatches(vitrail.AbstractPatchEmbed):
         grid = self.inner(image)
         return grid if self.extra else grid.transpose(1, 0, 2)
 
+    def resized(self, patch_size: tuple[int, int]) -> vitrail.AbstractPatchEmbed:
+        raise NotImplementedError
+
 
 @pytest.mark.parametrize("extra", [0, 4])
 def test_a_patch_embedding_of_another_grid_or_width_is_an_error_that_names_it(extra: int) -> None:

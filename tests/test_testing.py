@@ -389,6 +389,9 @@ class TransposedPatches(vitrail.AbstractPatchEmbed):
         height, width = (n - n % p for n, p in zip(image.shape[:2], self.patch_size, strict=True))
         return self.inner(image[:height, :width]).swapaxes(0, 1)
 
+    def resized(self, patch_size: tuple[int, int]) -> vitrail.AbstractPatchEmbed:
+        return self
+
 
 def test_a_wrong_patch_embedding_is_caught() -> None:
     with pytest.raises(ContractError) as caught:
@@ -396,6 +399,7 @@ def test_a_wrong_patch_embedding_is_caught() -> None:
     said = str(caught.value)
     assert "it must give (rows, cols, dim) = (3, 2, 24), but it gives (2, 3, 24)" in said
     assert "must be refused, as its last patches are not whole" in said
+    assert "resized to patches twice as large it must give" in said
 
 
 @final

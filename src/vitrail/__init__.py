@@ -46,6 +46,7 @@ from .encoder import (
 from .head import (
     HEADS as HEADS,
     AbstractHead as AbstractHead,
+    DistilledHead as DistilledHead,
     HeadFactory as HeadFactory,
     LinearHead as LinearHead,
     MLPHead as MLPHead,
@@ -98,7 +99,7 @@ from .position import (
     RotaryPosition as RotaryPosition,
     SinCos2DPosition as SinCos2DPosition,
 )
-from .weights import WeightsError as WeightsError, load as load, save as save
+from .weights import CheckpointError as CheckpointError, load as load, save as save
 
 if _typing.TYPE_CHECKING:
     from .lab import compare_pools as compare_pools

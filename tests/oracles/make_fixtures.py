@@ -1,13 +1,27 @@
-"""Writes `tests/fixtures/timm_pools.npz`: what timm's pools give, for those who have no PyTorch.
+"""Writes what the originals give to `tests/fixtures`, for those who have no PyTorch.
 
 Run it in the environment of `make test-oracles`: `.venv-oracles/bin/python tests/oracles/make_fixtures.py`.
 """
 
+import json
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import numpy as np
+from checkpoint_cases import case_arrays, case_to_json, image_of
+from checkpoint_oracle import CASES, SIZES
 from timm_oracle import cases
 
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
 if __name__ == "__main__":
-    arrays = {f"{case}/{name}": array for case, named in cases(0).items() for name, array in named.items()}
-    np.savez_compressed(Path(__file__).parent.parent / "fixtures" / "timm_pools.npz", allow_pickle=False, **arrays)
+    pools = {f"{case}/{name}": array for case, named in cases(0).items() for name, array in named.items()}
+    np.savez_compressed(FIXTURES / "timm_pools.npz", allow_pickle=False, **pools)
+    images = {size: image_of(size) for size in SIZES}
+    made = {name: make(images) for name, make in CASES.items()}
+    arrays = {f"{name}/{key}": array for name, case in made.items() for key, array in case_arrays(case).items()}
+    np.savez_compressed(FIXTURES / "checkpoints.npz", allow_pickle=False, **arrays)
+    kept = {name: case_to_json(case) for name, case in made.items()}
+    (FIXTURES / "checkpoints.json").write_text(json.dumps(kept, separators=(",", ":")))

@@ -17,6 +17,7 @@ class LinearHead(AbstractHead):
     """One linear layer: the head of ViT in fine-tuning, and of nearly every other."""
 
     linear: Linear
+    activation: Activation | None = eqx.field(static=True)
     dim: int = eqx.field(static=True)
     out_dim: int = eqx.field(static=True)
 
@@ -27,6 +28,8 @@ class LinearHead(AbstractHead):
         num_classes: int | None,
         init: Init = TRUNC_NORMAL,
         zero: bool = False,
+        bias: bool = True,
+        activation: ActivationName | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:**
@@ -36,6 +39,8 @@ class LinearHead(AbstractHead):
         - `init`: draws the weight; the bias starts at zero.
         - `zero`: whether the weight starts at zero instead, as in big_vision: all logits are zero at first, so the loss
             starts at the logarithm of the number of classes.
+        - `bias`: whether there is one. CLIP's projection into the space that it shares with text has none.
+        - `activation`: of what comes out; `None` for none. The pooler of Hugging Face's ViT has `"tanh"`.
         - `key`: for the weight.
 
         **Raises:** `ValueError` where `num_classes` is missing or not positive.
@@ -43,7 +48,9 @@ class LinearHead(AbstractHead):
         self.dim = dim
         self.out_dim = check_num_classes(num_classes)
         weight_init = jax.nn.initializers.zeros if zero else init.head
-        self.linear = Linear(dim, self.out_dim, weight_init=weight_init, key=key)
+        bias_init = jax.nn.initializers.zeros if bias else None
+        self.linear = Linear(dim, self.out_dim, weight_init=weight_init, bias_init=bias_init, key=key)
+        self.activation = None if activation is None else ACTIVATIONS[activation]
 
     def __call__(
         self, x: Float[Array, "*tokens {self.dim}"], *, key: PRNGKeyArray | None = None
@@ -57,7 +64,8 @@ class LinearHead(AbstractHead):
 
         The logits.
         """
-        return self.linear(x)
+        logits = self.linear(x)
+        return logits if self.activation is None else self.activation(logits)
 
 
 @final
@@ -121,6 +129,60 @@ class MLPHead(AbstractHead):
         The logits.
         """
         return self.linear(self.activation(self.hidden(x)))
+
+
+@final
+class DistilledHead(AbstractHead):
+    """DeiT's two classifiers, one for the class token and one for the distillation token, their logits averaged.
+
+    It belongs with the pool `cls_distilled`, which gives it the two tokens one after the other.
+
+    ??? cite
+
+        Touvron et al., *Training data-efficient image transformers & distillation through attention*, ICML 2021,
+        arXiv:2012.12877, section 4.
+    """
+
+    class_token: Linear
+    distillation_token: Linear
+    dim: int = eqx.field(static=True)
+    out_dim: int = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, num_classes: int | None, init: Init = TRUNC_NORMAL, key: PRNGKeyArray):
+        """**Arguments:**
+
+        - `dim`: the width of what comes in: two tokens.
+        - `num_classes`: how many logits come out.
+        - `init`: draws the weights; the biases start at zero.
+        - `key`: for the weights.
+
+        **Raises:** `ValueError` where `num_classes` is missing or not positive, or `dim` is odd.
+        """
+        if dim % 2:
+            raise ValueError(
+                f"dim must be the width of two tokens for the head 'distilled', but {dim} came: take it with "
+                "pool='cls_distilled', or take head='linear'"
+            )
+        self.dim = dim
+        self.out_dim = check_num_classes(num_classes)
+        class_key, distillation_key = jax.random.split(key)
+        self.class_token = Linear(dim // 2, self.out_dim, weight_init=init.head, key=class_key)
+        self.distillation_token = Linear(dim // 2, self.out_dim, weight_init=init.head, key=distillation_key)
+
+    def __call__(
+        self, x: Float[Array, "*tokens {self.dim}"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*tokens {self.out_dim}"]:
+        """**Arguments:**
+
+        - `x`: the class token and the distillation token as one vector.
+        - `key`: part of the contract; nothing is random here.
+
+        **Returns:**
+
+        The mean of the two classifiers' logits.
+        """
+        class_token, distillation_token = x[..., : self.dim // 2], x[..., self.dim // 2 :]
+        return (self.class_token(class_token) + self.distillation_token(distillation_token)) / 2
 
 
 @final

@@ -4,7 +4,7 @@ from typing import Final
 
 from .._registry import Registry
 from ._base import AbstractHead, HeadFactory
-from ._heads import LinearHead, MLPHead, NoHead
+from ._heads import DistilledHead, LinearHead, MLPHead, NoHead
 
 HEADS: Final[Registry[HeadFactory]] = Registry(
     "head",
@@ -14,6 +14,7 @@ HEADS: Final[Registry[HeadFactory]] = Registry(
     builtins={
         "linear": LinearHead,
         "mlp": MLPHead,
+        "distilled": DistilledHead,
         "none": NoHead,
     },
 )

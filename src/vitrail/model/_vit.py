@@ -335,21 +335,30 @@ class ViT(eqx.Module):
         tokens = self._embed(image)
         return self.encoder.attention(tokens, rotation=self.position.rotation(tokens))
 
-    def resized(self, image_size: int | tuple[int, int]) -> "ViT":
-        """The same model for images of another size: the position embedding is resampled, all else is the same arrays.
+    def resized(self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None) -> "ViT":
+        """The same model for images, or patches, of another size: what depends on it is resampled, all else is the same
+        arrays.
 
         **Arguments:**
 
         - `image_size`: height and width in pixels, multiples of the patch size; one number for a square.
+        - `patch_size`: height and width of a patch in pixels, as in FlexiViT; `None` for as before.
 
         **Returns:**
 
-        A model whose configuration has the new size.
+        A model whose configuration has the new sizes. The position embedding is resampled by its own rule.
 
-        **Raises:** `ValueError` where the size does not divide into patches.
+        **Raises:** `ValueError` where the size does not divide into patches, or the patch embedding has no rule for
+        other patches.
         """
-        config = dataclasses.replace(self.config, image_size=pair(image_size))
-        return dataclasses.replace(self, position=self.position.resized(config.grid), config=config)
+        patches = self.config.patch_size if patch_size is None else pair(patch_size)
+        config = dataclasses.replace(self.config, image_size=pair(image_size), patch_size=patches)
+        return dataclasses.replace(
+            self,
+            patch=self.patch if patches == self.config.patch_size else self.patch.resized(patches),
+            position=self.position.resized(config.grid),
+            config=config,
+        )
 
     @property
     def _dtype(self) -> jnp.dtype:

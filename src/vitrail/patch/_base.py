@@ -23,6 +23,19 @@ class AbstractPatchEmbed(eqx.Module):
         One token for each patch: `rows` is the height divided by that of a patch, `cols` the same of the widths.
         """
 
+    @abc.abstractmethod
+    def resized(self, patch_size: tuple[int, int]) -> "AbstractPatchEmbed":
+        """**Arguments:**
+
+        - `patch_size`: height and width of the new patches in pixels.
+
+        **Returns:**
+
+        The patch embedding for patches of that size.
+
+        **Raises:** `ValueError` where there is no rule for it.
+        """
+
 
 @runtime_checkable
 class PatchFactory(Protocol):

@@ -1,13 +1,15 @@
 """Patches by a strided convolution."""
 
-from typing import final
+from typing import Any, final
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_divisible, check_positive
 from .._init import TRUNC_NORMAL, Init
+from .._resample import resize_kernel
 from ._base import AbstractPatchEmbed
 
 
@@ -21,6 +23,12 @@ def draw_kernel(
     return flat.reshape(dim, channels, height, width)
 
 
+# Equinox hands a placeholder to this, so that no narrower type holds.
+def weight_of(patch: Any) -> Any:
+    """The kernel of a patch embedding."""
+    return patch.weight
+
+
 @final
 class ConvPatchEmbed(AbstractPatchEmbed):
     """One convolution whose kernel and stride are the patch size, without padding: the patch embedding of ViT.
@@ -31,7 +39,7 @@ class ConvPatchEmbed(AbstractPatchEmbed):
     """
 
     weight: Float[Array, "dim channels patch_height patch_width"]
-    bias: Float[Array, " dim"]
+    bias: Float[Array, " dim"] | None
 
     def __init__(
         self,
@@ -40,6 +48,7 @@ class ConvPatchEmbed(AbstractPatchEmbed):
         patch_size: tuple[int, int],
         channels: int,
         init: Init = TRUNC_NORMAL,
+        bias: bool = True,
         key: PRNGKeyArray,
     ):
         """**Arguments:**
@@ -48,10 +57,11 @@ class ConvPatchEmbed(AbstractPatchEmbed):
         - `patch_size`: height and width of a patch in pixels.
         - `channels`: of the image.
         - `init`: draws the weight; the bias starts at zero.
+        - `bias`: whether there is one. CLIP has none.
         - `key`: for the weight.
         """
         self.weight = draw_kernel(dim, channels, patch_size, init, key)
-        self.bias = jnp.zeros(dim, jnp.float32)
+        self.bias = jnp.zeros(dim, jnp.float32) if bias else None
 
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
         """**Arguments:**
@@ -73,4 +83,15 @@ class ConvPatchEmbed(AbstractPatchEmbed):
             padding="VALID",
             dimension_numbers=("NHWC", "OIHW", "NHWC"),
         )[0]
-        return grid + jnp.broadcast_to(self.bias, grid.shape)
+        return grid if self.bias is None else grid + jnp.broadcast_to(self.bias, grid.shape)
+
+    def resized(self, patch_size: tuple[int, int]) -> "ConvPatchEmbed":
+        """**Arguments:**
+
+        - `patch_size`: height and width of the new patches in pixels.
+
+        **Returns:**
+
+        The patch embedding with its kernel resampled as in FlexiViT (`resize_kernel`).
+        """
+        return eqx.tree_at(weight_of, self, resize_kernel(self.weight, patch_size))

@@ -100,3 +100,10 @@ class ConvStemPatchEmbed(AbstractPatchEmbed):
             )[0]
             x = jax.nn.relu(norm(x))
         return self.project(x)
+
+    def resized(self, patch_size: tuple[int, int]) -> "ConvStemPatchEmbed":
+        """**Raises:** `ValueError` always: the convolutions of a stem are made for one patch size."""
+        raise ValueError(
+            f"patch_size of a convolution stem must stay {self.patch_size}, but {patch_size} came: its convolutions "
+            "are as many as it takes to halve the image to that; build a new one and train it"
+        )

@@ -68,7 +68,7 @@ class ClassTokenPool(AbstractPool):
     r"""The class token as it leaves the encoder, $z = x_\mathrm{cls}$. The patches do not count.
 
     Pick it for checkpoints that were trained with it: the first ViT, DeiT, CLIP, DINO. It needs the class token, has no
-    parameters and does not depend on the order of the patches.
+    parameters and does not depend on the order of the patches. DeiT's distilled models read a second prefix token, too.
 
     ??? cite
 
@@ -78,15 +78,19 @@ class ClassTokenPool(AbstractPool):
     out_dim: int = eqx.field(static=True)
     needs_class_token: bool = eqx.field(static=True)
     order_invariant: bool = eqx.field(static=True)
+    num_tokens: int = eqx.field(static=True)
 
-    def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
+    def __init__(self, dim: int, *, num_tokens: int = 1, key: PRNGKeyArray | None = None):
         """**Arguments:**
 
         - `dim`: the width of a token.
+        - `num_tokens`: how many prefix tokens are read, one after the other: `2` for the class token and the
+            distillation token (the first register) of DeiT.
         - `key`: part of the contract; nothing is random here.
         """
-        check_positive(dim=dim)
-        self.out_dim = dim
+        check_positive(dim=dim, num_tokens=num_tokens)
+        self.num_tokens = num_tokens
+        self.out_dim = num_tokens * dim
         self.needs_class_token = True
         self.order_invariant = True
 
@@ -103,9 +107,16 @@ class ClassTokenPool(AbstractPool):
 
         One vector.
 
-        **Raises:** `ValueError` where there is no class token.
+        **Raises:** `ValueError` where there is no class token, or too few registers follow it.
         """
-        return tokens.class_token
+        if self.num_tokens == 1:
+            return tokens.class_token
+        if not tokens.has_class_token or tokens.num_prefix < self.num_tokens:
+            raise ValueError(
+                f"tokens must have a class token and {self.num_tokens - 1} registers for this pool, but "
+                f"{tokens.num_prefix} prefix tokens came: build the model with num_registers={self.num_tokens - 1}"
+            )
+        return tokens.prefix[: self.num_tokens].reshape(-1)
 
 
 @final

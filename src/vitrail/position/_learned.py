@@ -1,7 +1,7 @@
 """Learned position embeddings: one table over the grid, or one for each of its two axes."""
 
 import dataclasses
-from typing import Any, cast, final
+from typing import Any, Literal, final
 
 import equinox as eqx
 import jax
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._init import TRUNC_NORMAL, Init
+from .._resample import ResizeRule, check_rule, resample
 from .._tokens import Rotation, Tokens
 from ._base import AbstractPosition
 
@@ -18,13 +19,27 @@ from ._base import AbstractPosition
 class LearnedPosition(AbstractPosition):
     """A learned vector for each patch, and by choice for each prefix token, added to the tokens: ViT's own.
 
+    For images of another size the table is resampled. The code that a checkpoint comes from has its own rule for that,
+    and another rule gives other tokens:
+
+    | rule | what it is | whose |
+    |---|---|---|
+    | `"torch_bicubic_antialias"` | PyTorch's antialiased bicubic ($a = -0.5$) | timm; DINOv2 with registers |
+    | `"torch_bicubic"` | PyTorch's bicubic ($a = -0.75$, borders repeated) | Hugging Face but for the others |
+    | `"dinov2_offset"` | the same with a scale of $(n + 0.1) / m$ | Meta's DINO and DINOv2 without registers |
+    | `"torchvision_corners"` | bicubic ($a = -0.75$), corners on corners | torchvision |
+    | `"bilinear_antialias"` | PyTorch's antialiased bilinear | SigLIP 2 of native aspect |
+    | `"big_vision_zoom"` | linear, corners on corners (`scipy.ndimage.zoom`) | big_vision, vision_transformer |
+
     ??? cite
 
-        Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv:2010.11929, equation 1.
+        Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv:2010.11929, equation 1 and section 3.2.
     """
 
     prefix: Float[Array, "prefix dim"] | None
     patches: Float[Array, "rows cols dim"]
+    covers_prefix: bool | Literal["class"] = eqx.field(static=True)
+    resize: ResizeRule = eqx.field(static=True)
 
     def __init__(
         self,
@@ -34,7 +49,8 @@ class LearnedPosition(AbstractPosition):
         num_prefix: int = 0,
         head_dim: int | None = None,
         init: Init = TRUNC_NORMAL,
-        covers_prefix: bool = True,
+        covers_prefix: bool | Literal["class"] = True,
+        resize: ResizeRule = "torch_bicubic_antialias",
         key: PRNGKeyArray,
     ):
         """**Arguments:**
@@ -44,15 +60,21 @@ class LearnedPosition(AbstractPosition):
         - `num_prefix`: how many prefix tokens there are.
         - `head_dim`: part of the contract; does not matter here.
         - `init`: draws the table.
-        - `covers_prefix`: whether the prefix tokens have a position of their own, as in ViT, DeiT and CLIP, or only the
-            patches have, as in big_vision and timm's `no_embed_class`.
+        - `covers_prefix`: whether the prefix tokens have a position of their own, as in ViT, DeiT and CLIP; or only the
+            patches have, as in big_vision and timm's `no_embed_class`; or `"class"`, where the class token has one and
+            the registers have none, as in DINOv2.
+        - `resize`: the rule by which the table is resampled for another grid.
         - `key`: for the table.
         """
         check_positive(dim=dim, grid=grid)
+        check_rule(resize)
         prefix_key, patches_key = jax.random.split(key)
         dtype = jnp.dtype(jnp.float32)
-        self.prefix = init.position(prefix_key, (num_prefix, dim), dtype) if covers_prefix else None
+        num_rows = min(num_prefix, 1) if covers_prefix == "class" else num_prefix
+        self.prefix = init.position(prefix_key, (num_rows, dim), dtype) if covers_prefix else None
         self.patches = init.position(patches_key, (*grid, dim), dtype)
+        self.covers_prefix = covers_prefix
+        self.resize = resize
 
     def __call__(self, tokens: Tokens) -> Tokens:
         """**Arguments:**
@@ -69,12 +91,14 @@ class LearnedPosition(AbstractPosition):
         patches = tokens.patches + self.patches.reshape(-1, tokens.dim)
         if self.prefix is None:
             return dataclasses.replace(tokens, patches=patches)
-        if tokens.num_prefix != self.prefix.shape[0]:
+        covered = int(tokens.has_class_token) if self.covers_prefix == "class" else tokens.num_prefix
+        if covered != self.prefix.shape[0]:
             raise ValueError(
-                f"tokens must have {self.prefix.shape[0]} prefix tokens, for which this position embedding was made, "
-                f"but {tokens.num_prefix} came: make it anew with num_prefix={tokens.num_prefix}"
+                f"tokens must have {self.prefix.shape[0]} prefix tokens with a position, for which this position "
+                f"embedding was made, but {covered} came: make it anew with num_prefix={tokens.num_prefix}"
             )
-        return dataclasses.replace(tokens, prefix=tokens.prefix + self.prefix, patches=patches)
+        rows = jnp.pad(self.prefix, ((0, tokens.num_prefix - covered), (0, 0)))
+        return dataclasses.replace(tokens, prefix=tokens.prefix + rows, patches=patches)
 
     def rotation(self, tokens: Tokens) -> Rotation | None:
         """**Returns:**
@@ -90,10 +114,9 @@ class LearnedPosition(AbstractPosition):
 
         **Returns:**
 
-        The position embedding with its table resampled: bicubic, antialiased when it shrinks, which equals
-        `torch.nn.functional.interpolate(mode="bicubic", antialias=True)`. The prefix rows stay as they are.
+        The position embedding with its table resampled by its rule. The prefix rows stay as they are.
         """
-        return eqx.tree_at(_patches, self, _resample(self.patches, grid))
+        return eqx.tree_at(_patches, self, resample(self.patches, grid, self.resize))
 
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "LearnedPosition":
         """**Arguments:**
@@ -179,7 +202,10 @@ class FactorizedPosition(AbstractPosition):
 
         The position embedding with both tables resampled along their one axis: cubic, antialiased when they shrink.
         """
-        rows, cols = _resample(self.rows, grid[:1]), _resample(self.cols, grid[1:])
+        rows, cols = (
+            resample(table, (length,), "torch_bicubic_antialias")
+            for table, length in zip((self.rows, self.cols), grid, strict=True)
+        )
         return eqx.tree_at(_rows_and_cols, self, (rows, cols))
 
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "FactorizedPosition":
@@ -209,8 +235,3 @@ def _check_grid(grid: tuple[int, int], made_for: tuple[int, ...]) -> None:
             f"tokens must lie on the grid {made_for}, for which this position embedding was made, but the grid {grid} "
             f"came: resample it with position.resized({grid}), or a whole model with model.resized(image_size)"
         )
-
-
-def _resample(table: Float[Array, "*old dim"], size: tuple[int, ...]) -> Float[Array, "*new dim"]:
-    """Cubic interpolation of all axes but the last, with antialiasing where one shrinks."""
-    return cast(Array, jax.image.resize(table, (*size, table.shape[-1]), "bicubic"))

@@ -217,11 +217,26 @@ def a_patch_reads_its_own_pixels(subject: Subject) -> Iterator[str]:
         yield "the last patch must depend on the last pixel: are rows and columns mixed up?"
 
 
+def fits_other_patches_when_resized(subject: Subject) -> Iterator[str]:
+    """Resized to patches twice as large it gives as many tokens of images twice as large, or says that it cannot."""
+    part = subject.make(jax.random.key(0))
+    height, width, channels = subject.inputs.shape
+    before = shape_of(subject.call, part, subject.inputs, None).shape
+    try:
+        other = part.resized((2 * height // _GRID[0], 2 * width // _GRID[1]))
+    except ValueError:
+        return
+    after = shape_of(subject.call, other, jax.ShapeDtypeStruct((2 * height, 2 * width, channels), jnp.float32), None)
+    if after.shape != before:
+        yield f"resized to patches twice as large it must give {before} of images twice as large, not {after.shape}"
+
+
 PATCH_CHECKS: Final[tuple[Check, ...]] = (
     *COMMON,
     gives_a_grid_of_tokens,
     refuses_a_partial_patch,
     a_patch_reads_its_own_pixels,
+    fits_other_patches_when_resized,
 )
 
 

@@ -1,3 +1,5 @@
-"""Weights on disk."""
+"""Weights on disk: vitrail's own files, and checkpoints as others publish them."""
 
-from ._native import WeightsError as WeightsError, load as load, save as save
+from ._errors import CheckpointError as CheckpointError
+from ._load import load as load
+from ._save import WritableLayout as WritableLayout, save as save

@@ -1,0 +1,94 @@
+"""Resampling of tables and kernels along their axes, by the rules of the published code."""
+
+import typing
+from typing import Final, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._check import listed
+
+ResizeRule = Literal[
+    "torch_bicubic",
+    "torch_bicubic_antialias",
+    "torchvision_corners",
+    "dinov2_offset",
+    "bilinear_antialias",
+    "big_vision_zoom",
+]
+"""The names of the rules by which position embeddings are resampled."""
+
+_RULES: Final[tuple[ResizeRule, ...]] = typing.get_args(ResizeRule)
+
+
+def check_rule(rule: str) -> None:
+    """Raises a `ValueError` where there is no such rule."""
+    if rule not in _RULES:
+        raise ValueError(f"resize must be one of {listed(_RULES)}, but {rule!r} came")
+
+
+def resample(
+    table: Float[Array, "*old dim"], size: tuple[int, ...], rule: ResizeRule | Literal["bilinear"]
+) -> Float[Array, "*new dim"]:
+    """All axes but the last at other lengths; the table itself where they are what they were."""
+    if table.shape[:-1] == size:
+        return table
+    for axis, length in enumerate(size):
+        weights = interpolation(table.shape[axis], length, rule).astype(table.dtype)
+        table = jnp.moveaxis(jnp.tensordot(weights, table, (1, axis), precision="highest"), 0, axis)
+    return table
+
+
+def interpolation(old: int, new: int, rule: ResizeRule | Literal["bilinear"]) -> Float[np.ndarray, "new old"]:
+    """How much each new sample of an axis takes from each old one. Rows sum to one.
+
+    Source: PyTorch's `UpSampleKernel` for the first two and `"bilinear"`; DINOv2's `interpolate_pos_encoding`, whose
+    scale is off by 0.1 of a sample; torchvision's `interpolate_embeddings` and `scipy.ndimage.zoom` of order 1, which
+    both put the first and the last sample on each other.
+    """
+    scale = (new + 0.1) / old if rule == "dinov2_offset" else new / old
+    centres = (np.arange(new) + 0.5) / scale - 0.5
+    if rule in ("big_vision_zoom", "torchvision_corners"):
+        centres = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
+    antialias = rule in ("torch_bicubic_antialias", "bilinear_antialias")
+    stretch = max(1.0, 1 / scale) if antialias else 1.0
+    # Two samples beyond each end, which belong to the last ones: that is PyTorch's border without antialiasing. With
+    # it, what lies beyond does not count.
+    reach = int(np.ceil(2 * stretch)) + 1
+    places = np.arange(-reach, old + reach)
+    offsets = (places[None] - centres[:, None]) / stretch
+    if rule in ("big_vision_zoom", "bilinear_antialias", "bilinear"):
+        weights = np.maximum(0.0, 1 - np.abs(offsets))
+    else:
+        weights = _cubic(offsets, -0.5 if antialias else -0.75)
+    inside = np.clip(places, 0, old - 1)
+    if antialias:
+        weights = np.where(places == inside, weights, 0.0)
+        weights /= weights.sum(axis=1, keepdims=True)
+    return weights @ (inside[:, None] == np.arange(old))
+
+
+def _cubic(offsets: Float[np.ndarray, "new places"], a: float) -> Float[np.ndarray, "new places"]:
+    """Keys's cubic convolution kernel (1981, equation 15)."""
+    x = np.abs(offsets)
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def resize_kernel(
+    kernel: Float[Array, "dim channels height width"], size: tuple[int, int]
+) -> Float[Array, "dim channels new_height new_width"]:
+    r"""The kernel of a patch embedding for patches of another size.
+
+    The new kernel gives an enlarged patch the token that the old one gave the patch: $\hat w = (B^\top)^+ w$ with $B$
+    the bilinear enlargement, exactly where it enlarges, by least squares where it shrinks.
+
+    Source: Beyer et al., *FlexiViT: One Model for All Patch Sizes*, CVPR 2023, arXiv:2212.08013, section 3.4.
+    """
+    rows, cols = (
+        np.linalg.pinv(interpolation(old, new, "bilinear").T).astype(np.float32)
+        for old, new in zip(kernel.shape[2:], size, strict=True)
+    )
+    return jnp.einsum("dchw,yh,xw->dcyx", kernel, rows, cols, precision="highest")

@@ -1,0 +1,37 @@
+"""What Hugging Face's layouts share."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from ._checkpoint import Checkpoint
+from ._errors import CheckpointError
+
+ACTIVATIONS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "gelu": "gelu",
+        "gelu_new": "gelu_tanh",
+        "gelu_pytorch_tanh": "gelu_tanh",
+        "quick_gelu": "quick_gelu",
+        "relu": "relu",
+        "silu": "silu",
+    }
+)
+"""The activations by the names of its settings."""
+MASK_TOKEN: Final = ((r"embeddings\.mask_token", "only masked images need it"),)
+TEXT_TOWER: Final = (
+    (r"text_model\..*", "the text tower"),
+    (r"text_projection\.weight", "of the text tower"),
+    (r"logit_(scale|bias)", "of the contrastive loss"),
+    (r"(vision_model\.)?embeddings\.position_ids", "the numbers from zero on"),
+)
+
+
+def check_type(checkpoint: Checkpoint, *known: str) -> None:
+    """A `CheckpointError` where the settings are those of another model."""
+    given = checkpoint.setting("model_type", known[0])
+    if given not in known:
+        raise CheckpointError(
+            f"{checkpoint.path} has the names of {known[0]!r}, but the config.json beside it says {given!r}: put the "
+            "right one there, or pass config="
+        )

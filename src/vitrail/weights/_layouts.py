@@ -1,0 +1,150 @@
+"""The layouts by name, and which of them a file has."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, cast
+
+from .._check import listed
+from ._checkpoint import Checkpoint, Layout, Settings
+from ._errors import CheckpointError
+from ._flax import BIG_VISION, VISION_TRANSFORMER
+from ._hf_clip import HF_CLIP, HF_DINOV3, HF_DINOV3_5, HF_SIGLIP
+from ._hf_vit import HF_DINOV2, HF_DINOV2_5, HF_VIT, HF_VIT_5
+from ._meta import META_DINOV2, META_DINOV3, META_MAE
+from ._npz import NpzFile
+from ._pytorch import OPENAI_CLIP, TORCHVISION
+from ._safetensors import SafetensorsFile
+from ._shards import ShardedFile
+from ._source import MAX_HEADER, AbstractSource, UnstackedSource
+from ._timm import TIMM_EVA, TIMM_VIT
+
+LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
+    {
+        layout.name: layout
+        for layout in (
+            TIMM_VIT,
+            TIMM_EVA,
+            HF_VIT,
+            HF_VIT_5,
+            HF_DINOV2,
+            HF_DINOV2_5,
+            HF_DINOV3,
+            HF_DINOV3_5,
+            HF_CLIP,
+            HF_SIGLIP,
+            META_DINOV2,
+            META_DINOV3,
+            META_MAE,
+            OPENAI_CLIP,
+            TORCHVISION,
+            BIG_VISION,
+            VISION_TRANSFORMER,
+        )
+    }
+)
+"""All layouts but vitrail's own."""
+
+
+def open_source(path: Path) -> AbstractSource:
+    """The file's tensors by name, by what the file is; nothing is read yet."""
+    if path.is_dir():
+        return open_source(_main_file(path))
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
+            raise _pickle(path)
+        return NpzFile(path)
+    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise _pickle(path)
+    if path.name.endswith(".index.json"):
+        return ShardedFile(path)
+    return SafetensorsFile(path)
+
+
+def _pickle(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} must be safetensors or npz, but it is a pickle of PyTorch's, which can run any code: make it a "
+        "safetensors file with 'vitrail convert --from-torch'"
+    )
+
+
+def _main_file(folder: Path) -> Path:
+    names = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors")
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder} must hold one of {listed(names)}, but it holds none: name the file itself")
+
+
+def settings_beside(path: Path) -> Settings:
+    """What the `config.json` in the file's folder says, or open_clip's; nothing where there is none."""
+    folder = path if path.is_dir() else path.parent
+    if (folder / "open_clip_config.json").is_file() and not (folder / "model.safetensors").is_file():
+        return _open_clip_settings(folder / "open_clip_config.json")
+    return read_settings(folder / "config.json") if (folder / "config.json").is_file() else {}
+
+
+def _open_clip_settings(path: Path) -> Settings:
+    """open_clip's settings in the words of the others."""
+    match read_settings(path):
+        case {"model_cfg": {"vision_cfg": {"timm_model_name": str(name)}}}:
+            return {"architecture": name}
+        case {"model_cfg": {"vision_cfg": {"width": int(width)} as vision, **model}}:
+            heads = width // cast("dict[str, int]", vision).get("head_width", 64)
+            return {"hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu", "num_heads": heads}
+        case _:
+            raise CheckpointError(f"{path} must say which vision tower open_clip has here, but it does not")
+
+
+def read_settings(path: Path) -> Settings:
+    """A JSON object of settings."""
+    if path.stat().st_size > MAX_HEADER:
+        raise CheckpointError(f"{path} must be a file of settings, but it has {path.stat().st_size:,} bytes")
+    try:
+        settings: object = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} must be JSON, but it cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path} must be a JSON object, but it is not")
+    return cast("dict[str, Any]", settings)
+
+
+def recognise(
+    source: AbstractSource, settings: Settings, name: str | None
+) -> tuple[Layout, AbstractSource, Checkpoint]:
+    """The layout of a file by its names, or the one that is asked for, and the file as the layout sees it."""
+    if name is not None:
+        if name not in LAYOUTS:
+            raise ValueError(f"layout must be one of {listed(LAYOUTS)}, but {name!r} came")
+        candidates = [LAYOUTS[name]]
+    else:
+        candidates = list(LAYOUTS.values())
+    found: list[tuple[Layout, AbstractSource, Checkpoint]] = []
+    for layout in candidates:
+        seen = UnstackedSource(source, layout.stacked) if _has_stack(source, layout) else source
+        checkpoint = Checkpoint(seen, layout.prefixes, settings)
+        has = all(tensor in checkpoint for tensor in layout.signature)
+        has = has and (not layout.one_of or any(tensor in checkpoint for tensor in layout.one_of))
+        if name is not None or (has and not any(tensor in checkpoint for tensor in layout.foreign)):
+            found.append((layout, seen, checkpoint))
+    if not found:
+        raise CheckpointError(
+            f"{source.path} has {len(source.tensors):,} tensors, the first of them {_first(source)}, and is of no "
+            f"layout that vitrail knows: these are its own, and {listed(LAYOUTS)}"
+        )
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{source.path} may be of any of the layouts {listed(layout.name for layout, _, _ in found)}: pass layout="
+        )
+    return found[0]
+
+
+def _has_stack(source: AbstractSource, layout: Layout) -> bool:
+    return bool(layout.stacked) and any(layout.stacked in name for name in source.tensors)
+
+
+def _first(source: AbstractSource) -> str:
+    return listed(list(source.tensors)[:3])

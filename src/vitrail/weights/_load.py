@@ -1,0 +1,188 @@
+"""A model from a checkpoint, and back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from .._check import listed
+from .._registry import PartSpec
+from ..head import HeadFactory
+from ..model import ViT, ViTConfig, replace
+from ..pool import PoolFactory
+from ._checkpoint import Layout, Settings
+from ._errors import CheckpointError
+from ._layouts import open_source, read_settings, recognise, settings_beside
+from ._native import arrays_of, is_native, name_of, outline, read_native
+from ._rules import Plan, fill, plan
+from ._source import AbstractSource, NumpyArray
+
+
+def load(
+    path: Path | str,
+    *,
+    layout: str | None = None,
+    config: ViTConfig | Mapping[str, Any] | Path | str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | tuple[int, int] | None = None,
+    pool: str | PartSpec | PoolFactory | None = None,
+    head: str | PartSpec | HeadFactory | None = None,
+    num_classes: int | Literal["keep"] | None = "keep",
+    convert: bool = False,
+    key: PRNGKeyArray | None = None,
+) -> ViT:
+    """Reads a model from a file: vitrail's own, or a checkpoint as timm, Hugging Face, Meta, OpenAI, open_clip,
+    torchvision, big_vision or vision_transformer publish it.
+
+    !!! example
+
+        ```python
+        model = vitrail.load("model.safetensors", pool="mean", num_classes=10, key=key)
+        ```
+
+    The layout is known by the names of the tensors, and what these do not say (the activation, the number of heads) by
+    the `config.json` beside the file. Every tensor is used, or is one that the layout names as not needed; every array
+    of the model is filled, in the file's own numbers, and none is converted unless that is asked for.
+
+    **Arguments:**
+
+    - `path`: a safetensors or npz file, the index of a checkpoint in several files (`model.safetensors.index.json`), or
+        a folder with one of these.
+    - `layout`: the name of the layout, where it should not be known by the tensors; `vitrail inspect` shows it.
+    - `config`: what the checkpoint is, where nothing beside the file says it: a `ViTConfig`, or settings as the
+        library's `config.json` has them, or the path of such a file.
+    - `image_size`, `patch_size`: of the images that the model is to read; what depends on them is resampled, as in
+        `ViT.resized`.
+    - `pool`, `head`, `num_classes`: what the model is to end with, as in `vitrail.replace`; `num_classes=None` takes
+        the head off.
+    - `convert`: whether float64, float16 and bfloat16 become float32; otherwise they are an error.
+    - `key`: for the weights of what is new; needed where `pool`, `head` or `num_classes` asks for such.
+
+    **Returns:**
+
+    The model. Its configuration names the parts, so that `vitrail.save` and `vitrail.replace` take it on.
+
+    **Raises:** `CheckpointError` where the file is not what it claims; `UnknownPartError` or `PluginError` where a part
+    that a file of ours names is not to be had; `ValueError` where the arguments do not fit; `OSError` where the file
+    cannot be read; `MissingExtraError` where einops is not installed.
+    """
+    path = Path(path)
+    source = open_source(path)
+    if is_native(source):
+        if layout is not None or config is not None:
+            raise ValueError("layout and config must be left out for a file of vitrail's own, which says what it is")
+        model = read_native(source)
+    else:
+        model = _read(source, path, layout, config, convert=convert)
+    if image_size is not None or patch_size is not None:
+        model = model.resized(model.config.image_size if image_size is None else image_size, patch_size=patch_size)
+    if pool is None and head is None and num_classes == "keep":
+        return model
+    return _with_ending(model, pool, head, num_classes, key)
+
+
+def _read(
+    source: AbstractSource,
+    path: Path,
+    layout: str | None,
+    config: ViTConfig | Mapping[str, Any] | Path | str | None,
+    *,
+    convert: bool,
+) -> ViT:
+    match config:
+        case ViTConfig():
+            settings: Settings = {}
+        case None:
+            settings = settings_beside(path)
+        case str() | Path():
+            settings = read_settings(Path(config))
+        case _:
+            settings = config
+    known, source, checkpoint = recognise(source, settings, layout)
+    if not isinstance(config, ViTConfig):
+        config = known.configure(checkpoint)
+    model, made = planned(known, config, checkpoint.tensors, convert=convert)
+    if problem := sentence(known, made, checkpoint.tensors):
+        raise CheckpointError(f"{source.path}, of the layout {known.name!r}, {problem}")
+
+    by_short_name = _Renamed(source, checkpoint.names)
+
+    def read(keys: tuple[Any, ...], leaf: object) -> object:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        out = aligned(leaf.shape)
+        fill(made.steps.get(name_of(keys), ()), name_of(keys), out, by_short_name)
+        return jnp.asarray(out)
+
+    return cast(ViT, jax.tree_util.tree_map_with_path(read, model))
+
+
+def planned(layout: Layout, config: ViTConfig, tensors: Mapping[str, Any], *, convert: bool) -> tuple[ViT, Plan]:
+    """The model of a configuration without its numbers, and what of the file goes where in it."""
+    model = outline(config)
+    return model, plan(layout.rules(config), arrays_of(model), tensors, config.size.depth, convert=convert)
+
+
+def sentence(layout: Layout, made: Plan, tensors: Mapping[str, Any]) -> str:
+    """What keeps a file from being the model; the empty string where nothing does."""
+    unknown = [name for name in tensors if name not in made.used and layout.reason(name) is None]
+    for problems, verb in ((made.wrong, "has"), (made.missing, "lacks")):
+        if problems:
+            more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+            return f"{verb} {problems[0]}{more}"
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        return f"has tensors that nothing in the model is filled from: {listed(unknown[:3])}{more}"
+    return ""
+
+
+def aligned(shape: tuple[int, ...]) -> NumpyArray:
+    """Room for an array that JAX can take over without a copy on a CPU, for which it must begin on a cache line."""
+    size = int(np.prod(shape, dtype=int))
+    room = np.empty(size + 16, np.float32)
+    start = -room.ctypes.data % 64 // 4
+    return room[start : start + size].reshape(shape)
+
+
+class _Renamed(AbstractSource):
+    """A source under the names of its layout."""
+
+    def __init__(self, source: AbstractSource, names: Mapping[str, str]):
+        self.path = source.path
+        self.metadata = source.metadata
+        self.tensors = {short: source.tensors[name] for short, name in names.items()}
+        self._source = source
+        self._names = names
+
+    def read(self, name: str) -> NumpyArray:
+        return self._source.read(self._names[name])
+
+
+def _with_ending(
+    model: ViT,
+    pool: str | PartSpec | PoolFactory | None,
+    head: str | PartSpec | HeadFactory | None,
+    num_classes: int | Literal["keep"] | None,
+    key: PRNGKeyArray | None,
+) -> ViT:
+    """The model with another end. A class token that it learned with stays, whether or not the pool reads it."""
+    if num_classes is None and head is None:
+        head = "none"
+    if head == "none" and num_classes == "keep":
+        num_classes = None
+    if isinstance(num_classes, int) and head is None and model.config.head == "none":
+        head = "linear"
+    ended = replace(model, pool=pool, head=head, num_classes=num_classes, key=jax.random.key(0) if key is None else key)
+    if key is None:
+        kept = {id(leaf) for leaf in jax.tree.leaves(model)}
+        fresh = [name for name, leaf in arrays_of(ended).items() if id(leaf) not in kept]
+        if fresh:
+            raise ValueError(
+                f"key must be given where weights are new, but none came for {listed(fresh)}: pass "
+                "key=jax.random.key(0), or leave the pool and the head as they are in the file"
+            )
+    return ended

@@ -1,0 +1,55 @@
+"""A checkpoint in several safetensors files, and the JSON that says which tensor lies in which."""
+
+import json
+from pathlib import Path
+from typing import cast, final
+
+from ._errors import CheckpointError
+from ._safetensors import SafetensorsFile
+from ._source import MAX_HEADER, AbstractSource, NumpyArray
+
+
+@final
+class ShardedFile(AbstractSource):
+    """The files that an index such as `model.safetensors.index.json` names, which lie beside it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.metadata = {}
+        self._homes: dict[str, SafetensorsFile] = {}
+        weight_map = _weight_map(path)
+        for shard in sorted(set(weight_map.values())):
+            if shard != Path(shard).name or shard in ("", ".", "..") or "\\" in shard:
+                raise CheckpointError(
+                    f"{path} must name files beside it, but it names {shard!r}: a checkpoint has no business elsewhere"
+                )
+            if not (path.parent / shard).is_file():
+                raise CheckpointError(f"{path} names the file {shard!r}, which is not beside it: get that file too")
+            file = SafetensorsFile(path.parent / shard)
+            listed = {name for name, home in weight_map.items() if home == shard}
+            if difference := sorted(listed ^ file.tensors.keys()):
+                raise CheckpointError(
+                    f"{path} and {file.path} must agree on the tensors of that file, but they do not on "
+                    f"{difference[0]!r}: get both again"
+                )
+            self._homes |= dict.fromkeys(listed, file)
+        self.tensors = {name: file.tensors[name] for name, file in self._homes.items()}
+
+    def read(self, name: str) -> NumpyArray:
+        return self._homes[name].read(name)
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    if path.stat().st_size > MAX_HEADER:
+        raise CheckpointError(f"{path} must be an index of tensors, but it has {path.stat().st_size:,} bytes")
+    try:
+        match json.loads(path.read_bytes()):
+            case {"weight_map": dict(found)}:
+                weight_map = cast("dict[str, str]", found)
+                if all(type(shard) is str for shard in weight_map.values()):
+                    return weight_map
+            case _:
+                pass
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} must be an index in JSON, but it cannot be read: {error}") from error
+    raise CheckpointError(f"{path} must be an index with a 'weight_map' of names to files, but it is not")

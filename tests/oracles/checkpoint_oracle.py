@@ -1,0 +1,388 @@
+"""The original libraries with random weights: their checkpoints, and what they make of images."""
+
+import contextlib
+import functools
+import importlib
+import io
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from checkpoint_cases import Arrays, Case, drawn
+from safetensors.torch import load_file, save_file
+from timm_oracle import timm
+
+with contextlib.redirect_stderr(
+    io.StringIO()
+):  # dinov2 says there that xFormers, which it can do without, is not there
+    dinov2 = importlib.import_module("dinov2.models.vision_transformer")
+open_clip = importlib.import_module("open_clip")
+torchvision_vit = importlib.import_module("torchvision.models.vision_transformer")
+transformers = importlib.import_module("transformers")
+
+Images = Mapping[tuple[int, int], np.ndarray]
+Tensors = dict[str, torch.Tensor]
+Shapes = dict[str, tuple[int, ...]]
+SIZES = ((16, 16), (24, 24), (20, 32))
+
+
+def randomised(module: Any) -> Any:
+    """The module with all that is saved drawn by its name: nothing hides behind zeros and ones."""
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.from_numpy(drawn(name, tuple(tensor.shape))))
+    return module.eval()
+
+
+def batch(image: np.ndarray) -> torch.Tensor:
+    """One image as PyTorch has it."""
+    return torch.from_numpy(image).permute(2, 0, 1)[None]
+
+
+def outputs(images: Images, run: Callable[[torch.Tensor], Tensors]) -> dict[tuple[int, int], Arrays]:
+    """What a model gives for each image."""
+    with torch.no_grad():
+        return {
+            size: {name: tensor[0].numpy().copy() for name, tensor in run(batch(image)).items()}
+            for size, image in images.items()
+        }
+
+
+def saved(write: Callable[[str], object]) -> tuple[Shapes, dict[str, Any]]:
+    """What a library writes: the tensors of the file by name and shape, and the settings beside them."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(folder)
+        tensors = load_file(Path(folder, "model.safetensors"))
+        return shapes_of(tensors), json.loads(Path(folder, "config.json").read_text())
+
+
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> Shapes:
+    """The shapes of tensors by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def tensors_by_name(shapes: Shapes) -> Tensors:
+    """The tensors of a checkpoint, drawn by their names."""
+    return {name: torch.from_numpy(drawn(name, shape)) for name, shape in shapes.items()}
+
+
+# --- timm ---------------------------------------------------------------------------------------------------------
+
+SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
+TIMM: dict[str, dict[str, Any]] = {
+    "vit_tiny_patch16_224": {"mlp_ratio": 1.5},
+    "vit_small_patch16_224": {"qk_norm": True, "qkv_bias": False},
+    "vit_base_patch16_reg4_gap_256": {},
+    "vit_base_patch16_siglip_gap_224": {"num_classes": 0},
+    "vit_so150m_patch16_reg4_map_256": {},
+    "deit_tiny_patch16_224": {},
+    "deit_tiny_distilled_patch16_224": {},
+    "deit3_small_patch16_224": {},
+    "vit_small_patch14_dinov2": {"num_classes": 0},
+    "vit_small_patch14_reg4_dinov2": {"num_classes": 0},
+    "vit_giant_patch14_dinov2": {"mlp_ratio": 3.0, "num_classes": 0},
+    "vit_base_patch16_clip_224": {},
+    "vit_base_patch16_clip_quickgelu_224": {},
+    "vit_base_patch16_siglip_224": {"num_classes": 0},
+    "vit_so400m_patch16_siglip_256": {"num_classes": 0},
+    "vit_small_patch16_dinov3": {"num_classes": 0},
+    "vit_small_patch16_dinov3_qkvb": {"num_classes": 0},
+    "vit_small_plus_patch16_dinov3_qkvb": {"mlp_ratio": 2.0, "num_classes": 0},
+    "eva_giant_patch14_224": {},
+}
+
+
+def timm_case(name: str, images: Images) -> Case:
+    """One of timm's architectures, made small and saved by timm itself."""
+    arguments = {**SMALL, **TIMM[name]}
+    model: Any = randomised(timm.create_model(name, dynamic_img_size=True, **arguments))
+    shapes, settings = saved(
+        lambda folder: timm.models.save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
+    )
+
+    def run(image: torch.Tensor) -> Tensors:
+        tokens = model.forward_features(image)
+        named = {"tokens": tokens, "logits": model(image)}
+        # The distilled model gives the mean of its two tokens there, which goes into neither head.
+        return named if "distilled" in name else {**named, "pooled": model.forward_head(tokens, pre_logits=True)}
+
+    eva = name.startswith("eva_") or "dinov3" in name
+    return Case("timm_eva" if eva else "timm", shapes, settings, outputs(images, run))
+
+
+# --- Hugging Face -------------------------------------------------------------------------------------------------
+
+WIDTHS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+PICTURE = {"image_size": 16, "patch_size": 4}
+HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ViTModel": ("hf_vit", "ViTConfig", {}),
+    "ViTForImageClassification": ("hf_vit", "ViTConfig", {"num_labels": 5, "layer_norm_eps": 1e-6}),
+    "DeiTModel": ("hf_vit", "DeiTConfig", {}),
+    "DeiTForImageClassification": ("hf_vit", "DeiTConfig", {"num_labels": 5}),
+    "DeiTForImageClassificationWithTeacher": ("hf_vit", "DeiTConfig", {"num_labels": 5}),
+    "ViTMAEModel": ("hf_vit", "ViTMAEConfig", {"mask_ratio": 0.0}),
+    "ViTMAEForPreTraining": (
+        "hf_vit",
+        "ViTMAEConfig",
+        {
+            "mask_ratio": 0.0,
+            "decoder_hidden_size": 8,
+            "decoder_intermediate_size": 8,
+            "decoder_num_attention_heads": 2,
+            "decoder_num_hidden_layers": 1,
+        },
+    ),
+    "Dinov2Model": ("hf_dinov2", "Dinov2Config", {}),
+    "Dinov2ForImageClassification": ("hf_dinov2", "Dinov2Config", {"num_labels": 5, "use_swiglu_ffn": True}),
+    "Dinov2WithRegistersModel": ("hf_dinov2", "Dinov2WithRegistersConfig", {"use_swiglu_ffn": True}),
+    "Dinov2WithRegistersForImageClassification": ("hf_dinov2", "Dinov2WithRegistersConfig", {"num_labels": 5}),
+    "DINOv3ViTModel": ("hf_dinov3", "DINOv3ViTConfig", {"num_register_tokens": 4}),
+    "DINOv3ViTModel gated": (
+        "hf_dinov3",
+        "DINOv3ViTConfig",
+        {"num_register_tokens": 4, "use_gated_mlp": True, "hidden_act": "silu"},
+    ),
+    "CLIPVisionModel": ("hf_clip", "CLIPVisionConfig", {}),
+    "CLIPVisionModelWithProjection": ("hf_clip", "CLIPVisionConfig", {"projection_dim": 5, "hidden_act": "gelu"}),
+    "SiglipVisionModel": ("hf_siglip", "SiglipVisionConfig", {}),
+    "SiglipForImageClassification": ("hf_siglip", "SiglipConfig", {"num_labels": 5}),
+    "Siglip2VisionModel": ("hf_siglip", "Siglip2VisionConfig", {"num_patches": 16}),
+}
+
+
+def hugging_face_case(name: str, images: Images, *, in_memory: bool = False) -> Case:
+    """One of the models of transformers, under the names that it writes, or under those that it has in memory."""
+    layout, config, options = HUGGING_FACE[name]
+    settings: dict[str, Any] = {**WIDTHS, **PICTURE, **options}
+    if config == "SiglipConfig":
+        settings = {"vision_config": {**WIDTHS, **PICTURE}, "text_config": {**WIDTHS, "vocab_size": 8}, **options}
+    kind = getattr(transformers, name.partition(" ")[0])
+    model = randomised(kind(getattr(transformers, config)(**settings)))
+    shapes, settings = saved(model.save_pretrained)
+    if in_memory:
+        shapes = shapes_of({key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()})
+        layout += "_5" if layout in ("hf_vit", "hf_dinov2", "hf_dinov3") else ""
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            save_file(tensors_by_name(shapes), Path(folder, "model.safetensors"), metadata={"format": "pt"})
+            Path(folder, "config.json").write_text(json.dumps(settings))
+            model = kind.from_pretrained(folder).eval()
+    return Case(layout, shapes, settings, outputs(images, functools.partial(_hugging_face, model)))
+
+
+def _hugging_face(model: Any, image: torch.Tensor) -> Tensors:
+    kind = type(model).__name__
+    anchored = {"interpolate_pos_encoding": True}
+    if kind == "Siglip2VisionModel":
+        return _siglip2(model, image)
+    if kind.startswith(("Dinov2", "DINOv3")):
+        anchored = {}
+    if kind.startswith("ViTMAE"):
+        rows, cols = image.shape[2] // 4, image.shape[3] // 4
+        anchored["noise"] = torch.arange(rows * cols, dtype=torch.float32)[None]  # sorted, so that no patch moves
+    base = model.vision_model if kind == "SiglipForImageClassification" else model.base_model
+    base = model if kind == "DINOv3ViTModel" else base
+    found = base(image, **anchored)
+    tokens = found.last_hidden_state
+    named: Tensors = {}
+    if kind.startswith("CLIP"):
+        tokens = getattr(base, "vision_model", base).post_layernorm(tokens)
+        named["pooled"] = tokens[:, 0]
+    if kind == "CLIPVisionModelWithProjection":
+        named["logits"] = model(image, **anchored).image_embeds
+    elif kind == "SiglipVisionModel":
+        named["pooled"] = found.pooler_output
+    elif kind in ("ViTModel", "DeiTModel"):
+        named["logits"] = found.pooler_output
+    elif "ForImageClassification" in kind:
+        named["logits"] = model(image, **anchored).logits
+    return {"tokens": tokens, **named}
+
+
+def _siglip2(model: Any, image: torch.Tensor) -> Tensors:
+    """NaFlex reads flattened patches, and is told how they lie."""
+    rows, cols = image.shape[2] // 4, image.shape[3] // 4
+    patches = image.reshape(1, 3, rows, 4, cols, 4).permute(0, 2, 4, 3, 5, 1).reshape(1, rows * cols, -1)
+    mask = torch.ones(1, rows * cols, dtype=torch.int64)
+    found = model(patches, pixel_attention_mask=mask, spatial_shapes=torch.tensor([[rows, cols]]))
+    return {"tokens": found.last_hidden_state, "pooled": found.pooler_output}
+
+
+# --- open_clip, torchvision ---------------------------------------------------------------------------------------
+
+
+def open_clip_case(act: str, images: Images) -> Case:
+    """open_clip's CLIP of both towers, with one activation or the other; other sizes by its own resampling."""
+
+    def build(size: tuple[int, int]) -> Any:
+        vision = {"layers": 2, "width": 16, "head_width": 8, "patch_size": 4, "image_size": size, "mlp_ratio": 1.5}
+        text = {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 2, "layers": 1}
+        return open_clip.CLIP(5, vision, text, quick_gelu=act == "quick_gelu", output_dict=True).eval()
+
+    native = next(iter(images))
+    shapes = shapes_of({n: t for n, t in build(native).state_dict().items() if t.is_floating_point()})
+
+    def run(image: torch.Tensor) -> Tensors:
+        size = image.shape[2], image.shape[3]
+        model, tensors = build(size), tensors_by_name(shapes)
+        open_clip.model.resize_pos_embed(tensors, model)
+        model.load_state_dict(tensors, strict=False)
+        model.visual.output_tokens = True
+        patches = model.visual(image)[1]
+        return {"logits": model.visual(image)[0], "tokens": torch.cat([_normed_class(model.visual, image), patches], 1)}
+
+    options = {"config": {"hidden_act": act, "num_heads": 2}}
+    return Case("openai_clip", shapes, None, outputs(images, run), options)
+
+
+def _normed_class(visual: Any, image: torch.Tensor) -> torch.Tensor:
+    """The class token after the final norm, before the projection."""
+    projection, visual.proj, visual.output_tokens = visual.proj, None, False
+    token = visual(image)[:, None]
+    visual.proj, visual.output_tokens = projection, True
+    return token
+
+
+def torchvision_case(hidden: int | None, images: Images) -> Case:
+    """torchvision's ViT, with and without a hidden layer in its head; other sizes by its own resampling."""
+
+    def build(size: int) -> Any:
+        return torchvision_vit.VisionTransformer(
+            size, 4, 2, 2, 16, 24, num_classes=5, representation_size=hidden
+        ).eval()
+
+    native = next(iter(images))[0]
+    shapes = shapes_of(build(native).state_dict())
+
+    def run(image: torch.Tensor) -> Tensors:
+        model, tensors = build(image.shape[2]), tensors_by_name(shapes)
+        resampled = torchvision_vit.interpolate_embeddings(image.shape[2], 4, tensors)
+        model.load_state_dict(resampled)
+        tokens = model._process_input(image)
+        tokens = model.encoder(torch.cat([model.class_token, tokens], 1))
+        return {"tokens": tokens, "pooled": tokens[:, 0], "logits": model(image)}
+
+    squares = {size: image for size, image in images.items() if size[0] == size[1]}
+    return Case("torchvision", shapes, None, outputs(squares, run), {"config": {"num_heads": 2}})
+
+
+# --- Meta ---------------------------------------------------------------------------------------------------------
+
+
+def dinov2_case(ffn: str, images: Images) -> Case:
+    """The package `dinov2` itself."""
+    block = functools.partial(dinov2.Block, attn_class=dinov2.MemEffAttention)
+    model = dinov2.DinoVisionTransformer(
+        16, 4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=1.5, init_values=1.0, ffn_layer=ffn, block_chunks=0,
+        block_fn=block,
+    )  # fmt: skip
+    shapes = shapes_of(randomised(model).state_dict())
+
+    def run(image: torch.Tensor) -> Tensors:
+        found = model.forward_features(image)
+        class_token = found["x_norm_clstoken"]
+        tokens = torch.cat([class_token[:, None], found["x_norm_patchtokens"]], 1)
+        return {"tokens": tokens, "pooled": class_token}
+
+    return Case("dinov2", shapes, None, outputs(images, run), {"config": {"num_heads": 2}})
+
+
+META: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "DINOv2 with registers": ("dinov2", "vit_small_patch14_reg4_dinov2", {}),
+    "DINOv2 with registers and SwiGLU": ("dinov2", "vit_giant_patch14_reg4_dinov2", {"mlp_ratio": 3.0}),
+    "DINOv3": ("dinov3", "vit_small_patch16_dinov3_qkvb", {"global_pool": "token"}),
+    "DINOv3 with SwiGLU": ("dinov3", "vit_small_plus_patch16_dinov3_qkvb", {"global_pool": "token", "mlp_ratio": 2.0}),
+    "MAE": ("mae", "vit_tiny_patch16_224", {}),
+}
+"""What has no package of Meta's, and is converted and run by timm."""
+
+
+def meta_case(name: str, images: Images) -> Case:
+    """A checkpoint under Meta's names, which timm converts to its own and runs."""
+    layout, architecture, options = META[name]
+    model = timm.create_model(architecture, dynamic_img_size=True, **{**SMALL, "num_classes": 0, **options}).eval()
+    shapes = META_SHAPES[layout](shapes_of(model.state_dict()))
+    filtered = importlib.import_module(type(model).__module__).checkpoint_filter_fn
+    tensors = tensors_by_name(shapes)
+    for key in shapes:
+        if key.endswith("bias_mask"):
+            tensors[key] = torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(shapes[key][0] // 3)
+    fixed = {key: tensor.numpy() for key, tensor in tensors.items() if key.endswith("bias_mask")}
+    of_mae = {key: tensor for key, tensor in tensors.items() if not key.startswith(("decoder", "mask_token"))}
+    model.load_state_dict(filtered(of_mae if layout == "mae" else dict(tensors), model))
+
+    def run(image: torch.Tensor) -> Tensors:
+        if layout == "mae":
+            # MAE's own fine-tuning resamples without antialiasing, and timm with it.
+            model.set_input_size(tuple(image.shape[2:]))
+            model.pos_embed.data = _bicubic(tensors["pos_embed"], image.shape[2] // 4, image.shape[3] // 4)
+        tokens = model.forward_features(image)
+        return {"tokens": tokens, "pooled": tokens[:, 0]}
+
+    return Case(layout, shapes, None, outputs(images, run), {"config": {"num_heads": 2}}, fixed=fixed)
+
+
+def _bicubic(table: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
+    """A square table at another size as in MAE's `util/pos_embed.py`."""
+    patches = table[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
+    resampled = torch.nn.functional.interpolate(patches, size=(rows, cols), mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1], resampled.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+
+
+def _dinov2_shapes(shapes: Shapes) -> Shapes:
+    """timm's names and shapes as Meta's, whose table has a row for the class token."""
+    swap = {"reg_token": "register_tokens"}
+    if "blocks.0.ls1.gamma" in shapes and shapes["blocks.0.mlp.fc1.bias"] != shapes["blocks.0.mlp.fc2.weight"][1:]:
+        swap |= {"mlp.fc1": "mlp.w12", "mlp.fc2": "mlp.w3"}
+    renamed = {_swapped(name, swap): shape for name, shape in shapes.items()}
+    return {**renamed, "pos_embed": (1, 17, 16), "mask_token": (1, 16)}
+
+
+def _dinov3_shapes(shapes: Shapes) -> Shapes:
+    """timm's names and shapes as Meta's, whose queries, keys and values have one bias and a mask of it."""
+    swap = {"reg_token": "storage_tokens", "gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
+    swap |= {"fc1_g": "w1", "fc1_x": "w2"} | ({"mlp.fc2": "mlp.w3"} if "blocks.0.mlp.fc1_g.bias" in shapes else {})
+    renamed = {_swapped(name, swap): shape for name, shape in shapes.items() if not name.endswith("_bias")}
+    biases = {f"blocks.{i}.attn.qkv.{name}": (48,) for i in range(2) for name in ("bias", "bias_mask")}
+    return {**renamed, **biases, "mask_token": (1, 16), "rope_embed.periods": (2,)}
+
+
+def _mae_shapes(shapes: Shapes) -> Shapes:
+    """timm's names and shapes, and some of the decoder's."""
+    decoder = {"decoder_embed.weight": (8, 16), "decoder_pos_embed": (1, 17, 8), "decoder_blocks.0.norm1.weight": (8,)}
+    return {**shapes, **decoder, "mask_token": (1, 1, 8)}
+
+
+def _swapped(name: str, swap: Mapping[str, str]) -> str:
+    for old, new in swap.items():
+        name = name.replace(old, new)
+    return name
+
+
+META_SHAPES: dict[str, Callable[[Shapes], Shapes]] = {
+    "dinov2": _dinov2_shapes,
+    "dinov3": _dinov3_shapes,
+    "mae": _mae_shapes,
+}
+
+
+# --- all ----------------------------------------------------------------------------------------------------------
+
+CASES: dict[str, Callable[[Images], Case]] = {
+    **{f"timm {name}": functools.partial(timm_case, name) for name in TIMM},
+    **{f"transformers {name}": functools.partial(hugging_face_case, name) for name in HUGGING_FACE},
+    **{
+        f"transformers {name}, in memory": functools.partial(hugging_face_case, name, in_memory=True)
+        for name in HUGGING_FACE
+    },
+    **{f"open_clip {act}": functools.partial(open_clip_case, act) for act in ("gelu", "quick_gelu")},
+    **{f"torchvision {hidden}": functools.partial(torchvision_case, hidden) for hidden in (None, 8)},
+    **{f"Meta DINOv2 {ffn}": functools.partial(dinov2_case, ffn) for ffn in ("mlp", "swiglu")},
+    **{f"Meta {name}": functools.partial(meta_case, name) for name in META},
+}
+"""By name, every checkpoint that the originals make."""
