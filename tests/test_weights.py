@@ -154,7 +154,11 @@ def config_with(header: dict[str, str], **changes: Any) -> None:
     ("change", "error", "message"),
     [
         (lambda a, h: h.clear(), vitrail.CheckpointError, "is of no layout that vitrail knows: these are its own"),
-        (lambda a, h: h.update(format="pt"), vitrail.CheckpointError, "is of no layout that vitrail knows: these are its own"),
+        (
+            lambda a, h: h.update(format="pt"),
+            vitrail.CheckpointError,
+            "is of no layout that vitrail knows: these are its own",
+        ),
         (lambda a, h: h.update(format="vitrail 99"), vitrail.CheckpointError, "it is of 'vitrail 99'"),
         (
             lambda a, h: h.update(config="{"),
@@ -185,7 +189,7 @@ def test_a_file_that_is_not_what_it_says_is_refused(
 
 
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
-    with pytest.raises(vitrail.CheckpointError, match="must hold one of 'model.safetensors'"):
+    with pytest.raises(vitrail.CheckpointError, match=r"must hold one of 'model\.safetensors'"):
         vitrail.load(tmp_path)
 
 

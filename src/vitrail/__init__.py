@@ -42,6 +42,9 @@ from .encoder import (
     Encoder as Encoder,
     EncoderOptions as EncoderOptions,
     EncoderSize as EncoderSize,
+    Neck as Neck,
+    RelativePosition as RelativePosition,
+    WindowOptions as WindowOptions,
 )
 from .head import (
     HEADS as HEADS,

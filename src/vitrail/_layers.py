@@ -149,12 +149,15 @@ def attention_weights(
     q: Float[Array, "heads queries head_dim"],
     k: Float[Array, "heads tokens head_dim"],
     mask: Bool[Array, " tokens"] | None = None,
+    bias: Float[Array, "heads queries tokens"] | None = None,
 ) -> Float[Array, "heads queries tokens"]:
     """How much each query takes from each token, in float32 at least: the softmax of their scaled products.
 
-    A token that is false in `mask` gets nothing.
+    A token that is false in `mask` gets nothing; `bias` is added to the scaled products.
     """
     scores = jnp.einsum("hqd,hkd->hqk", q / q.shape[-1] ** 0.5, k, preferred_element_type=at_least_float32(q.dtype))
+    if bias is not None:
+        scores = scores + bias.astype(scores.dtype)
     return masked_softmax(scores, mask)
 
 

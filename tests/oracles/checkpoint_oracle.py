@@ -21,6 +21,7 @@ with contextlib.redirect_stderr(
 ):  # dinov2 says there that xFormers, which it can do without, is not there
     dinov2 = importlib.import_module("dinov2.models.vision_transformer")
 open_clip = importlib.import_module("open_clip")
+segment_anything = importlib.import_module("segment_anything.modeling")
 torchvision_vit = importlib.import_module("torchvision.models.vision_transformer")
 transformers = importlib.import_module("transformers")
 
@@ -371,6 +372,50 @@ META_SHAPES: dict[str, Callable[[Shapes], Shapes]] = {
 }
 
 
+# --- SAM ----------------------------------------------------------------------------------------------------------
+
+
+def meta_sam_case(images: Images) -> Case:
+    """The image encoder of the package `segment_anything`, whose names the file has within the whole model."""
+    encoder = segment_anything.ImageEncoderViT(
+        img_size=16, patch_size=4, embed_dim=16, depth=3, num_heads=2, mlp_ratio=1.5, out_chans=6, qkv_bias=True,
+        use_rel_pos=True, window_size=3, global_attn_indexes=(1,),
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
+    )  # fmt: skip
+    whole = torch.nn.ModuleDict({"image_encoder": encoder, "mask_decoder": torch.nn.Linear(2, 2)})
+    return _sam_case("sam", randomised(whole), None, lambda image: encoder(image), images)
+
+
+def hf_sam_case(images: Images) -> Case:
+    """The vision encoder of transformers."""
+    sizes = {"num_hidden_layers": 3, "mlp_dim": 24, "output_channels": 6, "window_size": 3, "global_attn_indexes": [1]}
+    model = randomised(transformers.SamVisionModel(transformers.SamVisionConfig(**{**WIDTHS, **PICTURE, **sizes})))
+    _, settings = saved(model.save_pretrained)
+    return _sam_case("hf_sam", model, settings, lambda image: model(image).last_hidden_state, images)
+
+
+def timm_sam_case(images: Images) -> Case:
+    """timm's encoder, which takes images of other sizes, too."""
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2, "mlp_ratio": 1.5}
+    windows = {"window_size": 3, "global_attn_indexes": (1,), "neck_chans": 6}
+    model = randomised(timm.create_model("samvit_base_patch16", **sizes, **windows))
+    return _sam_case("timm_sam", model, None, model.forward_features, images, other_sizes=True)
+
+
+def _sam_case(
+    layout: str,
+    model: Any,
+    settings: dict[str, Any] | None,
+    run: Callable[[torch.Tensor], torch.Tensor],
+    images: Images,
+    *,
+    other_sizes: bool = False,
+) -> Case:
+    native = {size: image for size, image in images.items() if other_sizes or size == (16, 16)}
+    found = outputs(native, lambda image: {"tokens": run(image).flatten(2).transpose(1, 2)})
+    return Case(layout, shapes_of(model.state_dict()), settings, found)
+
+
 # --- all ----------------------------------------------------------------------------------------------------------
 
 CASES: dict[str, Callable[[Images], Case]] = {
@@ -384,5 +429,8 @@ CASES: dict[str, Callable[[Images], Case]] = {
     **{f"torchvision {hidden}": functools.partial(torchvision_case, hidden) for hidden in (None, 8)},
     **{f"Meta DINOv2 {ffn}": functools.partial(dinov2_case, ffn) for ffn in ("mlp", "swiglu")},
     **{f"Meta {name}": functools.partial(meta_case, name) for name in META},
+    "Meta SAM": meta_sam_case,
+    "transformers SamVisionModel": hf_sam_case,
+    "timm samvit_base_patch16": timm_sam_case,
 }
 """By name, every checkpoint that the originals make."""

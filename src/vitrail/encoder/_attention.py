@@ -11,6 +11,7 @@ from .._init import Init, each
 from .._layers import LayerNorm, Linear, attention_weights
 from .._tokens import Rotation
 from ._options import EncoderOptions
+from ._window import RelativePosition
 
 
 @final
@@ -57,19 +58,27 @@ class Attention(eqx.Module):
         self.num_heads = num_heads
 
     def __call__(
-        self, x: Float[Array, "tokens dim"], *, rotation: Rotation | None = None
+        self,
+        x: Float[Array, "tokens dim"],
+        *,
+        rotation: Rotation | None = None,
+        relative: RelativePosition | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> Float[Array, "tokens dim"]:
         """**Arguments:**
 
         - `x`: the tokens.
         - `rotation`: of queries and keys, where the position is rotary.
+        - `relative`: the positions relative to the query, where there are such; `grid` is then how the tokens lie.
+        - `grid`: rows and columns of the tokens.
 
         **Returns:**
 
         What each token gathers from all.
         """
         q, k, v = self._heads(x, rotation)
-        gathered = attention_weights(q, k).astype(v.dtype) @ v
+        bias = None if relative is None or grid is None else relative(q, grid)
+        gathered = attention_weights(q, k, bias=bias).astype(v.dtype) @ v
         return self.project(gathered.transpose(1, 0, 2).reshape(x.shape))
 
     def weights(

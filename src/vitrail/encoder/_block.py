@@ -13,6 +13,7 @@ from .._mlp import MLP
 from .._tokens import Rotation
 from ._attention import Attention
 from ._options import EncoderOptions, EncoderSize
+from ._window import Surroundings, from_windows, to_windows
 
 
 @final
@@ -63,6 +64,7 @@ class Block(eqx.Module):
         x: Float[Array, "tokens dim"],
         *,
         rotation: Rotation | None = None,
+        surroundings: Surroundings | None = None,
         drop_path_rate: Float[Array, ""] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens dim"]:
@@ -70,6 +72,7 @@ class Block(eqx.Module):
 
         - `x`: the tokens.
         - `rotation`: of queries and keys, where the position is rotary.
+        - `surroundings`: how far the attention looks; `None` for all tokens alike.
         - `drop_path_rate`: the probability of dropping each of the two branches; `None` for none.
         - `key`: for dropout and stochastic depth; `None` means inference.
 
@@ -88,5 +91,20 @@ class Block(eqx.Module):
             branch = dropout(branch, self.dropout, key=dropout_key)
             return branch if drop_path_rate is None else drop_path(branch, drop_path_rate, key=drop_path_key)
 
-        x = x + residual(self.attention(self.norm1(x), rotation=rotation), self.scale1, keys[:2])
+        x = x + residual(self._attend(self.norm1(x), rotation, surroundings), self.scale1, keys[:2])
         return x + residual(self.mlp(self.norm2(x), key=mlp_key), self.scale2, keys[2:])
+
+    def _attend(
+        self, x: Float[Array, "tokens dim"], rotation: Rotation | None, around: Surroundings | None
+    ) -> Float[Array, "tokens dim"]:
+        if around is None:
+            return self.attention(x, rotation=rotation)
+        if around.window is None:
+            return self.attention(x, rotation=rotation, relative=around.relative, grid=around.grid)
+        side = around.window, around.window
+        windows = to_windows(x, around.grid, around.window)
+
+        def attend(window: Float[Array, "tokens dim"]) -> Float[Array, "tokens dim"]:
+            return self.attention(window, relative=around.relative, grid=side)
+
+        return from_windows(jax.vmap(attend)(windows), around.grid, around.window)

@@ -8,6 +8,24 @@ from .._layers import ActivationName
 
 
 @dataclass(frozen=True)
+class WindowOptions:
+    """Attention within windows, as in SAM (Kirillov et al. 2023, arXiv:2304.02643). There must be no prefix tokens."""
+
+    size: int
+    """The side of a window in patches. Windows at the edge are filled up with zeros."""
+    global_blocks: tuple[int, ...] = ()
+    """The blocks, counted from zero, that look at all tokens all the same."""
+    relative_grid: tuple[int, int] | None = None
+    """Rows and columns of patches for which the global blocks have positions relative to the query; those of the
+    others are for a window. `None` for no relative positions."""
+
+    def __post_init__(self) -> None:
+        check_positive(size=self.size)
+        if self.relative_grid is not None:
+            check_positive(relative_grid=self.relative_grid)
+
+
+@dataclass(frozen=True)
 class EncoderOptions:
     """The options of the encoder. The defaults are the original ViT's."""
 
@@ -24,6 +42,8 @@ class EncoderOptions:
     """Whether a LayerNorm comes before the first block, as in CLIP."""
     layer_scale: float | None = None
     """The value at which a learned scale of each residual branch starts (CaiT, DINOv2); `None` for no scale."""
+    windows: WindowOptions | None = None
+    """Attention within windows, for large images; `None` for all tokens to all."""
     dropout: float = 0.0
     """The probability of dropping an element after the position embedding, in the MLP and at the end of each branch."""
     drop_path: float = 0.0

@@ -59,8 +59,9 @@ def _encode(name: str, value: object) -> object:
 def _decode(name: str, kind: Any, value: object) -> object:
     if dataclasses.is_dataclass(kind):
         return _decode_fields(name, kind, value)
-    if PartSpec in typing.get_args(kind) and isinstance(value, dict):
-        return _decode_fields(name, PartSpec, cast(object, value))
+    inner = next((each for each in typing.get_args(kind) if dataclasses.is_dataclass(each)), None)
+    if inner is not None and isinstance(value, dict):
+        return _decode_fields(name, inner, cast(object, value))
     return _tuples(value)
 
 

@@ -80,7 +80,7 @@ def replace(
         model,
         prefix=prefix,
         position=fitted if position is None else make_position(config, prefix.shape[0], key=position_key),
-        norm=model.norm if same_norm else LayerNorm(width, eps=config.encoder.norm_eps),
+        norm=model.norm if same_norm else LayerNorm(width, eps=config.norm_eps),
         pool=new_pool,
         head=model.head if same_head else make_head(config, new_pool, key=head_key),
         config=config,

@@ -16,7 +16,7 @@ from .._init import INITS, InitName
 from .._layers import LayerNorm, split_key, to_dtype
 from .._registry import PartSpec
 from .._tokens import Tokens
-from ..encoder import Blocks, Encoder, EncoderOptions, EncoderSize
+from ..encoder import NECK_EPS, Blocks, Encoder, EncoderOptions, EncoderSize, Neck
 from ..head import HEADS, AbstractHead, HeadFactory
 from ..patch import PATCHES, AbstractPatchEmbed, PatchFactory
 from ..pool import POOLS, AbstractPool, PoolFactory
@@ -59,6 +59,9 @@ class ViTConfig:
     """How many register tokens follow the class token (Darcet et al. 2024, arXiv:2309.16588)."""
     encoder: EncoderOptions = EncoderOptions()
     """The options of the encoder."""
+    neck_dim: int | None = None
+    """The width that a neck of two convolutions brings the tokens to before the final norm, as in SAM; `None` for no
+    neck."""
     init: InitName = "trunc_normal"
     """The scheme that fresh weights are drawn by."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -68,6 +71,8 @@ class ViTConfig:
         check_positive(image_size=self.image_size, patch_size=self.patch_size, channels=self.channels)
         check_divisible("image_size", self.image_size, self.patch_size)
         check_heads("dim", self.size.dim, self.size.num_heads)
+        if self.neck_dim is not None:
+            check_positive(neck_dim=self.neck_dim)
         if isinstance(self.num_registers, bool) or self.num_registers < 0:
             raise ValueError(f"num_registers must not be negative, but {self.num_registers} came: pass 0 for none")
 
@@ -75,6 +80,16 @@ class ViTConfig:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+    @property
+    def norm_eps(self) -> float:
+        """What the final norm adds to the variance."""
+        return self.encoder.norm_eps if self.neck_dim is None else NECK_EPS
+
+    @property
+    def token_dim(self) -> int:
+        """The width of a token where the pool reads it: that of the neck, or the encoder's."""
+        return self.size.dim if self.neck_dim is None else self.neck_dim
 
     def build(self, *, key: PRNGKeyArray) -> "ViT":
         """Resolves the names and assembles the model.
@@ -91,6 +106,7 @@ class ViTConfig:
         where a factory makes something else, `ValueError` where parts do not fit each other.
         """
         patch_key, prefix_key, position_key, encoder_key, pool_key, head_key = jax.random.split(key, 6)
+        encoder_key, neck_key = (encoder_key, None) if self.neck_dim is None else jax.random.split(encoder_key)
         dim, init = self.size.dim, INITS[self.init]
 
         pool = make_pool(self, key=pool_key)
@@ -112,7 +128,8 @@ class ViTConfig:
             prefix=prefix,
             position=make_position(self, prefix.shape[0], key=position_key),
             encoder=Encoder(self.size, options=self.encoder, init=init, key=encoder_key),
-            norm=LayerNorm(norm_width(self, pool), eps=self.encoder.norm_eps),
+            neck=None if neck_key is None else Neck(dim, self.token_dim, init=init, key=neck_key),
+            norm=LayerNorm(norm_width(self, pool), eps=self.norm_eps),
             pool=pool,
             head=make_head(self, pool, key=head_key),
             config=self,
@@ -150,7 +167,7 @@ class ViTConfig:
 def make_pool(config: ViTConfig, *, key: PRNGKeyArray) -> AbstractPool:
     """The pool that a configuration names, with fresh weights."""
     factory = POOLS.resolve(config.pool, grid=config.grid, init=INITS[config.init])
-    pool = factory(config.size.dim, key=key)
+    pool = factory(config.token_dim, key=key)
     POOLS.check(pool, config.pool)
     return pool
 
@@ -183,7 +200,7 @@ def make_position(config: ViTConfig, num_prefix: int, *, key: PRNGKeyArray) -> A
 
 def norm_width(config: ViTConfig, pool: AbstractPool) -> int:
     """The width of what the final norm acts on: a token, or what the pool gives."""
-    return config.size.dim if config.norm_order == "norm_pool" else pool.out_dim
+    return config.token_dim if config.norm_order == "norm_pool" else pool.out_dim
 
 
 def make_head(config: ViTConfig, pool: AbstractPool, *, key: PRNGKeyArray) -> AbstractHead:
@@ -207,6 +224,7 @@ class ViT(eqx.Module):
     prefix: Float[Array, "prefix dim"]
     position: AbstractPosition
     encoder: Encoder
+    neck: Neck | None
     norm: LayerNorm
     pool: AbstractPool
     head: AbstractHead
@@ -219,6 +237,7 @@ class ViT(eqx.Module):
         prefix: Float[Array, "prefix dim"],
         position: AbstractPosition,
         encoder: Encoder,
+        neck: Neck | None,
         norm: LayerNorm,
         pool: AbstractPool,
         head: AbstractHead,
@@ -230,6 +249,7 @@ class ViT(eqx.Module):
         - `prefix`: the prefix tokens, the class token first, then the registers; `(0, dim)` for none.
         - `position`: the position embedding.
         - `encoder`: the blocks.
+        - `neck`: what brings the tokens to another width, or `None`.
         - `norm`: the final norm, of the tokens or of the pooled vector as `config.norm_order` says.
         - `pool`: the pooling.
         - `head`: the head.
@@ -239,6 +259,7 @@ class ViT(eqx.Module):
         self.prefix = prefix
         self.position = position
         self.encoder = encoder
+        self.neck = neck
         self.norm = norm
         self.pool = pool
         self.head = head
@@ -291,6 +312,8 @@ class ViT(eqx.Module):
         """
         tokens = self._embed(image)
         tokens = self.encoder(tokens, rotation=self.position.rotation(tokens), key=key)
+        if self.neck is not None:
+            tokens = to_dtype(self.neck, self._dtype)(tokens)
         return tokens.map(self.norm) if self.config.norm_order == "norm_pool" else tokens
 
     def features(

@@ -16,6 +16,7 @@ from ._meta import META_DINOV2, META_DINOV3, META_MAE
 from ._npz import NpzFile
 from ._pytorch import OPENAI_CLIP, TORCHVISION
 from ._safetensors import SafetensorsFile
+from ._sam import HF_SAM, META_SAM, TIMM_SAM
 from ._shards import ShardedFile
 from ._source import MAX_HEADER, AbstractSource, UnstackedSource
 from ._timm import TIMM_EVA, TIMM_VIT
@@ -37,6 +38,9 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
             META_DINOV2,
             META_DINOV3,
             META_MAE,
+            META_SAM,
+            HF_SAM,
+            TIMM_SAM,
             OPENAI_CLIP,
             TORCHVISION,
             BIG_VISION,

@@ -38,6 +38,8 @@ class Rule:
     """For writing, how many rows each of theirs gets: `"class"` or `"registers"`; the same number each by default."""
     sizes: tuple[tuple[str, int], ...] = ()
     """The lengths of axes in the view that nothing else says."""
+    block: int | None = None
+    """The number of the block among those stacked, where it is another than that of the block in the file."""
     mask: str = ""
     """The name of a tensor that theirs are multiplied by."""
 
@@ -213,7 +215,7 @@ def _concrete(rules: Sequence[Rule], ours: Arrays, depth: int) -> Iterator[tuple
     """The rules for every block and every ending, with those of their arrays that the model has; none without."""
     for each in rules:
         endings = (".weight", ".bias") if each.ours[0].endswith(_EACH) else ("",)
-        for i in range(depth) if _BLOCK in each.theirs[0] else (None,):
+        for i in range(depth) if _BLOCK in each.theirs[0] else (each.block,):
 
             def put(name: str, i: int | None = i, ending: str = "") -> str:
                 named = name if i is None else name.replace(_BLOCK, str(i))

@@ -117,19 +117,24 @@ def _json(path: Path, header: bytes) -> dict[str, object]:
 
 def _span(path: Path, name: str, entry: object) -> tuple[TensorInfo, int]:
     """What the header says of a tensor, and at which byte it begins."""
-    match entry:
-        case {"dtype": str(dtype), "shape": list(axes), "data_offsets": [int(begin), int(end)], **rest} if not rest:
-            shape = cast("list[object]", axes)
-            if not all(type(axis) is int and axis >= 0 for axis in shape):
-                raise _not_safetensors(path, f"the tensor {name!r} has the shape {shape}")
-            if dtype not in DTYPES:
-                raise _not_safetensors(path, f"the tensor {name!r} has the dtype {dtype!r}, which is not known")
-            info = TensorInfo(dtype, tuple(cast("list[int]", shape)))
-            if end - begin != _num_bytes(info):
-                raise _not_safetensors(path, f"the tensor {name!r} is {info}, but has {end - begin:,} bytes")
-            return info, begin
-        case _:
-            raise _not_safetensors(path, f"the tensor {name!r} is described by {str(entry)[:100]}")
+    fields = cast("dict[str, object]", entry) if isinstance(entry, dict) else {}
+    dtype, shape, offsets = fields.get("dtype"), _numbers(fields.get("shape")), _numbers(fields.get("data_offsets"))
+    if len(fields) != 3 or not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
+        raise _not_safetensors(path, f"the tensor {name!r} is described by {str(cast(object, entry))[:100]}")
+    if dtype not in DTYPES:
+        raise _not_safetensors(path, f"the tensor {name!r} has the dtype {dtype!r}, which is not known")
+    info, (begin, end) = TensorInfo(dtype, shape), offsets
+    if end - begin != _num_bytes(info):
+        raise _not_safetensors(path, f"the tensor {name!r} is {info}, but has {end - begin:,} bytes")
+    return info, begin
+
+
+def _numbers(value: object) -> tuple[int, ...] | None:
+    """A list of whole numbers that are not negative; `None` for anything else."""
+    if not isinstance(value, list):
+        return None
+    numbers = [n for n in cast("list[object]", value) if type(n) is int and n >= 0]
+    return tuple(numbers) if len(numbers) == len(cast("list[object]", value)) else None
 
 
 def _num_bytes(info: TensorInfo) -> int:

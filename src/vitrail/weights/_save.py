@@ -11,7 +11,18 @@ from ._layouts import LAYOUTS
 from ._native import arrays_of, write_arrays, write_native
 from ._rules import written
 
-WritableLayout = Literal["vitrail", "timm", "timm_eva", "hf_vit", "hf_dinov2", "hf_dinov3", "hf_clip", "hf_siglip"]
+WritableLayout = Literal[
+    "vitrail",
+    "timm",
+    "timm_eva",
+    "timm_sam",
+    "hf_vit",
+    "hf_dinov2",
+    "hf_dinov3",
+    "hf_clip",
+    "hf_siglip",
+    "hf_sam",
+]
 """The layouts that `vitrail.save` writes."""
 
 

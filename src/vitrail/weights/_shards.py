@@ -43,13 +43,11 @@ def _weight_map(path: Path) -> dict[str, str]:
     if path.stat().st_size > MAX_HEADER:
         raise CheckpointError(f"{path} must be an index of tensors, but it has {path.stat().st_size:,} bytes")
     try:
-        match json.loads(path.read_bytes()):
-            case {"weight_map": dict(found)}:
-                weight_map = cast("dict[str, str]", found)
-                if all(type(shard) is str for shard in weight_map.values()):
-                    return weight_map
-            case _:
-                pass
+        index: object = json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} must be an index in JSON, but it cannot be read: {error}") from error
-    raise CheckpointError(f"{path} must be an index with a 'weight_map' of names to files, but it is not")
+    found = cast("dict[str, object]", index).get("weight_map") if isinstance(index, dict) else None
+    weight_map = cast("dict[str, object]", found) if isinstance(found, dict) else {}
+    if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{path} must be an index with a 'weight_map' of names to files, but it is not")
+    return cast("dict[str, str]", weight_map)

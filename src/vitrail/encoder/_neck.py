@@ -1,0 +1,71 @@
+"""What may stand between the last block and the final norm."""
+
+from typing import final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._check import check_positive
+from .._init import Init
+from .._layers import LayerNorm, Linear
+from .._tokens import Tokens
+
+NECK_EPS = 1e-6
+"""What the norms of a neck add to the variance, whatever those of the blocks do: in SAM's code and in timm's."""
+
+
+@final
+class Neck(eqx.Module):
+    r"""Two convolutions over the grid of patch tokens that bring them to another width, with a LayerNorm between.
+
+    A $1 \times 1$ convolution, the norm, a $3 \times 3$ convolution within zeros; neither has a bias. The final norm of
+    the model follows, which SAM counts as the neck's own. There must be no prefix tokens, which lie on no grid.
+
+    ??? cite
+
+        Kirillov et al., *Segment Anything*, ICCV 2023, arXiv:2304.02643, and its `image_encoder.py`.
+    """
+
+    project: Linear
+    norm: LayerNorm
+    weight: Float[Array, "neck_dim neck_dim 3 3"]
+
+    def __init__(self, dim: int, neck_dim: int, *, init: Init, key: PRNGKeyArray):
+        """**Arguments:**
+
+        - `dim`: the width of a token.
+        - `neck_dim`: the width that it is brought to.
+        - `init`: draws the weights.
+        - `key`: for the weights.
+        """
+        check_positive(dim=dim, neck_dim=neck_dim)
+        project_key, key = jax.random.split(key)
+        self.project = Linear(dim, neck_dim, weight_init=init.mlp, bias_init=None, key=project_key)
+        self.norm = LayerNorm(neck_dim, eps=NECK_EPS)
+        flat = init.patch(key, (neck_dim, 9 * neck_dim), jnp.dtype(jnp.float32))
+        self.weight = flat.reshape(neck_dim, neck_dim, 3, 3)
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """**Arguments:**
+
+        - `tokens`: after the last block, without a prefix.
+
+        **Returns:**
+
+        The patch tokens at the neck's width.
+
+        **Raises:** `ValueError` where there are prefix tokens.
+        """
+        if tokens.num_prefix:
+            raise ValueError(
+                f"tokens must have no prefix before a neck, but {tokens.num_prefix} prefix tokens came: a neck is a "
+                "convolution over the patches; take a pool that needs no class token, and num_registers=0"
+            )
+        x = self.norm(self.project(tokens.patch_grid))
+        x = jax.lax.conv_general_dilated(
+            x[None], self.weight, (1, 1), "SAME", dimension_numbers=("NHWC", "OIHW", "NHWC")
+        )[0]
+        neck_dim = x.shape[-1]
+        return Tokens(jnp.zeros((0, neck_dim), x.dtype), x.reshape(-1, neck_dim), tokens.grid, has_class_token=False)
