@@ -168,17 +168,14 @@ def model_config(
     dim, channels, *patch = checkpoint.shape(kernel, 4)
     height, width = patch
     size = checkpoint.size(image_size) if grid is None else (grid[0] * height, grid[1] * width)
-    try:
-        return ViTConfig(
-            image_size=size,
-            patch_size=(height, width),
-            channels=channels,
-            size=EncoderSize(dim=dim, depth=depth, num_heads=num_heads, mlp_dim=mlp_dim),
-            encoder=encoder,
-            **parts,
-        )
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint.path} describes no model that there can be: {error}") from error
+    return ViTConfig(
+        image_size=size,
+        patch_size=(height, width),
+        channels=channels,
+        size=EncoderSize(dim=dim, depth=depth, num_heads=num_heads, mlp_dim=mlp_dim),
+        encoder=encoder,
+        **parts,
+    )
 
 
 def learned(rule: str, *, covers_prefix: bool | str = True) -> PartSpec:

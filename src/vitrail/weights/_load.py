@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
@@ -14,12 +13,12 @@ from .._registry import PartSpec
 from ..head import HeadFactory
 from ..model import ViT, ViTConfig, replace
 from ..pool import PoolFactory
-from ._checkpoint import Layout, Settings
+from ._checkpoint import Checkpoint, Layout, Settings
 from ._errors import CheckpointError
 from ._layouts import open_source, read_settings, recognise, settings_beside
 from ._native import arrays_of, is_native, name_of, outline, read_native
 from ._rules import Plan, fill, plan
-from ._source import AbstractSource, NumpyArray
+from ._source import AbstractSource, NumpyArray, aligned
 
 
 def load(
@@ -104,7 +103,7 @@ def _read(
             settings = config
     known, source, checkpoint = recognise(source, settings, layout)
     if not isinstance(config, ViTConfig):
-        config = known.configure(checkpoint)
+        config = configured(known, checkpoint)
     model, made = planned(known, config, checkpoint.tensors, convert=convert)
     if problem := sentence(known, made, checkpoint.tensors):
         raise CheckpointError(f"{source.path}, of the layout {known.name!r}, {problem}")
@@ -114,11 +113,21 @@ def _read(
     def read(keys: tuple[Any, ...], leaf: object) -> object:
         if not isinstance(leaf, jax.ShapeDtypeStruct):
             return leaf
-        out = aligned(leaf.shape)
+        out = aligned(leaf.shape, np.dtype(np.float32))
         fill(made.steps.get(name_of(keys), ()), name_of(keys), out, by_short_name)
-        return jnp.asarray(out)
+        return jax.device_put(out)
 
     return cast(ViT, jax.tree_util.tree_map_with_path(read, model))
+
+
+def configured(layout: Layout, checkpoint: Checkpoint) -> ViTConfig:
+    """The configuration of a checkpoint; a `CheckpointError` where it is none that a model can have."""
+    try:
+        return layout.configure(checkpoint)
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint.path} describes no model that there can be: {error}") from error
 
 
 def planned(layout: Layout, config: ViTConfig, tensors: Mapping[str, Any], *, convert: bool) -> tuple[ViT, Plan]:
@@ -138,14 +147,6 @@ def sentence(layout: Layout, made: Plan, tensors: Mapping[str, Any]) -> str:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         return f"has tensors that nothing in the model is filled from: {listed(unknown[:3])}{more}"
     return ""
-
-
-def aligned(shape: tuple[int, ...]) -> NumpyArray:
-    """Room for an array that JAX can take over without a copy on a CPU, for which it must begin on a cache line."""
-    size = int(np.prod(shape, dtype=int))
-    room = np.empty(size + 16, np.float32)
-    start = -room.ctypes.data % 64 // 4
-    return room[start : start + size].reshape(shape)
 
 
 class _Renamed(AbstractSource):

@@ -8,7 +8,6 @@ from typing import Any, Final, cast
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._check import listed
@@ -61,7 +60,7 @@ def read_native(source: AbstractSource) -> ViT:
             raise CheckpointError(
                 f"{path} is damaged: the array {name!r} is not the one that was saved; get the file again"
             )
-        return jnp.asarray(array)
+        return jax.device_put(array)
 
     return cast(ViT, jax.tree_util.tree_map_with_path(read, model))
 

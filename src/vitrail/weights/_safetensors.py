@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from ._errors import CheckpointError
-from ._source import MAX_HEADER, AbstractSource, NumpyArray, TensorInfo
+from ._source import MAX_HEADER, AbstractSource, NumpyArray, TensorInfo, aligned
 
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "F64": np.dtype(np.float64),
@@ -79,7 +79,7 @@ class SafetensorsFile(AbstractSource):
 
     def read(self, name: str) -> NumpyArray:
         info, begin = self._spans[name]
-        array = np.empty(info.shape, DTYPES[info.dtype])
+        array = aligned(info.shape, DTYPES[info.dtype])
         with self.path.open("rb", buffering=0) as file:
             file.seek(self._start + begin)
             view = memoryview(cast(Any, array.reshape(-1).view(np.uint8)))

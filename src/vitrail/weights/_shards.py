@@ -18,13 +18,15 @@ class ShardedFile(AbstractSource):
         self.metadata = {}
         self._homes: dict[str, SafetensorsFile] = {}
         weight_map = _weight_map(path)
-        for shard in sorted(set(weight_map.values())):
+        shards = sorted(set(weight_map.values()))
+        for shard in shards:
             if shard != Path(shard).name or shard in ("", ".", "..") or "\\" in shard:
                 raise CheckpointError(
                     f"{path} must name files beside it, but it names {shard!r}: a checkpoint has no business elsewhere"
                 )
             if not (path.parent / shard).is_file():
                 raise CheckpointError(f"{path} names the file {shard!r}, which is not beside it: get that file too")
+        for shard in shards:
             file = SafetensorsFile(path.parent / shard)
             listed = {name for name, home in weight_map.items() if home == shard}
             if difference := sorted(listed ^ file.tensors.keys()):

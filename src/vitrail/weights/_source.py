@@ -1,10 +1,11 @@
 """A file of named tensors, whatever its format: what it holds is known before anything is read."""
 
 import abc
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 from jaxtyping import Shaped
@@ -78,3 +79,11 @@ class UnstackedSource(AbstractSource):
         if self._last is None or self._last[0] != original:
             self._last = (original, self._source.read(original))
         return self._last[1][index]
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
+    """Room for an array that JAX takes over without a copy on a CPU, for which it must begin on a cache line."""
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + size].view(dtype).reshape(shape)

@@ -1,0 +1,327 @@
+"""Files that are not what they claim: each is one error that names the file and what is wrong, and nothing is loaded."""
+
+import json
+import pickle
+import struct
+import subprocess
+import sys
+import textwrap
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from checkpoint_cases import Case, published, tensors_of
+from safetensors.numpy import save_file
+from test_checkpoints import CASES, flax_case
+
+import vitrail
+from vitrail import CheckpointError
+
+TIMM = CASES["timm vit_tiny_patch16_224"]
+HF = CASES["transformers ViTForImageClassification"]
+
+
+def header_and_data(path: Path) -> tuple[dict[str, Any], bytes]:
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def with_header(header: bytes | dict[str, Any], data: bytes) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def doubled(header: dict[str, Any], data: bytes) -> bytes:
+    text = json.dumps(header)
+    name = next(iter(header))
+    return with_header((text[:-1] + f', "{name}": {json.dumps(header[name])}}}').encode(), data)
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any], bytes], bytes]:
+    def damage(header: dict[str, Any], data: bytes) -> bytes:
+        change(header)
+        return with_header(header, data)
+
+    return damage
+
+
+def first(header: dict[str, Any]) -> dict[str, Any]:
+    return next(value for key, value in header.items() if key != "__metadata__")
+
+
+DAMAGES: dict[str, tuple[Callable[[dict[str, Any], bytes], bytes], str]] = {
+    "empty": (lambda h, d: b"", "must be a safetensors file, but its header would have 0 bytes"),
+    "seven bytes": (lambda h, d: b"1234567", "must be a safetensors file"),
+    "HTML": (lambda h, d: b"<!DOCTYPE html><html><body>404: Not Found</body></html>", "must be a safetensors file"),
+    "a pointer of Git LFS": (lambda h, d: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "must be a"),
+    "a pickle": (lambda h, d: pickle.dumps({"a": 1}), "is a pickle of PyTorch's, which can run any code"),
+    "truncated in the header": (lambda h, d: with_header(h, b"")[:40], "must be a safetensors file"),
+    "truncated in the data": (lambda h, d: with_header(h, d[:-4]), "follow the header"),
+    "too long": (lambda h, d: with_header(h, d + b"\0"), "follow the header"),
+    "a header of 2**63 bytes": (lambda h, d: struct.pack("<Q", 2**63) + d, "9,223,372,036,854,775,808 bytes"),
+    "a header that is a list": (lambda h, d: with_header(b"[]", d), "no JSON object"),
+    "a header that is no JSON": (lambda h, d: with_header(b"{'a': 1}", d), "no JSON"),
+    "a header that is no text": (lambda h, d: with_header(b"\xff\xfe{}", d), "no JSON"),
+    "a header that is nested": (lambda h, d: with_header(b"[" * 100_000, d), "no JSON"),
+    "numbers that are long": (lambda h, d: with_header(b'{"a":' + b"9" * 10_000 + b"}", d), "no JSON"),
+    "a name twice": (doubled, "twice"),
+    "metadata that are no strings": (changed(lambda h: h.update(__metadata__={"a": 1})), "its metadata"),
+    "a negative axis": (changed(lambda h: first(h).update(shape=[-1, 2])), "is described by"),
+    "an axis that is true": (changed(lambda h: first(h).update(shape=[True])), "is described by"),
+    "a shape beyond its bytes": (changed(lambda h: first(h).update(shape=[2**40, 2**40])), "but has"),
+    "no dtype": (changed(lambda h: first(h).pop("dtype")), "is described by"),
+    "an unknown dtype": (changed(lambda h: first(h).update(dtype="F4")), "the dtype 'F4', which is not known"),
+    "offsets that overlap": (changed(lambda h: first(h).update(data_offsets=[4, 4 + 64])), "but has|begins at byte"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_one_error_that_names_it(damage: str, tmp_path: Path) -> None:
+    path = published(TIMM, tmp_path)
+    change, message = DAMAGES[damage]
+    path.write_bytes(change(*header_and_data(path)))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        vitrail.load(path)
+    assert str(path) in str(caught.value)
+
+
+def rewritten(case: Case, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    path = published(case, folder)
+    tensors: dict[str, Any] = dict(tensors_of(case))
+    change(tensors)
+    save_file(tensors, path)
+    return path
+
+
+QKV = "blocks.1.attn.qkv.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(QKV), rf"lacks '{QKV}' for 'encoder.stack.attention.qkv.weight'"),
+        (lambda t: t.pop("norm.bias"), "lacks 'norm.bias' for 'norm.bias'"),
+        (lambda t: t.update(more=np.zeros(3, np.float32)), "nothing in the model is filled from: 'more'"),
+        (lambda t: t.update({"blocks.7.norm1.weight": t["norm.weight"]}), "without a gap"),
+        (lambda t: t.update({QKV: t[QKV].T.copy()}), rf"'{QKV}' as F32\[16, 48\], which does not fit .*\[48, 16\]"),
+        (lambda t: t.update({QKV: t[QKV][:-1]}), rf"'{QKV}' as F32\[47, 16\]"),
+        (lambda t: t.update({QKV: t[QKV].astype(np.float64)}), rf"'{QKV}' is F64.*convert=True makes it float32"),
+        (lambda t: t.update({QKV: t[QKV].astype(np.float16)}), rf"'{QKV}' is F16.*convert=True"),
+        (lambda t: t.update({QKV: t[QKV].astype(ml_dtypes.bfloat16)}), rf"'{QKV}' is BF16.*convert=True"),
+        (lambda t: t.update({QKV: t[QKV].astype(np.int32)}), rf"'{QKV}' is I32\[48, 16\], but .* is wanted$"),
+        (lambda t: t.update({"pos_embed": t["pos_embed"][:, :-3]}), "no square"),
+        (lambda t: t.update({"patch_embed.proj.weight": t[QKV]}), "must have 'patch_embed.proj.weight' with 4 axes"),
+    ],
+)  # fmt: skip
+def test_a_tensor_that_does_not_fit_is_named(change: Callable[[Any], object], message: str, tmp_path: Path) -> None:
+    path = rewritten(TIMM, tmp_path, change)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        vitrail.load(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
+def test_other_floating_point_numbers_are_converted_when_that_is_asked_for(dtype: Any, tmp_path: Path) -> None:
+    def change(tensors: dict[str, Any]) -> None:
+        tensors.update({name: array.astype(dtype) for name, array in tensors.items()})
+
+    model = vitrail.load(rewritten(TIMM, tmp_path, change), convert=True)
+    expected = tensors_of(TIMM)["norm.weight"].astype(dtype).astype(np.float32)
+    assert np.array_equal(model.norm.weight, expected)
+
+
+def test_float8_is_not_converted(tmp_path: Path) -> None:
+    path = published(TIMM, tmp_path)
+    header, data = header_and_data(path)
+    start, end = header["norm.weight"]["data_offsets"]
+    header["norm.weight"] |= {"dtype": "F8_E4M3", "shape": [end - start]}
+    path.write_bytes(with_header(header, data))
+    for convert in (False, True):
+        with pytest.raises(CheckpointError, match=r"'norm.weight' is F8_E4M3\[64\]"):
+            vitrail.load(path, convert=convert)
+
+
+def test_a_file_of_no_known_layout_says_what_is_in_it(tmp_path: Path) -> None:
+    save_file({"a.b": np.zeros(2, np.float32)}, tmp_path / "m.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"m.safetensors has 1 tensors, the first of them 'a.b', and is of no layout"
+    ):
+        vitrail.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_type": "bert"}, "the config.json beside it says 'bert'"),
+        ({"hidden_act": "mish"}, "'hidden_act' beside .* must be one of 'gelu'.*'mish'"),
+        ({"num_attention_heads": 5}, "'num_attention_heads' beside .* must divide 16, but it is 5"),
+        ({"num_attention_heads": "two"}, "must divide 16, but it is 'two'"),
+        ({"layer_norm_eps": "small"}, "must be like 1e-12, but it is 'small'"),
+        ({"layer_norm_eps": -1.0}, "norm_eps must be a finite number above zero"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = published(HF, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps((HF.settings or {}) | settings))
+    with pytest.raises(CheckpointError, match=message):
+        vitrail.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
+def test_settings_that_are_no_object_are_named(text: str, tmp_path: Path) -> None:
+    path = published(HF, tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config.json must be"):
+        vitrail.load(path)
+
+
+def test_what_the_tensors_do_not_say_is_asked_for(tmp_path: Path) -> None:
+    for name in ("timm vit_base_patch16_clip_quickgelu_224", "timm vit_base_patch16_siglip_224"):
+        path = published(CASES[name], tmp_path)
+        (tmp_path / "config.json").unlink()
+        with pytest.raises(CheckpointError, match=r"pass config=\{'architecture'"):
+            vitrail.load(path)
+    path = published(HF, tmp_path)
+    with pytest.raises(CheckpointError, match="how many heads"):
+        vitrail.load(path, config={})
+
+
+# Several files ----------------------------------------------------------------------------------------------------
+
+
+def sharded(folder: Path, homes: Callable[[str], str] = lambda name: f"{'ab'[name > 'd']}.safetensors") -> Path:
+    tensors = tensors_of(HF)
+    weight_map = {name: homes(name) for name in tensors}
+    for shard in set(weight_map.values()):
+        save_file({name: array for name, array in tensors.items() if weight_map[name] == shard}, folder / shard)
+    (folder / "config.json").write_text(json.dumps(HF.settings))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    return index
+
+
+def test_a_checkpoint_in_several_files_is_one_model(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    whole = vitrail.load(published(HF, tmp_path / "one"))
+    index = sharded(tmp_path)
+    for path in (index, tmp_path):
+        loaded = vitrail.load(path)
+        assert np.array_equal(loaded.encoder.stack.mlp.out.weight, whole.encoder.stack.mlp.out.weight)
+
+
+@pytest.mark.parametrize("home", ["../a.safetensors", "/etc/passwd", "sub/a.safetensors", "..", "", "a\\b"])
+def test_an_index_that_points_elsewhere_is_refused(home: str, tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    content = json.loads(index.read_text())
+    content["weight_map"][next(iter(content["weight_map"]))] = home
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="must name files beside it"):
+        vitrail.load(index)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["weight_map"].pop("classifier.bias"), "do not on 'classifier.bias'"),
+        (lambda c: c["weight_map"].update(more="a.safetensors"), "do not on 'more'"),
+        (lambda c: c["weight_map"].update(more="c.safetensors"), "names the file 'c.safetensors', which is not beside"),
+        (lambda c: c["weight_map"].update(more=3), "must be an index with a 'weight_map'"),
+        (lambda c: c.pop("weight_map"), "must be an index with a 'weight_map'"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_files_is_named(
+    change: Callable[[Any], object], message: str, tmp_path: Path
+) -> None:
+    index = sharded(tmp_path)
+    content = json.loads(index.read_text())
+    change(content)
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=message):
+        vitrail.load(index)
+
+
+# npz --------------------------------------------------------------------------------------------------------------
+
+
+def npz(folder: Path) -> Path:
+    return published(flax_case("tok")[0], folder)
+
+
+def with_member(path: Path, name: str, content: bytes) -> None:
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings(action="ignore"):
+        archive.writestr(name, content)
+
+
+def test_an_npz_with_a_pickle_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", a=np.array([{}], object))
+    with pytest.raises(CheckpointError, match=r"'a.npy' has the dtype object, which is not known"):
+        vitrail.load(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.npy", b"not an array", "'x.npy' is no array"),
+        ("x.npy", b"", "'x.npy' is no array"),
+        ("cls.npy", b"", "has a name twice"),
+        ("x.npy", bytes(200 * 2**20), "would unpack to"),
+    ],
+)
+def test_an_npz_that_is_no_archive_of_arrays_is_refused(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    path = npz(tmp_path)
+    with_member(path, name, content)
+    with pytest.raises(CheckpointError, match=message):
+        vitrail.load(path)
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.9])
+def test_a_truncated_npz_is_refused(cut: float, tmp_path: Path) -> None:
+    path = npz(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * cut)])
+    with pytest.raises(CheckpointError, match="must be an npz file"):
+        vitrail.load(path)
+
+
+def test_a_flipped_bit_in_an_npz_is_found(tmp_path: Path) -> None:
+    path = npz(tmp_path)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"Transformer/encoder_norm/scale.npy") + 300
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="cannot be read|is no array|must be an npz"):
+        vitrail.load(path)
+
+
+# Memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_header_of_a_million_tensors_is_refused_in_little_memory(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"blocks.{i}.norm1.weight": entry for i in range(1_000_000)}).encode()
+    (tmp_path / "m.safetensors").write_bytes(with_header(header, b""))
+    del header
+    program = f"""
+        import resource, vitrail
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            vitrail.load({str(tmp_path / "m.safetensors")!r})
+        except vitrail.CheckpointError as error:
+            assert "more than 16,777,216" in str(error), error
+        else:
+            raise AssertionError("it was loaded")
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 64 * 1024  # kilobytes
