@@ -23,7 +23,19 @@ FILES = sorted(SOURCE.rglob("*.py"))
 EXTRAS = ("optax", "grain", "rich", "tyro", "matplotlib", "PIL", "mlxtend", "safetensors", "einops")
 
 LAYERS = (
-    {"_check", "_extras", "_files", "_init", "_layers", "_mlp", "_registry", "_resample", "_tokens", "_typecheck"},
+    {
+        "_check",
+        "_extras",
+        "_files",
+        "_init",
+        "_layers",
+        "_mlp",
+        "_pixels",
+        "_registry",
+        "_resample",
+        "_tokens",
+        "_typecheck",
+    },
     {"patch", "position", "pool", "head", "encoder"},
     {"model"},
     {"train", "weights", "testing"},

@@ -1,4 +1,4 @@
-"""Files that are not what they claim: each is one error that names the file and what is wrong, and nothing is loaded."""
+"""Files that are not what they claim: each is one error that names the file, and nothing is loaded."""
 
 import json
 import pickle
@@ -297,7 +297,7 @@ def test_a_flipped_bit_in_an_npz_is_found(tmp_path: Path) -> None:
     place = data.index(b"Transformer/encoder_norm/scale.npy") + 300
     data[place] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match="cannot be read|is no array|must be an npz"):
+    with pytest.raises(CheckpointError, match=r"cannot be read|is no array|must be an npz"):
         vitrail.load(path)
 
 

@@ -57,6 +57,7 @@ from .head import (
 )
 from .model import (
     PRESETS as PRESETS,
+    Preprocess as Preprocess,
     ViT as ViT,
     ViTConfig as ViTConfig,
     replace as replace,
@@ -102,7 +103,16 @@ from .position import (
     RotaryPosition as RotaryPosition,
     SinCos2DPosition as SinCos2DPosition,
 )
-from .weights import CheckpointError as CheckpointError, load as load, save as save
+from .weights import (
+    CheckpointError as CheckpointError,
+    ModelCard as ModelCard,
+    WritableLayout as WritableLayout,
+    convert_torch as convert_torch,
+    from_hub as from_hub,
+    load as load,
+    model_card as model_card,
+    save as save,
+)
 
 if _typing.TYPE_CHECKING:
     from .lab import compare_pools as compare_pools

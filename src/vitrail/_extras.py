@@ -10,7 +10,7 @@ class MissingExtraError(ImportError):
     """A library that is not installed, because it belongs to an extra of vitrail that is not."""
 
 
-def require(library: str, *, extra: Literal["train", "demo", "weights", "test"]) -> ModuleType:
+def require(library: str, *, extra: Literal["train", "demo", "weights", "hub", "torch", "test"]) -> ModuleType:
     """Imports a library, or says how to install it.
 
     **Arguments:**

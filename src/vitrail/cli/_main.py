@@ -12,6 +12,7 @@ from ..train import MissingExtraError
 from ._compare import Compare, run_compare
 from ._demo import Demo, run_demo
 from ._list import List, list_parts
+from ._weights import Convert, Inspect, Predict, run_convert, run_inspect, run_predict
 
 _EXPECTED: Final = (
     ValueError,
@@ -45,6 +46,12 @@ def main(args: Sequence[str] | None = None) -> int:
                 run_compare(command)
             case List():
                 list_parts(command)
+            case Inspect():
+                run_inspect(command)
+            case Predict():
+                run_predict(command)
+            case Convert():
+                run_convert(command)
     except KeyboardInterrupt:
         print("vitrail: stopped", file=sys.stderr)
         return 130
@@ -56,12 +63,15 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(args: Sequence[str] | None) -> Demo | Compare | List:
+_Command = Demo | Compare | List | Inspect | Predict | Convert
+
+
+def _parse(args: Sequence[str] | None) -> _Command:
     require("tyro", extra="demo")
     import tyro
 
     return tyro.cli(
-        cast("type[Demo | Compare | List]", Demo | Compare | List),
+        cast("type[_Command]", _Command),
         prog="vitrail",
         description="Vision Transformers, assembled from typed parts that are swapped by name.",
         args=args,

