@@ -1,10 +1,14 @@
 """The ViT of big_vision and of vision_transformer in Flax linen, whose own numbering gives the published names."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+from checkpoint_cases import Case, drawn, image_of
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 
@@ -111,3 +115,25 @@ def flat(params: Any) -> dict[str, Any]:
 def nested(named: dict[str, np.ndarray]) -> Any:
     """The inverse of `flat`."""
     return unflatten_dict({tuple(name.split("/")): array for name, array in named.items()})
+
+
+def case_of(pool: str, **options: Any) -> Case:
+    """A checkpoint of one of them, with random weights, and what it gives."""
+    module = ViT(pool, **options)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    names = {name: tuple(leaf.shape) for name, leaf in flat(shapes).items()}
+    params = nested({name: drawn(name, shape) for name, shape in names.items()})
+    outputs = module.apply({"params": params}, jnp.asarray(image_of((16, 16)))[None])
+    found = {(16, 16): {name: np.asarray(value) for name, value in outputs.items()}}
+    return Case("vision_transformer" if module.old else "big_vision", names, None, found, npz=True)
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "big_vision tok": functools.partial(case_of, "tok"),
+    "big_vision gap": functools.partial(case_of, "gap"),
+    "big_vision gap, no head": functools.partial(case_of, "gap", num_classes=None),
+    "big_vision map": functools.partial(case_of, "map", num_classes=None),
+    "vision_transformer": functools.partial(case_of, "tok", old=True),
+    "vision_transformer with pre_logits": functools.partial(case_of, "tok", old=True, pre_logits=8),
+}
+"""By name, the checkpoints of Google's JAX code, restated in Flax."""

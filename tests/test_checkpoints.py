@@ -1,15 +1,20 @@
 """Checkpoints of other libraries: what those gave when the fixtures were made, and Flax now."""
 
+import dataclasses
 import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import flax_vit
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_cases import TOLERANCE, Case, case_from, differences, drawn, image_of, published, tensors_of
+from checkpoint_cases import TOLERANCE, Case, case_from, differences, image_of, published, tensors_of
 from safetensors.numpy import load_file
 
 import vitrail
@@ -59,33 +64,123 @@ def short(layout: Layout, name: str) -> str:
     return name.removeprefix(next((prefix for prefix in layout.prefixes if name.startswith(prefix)), ""))
 
 
-def flax_case(pool: str, **options: Any) -> tuple[Case, flax_vit.ViT, dict[str, Any]]:
-    module = flax_vit.ViT(pool, **options)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
-    names = {name: tuple(a.shape) for name, a in flax_vit.flat(shapes).items()}
-    params = flax_vit.nested({name: drawn(name, shape) for name, shape in names.items()})
-    outputs = module.apply({"params": params}, jnp.asarray(image_of((16, 16)))[None])
-    layout = "vision_transformer" if module.old else "big_vision"
-    return (
-        Case(layout, names, None, {(16, 16): {k: np.asarray(v) for k, v in outputs.items()}}, npz=True),
-        module,
-        params,
-    )
-
-
-@pytest.mark.parametrize(
-    ("pool", "options"),
-    [
-        ("tok", {}),
-        ("gap", {}),
-        ("map", {"num_classes": None}),
-        ("tok", {"old": True}),
-        ("tok", {"old": True, "pre_logits": 8}),
-        ("gap", {"num_classes": None}),
-    ],
-    ids=str,
-)
-def test_a_flax_checkpoint_gives_the_numbers_of_flax(pool: str, options: dict[str, Any], tmp_path: Path) -> None:
-    case, _, _ = flax_case(pool, **options)
+@pytest.mark.parametrize("name", flax_vit.CASES)
+def test_a_flax_checkpoint_gives_the_numbers_of_flax(name: str, tmp_path: Path) -> None:
+    case = flax_vit.CASES[name]()
     found = differences(case, published(case, tmp_path))
     assert max(found.values()) <= TOLERANCE, found
+
+
+def test_blocks_that_big_vision_stacks_are_the_same_model(tmp_path: Path) -> None:
+    case = flax_vit.CASES["big_vision tok"]()
+    plain = vitrail.load(published(case, tmp_path))
+    tensors = tensors_of(case)
+    blocks = [{k.partition("_0/")[2]: a for k, a in tensors.items() if "encoderblock_0/" in k}]
+    blocks.append({k.partition("_1/")[2]: a for k, a in tensors.items() if "encoderblock_1/" in k})
+    stacked = {f"Transformer/encoderblock/{k}": np.stack([block[k] for block in blocks]) for k in blocks[0]}
+    rest = {k: a for k, a in tensors.items() if "encoderblock" not in k}
+    np.savez(tmp_path / "stacked.npz", **{f"params/img/{k}": a for k, a in (rest | stacked).items()})
+    assert eqx.tree_equal(vitrail.load(tmp_path / "stacked.npz"), plain)
+
+
+def test_sines_and_cosines_that_big_vision_does_not_store_are_known(tmp_path: Path) -> None:
+    case = flax_vit.CASES["big_vision gap"]()
+    tensors = {name: array for name, array in tensors_of(case).items() if name != "pos_embedding"}
+    np.savez(tmp_path / "m.npz", **tensors)
+    model = vitrail.load(tmp_path / "m.npz", config={"image_size": 16})
+    assert isinstance(model.position, vitrail.SinCos2DPosition)
+    table = model.position.table((4, 4), 16)[None]
+    expected = flax_vit.ViT("gap", positions=table).apply(
+        {"params": flax_vit.nested(tensors)}, jnp.asarray(image_of((16, 16)))[None]
+    )
+    np.testing.assert_allclose(model(image_of((16, 16))), expected["logits"], atol=1e-5)
+
+
+# What the model is to end with -----------------------------------------------------------------------------------
+
+VIT = CASES["transformers ViTForImageClassification"]
+
+
+def test_a_loaded_model_takes_another_pool_head_and_size(tmp_path: Path) -> None:
+    path, key = published(VIT, tmp_path), jax.random.key(0)
+    whole = vitrail.load(path)
+    model = vitrail.load(path, pool="attention", num_classes=7, image_size=(24, 32), key=key)
+    assert eqx.filter_jit(model)(image_of((24, 32))).shape == (7,)
+    assert eqx.tree_equal(model.encoder, whole.encoder)
+    assert model.prefix.shape == (1, 16)  # the class token that it learned with stays
+    features = vitrail.load(path, num_classes=None)
+    assert features.config.head == "none"
+    assert eqx.filter_jit(features)(image_of((16, 16))).shape == (16,)
+    finer = vitrail.load(path, image_size=16, patch_size=2)
+    assert finer.config.grid == (8, 8)
+    vitrail.save(model, tmp_path / "ours.safetensors")
+    assert eqx.tree_equal(vitrail.load(tmp_path / "ours.safetensors"), model)
+
+
+def test_weights_that_would_be_new_want_a_key(tmp_path: Path) -> None:
+    path = published(VIT, tmp_path)
+    assert vitrail.load(path, pool="max").config.pool == "max"
+    with pytest.raises(ValueError, match=r"key must be given where weights are new.*'head.linear"):
+        vitrail.load(path, num_classes=7)
+
+
+def test_layout_and_config_can_be_given(tmp_path: Path) -> None:
+    path = published(VIT, tmp_path)
+    config = vitrail.load(path).config
+    (tmp_path / "config.json").rename(tmp_path / "other.json")
+    for given in (config, tmp_path / "other.json", str(tmp_path / "other.json"), VIT.settings):
+        assert vitrail.load(path, layout="hf_vit", config=given).config == config
+    with pytest.raises(vitrail.CheckpointError, match=r"of the layout 'hf_vit', has 'embeddings.*does not fit"):
+        vitrail.load(path, config=dataclasses.replace(config, image_size=(32, 32)))
+    with pytest.raises(ValueError, match="layout must be one of 'timm'"):
+        vitrail.load(path, layout="keras")
+    vitrail.save(vitrail.load(path, config=config), tmp_path / "ours.safetensors")
+    with pytest.raises(ValueError, match="must be left out for a file of vitrail's own"):
+        vitrail.load(tmp_path / "ours.safetensors", layout="hf_vit")
+
+
+def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) -> None:
+    model = vitrail.load(published(VIT, tmp_path), pool="gem", key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"'pool.log_power' must have a name in the layout"):
+        vitrail.save(model, tmp_path / "m", layout="hf_vit")
+    with pytest.raises(ValueError, match=r"layout must be one of 'vitrail', 'timm'.* to be written, but 'mae' came"):
+        vitrail.save(model, tmp_path / "m", layout="mae")  # type: ignore[arg-type]
+    dinov3 = vitrail.load(published(CASES["transformers DINOv3ViTModel"], tmp_path / "d"))
+    trained = eqx.tree_at(lambda m: m.encoder.stack.attention.qkv.bias, dinov3, replace_fn=lambda bias: bias + 1)
+    with pytest.raises(ValueError, match=r"qkv.bias' must be zero where this layout does not store it"):
+        vitrail.save(trained, tmp_path / "m", layout="hf_dinov3")
+    assert not (tmp_path / "m").exists()
+
+
+def test_every_case_is_of_one_layout_and_all_layouts_have_one() -> None:
+    flax = {"big_vision", "vision_transformer"}
+    assert {case.layout for case in CASES.values()} | flax == LAYOUTS.keys()
+
+
+def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path) -> None:
+    program = f"""
+        import einops, jax, jax.numpy as jnp, vitrail
+        size = vitrail.EncoderSize(dim=768, depth=6, num_heads=12, mlp_dim=3072)
+        config = vitrail.ViTConfig(image_size=(224, 224), patch_size=(16, 16), size=size, pool="cls", num_classes=10)
+        path = {str(tmp_path / "m.safetensors")!r}
+        vitrail.save(config.build(key=jax.random.key(0)), path, layout="hf_vit")
+    """
+    measured = f"""
+        import einops, jax, vitrail
+        jax.random.normal(jax.random.key(0), (3,))
+        def status(name):
+            with open("/proc/self/status") as lines:
+                return next(int(line.split()[1]) for line in lines if line.startswith(name))
+        with open("/proc/self/clear_refs", "w") as peak:
+            peak.write("5")
+        before = status("VmRSS")
+        model = vitrail.load({str(tmp_path / "m.safetensors")!r}, config={{"num_attention_heads": 12}})
+        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model) if hasattr(leaf, "nbytes"))
+        print((status("VmHWM") - before) * 1024 / weights)
+    """
+    for code in (program, measured):
+        run = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False, timeout=300
+        )
+        assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 1.2

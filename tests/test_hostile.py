@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax_vit
 import ml_dtypes
 import numpy as np
 import pytest
 from checkpoint_cases import Case, published, tensors_of
 from safetensors.numpy import save_file
-from test_checkpoints import CASES, flax_case
+from test_checkpoints import CASES
 
 import vitrail
 from vitrail import CheckpointError
@@ -250,7 +251,7 @@ def test_an_index_that_does_not_fit_its_files_is_named(
 
 
 def npz(folder: Path) -> Path:
-    return published(flax_case("tok")[0], folder)
+    return published(flax_vit.CASES["big_vision tok"](), folder)
 
 
 def with_member(path: Path, name: str, content: bytes) -> None:

@@ -1,0 +1,29 @@
+"""A trained backbone that a package ships, on a photograph: vitrail's tokens against those of onnxruntime."""
+
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from skimage import data
+from trained_backbone import final_tokens, write_checkpoint
+
+import vitrail
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.mark.parametrize("size", [224, 518])
+def test_final_tokens_equal_those_of_onnxruntime(size: int, checkpoint: Path) -> None:
+    model = vitrail.load(checkpoint, image_size=size)
+    image = np.asarray(vitrail.model_card(model).preprocess(data.chelsea()))
+    expected = final_tokens(image)
+    actual = eqx.filter_jit(lambda m, x: m.tokens(x).sequence)(model, jnp.asarray(image))
+    assert actual.shape == expected.shape == (1 + (size // 14) ** 2, 384)
+    difference = np.abs(np.asarray(actual) - expected).max() / np.abs(expected).max()
+    print(f"{size}: {difference:.1e}")
+    assert difference <= 1e-5

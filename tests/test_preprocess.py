@@ -1,0 +1,259 @@
+"""How pictures are prepared for weights: every kind of picture, sizes and crops, and what lies beside a checkpoint."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from checkpoint_cases import published
+from helpers import small_model
+from PIL import Image
+from test_checkpoints import CASES
+
+import vitrail
+from vitrail import Preprocess
+
+PLAIN = Preprocess("squash", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+STATE = np.random.RandomState(0)
+PIXELS = STATE.randint(0, 256, (6, 8, 3), np.uint8)
+
+
+def eight_bits(image: Any, preprocess: Preprocess = PLAIN, size: tuple[int, int] = (6, 8)) -> np.ndarray:
+    """The pixels that a model sees, as they were before normalising."""
+    return np.round(np.asarray(preprocess(image, size)) * 255).astype(np.uint8)
+
+
+def reopened(image: Image.Image, kind: str, **options: Any) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return Image.open(file)
+
+
+def test_a_picture_of_the_right_size_is_only_normalised() -> None:
+    preprocess = Preprocess("squash", "bicubic", (0.5, 0.25, 0.75), (0.5, 0.2, 0.1))
+    expected = (PIXELS / 255 - [0.5, 0.25, 0.75]) / [0.5, 0.2, 0.1]
+    for image in (PIXELS, Image.fromarray(PIXELS)):
+        found = preprocess(image, (6, 8))
+        assert isinstance(found, jax.Array)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_grey_is_three_times_the_same() -> None:
+    grey = PIXELS[..., 0]
+    for image in (grey, grey[..., None], Image.fromarray(grey), Image.fromarray(grey).convert("LA")):
+        assert np.array_equal(eight_bits(image), np.repeat(grey[..., None], 3, axis=2))
+    bits = Image.fromarray(grey > 100)
+    assert np.array_equal(eight_bits(bits), np.repeat((grey > 100)[..., None] * np.uint8(255), 3, axis=2))
+
+
+def test_what_is_transparent_lies_on_white() -> None:
+    alpha = np.zeros((6, 8, 1), np.uint8)
+    alpha[:3] = 255
+    alpha[5] = 51
+    layer = np.concatenate([PIXELS, alpha], axis=2)
+    expected = np.where(alpha == 255, PIXELS, 255).astype(float)
+    expected[5] = 0.2 * PIXELS[5] + 0.8 * 255
+    for image in (layer, Image.fromarray(layer), reopened(Image.fromarray(layer), "PNG")):
+        assert np.abs(eight_bits(image).astype(float) - expected).max() <= 1
+
+
+def test_a_palette_gives_its_colours_and_its_transparent_one_white() -> None:
+    places = STATE.randint(0, 3, (6, 8)).astype(np.uint8)
+    colours = np.array([[255, 0, 0], [0, 128, 0], [0, 0, 64]], np.uint8)
+    image = Image.new("P", (8, 6))
+    image.putpalette(colours.reshape(-1).tolist())
+    image.putdata(places.reshape(-1).tolist())
+    assert np.array_equal(eight_bits(reopened(image, "PNG")), colours[places])
+    see_through = reopened(image, "PNG", transparency=1)
+    expected = np.where((places == 1)[..., None], 255, colours[places])
+    assert np.array_equal(eight_bits(see_through), expected)
+
+
+def test_sixteen_bits_are_scaled_to_eight() -> None:
+    deep = STATE.randint(0, 65536, (6, 8)).astype(np.uint16)
+    expected = np.repeat(np.round(deep / 257).astype(np.uint8)[..., None], 3, axis=2)
+    for image in (deep, Image.fromarray(deep), reopened(Image.fromarray(deep), "PNG")):
+        assert np.array_equal(eight_bits(image), expected)
+    colour = STATE.randint(0, 65536, (6, 8, 3)).astype(np.uint16)
+    assert np.array_equal(eight_bits(colour), np.round(colour / 257).astype(np.uint8))
+
+
+def test_cmyk_becomes_rgb() -> None:
+    inks = np.zeros((6, 8, 4), np.uint8)
+    inks[:, :4, 0], inks[:, 4:, 3] = 255, 128  # cyan, and half black
+    found = eight_bits(Image.frombytes("CMYK", (8, 6), inks.tobytes()))
+    assert np.array_equal(found[0, 0], [0, 255, 255])
+    assert np.array_equal(found[0, 7], [127, 127, 127])
+
+
+def test_a_camera_that_lay_on_its_side_is_turned_upright() -> None:
+    image = Image.fromarray(np.rot90(PIXELS).copy())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    turned = reopened(image, "PNG", exif=exif)
+    assert np.array_equal(eight_bits(turned), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        ("cat.jpg", TypeError, "a str came: open a file with PIL.Image.open"),
+        (PIXELS / 255, ValueError, "must be uint8 or uint16 as an array, but float64 came"),
+        (PIXELS.astype(np.int64), ValueError, "but int64 came"),
+        (PIXELS[None], ValueError, r"but \(1, 6, 8, 3\) came: put the channels last"),
+        (PIXELS[..., :2], ValueError, r"but \(6, 8, 2\) came"),
+        (PIXELS[:0], ValueError, r"but \(0, 8, 3\) came"),
+        (Image.new("F", (8, 6)), ValueError, "mode F"),
+        (Image.fromarray(np.full((6, 8), 70000, np.int32)), ValueError, "at most 16 bits a channel"),
+    ],
+)
+def test_what_is_no_picture_is_an_error(image: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        PLAIN(image, (6, 8))
+
+
+@pytest.mark.parametrize("changes", [{"crop": 0.0}, {"crop": 1.5}, {"std": (0.5, 0.0, 0.5)}])
+def test_numbers_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"crop must be|std must be"):
+        dataclasses.replace(PLAIN, **changes)
+
+
+def halves(height: int, width: int) -> np.ndarray:
+    """Black on the left, white on the right."""
+    return np.repeat((np.arange(width) >= width // 2)[None, :, None] * np.uint8(255), height, axis=0).repeat(3, axis=2)
+
+
+def test_cover_cuts_squash_squeezes_and_pad_fills_up() -> None:
+    wide = halves(8, 32)
+    cover, squash, pad = (dataclasses.replace(PLAIN, fit=fit) for fit in ("cover", "squash", "pad"))
+    found = eight_bits(wide, cover, (8, 8))
+    assert found.shape == (8, 8, 3)
+    assert np.array_equal(found, wide[:, 12:20])
+    assert eight_bits(wide, squash, (8, 8))[0, :, 0].tolist()[:3] == [0, 0, 0]
+    padded = eight_bits(wide, pad, (8, 8))
+    assert np.array_equal(padded[2:], np.zeros((6, 8, 3), np.uint8))
+    assert padded[0, 7, 0] == 255
+
+
+def test_a_crop_keeps_the_middle_of_a_larger_picture() -> None:
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 256, axis=0).repeat(3, axis=2)
+    cropped = eight_bits(ramp, dataclasses.replace(PLAIN, fit="cover", crop=0.875), (224, 224))
+    assert np.array_equal(cropped[0, :, 0], np.arange(16, 240))
+
+
+def test_half_a_pixel_goes_to_the_even_one_or_down() -> None:
+    ramp = np.repeat(np.arange(11, dtype=np.uint8)[None, :, None], 8, axis=0).repeat(3, axis=2)
+    even, down = (dataclasses.replace(PLAIN, fit="cover", half_pixel=rule) for rule in ("even", "down"))
+    assert eight_bits(ramp, even, (8, 8))[0, 0, 0] == 2  # 1.5 to 2
+    assert eight_bits(ramp, down, (8, 8))[0, 0, 0] == 1
+
+
+# Beside a checkpoint ----------------------------------------------------------------------------------------------
+
+
+def card_with(folder: Path, settings: dict[str, Any] | None) -> vitrail.ModelCard:
+    path = published(CASES["transformers ViTForImageClassification"], folder)
+    if settings is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return vitrail.model_card(path)
+
+
+STATED = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (None, ("squash", "bilinear", 1.0)),
+        ({"size": {"height": 16, "width": 16}}, ("squash", "bicubic", 1.0)),
+        ({"size": 16}, ("squash", "bicubic", 1.0)),
+        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}, ("cover", "bicubic", 0.875)),
+        (
+            {"size": 256, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
+            ("cover", "bicubic", 0.875),
+        ),
+        ({"size": {"longest_edge": 1024}, "resample": 2}, ("pad", "bilinear", 1.0)),
+    ],
+)
+def test_hugging_faces_processor_is_read(settings: Any, expected: tuple[Any, ...], tmp_path: Path) -> None:
+    preprocess = card_with(tmp_path, None if settings is None else STATED | settings).config.preprocess
+    assert preprocess is not None
+    assert (preprocess.fit, preprocess.interpolation, preprocess.crop) == expected
+    assert preprocess.half_pixel == "down"
+    if settings is not None:
+        assert (preprocess.mean, preprocess.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@pytest.mark.parametrize("settings", [{"do_resize": False}, {"do_normalize": False}, {"image_mean": None}, {}])
+def test_a_processor_that_does_not_say_it_leaves_it_open(settings: dict[str, Any], tmp_path: Path) -> None:
+    whole = STATED | {"size": 16} if settings else {}
+    card = card_with(tmp_path, whole | settings)
+    assert card.config.preprocess is None
+    with pytest.raises(ValueError, match="preprocess must be known for these weights"):
+        card.preprocess(PIXELS)
+
+
+def test_timms_own_numbers_are_read(tmp_path: Path) -> None:
+    card = vitrail.model_card(published(CASES["timm vit_base_patch16_clip_224"], tmp_path))
+    preprocess = card.config.preprocess
+    assert preprocess is not None
+    given = (CASES["timm vit_base_patch16_clip_224"].settings or {})["pretrained_cfg"]
+    assert (list(preprocess.mean), list(preprocess.std)) == (given["mean"], given["std"])
+    assert (preprocess.interpolation, preprocess.crop) == (given["interpolation"], given["crop_pct"])
+    assert card.preprocess(PIXELS).shape == (16, 16, 3)
+    assert card.licence == given["license"]
+
+
+def test_preprocessing_stays_with_the_weights(tmp_path: Path) -> None:
+    model = vitrail.load(published(CASES["transformers CLIPVisionModel"], tmp_path))
+    assert model.config.preprocess == Preprocess("cover", "bicubic", *vitrail.model.CLIP, half_pixel="down")
+    vitrail.save(model.resized(32), tmp_path / "m.safetensors")
+    card = vitrail.model_card(tmp_path / "m.safetensors")
+    assert card.config.preprocess == model.config.preprocess
+    assert card.preprocess(PIXELS).shape == (32, 32, 3)
+    assert vitrail.model_card(small_model()).config.preprocess is None
+
+
+# Cards ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_card_counts_what_xla_counts() -> None:
+    changes: list[dict[str, Any]] = [
+        {"pool": "cls", "num_registers": 2},
+        {"encoder": vitrail.EncoderOptions(activation="swiglu")},
+    ]
+    for change in changes:
+        config = small_model(**change).config
+        size = vitrail.EncoderSize(dim=768, depth=1, num_heads=12, mlp_dim=3072)
+        encoder = dataclasses.replace(config.encoder, scan=False)
+        config = dataclasses.replace(config, size=size, image_size=(64, 96), patch_size=(8, 8), encoder=encoder)
+        model = config.build(key=jax.random.key(0))
+        card = vitrail.model_card(model)
+        compiled = jax.jit(lambda image, model=model: model(image)).lower(np.zeros((64, 96, 3), np.float32)).compile()
+        counted: Any = compiled.cost_analysis()
+        assert card.flops == pytest.approx(counted["flops"], rel=0.02)
+        assert card.tokens == 8 * 12 + model.prefix.shape[0]
+        leaves = [leaf for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.Array)]
+        assert card.parameters == sum(leaf.size for leaf in leaves)
+
+
+def test_a_card_names_what_is_ignored_missing_and_unknown(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    path = published(CASES["transformers ViTMAEForPreTraining"], tmp_path)
+    tensors = load_file(path)
+    tensors.pop("vit.layernorm.bias")
+    save_file(tensors | {"more": np.zeros(2, np.float32)}, path)
+    card = vitrail.model_card(path)
+    assert card.layout == "hf_vit"
+    assert card.missing == ("'layernorm.bias' for 'norm.bias'",)
+    assert card.unknown == ("more",)
+    assert set(card.ignored.values()) == {"MAE's decoder, which only pre-training needs"}
+    assert card.classes is None
+    settings = CASES["transformers ViTMAEForPreTraining"].settings or {}
+    assert vitrail.model_card(path, config={**settings, "license": "mit"}).licence == "mit"
