@@ -122,7 +122,7 @@ def test_an_unknown_name_says_what_is_near_and_what_is_known(name: str, near: st
 
 def test_options_are_what_the_assembly_does_not_pass() -> None:
     assert list(POSITIONS.options("rope")) == ["rule", "base"]
-    assert list(POSITIONS.options("learned")) == ["covers_prefix"]
+    assert list(POSITIONS.options("learned")) == ["covers_prefix", "resize"]
     assert list(HEADS.options("mlp")) == ["hidden_dim", "activation", "zero"]
     assert not POOLS.options("max")
     assert list(POOLS.options("weighted")) == []

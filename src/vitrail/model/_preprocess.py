@@ -37,7 +37,6 @@ class Preprocess:
     """What they are then divided by."""
     crop: float = 1.0
     """The side that is kept in the middle, of the side that was scaled to: 0.875 for 224 pixels of 256."""
-
     half_pixel: Literal["down", "even"] = "even"
     """Where the crop begins when it would begin at half a pixel: at the even one of the two, as in torchvision and
     timm, or at the lower, as in Hugging Face's processors."""

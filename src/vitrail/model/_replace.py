@@ -13,7 +13,8 @@ from .._registry import PartSpec
 from ..head import HeadFactory
 from ..pool import PoolFactory
 from ..position import AbstractPosition, PositionFactory
-from ._vit import ViT, ViTConfig, make_head, make_pool, make_position, norm_width, wants_class_token
+from ._parts import make_head, make_pool, make_position, wants_class_token
+from ._vit import ViT, ViTConfig
 
 
 def replace(
@@ -70,20 +71,23 @@ def replace(
         class_token=before.class_token if class_token == "keep" else class_token,
     )
     pool_key, prefix_key, position_key, head_key = jax.random.split(key, 4)
+    init = INITS[config.init]
 
-    new_pool = model.pool if pool is None else make_pool(config, key=pool_key)
-    prefix, fitted = _fit_class_token(model, config, wants_class_token(config, new_pool), key=prefix_key)
-    width = norm_width(config, new_pool)
-    same_norm = model.norm.weight.shape == (width,)
-    same_head = head is None and config.num_classes == before.num_classes and model.head.dim == new_pool.out_dim
+    new_pool, new_norm, new_head = model.pool, model.norm, model.head
+    if pool is not None:
+        new_pool = make_pool(config.pool, config.token_dim, grid=config.grid, init=init, key=pool_key)
+    class_token = wants_class_token(config.class_token, new_pool, config.pool)
+    prefix, new_position = _fit_class_token(model, config, class_token, key=prefix_key)
+    if position is not None:
+        new_position = make_position(
+            config.position, config.size, grid=config.grid, num_prefix=prefix.shape[0], init=init, key=position_key
+        )
+    if new_norm.weight.shape != (config.norm_width(new_pool),):
+        new_norm = LayerNorm(config.norm_width(new_pool), eps=config.norm_eps)
+    if head is not None or config.num_classes != before.num_classes or new_head.dim != new_pool.out_dim:
+        new_head = make_head(config.head, new_pool.out_dim, num_classes=config.num_classes, init=init, key=head_key)
     return dataclasses.replace(
-        model,
-        prefix=prefix,
-        position=fitted if position is None else make_position(config, prefix.shape[0], key=position_key),
-        norm=model.norm if same_norm else LayerNorm(width, eps=config.norm_eps),
-        pool=new_pool,
-        head=model.head if same_head else make_head(config, new_pool, key=head_key),
-        config=config,
+        model, prefix=prefix, position=new_position, norm=new_norm, pool=new_pool, head=new_head, config=config
     )
 
 

@@ -17,11 +17,12 @@ from .._layers import LayerNorm, split_key, to_dtype
 from .._registry import PartSpec
 from .._tokens import Tokens
 from ..encoder import NECK_EPS, Blocks, Encoder, EncoderOptions, EncoderSize, Neck
-from ..head import HEADS, AbstractHead, HeadFactory
-from ..patch import PATCHES, AbstractPatchEmbed, PatchFactory
-from ..pool import POOLS, AbstractPool, PoolFactory
-from ..position import POSITIONS, AbstractPosition, PositionFactory
+from ..head import AbstractHead, HeadFactory
+from ..patch import AbstractPatchEmbed, PatchFactory
+from ..pool import AbstractPool, PoolFactory
+from ..position import AbstractPosition, PositionFactory
 from ._json import from_json, to_json
+from ._parts import make_head, make_patch, make_pool, make_position, wants_class_token
 from ._preprocess import Preprocess
 
 
@@ -94,6 +95,10 @@ class ViTConfig:
         """The width of a token where the pool reads it: that of the neck, or the encoder's."""
         return self.size.dim if self.neck_dim is None else self.neck_dim
 
+    def norm_width(self, pool: AbstractPool) -> int:
+        """The width of what the final norm acts on: a token, or what the pool gives."""
+        return self.token_dim if self.norm_order == "norm_pool" else pool.out_dim
+
     def build(self, *, key: PRNGKeyArray) -> "ViT":
         """Resolves the names and assembles the model.
 
@@ -112,12 +117,8 @@ class ViTConfig:
         encoder_key, neck_key = (encoder_key, None) if self.neck_dim is None else jax.random.split(encoder_key)
         dim, init = self.size.dim, INITS[self.init]
 
-        pool = make_pool(self, key=pool_key)
-        class_token = wants_class_token(self, pool)
-        patch = PATCHES.resolve(self.patch)(
-            dim, patch_size=self.patch_size, channels=self.channels, init=init, key=patch_key
-        )
-        PATCHES.check(patch, self.patch)
+        pool = make_pool(self.pool, self.token_dim, grid=self.grid, init=init, key=pool_key)
+        class_token = wants_class_token(self.class_token, pool, self.pool)
         class_key, registers_key = jax.random.split(prefix_key)
         prefix = jnp.concatenate(
             [
@@ -127,14 +128,18 @@ class ViTConfig:
         )
 
         return ViT(
-            patch=patch,
+            patch=make_patch(
+                self.patch, dim, patch_size=self.patch_size, channels=self.channels, init=init, key=patch_key
+            ),
             prefix=prefix,
-            position=make_position(self, prefix.shape[0], key=position_key),
+            position=make_position(
+                self.position, self.size, grid=self.grid, num_prefix=prefix.shape[0], init=init, key=position_key
+            ),
             encoder=Encoder(self.size, options=self.encoder, init=init, key=encoder_key),
             neck=None if neck_key is None else Neck(dim, self.token_dim, init=init, key=neck_key),
-            norm=LayerNorm(norm_width(self, pool), eps=self.norm_eps),
+            norm=LayerNorm(self.norm_width(pool), eps=self.norm_eps),
             pool=pool,
-            head=make_head(self, pool, key=head_key),
+            head=make_head(self.head, pool.out_dim, num_classes=self.num_classes, init=init, key=head_key),
             config=self,
         )
 
@@ -165,53 +170,6 @@ class ViTConfig:
         `TypeError` where a value has the wrong type. Parts are looked up by `build`.
         """
         return from_json(ViTConfig, text)
-
-
-def make_pool(config: ViTConfig, *, key: PRNGKeyArray) -> AbstractPool:
-    """The pool that a configuration names, with fresh weights."""
-    factory = POOLS.resolve(config.pool, grid=config.grid, init=INITS[config.init])
-    pool = factory(config.token_dim, key=key)
-    POOLS.check(pool, config.pool)
-    return pool
-
-
-def wants_class_token(config: ViTConfig, pool: AbstractPool) -> bool:
-    """Whether a model of that configuration and pool has a class token; a `ValueError` where they do not agree."""
-    if pool.needs_class_token and config.class_token is False:
-        raise ValueError(
-            f"class_token must not be False for the pool {config.pool!r}, which reads the class token: make it None, "
-            "for a class token where the pool needs one, or take another pool"
-        )
-    return pool.needs_class_token if config.class_token is None else config.class_token
-
-
-def make_position(config: ViTConfig, num_prefix: int, *, key: PRNGKeyArray) -> AbstractPosition:
-    """The position embedding that a configuration names, with fresh weights."""
-    head_dim = config.size.dim // config.size.num_heads
-    factory = POSITIONS.resolve(config.position)
-    position = factory(
-        config.size.dim,
-        grid=config.grid,
-        num_prefix=num_prefix,
-        head_dim=head_dim,
-        init=INITS[config.init],
-        key=key,
-    )
-    POSITIONS.check(position, config.position)
-    return position
-
-
-def norm_width(config: ViTConfig, pool: AbstractPool) -> int:
-    """The width of what the final norm acts on: a token, or what the pool gives."""
-    return config.token_dim if config.norm_order == "norm_pool" else pool.out_dim
-
-
-def make_head(config: ViTConfig, pool: AbstractPool, *, key: PRNGKeyArray) -> AbstractHead:
-    """The head that a configuration names, for that pool, with fresh weights."""
-    factory = HEADS.resolve(config.head)
-    head = factory(pool.out_dim, num_classes=config.num_classes, init=INITS[config.init], key=key)
-    HEADS.check(head, config.head)
-    return head
 
 
 @final
