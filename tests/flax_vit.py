@@ -1,15 +1,18 @@
 """The ViT of big_vision and of vision_transformer in Flax linen, whose own numbering gives the published names."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from checkpoint_cases import Case, drawn, image_of
+import scipy.ndimage
+from checkpoint_cases import Arrays, Case, drawn, image_of
 from flax.traverse_util import flatten_dict, unflatten_dict
+
+Images = Mapping[tuple[int, int], np.ndarray]
 
 
 class MlpBlock(nn.Module):
@@ -117,18 +120,31 @@ def nested(named: dict[str, np.ndarray]) -> Any:
     return unflatten_dict({tuple(name.split("/")): array for name, array in named.items()})
 
 
-def case_of(pool: str, **options: Any) -> Case:
-    """A checkpoint of one of them, with random weights, and what it gives."""
+def case_of(pool: str, images: Images | None = None, **options: Any) -> Case:
+    """A checkpoint of one of them, with random weights, and what it gives for images of some sizes."""
     module = ViT(pool, **options)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     names = {name: tuple(leaf.shape) for name, leaf in flat(shapes).items()}
-    params = nested({name: drawn(name, shape) for name, shape in names.items()})
-    outputs = module.apply({"params": params}, jnp.asarray(image_of((16, 16)))[None])
-    found = {(16, 16): {name: np.asarray(value) for name, value in outputs.items()}}
+    params = {name: drawn(name, shape) for name, shape in names.items()}
+    found: dict[tuple[int, int], Arrays] = {}
+    for size, image in (images or {size: image_of(size) for size in ((16, 16), (20, 32))}).items():
+        moved = {
+            n: zoomed(a, (size[0] // 4, size[1] // 4)) if n.endswith("pos_embedding") else a for n, a in params.items()
+        }
+        outputs = module.apply({"params": nested(moved)}, jnp.asarray(image)[None])
+        found[size] = {name: np.asarray(value) for name, value in outputs.items()}
     return Case("vision_transformer" if module.old else "big_vision", names, None, found, npz=True)
 
 
-CASES: dict[str, Callable[[], Case]] = {
+def zoomed(table: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """The 4 x 4 positions for another grid, as both libraries do it when they load; the class token's row stays."""
+    prefix, patches = table[0, :-16], table[0, -16:].reshape(4, 4, -1)
+    zoom = (grid[0] / 4, grid[1] / 4, 1)
+    moved = scipy.ndimage.zoom(patches, zoom, order=1).reshape(grid[0] * grid[1], -1)
+    return np.concatenate([prefix, moved])[None]
+
+
+CASES: dict[str, Callable[..., Case]] = {
     "big_vision tok": functools.partial(case_of, "tok"),
     "big_vision gap": functools.partial(case_of, "gap"),
     "big_vision gap, no head": functools.partial(case_of, "gap", num_classes=None),

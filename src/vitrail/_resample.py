@@ -1,13 +1,10 @@
 """Resampling of tables and kernels along their axes, by the rules of the published code."""
 
-import typing
-from typing import Final, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-
-from ._check import listed
 
 ResizeRule = Literal[
     "torch_bicubic",
@@ -18,14 +15,6 @@ ResizeRule = Literal[
     "big_vision_zoom",
 ]
 """The names of the rules by which position embeddings are resampled."""
-
-_RULES: Final[tuple[ResizeRule, ...]] = typing.get_args(ResizeRule)
-
-
-def check_rule(rule: str) -> None:
-    """Raises a `ValueError` where there is no such rule."""
-    if rule not in _RULES:
-        raise ValueError(f"resize must be one of {listed(_RULES)}, but {rule!r} came")
 
 
 def resample(

@@ -426,7 +426,8 @@ CASES: dict[str, Callable[[Images], Case]] = {
         for name in HUGGING_FACE
     },
     **{f"open_clip {act}": functools.partial(open_clip_case, act) for act in ("gelu", "quick_gelu")},
-    **{f"torchvision {hidden}": functools.partial(torchvision_case, hidden) for hidden in (None, 8)},
+    "torchvision VisionTransformer": functools.partial(torchvision_case, None),
+    "torchvision VisionTransformer with a hidden layer": functools.partial(torchvision_case, 8),
     **{f"Meta DINOv2 {ffn}": functools.partial(dinov2_case, ffn) for ffn in ("mlp", "swiglu")},
     **{f"Meta {name}": functools.partial(meta_case, name) for name in META},
     "Meta SAM": meta_sam_case,

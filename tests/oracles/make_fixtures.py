@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 from checkpoint_cases import case_arrays, case_to_json, image_of
 from checkpoint_oracle import CASES, SIZES
+from resample_oracle import resampled
 from timm_oracle import cases
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -25,3 +26,4 @@ if __name__ == "__main__":
     np.savez_compressed(FIXTURES / "checkpoints.npz", allow_pickle=False, **arrays)
     kept = {name: case_to_json(case) for name, case in made.items()}
     (FIXTURES / "checkpoints.json").write_text(json.dumps(kept, separators=(",", ":")))
+    np.savez_compressed(FIXTURES / "resampled.npz", allow_pickle=False, **resampled())

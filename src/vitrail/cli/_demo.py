@@ -11,7 +11,7 @@ import jax
 from .._extras import require
 from ..train import Recipe, draw_predictions, evaluate, fit, progress_bar
 from ..train._fit import check_classifier
-from ._setup import by, check_seed, count, load_data, say_data, small_config
+from ._setup import by, check_out, check_seed, count, load_data, say_data, small_config
 
 _SUFFIXES: Final = (".png", ".pdf", ".svg")
 
@@ -58,10 +58,7 @@ def run_demo(command: Demo) -> None:
     started = time.perf_counter()
     # What is only needed at the end must not be missing then.
     require("matplotlib", extra="demo")
-    if not command.out.parent.is_dir() or command.out.suffix not in _SUFFIXES:
-        raise ValueError(
-            f"out must end in {', '.join(_SUFFIXES)} and lie in a folder that is there, but {command.out} came"
-        )
+    check_out("out", command.out, _SUFFIXES)
     check_seed(command.seed)
     recipe = replace(
         Recipe(), epochs=command.epochs, batch_size=command.batch_size, learning_rate=command.learning_rate

@@ -1,6 +1,7 @@
 """What the commands share: which images, which small model, and how numbers are said."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,12 @@ def check_seed(seed: int) -> None:
     """Raises a `ValueError` where a seed does not fit into 32 bits."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be in [0, 2**32), but {seed} came")
+
+
+def check_out(name: str, path: Path, suffixes: Iterable[str]) -> None:
+    """Raises a `ValueError` where no file of these kinds can be written there, before any work is done for it."""
+    if path.suffix not in suffixes or not path.parent.is_dir():
+        raise ValueError(f"{name} must end in {', '.join(suffixes)} and lie in a folder that is there, but {path} came")
 
 
 def load_data(folder: Path | None, size: tuple[int, int] | None) -> Dataset:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, cast
 
 import equinox as eqx
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._check import check_positive
 from .._extras import require
 from .._files import write_whole
 from .._registry import PartSpec
@@ -17,8 +19,10 @@ from ..model import ViT
 from ..train import attention_map
 from ..train._picture import glowing
 from ..weights import ModelCard, convert_torch, load, model_card
+from ._setup import check_out
 
 _SHOWN: Final = 8
+_PICTURES: Final = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"})
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Predict:
     config: str | None = None
     """Settings in JSON where none lie beside the file."""
     attention: Path | None = None
-    """A picture to write: each image, and beside it where the last block looked."""
+    """A picture to write (.png, .jpg or .webp): each image, and beside it where the last block looked."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,9 @@ def run_predict(command: Predict) -> None:
     require("PIL", extra="weights")
     from PIL import Image
 
+    check_positive(top=command.top)
+    if command.attention is not None:
+        check_out("attention", command.attention, _PICTURES)
     settings = _settings(command.config)
     card = model_card(command.file, layout=command.layout, config=settings)
     if card.config.num_classes is None:
@@ -147,8 +154,8 @@ def run_predict(command: Predict) -> None:
             pictures.append(_looked(model, card, pixels))
     if command.attention is not None:
         drawn = Image.fromarray(np.round(np.concatenate(pictures) * 255).astype(np.uint8))
-        kind = command.attention.suffix.lstrip(".").upper() or "PNG"
-        write_whole(command.attention, lambda part: drawn.save(part, format={"JPG": "JPEG"}.get(kind, kind)))
+        kind = _PICTURES[command.attention.suffix]
+        write_whole(command.attention, lambda part: drawn.save(part, format=kind))
         print(f"attention: {command.attention}")
 
 

@@ -75,8 +75,12 @@ class Attention(eqx.Module):
         **Returns:**
 
         What each token gathers from all.
+
+        **Raises:** `ValueError` where `relative` comes without `grid`.
         """
         q, k, v = self._heads(x, rotation)
+        if relative is not None and grid is None:
+            raise ValueError("grid must be given with relative, but None came: pass the rows and columns of the tokens")
         bias = None if relative is None or grid is None else relative(q, grid)
         gathered = attention_weights(q, k, bias=bias).astype(v.dtype) @ v
         return self.project(gathered.transpose(1, 0, 2).reshape(x.shape))

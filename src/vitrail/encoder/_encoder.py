@@ -13,7 +13,7 @@ from .._init import Init
 from .._layers import LayerNorm, dropout, split_key, to_dtype
 from .._tokens import Rotation, Tokens
 from ._block import Block
-from ._options import EncoderOptions, EncoderSize
+from ._options import EncoderOptions, EncoderSize, WindowOptions
 from ._window import RelativePosition, Surroundings
 
 _Record = TypeVar("_Record")
@@ -200,10 +200,12 @@ class Encoder(eqx.Module):
         if self.options.remat:
             step = cast(_Step[_Record], jax.checkpoint(step, prevent_cse=not self.options.scan))
         return jax.lax.scan(
-            step, x, (self.stack, rates, keys, self._places(tokens)), unroll=1 if self.options.scan else depth
+            step, x, (self.stack, rates, keys, self._places(tokens, rotation)), unroll=1 if self.options.scan else depth
         )
 
-    def _places(self, tokens: Tokens) -> tuple[Bool[Array, " depth"], Int[Array, " depth"]] | None:
+    def _places(
+        self, tokens: Tokens, rotation: Rotation | None
+    ) -> tuple[Bool[Array, " depth"], Int[Array, " depth"]] | None:
         """For each block, whether it looks at all tokens, and its number among its like; `None` without windows."""
         windows = self.options.windows
         if windows is None:
@@ -212,6 +214,11 @@ class Encoder(eqx.Module):
             raise ValueError(
                 f"tokens must have no prefix before windows, but {tokens.num_prefix} prefix tokens came: take a pool "
                 "that needs no class token, and num_registers=0"
+            )
+        if rotation is not None:
+            raise ValueError(
+                "position must not be rotary before windows, but a rotation of queries and keys came: take another "
+                "position, or the windows' own with relative_grid"
             )
         is_global = np.isin(np.arange(len(self.blocks)), windows.global_blocks)
         return jnp.asarray(is_global), jnp.asarray(np.where(is_global, np.cumsum(is_global), np.cumsum(~is_global)) - 1)
@@ -231,10 +238,13 @@ class Encoder(eqx.Module):
         def run(window: int | None, positions: RelativePosition | None) -> Callable[[], Float[Array, "tokens dim"]]:
             return lambda: within(Surroundings(tokens.grid, window, take(positions)))
 
-        windows = self.options.windows
-        size = None if windows is None else windows.size
-        branches = run(None, self.global_positions), run(size, self.window_positions)
-        return cast(Array, jax.lax.cond(is_global, *branches))
+        windows = cast(WindowOptions, self.options.windows)
+        everywhere, inside = run(None, self.global_positions), run(windows.size, self.window_positions)
+        if not windows.global_blocks:
+            return inside()
+        if len(windows.global_blocks) == len(self.blocks):
+            return everywhere()
+        return cast(Array, jax.lax.cond(is_global, everywhere, inside))
 
 
 def _stacked(part: RelativePosition, number: int) -> RelativePosition:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._init import TRUNC_NORMAL, Init
-from .._resample import ResizeRule, check_rule, resample
+from .._resample import ResizeRule, resample
 from .._tokens import Rotation, Tokens
 from ._base import AbstractPosition
 
@@ -67,7 +67,6 @@ class LearnedPosition(AbstractPosition):
         - `key`: for the table.
         """
         check_positive(dim=dim, grid=grid)
-        check_rule(resize)
         prefix_key, patches_key = jax.random.split(key)
         dtype = jnp.dtype(jnp.float32)
         num_rows = min(num_prefix, 1) if covers_prefix == "class" else num_prefix

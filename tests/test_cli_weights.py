@@ -1,0 +1,197 @@
+"""`vitrail inspect`, `predict` and `convert`: what they print of files, and how they fail."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checkpoint_cases import published
+from helpers import small_config
+from PIL import Image
+from test_checkpoints import CASES
+
+import vitrail
+from vitrail.cli import main
+from vitrail.model import IMAGENET
+
+MAE = CASES["transformers ViTMAEForPreTraining"]
+HF = CASES["transformers ViTForImageClassification"]
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of a command that must fail."""
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("vitrail: error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+# inspect ---------------------------------------------------------------------------------------------------------
+
+
+def test_inspect_shows_what_a_file_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(published(HF, tmp_path))]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["layout"].startswith("hf_vit (")
+    assert lines["model"] == "width 16, depth 2, 2 heads, MLP 24"
+    assert lines["images"] == "16 x 16 pixels, 3 channels, patches of 4 x 4"
+    assert lines["tokens"] == "17: 1 before 4 x 4 patches"
+    assert lines["classes"] == "5"
+    assert lines["parameters"] == f"{sum(int(np.prod(shape)) for shape in HF.shapes.values()):,}"
+    assert "squash" in lines["preprocess"]
+    assert (lines["ignored"], lines["missing"], lines["unknown"]) == ("nothing", "nothing", "nothing")
+
+
+def test_inspect_shows_what_would_be_ignored_and_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = "vit.encoder.layer.1.output.dense.bias"
+    assert lost in MAE.shapes
+    shapes = {name: shape for name, shape in MAE.shapes.items() if name != lost} | {"vit.surprise": (3,)}
+    assert main(["inspect", str(published(dataclasses.replace(MAE, shapes=shapes), tmp_path))]) == 0
+    printed = capsys.readouterr().out
+    decoder = [name for name in MAE.shapes if name.startswith("decoder")]
+    assert f"{len(decoder):>4,}  " in printed
+    assert decoder[0] in printed
+    assert "encoder.layer.1.output.dense.bias" in printed.partition("missing")[2].partition("unknown")[0]
+    assert "surprise" in printed.partition("unknown")[2]
+
+
+def test_inspect_takes_settings_and_a_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = published(dataclasses.replace(HF, settings=None), tmp_path)
+    settings = json.dumps(HF.settings)
+    assert main(["inspect", str(path), "--layout", "hf_vit", "--config", settings]) == 0
+    assert "classes     5" in capsys.readouterr().out
+    assert "config must be a JSON object" in error_of(["inspect", str(path), "--config", "{"], capsys)
+    assert "layout must be one of" in error_of(["inspect", str(path), "--layout", "keras"], capsys)
+
+
+def test_inspect_of_what_is_no_file_of_weights(
+    photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "photo.png" in error_of(["inspect", str(photograph)], capsys)
+    assert "nowhere" in error_of(["inspect", str(tmp_path / "nowhere")], capsys)
+
+
+# predict ---------------------------------------------------------------------------------------------------------
+
+
+def classifier(folder: Path, num_classes: int = 5, **changes: Any) -> Path:
+    """A classifier that knows how its pictures are to be prepared."""
+    preprocess = vitrail.Preprocess("cover", "bicubic", *IMAGENET, crop=0.875)
+    config = small_config(num_classes=num_classes, preprocess=preprocess, **changes)
+    vitrail.save(config.build(key=jax.random.key(0)), folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def expected_shares(path: Path, photograph: Path) -> np.ndarray:
+    """The softmax in float64 of what the model gives."""
+    model = vitrail.load(path)
+    with Image.open(photograph) as picture:
+        pixels = vitrail.model_card(model).preprocess(picture)
+    logits = np.asarray(eqx.filter_jit(model)(pixels), np.float64)
+    return np.exp(logits) / np.exp(logits).sum()
+
+
+def test_predict_names_the_classes_of_imagenet(
+    photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = classifier(tmp_path, 1000)
+    bias = jnp.zeros(1000).at[jnp.asarray([207, 281, 1])].set(jnp.asarray([9.0, 8.0, 7.0]))
+    model = vitrail.load(path)
+    linear = model.head.linear  # type: ignore[attr-defined]
+    sure = eqx.tree_at(lambda layer: (layer.weight, layer.bias), linear, (jnp.zeros((1000, 16)), bias))
+    vitrail.save(eqx.tree_at(lambda m: m.head.linear, model, sure), path)
+    assert main(["predict", str(path), str(photograph), "--top", "3"]) == 0
+    total = math.exp(9) + math.exp(8) + math.exp(7) + 997
+    names = ["golden retriever", "tabby cat", "goldfish"]  # the ILSVRC's numbers 207, 281 and 1
+    lines = [f"  {math.exp(9 - i) / total:6.1%}  {name}" for i, name in enumerate(names)]
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == str(photograph)
+    assert [line.lower() for line in rest] == lines
+
+
+def test_predict_takes_the_names_beside_the_file_and_draws_where_it_looked(
+    photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["tench", "goldfish", "white shark", "tiger shark", "hammerhead"]
+    settings = {**(HF.settings or {}), "id2label": {str(i): name for i, name in enumerate(names)}}
+    path = published(dataclasses.replace(HF, settings=settings), tmp_path)
+    shares, out = expected_shares(path, photograph), tmp_path / "where.png"
+    arguments = ["predict", str(path), str(photograph), str(photograph), "--top", "9", "--attention", str(out)]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    ordered = [f"{shares[place]:6.1%}  {names[place]}" for place in np.argsort(-shares)]
+    assert printed.count("\n".join(f"  {line}" for line in ordered)) == 2
+    with Image.open(out) as drawn:
+        pixels = np.asarray(drawn)
+    assert pixels.shape == (2 * 16, 2 * 16, 3)  # two images, each beside where the model looked
+    with Image.open(photograph) as picture:
+        given = np.asarray(picture.resize((16, 16), Image.Resampling.BILINEAR))
+    assert np.abs(pixels[:16, :16].astype(int) - given).max() <= 1
+    assert not np.array_equal(pixels[:16, 16:], pixels[:16, :16])
+
+
+def test_predict_without_names_numbers_the_classes(
+    photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(classifier(tmp_path)), str(photograph)]) == 0
+    assert {line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()[1:]} == {
+        f"class {place}" for place in range(5)
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["model.safetensors", "text.png"], "text.png"),
+        (["model.safetensors", "nowhere.png"], "nowhere.png"),
+        (["model.safetensors", "photo.png", "--top", "0"], "top must be positive"),
+        (["model.safetensors", "photo.png", "--attention", "out.txt"], "attention must end in"),
+        (["model.safetensors", "photo.png", "--attention", "nowhere/out.png"], "lie in a folder"),
+    ],
+)
+def test_what_cannot_be_predicted_is_one_line(
+    arguments: list[str],
+    sentence: str,
+    photograph: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    classifier(tmp_path)
+    (tmp_path / "text.png").write_text("no picture")
+    assert sentence in error_of(["predict", *arguments], capsys)
+
+
+def test_a_model_without_a_classifier_or_preprocessing_does_not_predict(
+    photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare.safetensors"
+    vitrail.save(small_config(head="none", num_classes=None).build(key=jax.random.key(0)), bare)
+    assert "must have a classifier" in error_of(["predict", str(bare), str(photograph)], capsys)
+    unknown = tmp_path / "unknown.safetensors"
+    vitrail.save(small_config().build(key=jax.random.key(0)), unknown)
+    assert "neither the file nor what lies beside it says how" in error_of(
+        ["predict", str(unknown), str(photograph)], capsys
+    )
+
+
+def test_convert_wants_to_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(["convert", str(tmp_path / "m.pt"), str(tmp_path / "m.safetensors")], capsys)
+    assert "from-torch must be given" in said

@@ -1,0 +1,197 @@
+"""What SAM adds: attention within windows, relative positions and a neck, against NumPy written as loops."""
+
+import dataclasses
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, parameters, random_array, randomised, run, small_config, small_model
+from reference import float64, np_conv, np_layer_norm, np_mlp, np_softmax, numpy_block_weights
+
+import vitrail
+from vitrail import Encoder, EncoderOptions, EncoderSize, Neck, RelativePosition, Tokens, WindowOptions
+
+KEY = jax.random.key(0)
+SIZE = EncoderSize(dim=8, depth=3, num_heads=2, mlp_dim=10)
+GRID = (4, 5)
+TOKENS = Tokens(jnp.zeros((0, 8)), random_array(20, 8), GRID, has_class_token=False)
+OPTIONS = {
+    "windows": WindowOptions(size=3),
+    "some look at all": WindowOptions(size=3, global_blocks=(1,)),
+    "relative": WindowOptions(size=3, global_blocks=(0, 2), relative_grid=GRID),
+    "relative, all look at all": WindowOptions(size=3, global_blocks=(0, 1, 2), relative_grid=GRID),
+    "relative, none looks at all": WindowOptions(size=2, relative_grid=GRID),
+    "windows as large as the grid": WindowOptions(size=5, global_blocks=(1,), relative_grid=GRID),
+}
+
+
+def encoder(windows: WindowOptions, **options: Any) -> Encoder:
+    """An encoder with random parameters."""
+    given = EncoderOptions(windows=windows, **options)
+    return randomised(lambda: Encoder(SIZE, options=given, init=vitrail.TRUNC_NORMAL, key=KEY))
+
+
+def np_attention_on(
+    x: np.ndarray, w: dict[str, np.ndarray], num_heads: int, tables: tuple[np.ndarray, np.ndarray] | None
+) -> np.ndarray:
+    """Attention of all tokens of a grid to all, `(rows, cols, dim)`; each score by itself."""
+    rows, cols, dim = x.shape
+    head_dim, tokens = dim // num_heads, rows * cols
+    flat, outputs = x.reshape(tokens, dim), []
+    for head in range(num_heads):
+        own = slice(head * head_dim, (head + 1) * head_dim)
+        q, k, v = (flat @ w[f"w{name}"][own].T + w[f"b{name}"][own] for name in "qkv")
+        scores = np.zeros((tokens, tokens))
+        for i in range(tokens):
+            for j in range(tokens):
+                scores[i, j] = q[i] @ k[j] / math.sqrt(head_dim)
+                if tables is not None:
+                    by_row, by_col = tables
+                    scores[i, j] += q[i] @ by_row[i // cols - j // cols + rows - 1]
+                    scores[i, j] += q[i] @ by_col[i % cols - j % cols + cols - 1]
+        outputs.append(np_softmax(scores) @ v)
+    return (np.concatenate(outputs, axis=1) @ w["wo"].T + w["bo"]).reshape(rows, cols, dim)
+
+
+def np_encoder(model: Encoder, tokens: Tokens) -> np.ndarray:
+    """All blocks on a grid, window by window where a block has windows."""
+    windows = model.options.windows
+    assert windows is not None
+    x, eps = float64(tokens.patches).reshape(*tokens.grid, -1), model.options.norm_eps
+    seen = {True: 0, False: 0}
+    for number, block in enumerate(model.blocks):
+        w, everywhere = numpy_block_weights(block), number in windows.global_blocks
+        positions = model.global_positions if everywhere else model.window_positions
+        tables = None
+        if positions is not None:
+            tables = float64(positions.rows[seen[everywhere]]), float64(positions.cols[seen[everywhere]])
+        seen[everywhere] += 1
+        normal = np_layer_norm(x, w["g1"], w["h1"], eps)
+        if everywhere:
+            attended = np_attention_on(normal, w, SIZE.num_heads, tables)
+        else:
+            attended = np.zeros_like(x)
+            for top in range(0, x.shape[0], windows.size):
+                for left in range(0, x.shape[1], windows.size):
+                    inside = normal[top : top + windows.size, left : left + windows.size]
+                    window = np.zeros((windows.size, windows.size, x.shape[2]))
+                    window[: inside.shape[0], : inside.shape[1]] = inside
+                    found = np_attention_on(window, w, SIZE.num_heads, tables)
+                    attended[top : top + windows.size, left : left + windows.size] = found[
+                        : inside.shape[0], : inside.shape[1]
+                    ]
+        x = x + attended
+        flat = x.reshape(-1, x.shape[2])
+        x = x + np_mlp(np_layer_norm(flat, w["g2"], w["h2"], eps), w, "gelu").reshape(x.shape)
+    return x.reshape(-1, x.shape[2])
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("scan", [True, False])
+def test_windows_equal_numpy_by_loops(name: str, scan: bool) -> None:
+    model = encoder(OPTIONS[name], scan=scan)
+    assert_close(run(model, TOKENS).patches, np_encoder(model, TOKENS), tolerance=2e-5)
+
+
+def test_gradients_reach_every_block_and_table_scanned_unrolled_and_rematerialised() -> None:
+    target = random_array(20, 8, seed=3)
+
+    @eqx.filter_jit
+    def gradient_of(model: Encoder) -> Any:
+        return eqx.filter_grad(lambda m: jnp.vdot(m(TOKENS).sequence, target))(model)
+
+    expected = parameters(gradient_of(encoder(OPTIONS["relative"])))
+    assert any("window_positions" in path for path in expected)
+    for path, gradient in expected.items():
+        assert jnp.isfinite(gradient).all(), path
+        flat = gradient.reshape(gradient.shape[0], -1) if "pre_norm" not in path else gradient[None]
+        assert jnp.any(flat != 0, axis=1).all(), path
+    for scan, remat in ((True, True), (False, False)):
+        found = parameters(gradient_of(encoder(OPTIONS["relative"], scan=scan, remat=remat)))
+        for path, gradient in expected.items():
+            assert_close(found[path], gradient, tolerance=5e-5)
+
+
+def test_tables_of_another_grid_are_interpolated_linearly() -> None:
+    """At twice the distances, as `torch.nn.functional.interpolate` in mode linear puts the samples."""
+    position = randomised(lambda: RelativePosition((2, 3), 4))
+    q = random_array(1, 12, 4)
+    found = np.asarray(position(q, (4, 3)), np.float64)
+    places = np.clip((np.arange(7) + 0.5) * 3 / 7 - 0.5, 0, 2)
+    rows = np.stack([np.interp(places, np.arange(3), channel) for channel in float64(position.rows).T], axis=1)
+    cols, queries = float64(position.cols), float64(q)[0]
+    for i in range(12):
+        for j in range(12):
+            expected = queries[i] @ rows[i // 3 - j // 3 + 3] + queries[i] @ cols[i % 3 - j % 3 + 2]
+            assert abs(found[0, i, j] - expected) < 1e-5
+
+
+def test_a_neck_is_two_convolutions_and_a_norm() -> None:
+    neck = randomised(lambda: Neck(8, 6, init=vitrail.TRUNC_NORMAL, key=KEY))
+    found = run(neck, TOKENS)
+    x = float64(TOKENS.patches).reshape(*GRID, 8) @ float64(neck.project.weight).T
+    x = np_layer_norm(x, float64(neck.norm.weight), float64(neck.norm.bias), 1e-6)
+    expected = np_conv(x, float64(neck.weight), (1, 1), padding=1)
+    assert (found.grid, found.num_prefix) == (GRID, 0)
+    assert_close(found.patch_grid, expected)
+
+
+def test_a_model_with_windows_and_a_neck_is_a_model_like_any_other() -> None:
+    windows = WindowOptions(size=2, global_blocks=(1,), relative_grid=(2, 3))
+    model = small_model(encoder=EncoderOptions(windows=windows), neck_dim=6)
+    image = random_array(8, 12, 3)
+    assert (model.config.token_dim, model.pool.out_dim) == (6, 6)
+    assert run(model, image).shape == (5,)
+    assert run(model.tokens, image).patches.shape == (6, 6)
+    assert [each.shape for each in run(lambda m, x: m.features(x, layers=[0, -1]), model, image)] == [(2, 3, 16)] * 2
+    larger = model.resized((16, 20))
+    assert run(larger, random_array(16, 20, 3)).shape == (5,)
+    other = vitrail.replace(model, pool="attention", num_classes=2, key=KEY)
+    assert run(other, image).shape == (2,)
+    half = dataclasses.replace(model, config=dataclasses.replace(model.config, compute_dtype="bfloat16"))
+    assert_close(run(half, image), run(model, image), tolerance=0.1)
+    with pytest.raises(ValueError, match="attention cannot be shown for an encoder with windows"):
+        model.attention(image)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": EncoderOptions(windows=WindowOptions(2)), "pool": "cls"}, "no prefix before windows, but 1"),
+        ({"encoder": EncoderOptions(windows=WindowOptions(2)), "num_registers": 3}, "no prefix before windows, but 3"),
+        ({"neck_dim": 6, "pool": "cls"}, "no prefix before a neck, but 1"),
+        ({"encoder": EncoderOptions(windows=WindowOptions(2)), "position": "rope"}, "must not be rotary"),
+    ],
+)
+def test_what_does_not_go_with_windows_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_model(**changes)(random_array(8, 12, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: WindowOptions(0), "size must be positive"),
+        (lambda: WindowOptions(2, relative_grid=(0, 2)), "relative_grid must be positive"),
+        (lambda: encoder(WindowOptions(2, global_blocks=(3,))), "global_blocks must be blocks from 0 to 2"),
+        (
+            lambda: encoder(WindowOptions(2, global_blocks=(1, 1))),
+            "global_blocks must be blocks from 0 to 2, each once",
+        ),
+        (lambda: small_config(neck_dim=0), "neck_dim must be positive"),
+        (lambda: RelativePosition((2, 0), 4), "grid must be positive"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_attention_wants_the_grid_with_relative_positions() -> None:
+    attention = encoder(OPTIONS["relative"]).blocks[0].attention
+    with pytest.raises(ValueError, match="grid must be given with relative"):
+        attention(TOKENS.patches, relative=RelativePosition(GRID, 4))
