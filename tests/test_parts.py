@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, random_array, randomised
+from helpers import assert_close, image_for, random_array, randomised, run, small_model
 from reference import ACTIVATIONS, ROTATIONS, float64, np_axial, np_conv, np_layer_norm
 
 import vitrail
@@ -39,6 +39,8 @@ def builtins(registry: Mapping[str, Any]) -> list[str]:
         *((name, {"patch_size": (3, 5), "channels": 5, "dim": 12}) for name in ("conv", "linear")),
         ("conv_stem", {"patch_size": (1, 4), "channels": 1, "dim": 12}),
         ("conv", {"patch_size": (1, 1)}),
+        (PATCHES.configure("conv", bias=False), {}),
+        (PATCHES.configure("linear", bias=False), {}),
     ],
     ids=str,
 )
@@ -52,6 +54,7 @@ def test_patch_embeddings_keep_their_contract(patch: str, options: dict[str, Any
         *((name, {}) for name in builtins(POSITIONS)),
         *((name, {"grid": (1, 5), "num_prefix": 0}) for name in builtins(POSITIONS)),
         (POSITIONS.configure("learned", covers_prefix=False), {}),
+        (POSITIONS.configure("learned", covers_prefix="class", resize="dinov2_offset"), {}),
         (POSITIONS.configure("sincos2d", rule="mae"), {}),
         (POSITIONS.configure("sincos2d", rule="moco_v3"), {}),
         (POSITIONS.configure("rope", rule="dinov3"), {}),
@@ -86,7 +89,9 @@ def test_pools_keep_their_contract(pool: Any, options: dict[str, Any]) -> None:
         ("linear", {}),
         ("mlp", {}),
         ("none", {"num_classes": None}),
+        ("distilled", {}),
         (HEADS.configure("linear", zero=True), {}),
+        (HEADS.configure("linear", bias=False, activation="tanh"), {}),
         (HEADS.configure("mlp", hidden_dim=5, activation="gelu"), {"dim": 7}),
     ],
     ids=str,
@@ -242,6 +247,30 @@ def test_learned_adds_its_table_to_the_patches_and_by_choice_to_the_prefix(cover
         assert np.array_equal(moved.prefix, tokens.prefix)
 
 
+def test_learned_may_cover_the_class_token_alone() -> None:
+    position = randomised(
+        lambda: vitrail.LearnedPosition(DIM, grid=GRID, num_prefix=PREFIX, covers_prefix="class", key=KEY)
+    )
+    tokens = tokens_of()
+    assert PREFIX > 1
+    assert position.prefix is not None
+    assert position.prefix.shape == (1, DIM)
+    moved = position(tokens)
+    assert_close(moved.prefix[0], float64(tokens.prefix[0]) + float64(position.prefix[0]))
+    assert np.array_equal(moved.prefix[1:], tokens.prefix[1:])
+
+
+def test_learned_that_covers_the_class_token_alone_leaves_registers_alone_where_there_is_none() -> None:
+    position = POSITIONS.configure("learned", covers_prefix="class")
+    model = small_model(pool="mean", num_registers=3, position=position)
+    assert model.position.prefix.shape == (0, 16)  # type: ignore[attr-defined]
+    assert run(model, image_for(model)).shape == (5,)
+    with_token = vitrail.replace(model, pool="cls", key=KEY)
+    assert with_token.position.prefix.shape == (1, 16)  # type: ignore[attr-defined]
+    assert run(with_token, image_for(model)).shape == (5,)
+    assert eqx.tree_equal(vitrail.replace(with_token, pool="mean", key=KEY).position, model.position)
+
+
 def test_factorized_adds_the_vector_of_the_row_and_of_the_column() -> None:
     position = randomised(lambda: vitrail.FactorizedPosition(DIM, grid=GRID, num_prefix=PREFIX, key=KEY))
     tokens = tokens_of()
@@ -392,6 +421,15 @@ def test_class_token_pool_refuses_tokens_without_one() -> None:
         vitrail.ClassTokenPool(DIM)(tokens_of(prefix=0))
 
 
+def test_class_token_pool_reads_more_tokens_when_it_is_told_to() -> None:
+    tokens = tokens_of(prefix=3)
+    pool = vitrail.ClassTokenPool(DIM, num_tokens=2)
+    assert pool.out_dim == 2 * DIM
+    assert np.array_equal(pool(tokens), np.concatenate([tokens.prefix[0], tokens.prefix[1]]))
+    with pytest.raises(ValueError, match=r"a class token and 3 registers.*num_registers=3"):
+        vitrail.ClassTokenPool(DIM, num_tokens=4)(tokens)
+
+
 @pytest.mark.parametrize("name", builtins(POOLS))
 def test_pools_refuse_a_width_that_is_not_positive_or_not_theirs(name: str) -> None:
     with pytest.raises(ValueError, match="dim must be positive"):
@@ -406,6 +444,25 @@ def test_linear_head_is_one_matrix_product() -> None:
     x = random_array(DIM)
     assert_close(head(x), float64(head.linear.weight) @ float64(x) + float64(head.linear.bias))
     assert (head.dim, head.out_dim) == (DIM, 5)
+
+
+def test_linear_head_without_a_bias_and_with_an_activation() -> None:
+    head = randomised(lambda: vitrail.LinearHead(DIM, num_classes=5, bias=False, activation="tanh", key=KEY))
+    x = random_array(DIM)
+    assert head.linear.bias is None
+    assert_close(head(x), np.tanh(float64(head.linear.weight) @ float64(x)))
+
+
+def test_distilled_head_is_the_mean_of_two_classifiers() -> None:
+    head = randomised(lambda: vitrail.DistilledHead(DIM, num_classes=5, key=KEY))
+    x = random_array(DIM)
+    halves = [
+        float64(linear.weight) @ part + float64(linear.bias)
+        for linear, part in zip((head.class_token, head.distillation_token), np.split(float64(x), 2), strict=True)
+    ]
+    assert_close(head(x), np.mean(halves, axis=0))
+    with pytest.raises(ValueError, match="dim"):
+        vitrail.DistilledHead(DIM + 1, num_classes=5, key=KEY)
 
 
 @pytest.mark.parametrize("activation", list(vitrail.ACTIVATIONS))

@@ -32,12 +32,13 @@ def make_position(
     *,
     grid: tuple[int, int],
     num_prefix: int,
+    has_class_token: bool,
     init: Init,
     key: PRNGKeyArray,
 ) -> AbstractPosition:
     """The position embedding."""
     head_dim = size.dim // size.num_heads
-    factory = POSITIONS.resolve(spec)
+    factory = POSITIONS.resolve(spec, has_class_token=has_class_token)
     position = factory(size.dim, grid=grid, num_prefix=num_prefix, head_dim=head_dim, init=init, key=key)
     POSITIONS.check(position, spec)
     return position

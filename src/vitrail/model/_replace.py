@@ -80,7 +80,13 @@ def replace(
     prefix, new_position = _fit_class_token(model, config, class_token, key=prefix_key)
     if position is not None:
         new_position = make_position(
-            config.position, config.size, grid=config.grid, num_prefix=prefix.shape[0], init=init, key=position_key
+            config.position,
+            config.size,
+            grid=config.grid,
+            num_prefix=prefix.shape[0],
+            has_class_token=class_token,
+            init=init,
+            key=position_key,
         )
     if new_norm.weight.shape != (config.norm_width(new_pool),):
         new_norm = LayerNorm(config.norm_width(new_pool), eps=config.norm_eps)

@@ -133,7 +133,13 @@ class ViTConfig:
             ),
             prefix=prefix,
             position=make_position(
-                self.position, self.size, grid=self.grid, num_prefix=prefix.shape[0], init=init, key=position_key
+                self.position,
+                self.size,
+                grid=self.grid,
+                num_prefix=prefix.shape[0],
+                has_class_token=class_token,
+                init=init,
+                key=position_key,
             ),
             encoder=Encoder(self.size, options=self.encoder, init=init, key=encoder_key),
             neck=None if neck_key is None else Neck(dim, self.token_dim, init=init, key=neck_key),

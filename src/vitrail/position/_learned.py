@@ -47,6 +47,7 @@ class LearnedPosition(AbstractPosition):
         *,
         grid: tuple[int, int],
         num_prefix: int = 0,
+        has_class_token: bool = True,
         head_dim: int | None = None,
         init: Init = TRUNC_NORMAL,
         covers_prefix: bool | Literal["class"] = True,
@@ -58,6 +59,7 @@ class LearnedPosition(AbstractPosition):
         - `dim`: the width of a token.
         - `grid`: rows and columns of patches.
         - `num_prefix`: how many prefix tokens there are.
+        - `has_class_token`: whether the first of them, where there are any, is the class token.
         - `head_dim`: part of the contract; does not matter here.
         - `init`: draws the table.
         - `covers_prefix`: whether the prefix tokens have a position of their own, as in ViT, DeiT and CLIP; or only the
@@ -69,7 +71,7 @@ class LearnedPosition(AbstractPosition):
         check_positive(dim=dim, grid=grid)
         prefix_key, patches_key = jax.random.split(key)
         dtype = jnp.dtype(jnp.float32)
-        num_rows = min(num_prefix, 1) if covers_prefix == "class" else num_prefix
+        num_rows = int(has_class_token and num_prefix > 0) if covers_prefix == "class" else num_prefix
         self.prefix = init.position(prefix_key, (num_rows, dim), dtype) if covers_prefix else None
         self.patches = init.position(patches_key, (*grid, dim), dtype)
         self.covers_prefix = covers_prefix

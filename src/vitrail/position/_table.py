@@ -13,6 +13,7 @@ POSITIONS: Final[Registry[PositionFactory]] = Registry(
     group="vitrail.positions",
     part=AbstractPosition,
     supplied=("dim", "grid", "num_prefix", "head_dim", "init", "key"),
+    offered=("has_class_token",),
     builtins={
         "learned": LearnedPosition,
         "sincos2d": SinCos2DPosition,

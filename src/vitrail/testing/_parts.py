@@ -270,9 +270,13 @@ def _position_subject(
     )
 
 
-def _placed(dim: int, head_dim: int, grid: tuple[int, int], num_prefix: int) -> tuple[Tokens, Any]:
+def _placed(
+    dim: int, head_dim: int, grid: tuple[int, int], num_prefix: int, *, has_class_token: bool = True
+) -> tuple[Tokens, Any]:
     patches = grid[0] * grid[1]
-    tokens = Tokens(random_array(num_prefix, dim), random_array(patches, dim, seed=1), grid)
+    tokens = Tokens(
+        random_array(num_prefix, dim), random_array(patches, dim, seed=1), grid, has_class_token=has_class_token
+    )
     return tokens, random_array(2, num_prefix + patches, head_dim, seed=5)
 
 
@@ -292,15 +296,16 @@ def fits_another_grid_when_resized(subject: Subject) -> Iterator[str]:
 
 
 def takes_and_gives_away_a_class_token(subject: Subject) -> Iterator[str]:
-    """With a class token more or less it takes such tokens; with one more and that one less it is as before."""
+    """Without its class token it takes tokens without one, and with one again tokens with one."""
     part, (tokens, queries) = random_part(subject), subject.inputs
-    row = random_array(tokens.dim, seed=7)
-    more = _placed(tokens.dim, queries.shape[-1], tokens.grid, tokens.num_prefix + 1)
-    yield from _fits(subject, part.with_class_token(row), more, "with a class token more, ")
-    if tokens.num_prefix:
-        less = _placed(tokens.dim, queries.shape[-1], tokens.grid, tokens.num_prefix - 1)
-        yield from _fits(subject, part.with_class_token(None), less, "with a class token less, ")
-    if not eqx.tree_equal(part.with_class_token(row).with_class_token(None), part):
+    row, head_dim = random_array(tokens.dim, seed=7), queries.shape[-1]
+    others = tokens.num_prefix - int(tokens.has_class_token)
+    bare = part.with_class_token(None) if tokens.has_class_token else part
+    without = _placed(tokens.dim, head_dim, tokens.grid, others, has_class_token=False)
+    yield from _fits(subject, bare, without, "without a class token, ")
+    again = bare.with_class_token(row)
+    yield from _fits(subject, again, _placed(tokens.dim, head_dim, tokens.grid, others + 1), "with a class token, ")
+    if not eqx.tree_equal(again.with_class_token(None), bare):
         yield "with a class token more and then less, it must be as before"
 
 
