@@ -112,10 +112,10 @@ QKV = "blocks.1.attn.qkv.weight"
         (lambda t: t.update({"blocks.7.norm1.weight": t["norm.weight"]}), "without a gap"),
         (lambda t: t.update({QKV: t[QKV].T.copy()}), rf"'{QKV}' as F32\[16, 48\], which does not fit .*\[48, 16\]"),
         (lambda t: t.update({QKV: t[QKV][:-1]}), rf"'{QKV}' as F32\[47, 16\]"),
-        (lambda t: t.update({QKV: t[QKV].astype(np.float64)}), rf"'{QKV}' is F64.*convert=True makes it float32"),
-        (lambda t: t.update({QKV: t[QKV].astype(np.float16)}), rf"'{QKV}' is F16.*convert=True"),
-        (lambda t: t.update({QKV: t[QKV].astype(ml_dtypes.bfloat16)}), rf"'{QKV}' is BF16.*convert=True"),
-        (lambda t: t.update({QKV: t[QKV].astype(np.int32)}), rf"'{QKV}' is I32\[48, 16\], but .* is wanted$"),
+        (lambda t: t.update({QKV: t[QKV].astype(np.float64)}), rf"'{QKV}' as F64.*convert=True makes it float32"),
+        (lambda t: t.update({QKV: t[QKV].astype(np.float16)}), rf"'{QKV}' as F16.*convert=True"),
+        (lambda t: t.update({QKV: t[QKV].astype(ml_dtypes.bfloat16)}), rf"'{QKV}' as BF16.*convert=True"),
+        (lambda t: t.update({QKV: t[QKV].astype(np.int32)}), rf"'{QKV}' as I32\[48, 16\], where .* is wanted$"),
         (lambda t: t.update({"pos_embed": t["pos_embed"][:, :-3]}), "no square"),
         (lambda t: t.update({"patch_embed.proj.weight": t[QKV]}), "must have 'patch_embed.proj.weight' with 4 axes"),
     ],
@@ -144,7 +144,7 @@ def test_float8_is_not_converted(tmp_path: Path) -> None:
     header["norm.weight"] |= {"dtype": "F8_E4M3", "shape": [end - start]}
     path.write_bytes(with_header(header, data))
     for convert in (False, True):
-        with pytest.raises(CheckpointError, match=r"'norm.weight' is F8_E4M3\[64\]"):
+        with pytest.raises(CheckpointError, match=r"'norm.weight' as F8_E4M3\[64\]"):
             vitrail.load(path, convert=convert)
 
 

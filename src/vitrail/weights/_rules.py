@@ -245,7 +245,7 @@ def _misfit(
     wanted = ", ".join(f"{slot.path!r} as F32{list(slot.shape)}" for slot in slots)
     for name, info in infos.items():
         if info.dtype != "F32" and not (convert and info.dtype in ("F64", "F16", "BF16")):
-            return f"{name!r} is {info}, but {wanted} is wanted" + (
+            return f"{name!r} as {info}, where {wanted} is wanted" + (
                 "" if convert or not info.dtype.endswith(("F64", "F16")) else ": convert=True makes it float32"
             )
     sentence = f"{', '.join(f'{name!r} as {info}' for name, info in infos.items())}, which does not fit {wanted}"
