@@ -15,7 +15,7 @@ from .._check import check_positive
 from .._extras import require
 from .._files import write_whole
 from .._registry import PartSpec
-from ..model import ViT
+from ..model import Preprocess, ViT
 from ..train import attention_map
 from ..train._picture import glowing
 from ..weights import ModelCard, convert_torch, load, model_card
@@ -97,11 +97,16 @@ def described(card: ModelCard) -> list[str]:
         f"parameters  {card.parameters:,}",
         f"FLOPs       {card.flops / 1e9:.2f} G an image",
         f"licence     {card.licence or 'not said in the file or beside it'}",
-        f"preprocess  {config.preprocess or 'not known'}",
+        f"preprocess  {'not known' if config.preprocess is None else _prepared(config.preprocess)}",
     ]
     lines += _ignored(card)
     lines += _listed("missing", list(card.missing))
     return lines + _listed("unknown", list(card.unknown))
+
+
+def _prepared(preprocess: Preprocess) -> str:
+    mean, std = (" ".join(f"{number:g}" for number in each) for each in (preprocess.mean, preprocess.std))
+    return f"{preprocess.fit}, {preprocess.interpolation}, crop {preprocess.crop:.4g}, mean {mean}, std {std}"
 
 
 def _ignored(card: ModelCard) -> list[str]:

@@ -1,12 +1,12 @@
 """A model to a file, in vitrail's own format or in another library's layout."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import jax.numpy as jnp
 
-from .._check import listed
-from ..model import ViT
+from ..model import ViT, ViTConfig
 from ._layouts import LAYOUTS
 from ._native import arrays_of, write_arrays, write_native
 from ._rules import written
@@ -47,10 +47,8 @@ def save(model: ViT, path: Path | str, *, layout: WritableLayout = "vitrail") ->
     if layout == "vitrail":
         write_native(model, Path(path))
         return
-    known = LAYOUTS.get(layout)
-    if known is None or known.written_prefix is None:
-        names = ("vitrail", *(name for name, each in LAYOUTS.items() if each.written_prefix is not None))
-        raise ValueError(f"layout must be one of {listed(names)} to be written, but {layout!r} came")
+    known = LAYOUTS[layout]
+    written_prefix = cast(Callable[[ViTConfig], tuple[str, tuple[str, ...]]], known.written_prefix)
     config = model.config
     leaves = arrays_of(model)
     for name, leaf in leaves.items():
@@ -63,6 +61,6 @@ def save(model: ViT, path: Path | str, *, layout: WritableLayout = "vitrail") ->
         class_rows=model.prefix.shape[0] - config.num_registers,
         register_rows=config.num_registers,
     )
-    prefix, bare = known.written_prefix(config)
+    prefix, bare = written_prefix(config)
     named = {name if name.startswith(bare) else prefix + name: array for name, array in tensors.items()}
     write_arrays(named, Path(path), {"format": "pt"})
