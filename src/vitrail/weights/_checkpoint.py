@@ -104,12 +104,21 @@ class Checkpoint:
             case _:
                 raise CheckpointError(f"the settings beside {self.path} must have an image size, but it is {given!r}")
 
+    def patches(self, patch: tuple[int, int], image_size: object) -> tuple[int, int]:
+        """Rows and columns of patches in an image; what is left of one at the edges does not count."""
+        height, width = self.size(image_size)
+        return height // patch[0], width // patch[1]
+
     def grid(self, num_patches: int, patch: tuple[int, int], image_size: object = None) -> tuple[int, int]:
-        """Rows and columns of a table of positions: a square, or those of the image size that is given."""
+        """Rows and columns of a table of positions: those of the image size that is given, or else a square."""
         if image_size is not None:
-            height, width = self.size(image_size)
-            if (height // patch[0]) * (width // patch[1]) == num_patches:
-                return height // patch[0], width // patch[1]
+            rows, cols = self.patches(patch, image_size)
+            if rows * cols != num_patches:
+                raise CheckpointError(
+                    f"{self.path} has positions for {num_patches} patches, but an image of {image_size} pixels, which "
+                    f"the settings beside it say, has {rows} x {cols}: pass config= with the image size of the weights"
+                )
+            return rows, cols
         side = math.isqrt(num_patches)
         if side * side != num_patches:
             raise CheckpointError(

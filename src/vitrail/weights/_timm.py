@@ -4,6 +4,7 @@ Source: timm 1.0.31, `models/vision_transformer.py`, `models/deit.py`, `models/e
 every architecture that it registers, which the tests against it compare with what is read here.
 """
 
+import math
 import re
 from typing import Any, Final
 
@@ -85,7 +86,8 @@ def _configure_vit(checkpoint: Checkpoint) -> ViTConfig:
     num_prefix = int(class_token) + registers
     positions = checkpoint.shape("pos_embed", 3)[1]
     image_size = _image_size(checkpoint, arguments)
-    covers = _covers_prefix(positions, num_prefix)
+    patches = None if image_size is None else math.prod(checkpoint.patches((patch[0], patch[1]), image_size))
+    covers = _covers_prefix(positions, num_prefix, patches, arguments.get("no_embed_class"))
     grid = checkpoint.grid(positions - (num_prefix if covers else 0), (patch[0], patch[1]), image_size)
     distilled = "head_dist.weight" in checkpoint
     num_heads = _heads(checkpoint, arguments, name, dim, gated=gated)
@@ -127,8 +129,13 @@ def _configure_vit(checkpoint: Checkpoint) -> ViTConfig:
     )
 
 
-def _covers_prefix(positions: int, num_prefix: int) -> bool:
-    """Whether a table has rows for the prefix: of the two readings, the one that leaves a square for the patches."""
+def _covers_prefix(positions: int, num_prefix: int, patches: int | None, no_embed_class: object) -> bool:
+    """Whether a table has rows for the prefix: as the image size has it, or else the setting, or else as leaves a
+    square for the patches."""
+    if patches in (positions, positions - num_prefix):
+        return positions != patches
+    if isinstance(no_embed_class, bool):
+        return not no_embed_class
     return not _is_square(positions) or (num_prefix > 0 and _is_square(positions - num_prefix))
 
 
