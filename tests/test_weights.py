@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import sys
@@ -138,17 +139,71 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
         vitrail.load(tmp_path / "m")
 
 
+def test_a_flipped_bit_in_the_header_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The outline of a configuration is the same every time, and most of what a load takes.
+    monkeypatch.setattr("vitrail.weights._native.outline", functools.cache(vitrail.weights._native.outline))
+    size = vitrail.EncoderSize(dim=2, depth=1, num_heads=1, mlp_dim=1)
+    vitrail.save(small_config(size=size).build(key=KEY), tmp_path / "m")
+    data = bytearray((tmp_path / "m").read_bytes())
+    for place in range(0, 8 + int.from_bytes(data[:8], "little"), 5):  # all bits take minutes; this is each of eight
+        data[place] ^= 1 << place % 8
+        (tmp_path / "m").write_bytes(data)
+        with pytest.raises(vitrail.CheckpointError, match="/m "):
+            vitrail.load(tmp_path / "m")
+        data[place] ^= 1 << place % 8
+
+
+def test_a_configuration_that_was_edited_is_found(tmp_path: Path) -> None:
+    vitrail.save(small_model(), tmp_path / "m")
+    data = (tmp_path / "m").read_bytes()
+    for old, new in ((b"1e-06", b"3e-06"), (b'"num_heads\\": 2', b'"num_heads\\": 4'), (b'"gelu\\"', b'"relu\\"')):
+        assert old in data
+        (tmp_path / "m").write_bytes(data.replace(old, new))
+        for read in (vitrail.load, vitrail.model_card):
+            with pytest.raises(
+                vitrail.CheckpointError, match="/m is damaged: its header is not the one that was saved"
+            ):
+                read(tmp_path / "m")
+
+
+def test_the_card_of_a_file_of_ours_says_what_it_has_not(tmp_path: Path) -> None:
+    vitrail.save(small_model(pool="cls"), tmp_path / "m")
+
+    def change(arrays: dict[str, np.ndarray], header: dict[str, str]) -> None:
+        del arrays["prefix"]
+        arrays |= {"more": np.zeros(3), "norm.bias": np.zeros(16)}
+
+    rewritten(tmp_path / "m", change)
+    card = vitrail.model_card(tmp_path / "m")
+    wrong = "'norm.bias' as float64[16], but its configuration asks for float32[16]"
+    assert (card.missing, card.unknown) == ((wrong, "'prefix'"), ("more",))
+    for given in ({"layout": "timm"}, {"config": {}}):
+        with pytest.raises(ValueError, match="layout and config must be left out"):
+            vitrail.model_card(tmp_path / "m", **given)  # type: ignore[arg-type]
+
+
 def rewritten(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, str]], None]) -> None:
-    """A saved file, changed."""
+    """A saved file, changed as another vitrail would write it: with a digest that is right."""
     with safe_open(path, framework="numpy") as file:
         header = file.metadata()
     arrays = load_file(path)
     change(arrays, header)
+    if header.keys() >= {"config", "sha256"}:
+        covered = json.dumps([header["config"], header["sha256"]])
+        header["header_sha256"] = hashlib.sha256(covered.encode()).hexdigest()
     save_file(arrays, path, metadata=header)
 
 
 def config_with(header: dict[str, str], **changes: Any) -> None:
     header["config"] = json.dumps(json.loads(header["config"]) | changes)
+
+
+def encoder_with(header: dict[str, str], **changes: Any) -> None:
+    config_with(header, encoder=json.loads(header["config"])["encoder"] | changes)
+
+
+def size_with(header: dict[str, str], **changes: Any) -> None:
+    config_with(header, size=json.loads(header["config"])["size"] | changes)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +225,24 @@ def config_with(header: dict[str, str], **changes: Any) -> None:
         (lambda a, h: h.update(sha256="{}"), vitrail.CheckpointError, "is damaged"),
         (lambda a, h: config_with(h, colour=3), vitrail.CheckpointError, "has no 'colour'"),
         (lambda a, h: config_with(h, pool="nothing"), vitrail.UnknownPartError, "there is no pool 'nothing'"),
+        (lambda a, h: encoder_with(h, colour=3), vitrail.CheckpointError, "has no 'colour'"),
+        (
+            lambda a, h: encoder_with(h, activation="no"),
+            vitrail.CheckpointError,
+            "/m has a header that this vitrail does not understand: [^\\n]*'no'[^\\n]*$",
+        ),
+        (lambda a, h: size_with(h, depth=10**19), vitrail.CheckpointError, "/m describes no model that there can be"),
+        (lambda a, h: size_with(h, num_heads=0), vitrail.CheckpointError, "/m (describes no|has a header that)"),
+        (
+            lambda a, h: config_with(h, position={"name": "rope", "options": {"base": -1.0}}),
+            vitrail.CheckpointError,
+            "/m describes no model that there can be: base must be",
+        ),
+        (
+            lambda a, h: config_with(h, pool={"name": "gem", "options": {"colour": 3}}),
+            vitrail.CheckpointError,
+            "/m describes no model that there can be: .*'colour'",
+        ),
         (lambda a, h: config_with(h, num_classes=6), vitrail.CheckpointError, r"'head.linear.bias' as float32"),
         (lambda a, h: a.pop("norm.bias"), vitrail.CheckpointError, "lacks the arrays 'norm.bias'"),
         (lambda a, h: a.update(more=np.zeros(3)), vitrail.CheckpointError, "has the arrays 'more'"),

@@ -1,6 +1,5 @@
 """What there is to know of a model or a file before it is used."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from typing import Any, cast
 from jaxtyping import Array, Float
 
 from ..model import ViT, ViTConfig
-from ._layouts import LAYOUTS, open_source, recognise
-from ._load import Config, configured, planned, settings_of
-from ._native import arrays_of, header_of, is_native, outline
-from ._preprocess import preprocess_of
+from ._errors import describing
+from ._layouts import open_source
+from ._load import Config, identified, planned
+from ._native import arrays_of, check_no_overrides, difference, header_of, is_native, outline, tensors_of
+from ._source import AbstractSource
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def model_card(source: ViT | Path | str, *, layout: str | None = None, config: C
     **Arguments:**
 
     - `source`: a model, or what `vitrail.load` takes.
-    - `layout`, `config`: as in `vitrail.load`, for a file.
+    - `layout`, `config`: as in `vitrail.load`, for a file; a file of vitrail's own takes neither.
 
     **Returns:**
 
@@ -111,28 +111,23 @@ def model_card(source: ViT | Path | str, *, layout: str | None = None, config: C
     **Raises:** `CheckpointError` where the file cannot be read, or is of no known layout.
     """
     if isinstance(source, ViT):
-        parameters = sum(leaf.size for leaf in arrays_of(source).values())
+        parameters = _parameters(arrays_of(source))
         return ModelCard("vitrail", "vitrail's own", source.config, parameters, None, None, {}, (), ())
     path = Path(source)
     file = open_source(path)
     if is_native(file):
-        config_of, _ = header_of(file)
-        parameters = _parameters(config_of)
-        return ModelCard("vitrail", "vitrail's own", config_of, parameters, None, None, {}, (), ())
-    settings = settings_of(config, path)
-    known, file, checkpoint = recognise(file, settings, layout)
-    if not isinstance(config, ViTConfig):
-        folder = path if path.is_dir() else path.parent
-        found = preprocess_of(known, checkpoint, folder)
-        config = dataclasses.replace(configured(known, checkpoint), preprocess=found)
-    _, made = planned(known, config, checkpoint.tensors, convert=True)
+        check_no_overrides(layout, config)
+        return _native_card(file)
+    known, file, checkpoint, config = identified(file, path, layout, config)
+    settings = checkpoint.settings
+    model, made = planned(known, config, checkpoint, convert=True)
     others = [name for name in checkpoint.tensors if name not in made.used]
     reasons = {name: known.reason(name) for name in others}
     return ModelCard(
         layout=known.name,
-        title=LAYOUTS[known.name].title,
+        title=known.title,
         config=config,
-        parameters=_parameters(config),
+        parameters=_parameters(arrays_of(model)),
         classes=_classes(settings, config.num_classes),
         licence=_licence(settings, file.metadata),
         ignored={name: why for name, why in reasons.items() if why is not None},
@@ -141,8 +136,19 @@ def model_card(source: ViT | Path | str, *, layout: str | None = None, config: C
     )
 
 
-def _parameters(config: ViTConfig) -> int:
-    return sum(math.prod(leaf.shape) for leaf in arrays_of(outline(config)).values())
+def _native_card(file: AbstractSource) -> ModelCard:
+    config, _ = header_of(file)
+    with describing(file.path):
+        expected = arrays_of(outline(config))
+    found = difference(tensors_of(file), expected)
+    missing = (*found.wrong, *map(repr, found.missing))
+    return ModelCard(
+        "vitrail", "vitrail's own", config, _parameters(expected), None, None, {}, missing, tuple(found.unknown)
+    )
+
+
+def _parameters(arrays: Mapping[str, Any]) -> int:
+    return sum(math.prod(array.shape) for array in arrays.values())
 
 
 def _classes(settings: Mapping[str, Any], num_classes: int | None) -> tuple[str, ...] | None:

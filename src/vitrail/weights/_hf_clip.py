@@ -11,7 +11,7 @@ from ..encoder import EncoderOptions, EncoderSize
 from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, activation, classes, learned, model_config
 from ._errors import CheckpointError
-from ._hf_settings import ACTIVATIONS, MASK_TOKEN, TEXT_TOWER, check_type
+from ._hf_settings import ACTIVATIONS, MASK_TOKEN, TEXT_TOWER, check_type, vision_tower
 from ._rules import ZEROS, Rule, block_rules, rule
 
 _LAYER: Final = "encoder.layers.{i}."
@@ -32,19 +32,11 @@ def _blocks() -> tuple[Rule, ...]:
     )
 
 
-def _vision(checkpoint: Checkpoint, *types: str) -> Checkpoint:
-    """The checkpoint with the settings of its vision tower, where these lie within those of two towers."""
-    check_type(checkpoint, *types)
-    if "vision_config" in checkpoint.settings:
-        checkpoint.settings = dict(checkpoint.settings["vision_config"])
-    return checkpoint
-
-
 # --- CLIP ---------------------------------------------------------------------------------------------------------
 
 
 def _configure_clip(checkpoint: Checkpoint) -> ViTConfig:
-    checkpoint = _vision(checkpoint, "clip_vision_model", "clip")
+    checkpoint = vision_tower(checkpoint, "clip_vision_model", "clip")
     dim, _, *patch = checkpoint.shape(_KERNEL, 4)
     positions = checkpoint.shape(_POSITIONS, 2)[0]
     projection = classes(checkpoint, "visual_projection.weight")
@@ -100,7 +92,7 @@ _NATIVE_ASPECT: Final = learned("bilinear_antialias")
 
 
 def _configure_siglip(checkpoint: Checkpoint) -> ViTConfig:
-    checkpoint = _vision(checkpoint, "siglip_vision_model", "siglip", "siglip2_vision_model", "siglip2")
+    checkpoint = vision_tower(checkpoint, "siglip_vision_model", "siglip", "siglip2_vision_model", "siglip2")
     positions = checkpoint.shape(_POSITIONS, 2)[0]
     mlp_dim = checkpoint.shape("encoder.layers.0.mlp.fc1.weight", 2)[0]
     eps = checkpoint.setting("layer_norm_eps", 1e-6)

@@ -1,5 +1,6 @@
 """What Hugging Face's layouts share."""
 
+import copy
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -35,3 +36,14 @@ def check_type(checkpoint: Checkpoint, *known: str) -> None:
             f"{checkpoint.path} has the names of {known[0]!r}, but the config.json beside it says {given!r}: put the "
             "right one there, or pass config="
         )
+
+
+def vision_tower(checkpoint: Checkpoint, *known: str) -> Checkpoint:
+    """The checkpoint with the settings of its vision tower, where these lie within those of the whole model."""
+    check_type(checkpoint, *known)
+    if "vision_config" not in checkpoint.settings:
+        return checkpoint
+    inner = copy.copy(checkpoint)
+    inner.settings = dict(checkpoint.settings["vision_config"])
+    check_type(inner, *known)
+    return inner

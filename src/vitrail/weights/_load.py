@@ -15,9 +15,9 @@ from ..head import HeadFactory
 from ..model import ViT, ViTConfig, replace
 from ..pool import PoolFactory
 from ._checkpoint import Checkpoint, Layout, Settings
-from ._errors import CheckpointError
+from ._errors import CheckpointError, describing
 from ._layouts import open_source, read_settings, recognise, settings_beside
-from ._native import arrays_of, is_native, name_of, outline, read_native
+from ._native import arrays_of, check_no_overrides, is_native, name_of, outline, read_native
 from ._preprocess import preprocess_of
 from ._rules import Plan, fill, plan
 from ._source import AbstractSource, NumpyArray, aligned
@@ -77,8 +77,7 @@ def load(
     path = Path(path)
     source = open_source(path)
     if is_native(source):
-        if layout is not None or config is not None:
-            raise ValueError("layout and config must be left out for a file of vitrail's own, which says what it is")
+        check_no_overrides(layout, config)
         model = read_native(source)
     else:
         model = _read(source, path, layout, config, convert=convert)
@@ -97,12 +96,8 @@ def _read(
     *,
     convert: bool,
 ) -> ViT:
-    settings = settings_of(config, path)
-    known, source, checkpoint = recognise(source, settings, layout)
-    if not isinstance(config, ViTConfig):
-        config = configured(known, checkpoint)
-        config = dataclasses.replace(config, preprocess=preprocess_of(known, checkpoint, _folder_of(path)))
-    model, made = planned(known, config, checkpoint.tensors, convert=convert)
+    known, source, checkpoint, config = identified(source, path, layout, config)
+    model, made = planned(known, config, checkpoint, convert=convert)
     if problem := sentence(known, made, checkpoint.tensors):
         raise CheckpointError(f"{source.path}, of the layout {known.name!r}, {problem}")
 
@@ -118,7 +113,22 @@ def _read(
     return cast(ViT, jax.tree_util.tree_map_with_path(read, model))
 
 
-def settings_of(config: Config, path: Path) -> Settings:
+def identified(
+    source: AbstractSource, path: Path, layout: str | None, config: Config
+) -> tuple[Layout, AbstractSource, Checkpoint, ViTConfig]:
+    """The layout of a file, the file as that sees it, and the configuration that it has."""
+    with describing(path):
+        settings = _settings_of(config, path)
+    known, source, checkpoint = recognise(source, settings, layout)
+    if not isinstance(config, ViTConfig):
+        with describing(path):
+            folder = path if path.is_dir() else path.parent
+            found = preprocess_of(known, checkpoint, folder)
+            config = dataclasses.replace(known.configure(checkpoint), preprocess=found)
+    return known, source, checkpoint, config
+
+
+def _settings_of(config: Config, path: Path) -> Settings:
     """The settings that were given, or those that lie beside the file."""
     match config:
         case ViTConfig():
@@ -131,24 +141,12 @@ def settings_of(config: Config, path: Path) -> Settings:
             return config
 
 
-def _folder_of(path: Path) -> Path:
-    return path if path.is_dir() else path.parent
-
-
-def configured(layout: Layout, checkpoint: Checkpoint) -> ViTConfig:
-    """The configuration of a checkpoint; a `CheckpointError` where it is none that a model can have."""
-    try:
-        return layout.configure(checkpoint)
-    except CheckpointError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint.path} describes no model that there can be: {error}") from error
-
-
-def planned(layout: Layout, config: ViTConfig, tensors: Mapping[str, Any], *, convert: bool) -> tuple[ViT, Plan]:
+def planned(layout: Layout, config: ViTConfig, checkpoint: Checkpoint, *, convert: bool) -> tuple[ViT, Plan]:
     """The model of a configuration without its numbers, and what of the file goes where in it."""
-    model = outline(config)
-    return model, plan(layout.rules(config), arrays_of(model), tensors, config.size.depth, convert=convert)
+    with describing(checkpoint.path):
+        model = outline(config)
+    rules = layout.rules(config)
+    return model, plan(rules, arrays_of(model), checkpoint.tensors, config.size.depth, convert=convert)
 
 
 def sentence(layout: Layout, made: Plan, tensors: Mapping[str, Any]) -> str:

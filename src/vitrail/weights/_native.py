@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -14,20 +15,21 @@ from .._check import listed
 from .._extras import require
 from .._files import write_whole
 from ..model import ViT, ViTConfig
-from ._errors import CheckpointError
+from ._errors import CheckpointError, describing, in_short
 from ._source import AbstractSource, NumpyArray, TensorInfo
 
 _FORMAT: Final = "1"
 
 
 def write_native(model: ViT, path: Path) -> None:
-    """Writes a model with its configuration and a digest of each array."""
+    """Writes a model with its configuration, a digest of each array, and one of these two."""
     config = model.config.to_json()
     leaves = arrays_of(model)
     _check_same(leaves, arrays_of(outline(model.config)), "model", "its configuration", ValueError)
     arrays = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-    digests = {name: _digest(array) for name, array in arrays.items()}
-    write_arrays(arrays, path, {"format": f"vitrail {_FORMAT}", "config": config, "sha256": json.dumps(digests)})
+    digests = json.dumps({name: _digest(array) for name, array in arrays.items()})
+    header = {"format": f"vitrail {_FORMAT}", "config": config, "sha256": digests}
+    write_arrays(arrays, path, header | {"header_sha256": _header_digest(header)})
 
 
 def write_arrays(arrays: Mapping[str, NumpyArray], path: Path, metadata: Mapping[str, str]) -> None:
@@ -47,9 +49,9 @@ def read_native(source: AbstractSource) -> ViT:
     """The model of a file that `write_native` wrote."""
     path = source.path
     config, digests = header_of(source)
-    model = outline(config)
-    there = {n: TensorInfo(_DTYPES.get(i.dtype, i.dtype), i.shape) for n, i in source.tensors.items()}
-    _check_same(there, arrays_of(model), str(path), "its configuration", CheckpointError)
+    with describing(path):
+        model = outline(config)
+    _check_same(tensors_of(source), arrays_of(model), str(path), "its configuration", CheckpointError)
 
     def read(keys: tuple[Any, ...], leaf: object) -> object:
         if not isinstance(leaf, jax.ShapeDtypeStruct):
@@ -63,6 +65,17 @@ def read_native(source: AbstractSource) -> ViT:
         return jax.device_put(array)
 
     return cast(ViT, jax.tree_util.tree_map_with_path(read, model))
+
+
+def tensors_of(source: AbstractSource) -> dict[str, TensorInfo]:
+    """What a file has, with JAX's names of the dtypes."""
+    return {name: TensorInfo(_DTYPES.get(i.dtype, i.dtype), i.shape) for name, i in source.tensors.items()}
+
+
+def check_no_overrides(layout: str | None, config: object) -> None:
+    """Raises a `ValueError` where a file of vitrail's own is to be another thing than it says."""
+    if layout is not None or config is not None:
+        raise ValueError("layout and config must be left out for a file of vitrail's own, which says what it is")
 
 
 def outline(config: ViTConfig) -> ViT:
@@ -88,6 +101,11 @@ def _digest(array: NumpyArray) -> str:
     return hashlib.sha256(cast(Any, in_order.reshape(-1).view(np.uint8))).hexdigest()
 
 
+def _header_digest(header: Mapping[str, str]) -> str:
+    text = json.dumps([header["config"], header["sha256"]])
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def header_of(source: AbstractSource) -> tuple[ViTConfig, dict[str, str]]:
     """The configuration, and the digests of the arrays."""
     path, header = source.path, source.metadata
@@ -96,32 +114,59 @@ def header_of(source: AbstractSource) -> tuple[ViTConfig, dict[str, str]]:
             f"{path} must be of the format 'vitrail {_FORMAT}', but it is of {header['format']!r}: read it with the "
             "vitrail that wrote it"
         )
-    if not header.keys() >= {"config", "sha256"}:
+    if not header.keys() >= {"config", "sha256", "header_sha256"}:
         raise CheckpointError(f"{path} must have a configuration and digests in its header, but it has not")
+    if header["header_sha256"] != _header_digest(header):
+        raise CheckpointError(f"{path} is damaged: its header is not the one that was saved; get the file again")
     try:
         digests: object = json.loads(header["sha256"])
         if not isinstance(digests, dict):
             raise ValueError(f"the digests must be a JSON object, but they are {digests!r}")
         return ViTConfig.from_json(header["config"]), cast("dict[str, str]", digests)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} has a header that this vitrail does not understand: {error}") from error
+    except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} has a header that this vitrail does not understand: {in_short(error)}"
+        ) from error
 
 
 _DTYPES: Final[Mapping[str, str]] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How arrays differ from those that are expected."""
+
+    missing: list[str]
+    """The names of those that are expected and not there."""
+    unknown: list[str]
+    """The names of those that are there and not expected."""
+    wrong: list[str]
+    """Sentences on other shapes and dtypes."""
+
+
+def difference(arrays: Mapping[str, Any], expected: Mapping[str, Any], whose: str = "its configuration") -> Difference:
+    """Compares names, shapes and dtypes with those that `whose` asks for."""
+    said = {n: (_said(arrays[n]), _said(expected[n])) for n in arrays if n in expected}
+    return Difference(
+        missing=sorted(expected.keys() - arrays.keys()),
+        unknown=sorted(arrays.keys() - expected.keys()),
+        wrong=[
+            f"{n!r} as {came}, but {whose} asks for {wanted}" for n, (came, wanted) in said.items() if came != wanted
+        ],
+    )
 
 
 def _check_same(
     arrays: Mapping[str, Any], expected: Mapping[str, Any], who: str, whose: str, error: type[ValueError]
 ) -> None:
     """Raises an error where the arrays have not the names, shapes and dtypes that are expected."""
-    if missing := expected.keys() - arrays.keys():
-        raise error(f"{who} lacks the arrays {listed(sorted(missing))} that {whose} asks for")
-    if unknown := arrays.keys() - expected.keys():
-        raise error(f"{who} has the arrays {listed(sorted(unknown))} that {whose} does not know")
-    for name, array in arrays.items():
-        came, wanted = (_said(a) for a in (array, expected[name]))
-        if came != wanted:
-            raise error(f"{who} has {name!r} as {came}, but {whose} asks for {wanted}")
+    found = difference(arrays, expected, whose)
+    if found.missing:
+        raise error(f"{who} lacks the arrays {listed(found.missing)} that {whose} asks for")
+    if found.unknown:
+        raise error(f"{who} has the arrays {listed(found.unknown)} that {whose} does not know")
+    if found.wrong:
+        raise error(f"{who} has {found.wrong[0]}")
 
 
 def _said(array: Any) -> str:

@@ -11,8 +11,9 @@ from typing import Final
 from .._registry import PartSpec
 from ..encoder import EncoderOptions, EncoderSize, WindowOptions
 from ..model import ViTConfig
-from ._checkpoint import Checkpoint, Layout, classes
+from ._checkpoint import Checkpoint, Layout, activation
 from ._errors import CheckpointError
+from ._hf_settings import ACTIVATIONS, vision_tower
 from ._rules import Rule, block_rules, rule
 
 
@@ -64,8 +65,7 @@ _TIMM: Final = _Names(
 
 def _configure(names: _Names) -> Callable[[Checkpoint], ViTConfig]:
     def configure(checkpoint: Checkpoint) -> ViTConfig:
-        if "vision_config" in checkpoint.settings:
-            checkpoint.settings = dict(checkpoint.settings["vision_config"])
+        checkpoint = vision_tower(checkpoint, "sam_vision_model", "sam")
         dim, channels, *patch = checkpoint.shape(names.patch + ".weight", 4)
         _, rows, cols, _ = checkpoint.shape("pos_embed", 4)
         depth = checkpoint.depth(names.blocks + names.norm1 + ".weight")
@@ -77,7 +77,6 @@ def _configure(names: _Names) -> Callable[[Checkpoint], ViTConfig]:
                 f"{checkpoint.path} must have blocks with windows of one size beside such as look at all tokens, but "
                 f"its tables of relative positions have {sorted({n for n, _ in tables})} rows"
             )
-        num_classes = classes(checkpoint, "head.weight")
         return ViTConfig(
             image_size=(rows * patch[0], cols * patch[1]),
             patch_size=(patch[0], patch[1]),
@@ -88,7 +87,6 @@ def _configure(names: _Names) -> Callable[[Checkpoint], ViTConfig]:
                 num_heads=dim // tables[0][1],
                 mlp_dim=checkpoint.shape(f"{names.blocks}{names.hidden}.weight".format(i=0), 2)[0],
             ),
-            num_classes=num_classes,
             position=PartSpec("learned", (("covers_prefix", False), ("resize", "torch_bicubic_antialias"))),
             pool="none",
             head="none",
@@ -96,6 +94,7 @@ def _configure(names: _Names) -> Callable[[Checkpoint], ViTConfig]:
             neck_dim=checkpoint.shape(names.neck[0] + ".weight", 4)[0],
             encoder=EncoderOptions(
                 qkv_bias=names.blocks.format(i=0) + "attn.qkv.bias" in checkpoint,
+                activation=activation(checkpoint, "hidden_act", ACTIVATIONS, "gelu"),
                 norm_eps=checkpoint.setting("layer_norm_eps", names.norm_eps),
                 windows=WindowOptions(
                     size=(others.pop() + 1) // 2,
