@@ -66,3 +66,9 @@ def test_an_image_size_that_the_positions_deny_is_an_error(
 ) -> None:
     with pytest.raises(CheckpointError, match=r"has positions for 16 patches, but an image of \d+ pixels"):
         vitrail.load(beside(case, tmp_path, settings))
+
+
+def test_positions_that_are_no_square_want_an_image_size(tmp_path: Path) -> None:
+    settings = {"model_args": {"num_heads": 2}, "pretrained_cfg": {}}
+    with pytest.raises(CheckpointError, match="has 13 positions, which is no square"):
+        vitrail.load(beside(TIMM, tmp_path, settings, pos_embed=drawn("pos_embed", (1, 14, 16))))

@@ -116,7 +116,12 @@ QKV = "blocks.1.attn.qkv.weight"
         (lambda t: t.update({QKV: t[QKV].astype(np.float16)}), rf"'{QKV}' as F16.*convert=True"),
         (lambda t: t.update({QKV: t[QKV].astype(ml_dtypes.bfloat16)}), rf"'{QKV}' as BF16.*convert=True"),
         (lambda t: t.update({QKV: t[QKV].astype(np.int32)}), rf"'{QKV}' as I32\[48, 16\], where .* is wanted$"),
-        (lambda t: t.update({"pos_embed": t["pos_embed"][:, :-3]}), "no square"),
+        (lambda t: t.update({QKV: t[QKV].reshape(-1)}), rf"'{QKV}' as F32\[768\], which does not fit .*\[48, 16\]"),
+        (
+            lambda t: t.update(cls_token=t["cls_token"][..., :15].copy()),
+            r"has 'cls_token' as F32\[1, 1, 15\], which does not fit 'prefix' as F32\[1, 16\]",
+        ),
+        (lambda t: t.update({"pos_embed": t["pos_embed"][:, :-3]}), "has positions for 13 patches"),
         (lambda t: t.update({"patch_embed.proj.weight": t[QKV]}), "must have 'patch_embed.proj.weight' with 4 axes"),
     ],
 )  # fmt: skip
@@ -125,6 +130,32 @@ def test_a_tensor_that_does_not_fit_is_named(change: Callable[[Any], object], me
     with pytest.raises(CheckpointError, match=message) as caught:
         vitrail.load(path)
     assert str(path) in str(caught.value)
+
+
+def test_queries_keys_and_values_have_the_same_rows(tmp_path: Path) -> None:
+    start = "vit.encoder.layer.1.attention.attention."
+
+    def change(tensors: dict[str, Any]) -> None:
+        both = np.concatenate([tensors[f"{start}{name}.weight"] for name in ("query", "key")])
+        tensors |= {f"{start}query.weight": both[:20].copy(), f"{start}key.weight": both[20:].copy()}
+
+    with pytest.raises(CheckpointError, match=r"query.weight' as F32\[20, 16\].*key.weight' as F32\[12, 16\]"):
+        vitrail.load(rewritten(HF, tmp_path, change))
+
+
+def test_a_mask_of_another_shape_than_its_bias_is_named(tmp_path: Path) -> None:
+    mask = "blocks.1.attn.qkv.bias_mask"
+    path = rewritten(CASES["Meta DINOv3"], tmp_path, lambda t: t.update({mask: np.ones(1, np.float32)}))
+    with pytest.raises(CheckpointError, match=rf"has '{mask}' as F32\[1\] for 'blocks.1.attn.qkv.bias' as F32"):
+        vitrail.load(path, config={"num_heads": 2})
+
+
+@pytest.mark.parametrize(("axes", "rows"), [([1, 2**70, 0], 0), ([1] * 69 + [16], 1)], ids=["2**70", "70 axes"])
+def test_a_shape_that_no_array_can_have_is_named(axes: list[int], rows: int, tmp_path: Path) -> None:
+    path = rewritten(TIMM, tmp_path, lambda t: t.update(cls_token=t["cls_token"][:, :rows]))
+    path.write_bytes(changed(lambda h: h["cls_token"].update(shape=axes))(*header_and_data(path)))
+    with pytest.raises(CheckpointError, match=r"has 'cls_token' as F32\[1, .*, which does not fit 'prefix'"):
+        vitrail.load(path)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])

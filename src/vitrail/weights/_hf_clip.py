@@ -65,7 +65,7 @@ def _clip_rules(config: ViTConfig) -> tuple[Rule, ...]:
     return (
         rule(_KERNEL, "patch.weight"),
         rule("embeddings.class_embedding", "prefix", "d -> 1 d"),
-        rule(_POSITIONS, ("position.prefix", "position.patches")),
+        rule(_POSITIONS, ("position.prefix", "position.patches"), "n d -> n d"),
         rule("pre_layrnorm.*", "encoder.pre_norm.*"),
         *_blocks(),
         rule("post_layernorm.*", "norm.*"),
@@ -143,7 +143,7 @@ def _siglip_rules(config: ViTConfig) -> tuple[Rule, ...]:
     return (
         kernel,
         rule("embeddings.patch_embedding.bias", "patch.bias"),
-        rule(_POSITIONS, ("position.prefix", "position.patches")),
+        rule(_POSITIONS, ("position.prefix", "position.patches"), "n d -> n d"),
         *_blocks(),
         rule("post_layernorm.*", "norm.*"),
         rule("head.probe", "pool.queries", "1 n d -> n d"),

@@ -60,7 +60,7 @@ def _configure_dinov2(checkpoint: Checkpoint) -> ViTConfig:
 def _dinov2_rules(config: ViTConfig) -> tuple[Rule, ...]:
     return (
         rule("patch_embed.proj.*", "patch.*"),
-        rule(("cls_token", "register_tokens"), "prefix", "1 n d -> n d"),
+        rule(("cls_token", "register_tokens"), "prefix", "1 n d -> n d", rows=("class", "registers")),
         rule("pos_embed", ("position.prefix", "position.patches"), "1 n d -> n d"),
         *_blocks(config),
         rule("norm.*", "norm.*"),
@@ -108,7 +108,7 @@ def _dinov3_rules(config: ViTConfig) -> tuple[Rule, ...]:
     qkv = "blocks.{i}.attn.qkv."
     return (
         rule("patch_embed.proj.*", "patch.*"),
-        rule(("cls_token", "storage_tokens"), "prefix", "1 n d -> n d"),
+        rule(("cls_token", "storage_tokens"), "prefix", "1 n d -> n d", rows=("class", "registers")),
         rule(qkv + "weight", "encoder.stack.attention.qkv.weight"),
         rule(qkv + "bias", "encoder.stack.attention.qkv.bias", mask=qkv + "bias_mask"),
         *block_rules(

@@ -56,7 +56,7 @@ def _clip_rules(config: ViTConfig) -> tuple[Rule, ...]:
     return (
         rule("visual.conv1.weight", "patch.weight"),
         rule("visual.class_embedding", "prefix", "d -> 1 d"),
-        rule("visual.positional_embedding", ("position.prefix", "position.patches")),
+        rule("visual.positional_embedding", ("position.prefix", "position.patches"), "n d -> n d"),
         rule("visual.ln_pre.*", "encoder.pre_norm.*"),
         *_attention(_CLIP_BLOCK, "attn"),
         *block_rules(

@@ -18,6 +18,8 @@ ZEROS: Final = "0"
 """In place of a tensor: one that is not stored, because it is zero."""
 _BLOCK: Final = "{i}"
 _EACH: Final = ".*"
+_MOST_AXES: Final = 32
+"""That NumPy and einops can see; none that is needed has more than five."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Rule:
     view: str = ""
     """How each of theirs is seen: a pattern of einops, such as `1 n d -> n d`."""
     rows: tuple[str, ...] = ()
-    """For writing, how many rows each of theirs gets: `"class"` or `"registers"`; the same number each by default."""
+    """Where theirs have not the same number of rows, whose each has: `"class"` or `"registers"`."""
     sizes: tuple[tuple[str, int], ...] = ()
     """The lengths of axes in the view that nothing else says."""
     block: int | None = None
@@ -132,8 +134,9 @@ def plan(rules: Sequence[Rule], ours: Arrays, theirs: Mapping[str, TensorInfo], 
             continue
         made.used.update(name for name in (*there, concrete.mask) if name in theirs)
         planned.update(slots)
-        if sentence := _misfit(concrete, there, slots, theirs, convert=convert):
-            absent = [name for name in stored if name not in theirs]
+        sentence, short = _misfit(concrete, there, slots, theirs, convert=convert)
+        if sentence:
+            absent = [name for name in stored if name not in theirs] if short else []
             (made.missing if absent else made.wrong).append(
                 f"{', '.join(map(repr, absent))} beside {sentence}" if absent else sentence
             )
@@ -208,7 +211,7 @@ def _width(concrete: Rule, array: NumpyArray) -> int:
     if concrete.view:
         _, _, after = concrete.view.partition(" -> ")
         return len(re.sub(r"\([^)]*\)", "x", after).split())
-    return array.ndim if len(concrete.ours) == 1 else min(array.ndim, 2)
+    return array.ndim
 
 
 def _concrete(rules: Sequence[Rule], ours: Arrays, depth: int) -> Iterator[tuple[Rule, tuple[Slot, ...]]]:
@@ -233,34 +236,37 @@ def _concrete(rules: Sequence[Rule], ours: Arrays, depth: int) -> Iterator[tuple
 
 
 def _misfit(
-    concrete: Rule,
-    there: tuple[str, ...],
-    slots: tuple[Slot, ...],
-    theirs: Mapping[str, TensorInfo],
-    *,
-    convert: bool,
-) -> str:
-    """A sentence where the tensors do not fit the arrays; the empty one where they do."""
+    concrete: Rule, there: tuple[str, ...], slots: tuple[Slot, ...], theirs: Mapping[str, TensorInfo], *, convert: bool
+) -> tuple[str, bool]:
+    """A sentence where the tensors do not fit the arrays, the empty one where they do; and whether rows are short."""
     infos = {name: theirs[name] for name in there if name != ZEROS}
+    masks = {concrete.mask: theirs[concrete.mask]} if concrete.mask in theirs else {}
     wanted = ", ".join(f"{slot.path!r} as F32{list(slot.shape)}" for slot in slots)
-    for name, info in infos.items():
+    for name, info in {**infos, **masks}.items():
         if info.dtype != "F32" and not (convert and info.dtype in ("F64", "F16", "BF16")):
             return f"{name!r} as {info}, where {wanted} is wanted" + (
                 "" if convert or not info.dtype.endswith(("F64", "F16")) else ": convert=True makes it float32"
-            )
+            ), False
     sentence = f"{', '.join(f'{name!r} as {info}' for name, info in infos.items())}, which does not fit {wanted}"
     shapes = [shape for shape in (_seen(concrete, info) for info in infos.values()) if shape]
+    if any(mask.shape != info.shape for mask in masks.values() for info in infos.values()):
+        return f"{concrete.mask!r} as {theirs[concrete.mask]} for {sentence}", False
     if len(shapes) < len(infos) or any(shape[1:] != shapes[0][1:] for shape in shapes):
-        return sentence
+        return sentence, False
     ndim = len(shapes[0])
     rows = sum(shape[0] for shape in shapes) + shapes[0][0] * there.count(ZEROS)
-    same_rows = rows == sum(_num_rows(slot.shape, ndim) for slot in slots)
+    missing_rows = sum(_num_rows(slot.shape, ndim) for slot in slots) - rows
+    same_rows = missing_rows == 0 and (concrete.rows or len({shape[0] for shape in shapes}) == 1)
     same_width = all(slot.shape[max(len(slot.shape) - ndim + 1, 0) :] == shapes[0][1:] for slot in slots)
-    return "" if same_rows and same_width else sentence
+    # A view says which axes are one in the file; without one the arrays have the axes that the tensors have.
+    same_axes = concrete.view or all(len(slot.shape) == ndim for slot in slots)
+    return "" if same_rows and same_width and same_axes else sentence, missing_rows > 0
 
 
 def _seen(concrete: Rule, info: TensorInfo) -> tuple[int, ...] | None:
     """The shape of a tensor as the rule sees it; `None` where it cannot be seen so."""
+    if 0 in info.shape or len(info.shape) > _MOST_AXES:
+        return None
     if not concrete.view:
         return info.shape
     einops = require("einops", extra="weights")
