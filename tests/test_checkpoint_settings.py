@@ -1,9 +1,11 @@
 """What lies beside a checkpoint: each setting is read, or is an error; none is passed over."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 import pytest
 from checkpoint_cases import Case, drawn, published, tensors_of
@@ -11,7 +13,12 @@ from safetensors.numpy import save_file
 from test_checkpoints import CASES
 
 import vitrail
-from vitrail import CheckpointError
+from vitrail import CheckpointError, Preprocess
+from vitrail.model import CLIP
+from vitrail.weights._checkpoint import Checkpoint
+from vitrail.weights._layouts import LAYOUTS, open_source
+from vitrail.weights._preprocess import preprocess_of
+from vitrail.weights._settings import settings_beside
 
 TIMM = CASES["timm vit_tiny_patch16_224"]
 HF = CASES["transformers ViTForImageClassification"]
@@ -72,3 +79,128 @@ def test_positions_that_are_no_square_want_an_image_size(tmp_path: Path) -> None
     settings = {"model_args": {"num_heads": 2}, "pretrained_cfg": {}}
     with pytest.raises(CheckpointError, match="has 13 positions, which is no square"):
         vitrail.load(beside(TIMM, tmp_path, settings, pos_embed=drawn("pos_embed", (1, 14, 16))))
+
+
+# open_clip -------------------------------------------------------------------------------------------------------
+
+OPEN_CLIP = CASES["open_clip gelu"]
+VISION = {"image_size": 16, "layers": 2, "width": 16, "head_width": 8, "patch_size": 4}
+
+
+def open_clip(folder: Path, vision: dict[str, Any], case: Case = OPEN_CLIP, prefix: str = "", **others: Any) -> Path:
+    """A folder as open_clip publishes it."""
+    tensors = {prefix + name: array for name, array in tensors_of(case).items()}
+    save_file(tensors, folder / "open_clip_model.safetensors")
+    whole = {"model_cfg": {"embed_dim": 5, "vision_cfg": vision, "text_cfg": {}, "quick_gelu": False}, **others}
+    (folder / "open_clip_config.json").write_text(json.dumps(whole))
+    return folder
+
+
+def test_a_folder_of_open_clips_is_the_same_model(tmp_path: Path) -> None:
+    model = vitrail.load(open_clip(tmp_path, VISION))
+    (tmp_path / "plain").mkdir()
+    plain = vitrail.load(published(OPEN_CLIP, tmp_path / "plain"), **OPEN_CLIP.options)
+    config = dataclasses.replace(plain.config, preprocess=model.config.preprocess)
+    assert eqx.tree_equal(model, dataclasses.replace(plain, config=config))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"pool_type": "avg"},
+        {"norm_kwargs": {"eps": 1e-6}},
+        {"act_kwargs": {"approximate": "tanh"}},
+        {"attentional_pool": True},
+        {"surprise": 1},
+    ],
+    ids=str,
+)
+def test_a_vision_tower_of_open_clips_that_is_not_known_is_named(setting: dict[str, Any], tmp_path: Path) -> None:
+    (name,) = setting
+    with pytest.raises(CheckpointError, match=rf"open_clip_config.json has '{name}' as .* in its 'vision_cfg'"):
+        vitrail.load(open_clip(tmp_path, VISION | setting))
+    nothing = {name: None, "pool_type": "tok", "pos_embed_type": "learnable", "norm_kwargs": {}}
+    assert vitrail.load(open_clip(tmp_path, VISION | nothing)).config.pool == "cls"
+
+
+@pytest.mark.parametrize("width", [0, "64"])
+def test_a_head_width_that_cannot_be_is_named(width: Any, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="describes no model that there can be"):
+        vitrail.load(open_clip(tmp_path, VISION | {"head_width": width}))
+
+
+NUMBERS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, Preprocess("cover", "bicubic", *CLIP)),
+        ({"preprocess_cfg": {}}, Preprocess("cover", "bicubic", *CLIP)),
+        (
+            {"preprocess_cfg": {**NUMBERS, "resize_mode": "squash", "interpolation": "bilinear"}},
+            Preprocess("squash", "bilinear", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+        ),
+        ({"preprocess_cfg": {"resize_mode": "longest"}}, None),  # which pads on all sides
+        ({"preprocess_cfg": {"interpolation": "random"}}, None),
+    ],
+)
+def test_the_pictures_of_open_clip_are_prepared_as_it_says(given: Any, expected: Any, tmp_path: Path) -> None:
+    assert vitrail.model_card(open_clip(tmp_path, VISION, **given)).config.preprocess == expected
+    tower = {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"}
+    folder = open_clip(tmp_path, tower | {"image_size": 16}, CASES["timm vit_base_patch16_siglip_224"], "visual.trunk.")
+    whole = json.loads((folder / "open_clip_config.json").read_text())
+    (folder / "open_clip_config.json").write_text(json.dumps(whole | given))
+    settings, layout = settings_beside(folder), LAYOUTS["timm"]
+    checkpoint = Checkpoint(open_source(folder), layout.prefixes, {**settings, "model_args": {"num_heads": 2}})
+    assert layout.configure(checkpoint).encoder.activation == "gelu"
+    assert preprocess_of(layout, checkpoint, folder) == expected
+    assert settings["model_args"] == {"img_size": 16}
+
+
+# Pools, towers, activations --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["avgmax", "map", "", 7])
+@pytest.mark.parametrize("name", ["timm vit_tiny_patch16_224", "timm vit_small_patch16_dinov3"])
+def test_a_pool_of_timms_that_is_not_known_is_named(name: str, pool: object, tmp_path: Path) -> None:
+    arguments = {key: value for key, value in (CASES[name].settings or {})["model_args"].items() if "pool" not in key}
+    for settings in ({"model_args": arguments | {"global_pool": pool}}, {"global_pool": pool, "model_args": arguments}):
+        with pytest.raises(CheckpointError, match=rf"'global_pool' beside .* must be one of .*, but it is {pool!r}"):
+            vitrail.load(beside(CASES[name], tmp_path, settings))
+
+
+def test_the_pool_of_timms_arguments_is_read(tmp_path: Path) -> None:
+    arguments = (TIMM.settings or {})["model_args"]
+    path = beside(TIMM, tmp_path, {"model_args": arguments | {"global_pool": "avg"}})
+    assert vitrail.load(path).config.pool == "mean"
+
+
+SAM, CLIP_TOWER = CASES["transformers SamVisionModel"], CASES["transformers CLIPVisionModel"]
+
+
+@pytest.mark.parametrize(
+    ("case", "settings", "message"),
+    [
+        (SAM, {"hidden_act": "mish"}, "'hidden_act' beside .*'mish'"),
+        (SAM, {"model_type": "vit"}, "says 'vit'"),
+        (SAM, {"model_type": "sam", "vision_config": {"model_type": "vit"}}, "says 'vit'"),
+        (CLIP_TOWER, {"vision_config": {"model_type": "siglip_vision_model"}}, "says 'siglip_vision_model'"),
+        (CLIP_TOWER, {"vision_config": 5}, "describes no model that there can be"),
+    ],
+)
+def test_the_settings_of_a_tower_are_checked(
+    case: Case, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        vitrail.load(beside(case, tmp_path, settings))
+
+
+def test_sams_activation_is_read(tmp_path: Path) -> None:
+    assert vitrail.load(beside(SAM, tmp_path, {"hidden_act": "relu"})).config.encoder.activation == "relu"
+
+
+def test_timms_sam_may_have_a_classifier_which_is_ignored(tmp_path: Path) -> None:
+    case = CASES["timm samvit_base_patch16"]
+    extra = {"head.weight": np.zeros((5, 6), np.float32), "head.bias": np.zeros(5, np.float32)}
+    assert vitrail.load(beside(case, tmp_path, {}, **extra)).config.head == "none"

@@ -82,11 +82,7 @@ class Checkpoint:
     def heads(self, dim: int, *, named: str) -> int:
         """The number of heads by the setting of that name, or by the width."""
         if (given := self.settings.get(named)) is not None:
-            if not isinstance(given, int) or given < 1 or dim % given:
-                raise CheckpointError(
-                    f"the setting {named!r} beside {self.path} must divide {dim}, but it is {given!r}"
-                )
-            return given
+            return divisor(self, named, given, dim)
         if dim in _HEADS:
             return _HEADS[dim]
         if dim % 64 or dim > 2048:
@@ -185,6 +181,13 @@ def model_config(
         encoder=encoder,
         **parts,
     )
+
+
+def divisor(checkpoint: Checkpoint, name: str, given: object, dim: int) -> int:
+    """The setting of that name, which has to divide the width."""
+    if not isinstance(given, int) or given < 1 or dim % given:
+        raise CheckpointError(f"the setting {name!r} beside {checkpoint.path} must divide {dim}, but it is {given!r}")
+    return given
 
 
 def learned(rule: str, *, covers_prefix: bool | str = True) -> PartSpec:

@@ -1,10 +1,9 @@
 """The layouts by name, and which of them a file has."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Final
 
 from .._check import listed
 from ._checkpoint import Checkpoint, Layout, Settings
@@ -18,7 +17,7 @@ from ._pytorch import OPENAI_CLIP, TORCHVISION
 from ._safetensors import SafetensorsFile
 from ._sam import HF_SAM, META_SAM, TIMM_SAM
 from ._shards import ShardedFile
-from ._source import MAX_HEADER, AbstractSource, UnstackedSource
+from ._source import AbstractSource, UnstackedSource
 from ._timm import TIMM_EVA, TIMM_VIT
 
 LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
@@ -81,39 +80,6 @@ def _main_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise CheckpointError(f"{folder} must hold one of {listed(names)}, but it holds none: name the file itself")
-
-
-def settings_beside(path: Path) -> Settings:
-    """What the `config.json` in the file's folder says, or open_clip's; nothing where there is none."""
-    folder = path if path.is_dir() else path.parent
-    if (folder / "open_clip_config.json").is_file() and not (folder / "model.safetensors").is_file():
-        return _open_clip_settings(folder / "open_clip_config.json")
-    return read_settings(folder / "config.json") if (folder / "config.json").is_file() else {}
-
-
-def _open_clip_settings(path: Path) -> Settings:
-    """open_clip's settings in the words of the others."""
-    match read_settings(path):
-        case {"model_cfg": {"vision_cfg": {"timm_model_name": str(name)}}}:
-            return {"architecture": name}
-        case {"model_cfg": {"vision_cfg": {"width": int(width)} as vision, **model}}:
-            heads = width // cast("dict[str, int]", vision).get("head_width", 64)
-            return {"hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu", "num_heads": heads}
-        case _:
-            raise CheckpointError(f"{path} must say which vision tower open_clip has here, but it does not")
-
-
-def read_settings(path: Path) -> Settings:
-    """A JSON object of settings."""
-    if path.stat().st_size > MAX_HEADER:
-        raise CheckpointError(f"{path} must be a file of settings, but it has {path.stat().st_size:,} bytes")
-    try:
-        settings: object = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} must be JSON, but it cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{path} must be a JSON object, but it is not")
-    return cast("dict[str, Any]", settings)
 
 
 def recognise(

@@ -16,10 +16,11 @@ from ..model import ViT, ViTConfig, replace
 from ..pool import PoolFactory
 from ._checkpoint import Checkpoint, Layout, Settings
 from ._errors import CheckpointError, describing
-from ._layouts import open_source, read_settings, recognise, settings_beside
+from ._layouts import open_source, recognise
 from ._native import arrays_of, check_no_overrides, is_native, name_of, outline, read_native
 from ._preprocess import preprocess_of
 from ._rules import Plan, fill, plan
+from ._settings import read_settings, settings_beside
 from ._source import AbstractSource, NumpyArray, aligned
 
 Config = ViTConfig | Mapping[str, Any] | Path | str | None

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, cast
 from ..model import CLIP, HALF, IMAGENET, Preprocess
 from ._checkpoint import Checkpoint, Layout, Settings
 from ._errors import CheckpointError
-from ._layouts import read_settings
+from ._settings import read_settings
 
 _Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 _PILLOW: Final[Mapping[object, _Interpolation]] = MappingProxyType({1: "lanczos", 2: "bilinear", 3: "bicubic"})
@@ -40,6 +40,8 @@ _KNOWN: Final[Mapping[str, Preprocess]] = MappingProxyType(
 
 def preprocess_of(layout: Layout, checkpoint: Checkpoint, folder: Path) -> Preprocess | None:
     """The preprocessing of a checkpoint; `None` where nothing says it."""
+    if "preprocess_cfg" in checkpoint.settings:
+        return _of_open_clip(checkpoint)
     if "pretrained_cfg" in checkpoint.settings:
         return _of_timm(checkpoint)
     beside = folder / "preprocessor_config.json"
@@ -65,6 +67,16 @@ def _of_timm(checkpoint: Checkpoint) -> Preprocess | None:
         settings.get("std"),
         settings.get("crop_pct") or 1.0,
     )
+
+
+def _of_open_clip(checkpoint: Checkpoint) -> Preprocess | None:
+    """open_clip's own numbers, or CLIP's, which it takes where it is told nothing."""
+    settings: dict[str, Any] = dict(checkpoint.settings["preprocess_cfg"])
+    fit = {"shortest": "cover", "squash": "squash"}.get(settings.get("resize_mode", "shortest"))
+    interpolation = settings.get("interpolation", "bicubic")
+    if fit is None or interpolation not in ("bicubic", "bilinear"):
+        return None
+    return _made(checkpoint.path, fit, interpolation, settings.get("mean", CLIP[0]), settings.get("std", CLIP[1]), 1.0)
 
 
 def _of_hugging_face(path: Path, settings: Settings) -> Preprocess | None:

@@ -34,7 +34,7 @@ def _configure_clip(checkpoint: Checkpoint) -> ViTConfig:
         depth=checkpoint.depth(_CLIP_BLOCK + "ln_1.weight"),
         num_heads=checkpoint.heads(dim, named="num_heads"),
         mlp_dim=checkpoint.shape("visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
-        grid=checkpoint.grid(positions - 1, (patch[0], patch[1])),
+        grid=checkpoint.grid(positions - 1, (patch[0], patch[1]), checkpoint.settings.get("image_size")),
         num_classes=projection,
         patch=PartSpec("conv", (("bias", False),)),
         position=learned("torch_bicubic_antialias"),

@@ -6,12 +6,14 @@ every architecture that it registers, which the tests against it compare with wh
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
+from .._check import listed
 from .._registry import PartSpec
 from ..encoder import EncoderOptions
 from ..model import ViTConfig
-from ._checkpoint import Checkpoint, Layout, classes, learned, model_config
+from ._checkpoint import Checkpoint, Layout, classes, divisor, learned, model_config
 from ._errors import CheckpointError
 from ._rules import ZEROS, Rule, block_rules, rule
 
@@ -53,14 +55,25 @@ def _arguments(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _heads(checkpoint: Checkpoint, arguments: dict[str, Any], name: str, dim: int, *, gated: bool) -> int:
     if "num_heads" in arguments:
-        return int(arguments["num_heads"])
+        return divisor(checkpoint, "num_heads", arguments["num_heads"], dim)
     if name == "vit_base_patch16_gap_224":
         return 16
-    if name.startswith(("vit_huge_plus_patch16_dinov3",)):
+    if name.startswith("vit_huge_plus_patch16_dinov3"):
         return 20
     if dim == 1536 and not gated:
         return 16
     return checkpoint.heads(dim, named="num_heads")
+
+
+def _pool(checkpoint: Checkpoint, arguments: dict[str, Any], known: Mapping[str, str]) -> str | None:
+    """The pool by the name that the settings give it; `None` where they give none."""
+    given = arguments.get("global_pool", checkpoint.settings.get("global_pool"))
+    if given is not None and given not in known:
+        raise CheckpointError(
+            f"the setting 'global_pool' beside {checkpoint.path} must be one of {listed(known)} with these tensors, "
+            f"but it is {given!r}"
+        )
+    return None if given is None else known[given]
 
 
 def _image_size(checkpoint: Checkpoint, arguments: dict[str, Any]) -> Any:
@@ -93,9 +106,9 @@ def _configure_vit(checkpoint: Checkpoint) -> ViTConfig:
     num_heads = _heads(checkpoint, arguments, name, dim, gated=gated)
     activation = "quick_gelu" if "quickgelu" in name else "gelu_tanh" if _TANH.fullmatch(name) else "gelu"
     eps = 1e-5 if pre_norm else 1e-6
-    pool: str | PartSpec = "cls" if class_token else "mean"
-    if "fc_norm.weight" in checkpoint or checkpoint.settings.get("global_pool") == "avg":
-        pool = "mean"
+    usual = "cls" if class_token and "fc_norm.weight" not in checkpoint else "mean"
+    known = {"map": "attention"} if has_pool else {"token": "cls", "avg": "mean"}
+    pool: str | PartSpec = _pool(checkpoint, arguments, known) or usual
     if distilled:
         pool = PartSpec("cls", (("num_tokens", 2),))
     if has_pool:
@@ -201,7 +214,7 @@ def _configure_eva(checkpoint: Checkpoint) -> ViTConfig:
         grid = checkpoint.grid(positions - 1 - registers, (patch[0], patch[1]), image_size)
         position = learned("torch_bicubic_antialias")
     num_classes = classes(checkpoint, "head.weight")
-    pool = "cls" if checkpoint.settings.get("global_pool", "avg") == "token" else "mean"
+    pool = _pool(checkpoint, arguments, {"token": "cls", "avg": "mean"}) or "mean"
     return model_config(
         checkpoint,
         kernel="patch_embed.proj.weight",
