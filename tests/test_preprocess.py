@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,24 @@ def test_what_is_transparent_lies_on_white() -> None:
         assert np.abs(eight_bits(image).astype(float) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_colours_multiplied_by_their_transparency_are_the_plain_ones(mode: str) -> None:
+    plain = Image.fromarray(PIXELS).convert(mode)
+    plain.putalpha(255)
+    multiplied = plain.convert({"LA": "La", "RGBA": "RGBa"}[mode])
+    assert np.array_equal(eight_bits(multiplied), eight_bits(plain))
+
+
+def test_grey_of_sixteen_bits_is_white_where_it_is_transparent() -> None:
+    deep = np.full((6, 8), 5140, np.uint16)
+    deep[0] = 257
+    image = reopened(Image.fromarray(deep), "PNG")
+    image.info["transparency"] = 5140
+    found = eight_bits(image)
+    assert np.array_equal(found[1:], np.full((5, 8, 3), 255))
+    assert np.array_equal(found[0], np.full((8, 3), 1))
+
+
 def test_a_palette_gives_its_colours_and_its_transparent_one_white() -> None:
     places = STATE.randint(0, 3, (6, 8)).astype(np.uint8)
     colours = np.array([[255, 0, 0], [0, 128, 0], [0, 0, 64]], np.uint8)
@@ -99,6 +118,12 @@ def test_a_camera_that_lay_on_its_side_is_turned_upright() -> None:
     assert np.array_equal(eight_bits(turned), PIXELS)
 
 
+def with_exif(exif: bytes) -> Image.Image:
+    image = Image.fromarray(PIXELS)
+    image.info["exif"] = exif
+    return image
+
+
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
@@ -109,6 +134,8 @@ def test_a_camera_that_lay_on_its_side_is_turned_upright() -> None:
         (PIXELS[..., :2], ValueError, r"but \(6, 8, 2\) came"),
         (PIXELS[:0], ValueError, r"but \(0, 8, 3\) came"),
         (Image.new("F", (8, 6)), ValueError, "mode F"),
+        (Image.new("RGB", (0, 6)), ValueError, "must have pixels, but 6 x 0 came"),
+        (with_exif(b"garbage"), ValueError, "must have EXIF that can be read"),
         (Image.fromarray(np.full((6, 8), 70000, np.int32)), ValueError, "at most 16 bits a channel"),
     ],
 )
@@ -117,9 +144,11 @@ def test_what_is_no_picture_is_an_error(image: Any, error: type[Exception], mess
         PLAIN(image, (6, 8))
 
 
-@pytest.mark.parametrize("changes", [{"crop": 0.0}, {"crop": 1.5}, {"std": (0.5, 0.0, 0.5)}])
+@pytest.mark.parametrize(
+    "changes", [{"crop": 0.0}, {"crop": 1.5}, {"std": (0.5, 0.0, 0.5)}, {"mean": (0.5, math.nan, 0.5)}]
+)
 def test_numbers_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"crop must be|std must be"):
+    with pytest.raises(ValueError, match=r"crop must be|std must be|mean must be finite"):
         dataclasses.replace(PLAIN, **changes)
 
 
@@ -144,6 +173,20 @@ def test_a_crop_keeps_the_middle_of_a_larger_picture() -> None:
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 256, axis=0).repeat(3, axis=2)
     cropped = eight_bits(ramp, dataclasses.replace(PLAIN, fit="cover", crop=0.875), (224, 224))
     assert np.array_equal(cropped[0, :, 0], np.arange(16, 240))
+
+
+@pytest.mark.parametrize(("size", "scaled"), [(224, 400), (224, 256), (384, 439), (16, 49)])
+def test_a_crop_costs_no_pixel(size: int, scaled: int) -> None:
+    preprocess = dataclasses.replace(PLAIN, fit="cover", crop=size / scaled, half_pixel="down")
+    ramp = np.repeat((np.arange(scaled) % 256).astype(np.uint8)[None, :, None], scaled, axis=0).repeat(3, axis=2)
+    begin = (scaled - size) // 2
+    assert np.array_equal(eight_bits(ramp, preprocess, (size, size)), ramp[begin : begin + size, begin : begin + size])
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 20_000), (400_000, 1)])
+def test_a_picture_that_would_become_huge_is_an_error(height: int, width: int) -> None:
+    with pytest.raises(ValueError, match=rf"less narrow, but {height} x {width} pixels came.*crop it first"):
+        dataclasses.replace(PLAIN, fit="cover")(np.zeros((height, width), np.uint8), (224, 224))
 
 
 def test_half_a_pixel_goes_to_the_even_one_or_down() -> None:
@@ -189,13 +232,51 @@ def test_hugging_faces_processor_is_read(settings: Any, expected: tuple[Any, ...
         assert (preprocess.mean, preprocess.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
-@pytest.mark.parametrize("settings", [{"do_resize": False}, {"do_normalize": False}, {"image_mean": None}, {}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_resize": False},
+        {"do_normalize": False},
+        {"do_rescale": False},
+        {"rescale_factor": 1 / 127.5},
+        {"resample": [3]},
+        {"image_mean": None},
+        {},
+    ],
+)
 def test_a_processor_that_does_not_say_it_leaves_it_open(settings: dict[str, Any], tmp_path: Path) -> None:
     whole = STATED | {"size": 16} if settings else {}
     card = card_with(tmp_path, whole | settings)
     assert card.config.preprocess is None
     with pytest.raises(ValueError, match="preprocess must be known for these weights"):
         card.preprocess(PIXELS)
+
+
+CENTRE = {"size": {"shortest_edge": "256"}, "do_center_crop": True, "crop_size": 224}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_mean": [0.5, math.nan, 0.5]}, "mean must be finite"),
+        ({"image_mean": [0.5, "a", 0.5]}, "must be in numbers, but 'a' came$"),
+        ({"rescale_factor": "1/255"}, "must be in numbers, but '1/255' came$"),
+        (CENTRE, "must be in numbers, but '256' came$"),
+        ({**CENTRE, "size": 100}, "crop must be in"),
+    ],
+)
+def test_a_processor_of_other_than_numbers_is_named(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(vitrail.CheckpointError, match=message):
+        card_with(tmp_path, STATED | {"size": 16} | settings)
+
+
+@pytest.mark.parametrize("given", [5, ["a"]])
+def test_timms_numbers_that_are_none_are_named(given: object, tmp_path: Path) -> None:
+    path = published(CASES["timm vit_tiny_patch16_224"], tmp_path)
+    settings = (CASES["timm vit_tiny_patch16_224"].settings or {}) | {"pretrained_cfg": given}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(vitrail.CheckpointError, match="describes no model that there can be"):
+        vitrail.load(path)
 
 
 def test_timms_own_numbers_are_read(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Pictures as they come, turned into grey or RGB of eight bits."""
 
+import struct
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -22,18 +23,20 @@ def on_white(image: PILImage, kind: str) -> PILImage:
 
     if not image.has_transparency_data:
         return image.convert(kind)
-    layer = image.convert("RGBA")
+    # Pillow turns colours that are multiplied by their transparency into plain ones of the same kind only.
+    plain = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode))
+    layer = plain.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert(kind)
 
 
 def to_rgb(image: object) -> PILImage:
     """A picture of Pillow's, or an array, as RGB of eight bits a channel.
 
-    Turned upright as its EXIF says, over white where it is transparent, 16 bits a channel scaled to 8 (`/ 257`,
-    rounded), palettes and CMYK converted by Pillow.
+    Turned upright as its EXIF says, over white where it is transparent, uint16 and grey of 16 bits scaled to 8
+    (`/ 257`, rounded), palettes and CMYK converted by Pillow.
 
-    **Raises:** `TypeError` where it is neither, `ValueError` where it has another number of channels or axes, or
-    numbers of which nothing says what is white.
+    **Raises:** `TypeError` where it is neither, `ValueError` where it has another number of channels or axes, no
+    pixels, EXIF that cannot be read, or numbers of which nothing says what is white.
     """
     require("PIL", extra="weights")
     from PIL import Image, ImageOps
@@ -45,9 +48,20 @@ def to_rgb(image: object) -> PILImage:
             f"image must be a picture of Pillow's or a NumPy array of uint8 or uint16, but a {type(image).__name__} "
             "came: open a file with PIL.Image.open(path)"
         )
-    upright = ImageOps.exif_transpose(image)
+    if 0 in image.size:
+        raise ValueError(f"image must have pixels, but {image.height} x {image.width} came")
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, LookupError, TypeError, struct.error) as error:
+        raise ValueError(
+            f"image must have EXIF that can be read, but it has not ({error}), and nothing says which way is up: if it "
+            "is upright, take the EXIF away with image.info.pop('exif')"
+        ) from error
     if upright.mode.startswith("I;16") or upright.mode == "I":
-        upright = Image.fromarray(_eight_bits(np.asarray(upright)))
+        deep = np.asarray(upright)
+        if (see_through := upright.info.get("transparency")) is not None:
+            deep = np.where(deep == see_through, 65535, deep)
+        upright = Image.fromarray(_eight_bits(deep))
     if upright.mode == "F":
         raise ValueError(
             "image must have whole numbers, but it has floating-point ones (mode F), of which nothing says what is "

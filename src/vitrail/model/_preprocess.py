@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +19,9 @@ else:
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_MOST_PIXELS: Final = 10**8  # 400 MB in Pillow
+# A ratio of whole numbers of pixels is off in its last digit, which must not cost one: 224 / (224 / 400) is under 400.
+_ROUNDING: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Preprocess:
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must be in (0, 1], but {self.crop!r} came: pass 1 to keep all")
+        if not all(math.isfinite(number) for number in self.mean):
+            raise ValueError(f"mean must be finite, but {self.mean!r} came")
         for number in self.std:
             check_above_zero(std=number)
 
@@ -52,15 +57,16 @@ class Preprocess:
 
         - `image`: a picture of Pillow's, or a NumPy array: `(height, width)` or `(height, width, channels)` with one,
             three or four channels, uint8 or uint16. It is turned upright as its EXIF says; transparent pixels lie over
-            white; 16 bits a channel are scaled to 8; grey, palettes and CMYK become RGB.
+            white; uint16 and grey of 16 bits are scaled to 8, while of a colour PNG of 16 bits Pillow itself keeps the
+            upper 8; grey, palettes and CMYK become RGB.
         - `size`: height and width of what comes out.
 
         **Returns:**
 
         The normalised pixels in float32, channels last.
 
-        **Raises:** `TypeError` or `ValueError` where the image is none of these; `MissingExtraError` where Pillow is
-        not installed.
+        **Raises:** `TypeError` or `ValueError` where the image is none of these, or so narrow that it would be scaled
+        to more than 10^8 pixels; `MissingExtraError` where Pillow is not installed.
         """
         scaled = self._scaled(to_rgb(image), size)
         pixels = np.asarray(scaled, np.float32) / 255
@@ -79,15 +85,19 @@ class Preprocess:
             # Half a pixel is rounded up, as in SAM's ResizeLongestSide.
             inner = int(image.width * scale + 0.5), int(image.height * scale + 0.5)
             return image.resize((max(inner[0], 1), max(inner[1], 1)), resampling)
+        across, down = (math.floor(n / self.crop + _ROUNDING) for n in (width, height))
         if self.fit == "squash":
-            wide, high = (math.floor(n / self.crop) for n in (width, height))
+            wide, high = across, down
+        # One side becomes just what is asked for, and the other is cut to whole pixels, as in torchvision's Resize.
+        elif image.width * down <= image.height * across:
+            wide, high = across, max(int(across * image.height / image.width), height)
         else:
-            # One side becomes just what is asked for, and the other is cut to whole pixels, as in torchvision's Resize.
-            across, down = (math.floor(n / self.crop) for n in (width, height))
-            if image.width * down <= image.height * across:
-                wide, high = across, max(int(across * image.height / image.width), height)
-            else:
-                wide, high = max(int(down * image.width / image.height), width), down
+            wide, high = max(int(down * image.width / image.height), width), down
+        if wide * high > _MOST_PIXELS:
+            raise ValueError(
+                f"image must be less narrow, but {image.height} x {image.width} pixels came, which to cover {height} x "
+                f"{width} would be scaled to {high:,} x {wide:,}: crop it first"
+            )
         begins = round if self.half_pixel == "even" else math.floor
         left, top = begins((wide - width) / 2), begins((high - height) / 2)
         return image.resize((wide, high), resampling).crop((left, top, left + width, top + height))

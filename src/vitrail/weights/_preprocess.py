@@ -12,7 +12,8 @@ from ._errors import CheckpointError
 from ._settings import read_settings
 
 _Interpolation = Literal["bilinear", "bicubic", "lanczos"]
-_PILLOW: Final[Mapping[object, _Interpolation]] = MappingProxyType({1: "lanczos", 2: "bilinear", 3: "bicubic"})
+_PILLOW: Final[Mapping[int, _Interpolation]] = MappingProxyType({1: "lanczos", 2: "bilinear", 3: "bicubic"})
+_STEPS: Final = ("resize", "rescale", "normalize")
 
 # By layout, or by Hugging Face's `model_type`, what the family's published configurations and evaluation code have.
 _KNOWN: Final[Mapping[str, Preprocess]] = MappingProxyType(
@@ -83,23 +84,33 @@ def _of_hugging_face(path: Path, settings: Settings) -> Preprocess | None:
     size, crop_size = settings.get("size"), settings.get("crop_size")
     if isinstance(size, int):  # of the time when the kind of processor said which side it is
         size = {"shortest_edge": size} if settings.get("do_center_crop") else {"height": size, "width": size}
-    if not isinstance(size, dict) or settings.get("do_resize") is False or settings.get("do_normalize") is False:
+    if not isinstance(size, dict) or any(settings.get(f"do_{step}") is False for step in _STEPS):
+        return None
+    if abs(_number(path, settings.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
         return None
     sides = cast("dict[str, Any]", size)
     fit = "cover" if "shortest_edge" in sides else "pad" if "longest_edge" in sides else "squash"
     scaled = sides.get("shortest_edge") or sides.get("longest_edge") or sides.get("height")
     cropped = cast("dict[str, Any]", crop_size).get("height") if isinstance(crop_size, dict) else crop_size
-    crop = cropped / scaled if settings.get("do_center_crop") and cropped and scaled else 1.0
-    interpolation = _PILLOW.get(settings.get("resample", 2))
+    both = settings.get("do_center_crop") and cropped and scaled
+    crop = _number(path, cropped) / _number(path, scaled) if both else 1.0
+    interpolation = next((name for n, name in _PILLOW.items() if n == settings.get("resample", 2)), None)
     made = _made(path, fit, interpolation, settings.get("image_mean"), settings.get("image_std"), crop)
     return None if made is None else dataclasses.replace(made, half_pixel="down")
 
 
-def _made(path: Path, fit: Any, interpolation: Any, mean: object, std: object, crop: Any) -> Preprocess | None:
-    numbers = [tuple(cast("list[float]", n)) if isinstance(n, list | tuple) else () for n in (mean, std)]
-    if interpolation is None or any(len(each) != 3 for each in numbers):
+def _made(path: Path, fit: Any, interpolation: Any, mean: object, std: object, crop: object) -> Preprocess | None:
+    given = [cast("list[object]", each) if isinstance(each, list | tuple) else [] for each in (mean, std)]
+    if interpolation is None or any(len(each) != 3 for each in given):
         return None
+    (r, g, b), (s, t, u) = ([_number(path, number) for number in each] for each in given)
     try:
-        return Preprocess(fit, interpolation, cast(Any, numbers[0]), cast(Any, numbers[1]), float(crop))
-    except (ValueError, TypeError) as error:
+        return Preprocess(fit, interpolation, (r, g, b), (s, t, u), _number(path, crop))
+    except ValueError as error:
         raise CheckpointError(f"the preprocessing beside {path} is none that there can be: {error}") from error
+
+
+def _number(path: Path, given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise CheckpointError(f"the preprocessing beside {path} must be in numbers, but {given!r} came")
+    return float(given)
