@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import ml_dtypes
 import numpy as np
 import pytest
 from checkpoint_cases import Case, drawn, published, tensors_of
@@ -204,3 +205,30 @@ def test_timms_sam_may_have_a_classifier_which_is_ignored(tmp_path: Path) -> Non
     case = CASES["timm samvit_base_patch16"]
     extra = {"head.weight": np.zeros((5, 6), np.float32), "head.bias": np.zeros(5, np.float32)}
     assert vitrail.load(beside(case, tmp_path, {}, **extra)).config.head == "none"
+
+
+# What is computed ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "change"),
+    [
+        ("Meta DINOv3", "rope_embed.periods", lambda array: 3 * array),
+        ("Meta DINOv3", "rope_embed.periods", lambda array: array + np.float32(np.nan)),
+        ("timm vit_small_patch16_dinov3_qkvb", "blocks.1.attn.k_bias", lambda array: np.ones(16, np.float32)),
+    ],
+)
+def test_what_vitrail_computes_itself_has_to_be_that(name: str, tensor: str, change: Any, tmp_path: Path) -> None:
+    case = CASES[name]
+    path = beside(case, tmp_path, {}, **{tensor: change(tensors_of(case).get(tensor))})
+    with pytest.raises(CheckpointError, match=rf"must have '{tensor}' as \[.*\], as the layout '.*' computes it"):
+        vitrail.load(path, **case.options)
+
+
+def test_periods_in_bfloat16_are_near_enough(tmp_path: Path) -> None:
+    case = CASES["Meta DINOv3"]
+    periods = tensors_of(case)["rope_embed.periods"]
+    near = {"rope_embed.periods": (periods * np.float32(1 + 2**-8)).astype(ml_dtypes.bfloat16)}
+    path = published(case, tmp_path)
+    save_file(tensors_of(case) | near, path)
+    assert vitrail.load(path, **case.options).config.size.num_heads == 2

@@ -313,7 +313,10 @@ def meta_case(name: str, images: Images) -> Case:
     for key in shapes:
         if key.endswith("bias_mask"):
             tensors[key] = torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(shapes[key][0] // 3)
-    fixed = {key: tensor.numpy() for key, tensor in tensors.items() if key.endswith("bias_mask")}
+        if key.endswith("periods"):
+            count = shapes[key][0]  # a quarter of a head's width
+            tensors[key] = 100 ** (torch.arange(count) / count)
+    fixed = {key: tensor.numpy() for key, tensor in tensors.items() if key.endswith(("bias_mask", "periods"))}
     of_mae = {key: tensor for key, tensor in tensors.items() if not key.startswith(("decoder", "mask_token"))}
     model.load_state_dict(filtered(of_mae if layout == "mae" else dict(tensors), model))
 

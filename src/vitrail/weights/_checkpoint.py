@@ -13,7 +13,7 @@ from ..encoder import EncoderOptions, EncoderSize
 from ..model import ViTConfig
 from ._errors import CheckpointError
 from ._rules import Rule
-from ._source import AbstractSource, TensorInfo
+from ._source import AbstractSource, NumpyArray, TensorInfo
 
 Settings = Mapping[str, Any]
 """What a library's `config.json` says."""
@@ -142,6 +142,8 @@ class Layout:
     """What names may begin with, which is then left out."""
     ignored: tuple[tuple[str, str], ...] = ()
     """Patterns of names that are not needed, and why."""
+    computed: tuple[tuple[str, Callable[[ViTConfig], NumpyArray]], ...] = ()
+    """Patterns of names among the ignored that vitrail computes itself, and the numbers that they must then have."""
     one_of: tuple[str, ...] = ()
     """Names of which a file of it has one at least; none of these for any."""
     foreign: tuple[str, ...] = ()

@@ -1,9 +1,10 @@
 """A model from a checkpoint, and back."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import jax
 import numpy as np
@@ -23,6 +24,8 @@ from ._rules import Plan, fill, plan
 from ._settings import read_settings, settings_beside
 from ._source import AbstractSource, NumpyArray, aligned
 
+_IN_BFLOAT16: Final = 2**-6
+"""How far a power of 100 may be off that was computed in bfloat16, whose numbers are 2**-8 apart."""
 Config = ViTConfig | Mapping[str, Any] | Path | str | None
 """What a checkpoint is: a configuration, settings as a library's `config.json` has them, or the path of such."""
 
@@ -103,6 +106,7 @@ def _read(
         raise CheckpointError(f"{source.path}, of the layout {known.name!r}, {problem}")
 
     by_short_name = _Renamed(source, checkpoint.names)
+    _check_computed(known, config, by_short_name)
 
     def read(keys: tuple[Any, ...], leaf: object) -> object:
         if not isinstance(leaf, jax.ShapeDtypeStruct):
@@ -161,6 +165,22 @@ def sentence(layout: Layout, made: Plan, tensors: Mapping[str, Any]) -> str:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         return f"has tensors that nothing in the model is filled from: {listed(unknown[:3])}{more}"
     return ""
+
+
+def _check_computed(layout: Layout, config: ViTConfig, source: AbstractSource) -> None:
+    """Raises a `CheckpointError` where what vitrail computes itself is another thing in the file."""
+    for pattern, compute in layout.computed:
+        for name in (each for each in source.tensors if re.fullmatch(pattern, each)):
+            found, expected = source.read(name).astype(np.float32), compute(config)
+            if found.shape != expected.shape or not np.allclose(found, expected, rtol=_IN_BFLOAT16, atol=0):
+                raise CheckpointError(
+                    f"{source.path} must have {name!r} as {_shown(expected)}, as the layout {layout.name!r} computes "
+                    f"it, but it has {_shown(found)}: it is not the model that it seems"
+                )
+
+
+def _shown(array: NumpyArray) -> str:
+    return np.array2string(array, precision=4, threshold=6, edgeitems=2)
 
 
 class _Renamed(AbstractSource):

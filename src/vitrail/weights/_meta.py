@@ -6,6 +6,9 @@ and `layers/attention.py`, facebookresearch/mae `models_mae.py`.
 
 from typing import Final
 
+import numpy as np
+from jaxtyping import Float
+
 from .._registry import PartSpec
 from ..encoder import EncoderOptions
 from ..model import ViTConfig
@@ -13,6 +16,7 @@ from ._checkpoint import Checkpoint, Layout, learned, model_config
 from ._rules import Rule, block_rules, rule
 
 _KERNEL: Final = "patch_embed.proj.weight"
+_BASE: Final = 100.0
 _MASK_TOKEN: Final = (r"mask_token", "only masked images need it")
 
 
@@ -89,7 +93,7 @@ def _configure_dinov3(checkpoint: Checkpoint) -> ViTConfig:
         num_heads=dim // (4 * periods),
         mlp_dim=checkpoint.shape(f"blocks.0.mlp.{'w3' if gated else 'fc2'}.weight", 2)[1],
         image_size=14 * patch[0],
-        position=PartSpec("rope", (("base", 100.0), ("rule", "dinov3"))),
+        position=PartSpec("rope", (("base", _BASE), ("rule", "dinov3"))),
         pool="cls",
         head="none",
         class_token=True,
@@ -125,6 +129,11 @@ def _dinov3_rules(config: ViTConfig) -> tuple[Rule, ...]:
     )
 
 
+def _periods(config: ViTConfig) -> Float[np.ndarray, " periods"]:
+    head_dim = config.size.dim // config.size.num_heads
+    return np.float32(_BASE) ** (4 * np.arange(head_dim // 4, dtype=np.float32) / head_dim)
+
+
 META_DINOV3: Final = Layout(
     name="dinov3",
     title="Meta's DINOv3",
@@ -136,6 +145,7 @@ META_DINOV3: Final = Layout(
         (r"rope_embed\.periods", "computed from the base of 100"),
         (r"local_cls_norm\..*", "only training on crops needs it"),
     ),
+    computed=((r"rope_embed\.periods", _periods),),
 )
 
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+import numpy as np
+
 from .._check import listed
 from .._registry import PartSpec
 from ..encoder import EncoderOptions
@@ -282,5 +284,6 @@ TIMM_EVA: Final = Layout(
     configure=_configure_eva,
     rules=_eva_rules,
     ignored=((r"blocks\.\d+\.attn\.k_bias", "a buffer of zeros"), (r"rope\..*", "computed from the sizes")),
+    computed=((r"blocks\.\d+\.attn\.k_bias", lambda config: np.zeros(config.size.dim, np.float32)),),
     written_prefix=lambda config: ("", ()),
 )
