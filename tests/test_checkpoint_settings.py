@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,27 @@ def test_positions_that_are_no_square_want_an_image_size(tmp_path: Path) -> None
     settings = {"model_args": {"num_heads": 2}, "pretrained_cfg": {}}
     with pytest.raises(CheckpointError, match="has 13 positions, which is no square"):
         vitrail.load(beside(TIMM, tmp_path, settings, pos_embed=drawn("pos_embed", (1, 14, 16))))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("timm vit_tiny_patch16_224", {"model_args": {"num_heads": math.inf}}, "'num_heads' beside .* must divide 16"),
+        ("transformers Siglip2VisionModel", {"patch_size": 0}, "describes no model that there can be"),
+        *(
+            (
+                "transformers DINOv3ViTModel",
+                {"rope_theta": base},
+                "model.safetensors describes no model .* base must be",
+            )
+            for base in (math.nan, 0.0, -3.0)
+        ),
+    ],
+)
+def test_a_number_that_cannot_be_is_named(name: str, settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    for read in (vitrail.load, vitrail.model_card):
+        with pytest.raises(CheckpointError, match=message):
+            read(beside(CASES[name], tmp_path, {"pretrained_cfg": {}, **settings}))
 
 
 # open_clip -------------------------------------------------------------------------------------------------------

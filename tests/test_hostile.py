@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import flax_vit
 import ml_dtypes
 import numpy as np
@@ -22,6 +23,8 @@ from test_checkpoints import CASES
 
 import vitrail
 from vitrail import CheckpointError
+from vitrail.weights._safetensors import SafetensorsFile
+from vitrail.weights._source import UnstackedSource
 
 TIMM = CASES["timm vit_tiny_patch16_224"]
 HF = CASES["transformers ViTForImageClassification"]
@@ -264,6 +267,7 @@ def test_an_index_that_points_elsewhere_is_refused(home: str, tmp_path: Path) ->
         (lambda c: c["weight_map"].update(more="a.safetensors"), "do not on 'more'"),
         (lambda c: c["weight_map"].update(more="c.safetensors"), "names the file 'c.safetensors', which is not beside"),
         (lambda c: c["weight_map"].update(more=3), "must be an index with a 'weight_map'"),
+        (lambda c: c["weight_map"].update(more="c" * 5000), "names the file 'c+', which is not beside"),
         (lambda c: c.pop("weight_map"), "must be an index with a 'weight_map'"),
     ],
 )
@@ -275,6 +279,13 @@ def test_an_index_that_does_not_fit_its_files_is_named(
     change(content)
     index.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=message):
+        vitrail.load(index)
+
+
+def test_an_index_of_long_numbers_is_named(tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    index.write_text('{"weight_map": ' + "9" * 5000 + "}")
+    with pytest.raises(CheckpointError, match="must be an index in JSON"):
         vitrail.load(index)
 
 
@@ -290,6 +301,79 @@ def with_member(path: Path, name: str, content: bytes) -> None:
         archive.writestr(name, content)
 
 
+def npy(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+
+
+NEGATIVE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -1, 16)}\n"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_npz_that_does_not_unpack_is_refused(method: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(npz(tmp_path)) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    for damage in (b"", b"\xff" * 30):
+        with zipfile.ZipFile(tmp_path / "m.npz", "w", method) as archive:
+            for name, content in contents.items():
+                archive.writestr(name, content)
+            begin = archive.getinfo("embedding/kernel.npy").header_offset + 60
+        data = bytearray((tmp_path / "m.npz").read_bytes())
+        data[begin + 100 : begin + 100 + len(damage)] = damage
+        (tmp_path / "m.npz").write_bytes(data)
+        if damage:
+            with pytest.raises(CheckpointError, match=r"must be an npz file of arrays, but .*: get the file again"):
+                vitrail.load(tmp_path / "m.npz")
+        else:
+            vitrail.load(tmp_path / "m.npz")
+
+
+def test_a_name_in_an_npz_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = npz(tmp_path)
+    with_member(path, "ü.npy", npy(b""))
+    path.write_bytes(path.read_bytes().replace("ü".encode(), b"\xff\xff"))
+    with pytest.raises(CheckpointError, match="must be an npz file of arrays, but UnicodeDecodeError"):
+        vitrail.load(path)
+
+
+def test_an_npz_with_any_directory_is_read_or_refused(tmp_path: Path) -> None:
+    path = npz(tmp_path)
+    data, state, refused = path.read_bytes(), np.random.RandomState(0), 0
+    for _ in range(60):
+        changed = bytearray(data)
+        for place in state.randint(len(data) - 150, len(data), 3):
+            changed[place] = state.randint(256)
+        path.write_bytes(changed)
+        try:
+            vitrail.model_card(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 20
+
+
+def test_an_npz_whose_first_axis_runs_fastest_is_read(tmp_path: Path) -> None:
+    path, case = npz(tmp_path), flax_vit.CASES["big_vision tok"]()
+    plain = vitrail.load(path)
+    np.savez(tmp_path / "turned.npz", **{name: np.asfortranarray(a) for name, a in tensors_of(case).items()})
+    assert eqx.tree_equal(vitrail.load(tmp_path / "turned.npz"), plain)
+
+
+STACKED = "Transformer/encoderblock/"
+
+
+@pytest.mark.parametrize("shape", [(10**6, 0), (2**40, 0), (100_001, 1)])
+def test_stacked_blocks_that_no_model_has_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    save_file(
+        {"a": np.zeros(2, np.float32), STACKED + "x": np.zeros((shape[0] % 2**20, shape[1]), np.float32)},
+        tmp_path / "m",
+    )
+    whole = changed(lambda h: h[STACKED + "x"].update(shape=list(shape)))
+    (tmp_path / "m").write_bytes(whole(*header_and_data(tmp_path / "m")))
+    with pytest.raises(CheckpointError, match="is of no layout"):
+        vitrail.load(tmp_path / "m")
+    with pytest.raises(CheckpointError, match=rf"has '{STACKED}x' as F32\[{shape[0]}, {shape[1]}\]"):
+        UnstackedSource(SafetensorsFile(tmp_path / "m"), STACKED)
+
+
 def test_an_npz_with_a_pickle_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "m.npz", a=np.array([{}], object))
     with pytest.raises(CheckpointError, match=r"'a.npy' has the dtype object, which is not known"):
@@ -301,6 +385,8 @@ def test_an_npz_with_a_pickle_is_refused(tmp_path: Path) -> None:
     [
         ("x.npy", b"not an array", "'x.npy' is no array"),
         ("x.npy", b"", "'x.npy' is no array"),
+        ("x.npy", npy(b"(" * 200), "'x.npy' is no array"),
+        ("x.npy", npy(NEGATIVE) + bytes(64), r"'x.npy' is F32\[-1, -1, 16\], but has 64 bytes"),
         ("cls.npy", b"", "has a name twice"),
         ("x.npy", bytes(200 * 2**20), "would unpack to"),
     ],

@@ -154,6 +154,10 @@ class Layout:
     """For writing: what the names begin with, and the beginnings of those that do not. `None` where vitrail does not
     write the layout."""
 
+    def in_stack(self, name: str) -> str:
+        """The name in a file whose blocks are stacked of what is that of the first block in others."""
+        return name.replace(f"{self.stacked[:-1]}_0/", self.stacked)
+
     def reason(self, name: str) -> str | None:
         """Why a tensor is not needed; `None` where it should be."""
         return next((why for pattern, why in self.ignored if re.fullmatch(pattern, name)), None)

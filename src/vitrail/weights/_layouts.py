@@ -94,8 +94,10 @@ def recognise(
         candidates = list(LAYOUTS.values())
     found: list[tuple[Layout, AbstractSource, Checkpoint]] = []
     for layout in candidates:
-        seen = UnstackedSource(source, layout.stacked) if _has_stack(source, layout) else source
-        checkpoint = Checkpoint(seen, layout.prefixes, settings)
+        checkpoint, seen = Checkpoint(source, layout.prefixes, settings), source
+        if layout.stacked and all(layout.in_stack(tensor) in checkpoint for tensor in layout.signature):
+            seen = UnstackedSource(source, layout.stacked)
+            checkpoint = Checkpoint(seen, layout.prefixes, settings)
         has = all(tensor in checkpoint for tensor in layout.signature)
         has = has and (not layout.one_of or any(tensor in checkpoint for tensor in layout.one_of))
         if name is not None or (has and not any(tensor in checkpoint for tensor in layout.foreign)):
@@ -110,10 +112,6 @@ def recognise(
             f"{source.path} may be of any of the layouts {listed(layout.name for layout, _, _ in found)}: pass layout="
         )
     return found[0]
-
-
-def _has_stack(source: AbstractSource, layout: Layout) -> bool:
-    return bool(layout.stacked) and any(layout.stacked in name for name in source.tensors)
 
 
 def _first(source: AbstractSource) -> str:

@@ -193,8 +193,8 @@ class _Renamed(AbstractSource):
         self._source = source
         self._names = names
 
-    def read(self, name: str) -> NumpyArray:
-        return self._source.read(self._names[name])
+    def read(self, name: str, row: int | None = None) -> NumpyArray:
+        return self._source.read(self._names[name], row)
 
 
 def _with_ending(

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from ._errors import CheckpointError
-from ._source import MAX_HEADER, AbstractSource, NumpyArray, TensorInfo, aligned
+from ._source import MAX_HEADER, AbstractSource, NumpyArray, TensorInfo, aligned, read_into
 
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "F64": np.dtype(np.float64),
@@ -77,17 +77,13 @@ class SafetensorsFile(AbstractSource):
                 path, f"its tensors have {end:,} bytes, and {size - self._start:,} follow the header"
             )
 
-    def read(self, name: str) -> NumpyArray:
+    def read(self, name: str, row: int | None = None) -> NumpyArray:
         info, begin = self._spans[name]
-        array = aligned(info.shape, DTYPES[info.dtype])
+        array = aligned(info.shape if row is None else info.shape[1:], DTYPES[info.dtype])
         with self.path.open("rb", buffering=0) as file:
-            file.seek(self._start + begin)
-            view = memoryview(cast(Any, array.reshape(-1).view(np.uint8)))
-            while view.nbytes:
-                count = file.readinto(view)
-                if not count:
-                    raise _not_safetensors(self.path, f"it ends within the tensor {name!r}")
-                view = view[count:]
+            file.seek(self._start + begin + (row or 0) * array.nbytes)
+            if not read_into(array, file.read):
+                raise _not_safetensors(self.path, f"it ends within the tensor {name!r}")
         return array
 
 

@@ -24,8 +24,10 @@ class ShardedFile(AbstractSource):
                 raise CheckpointError(
                     f"{path} must name files beside it, but it names {shard!r}: a checkpoint has no business elsewhere"
                 )
-            if not (path.parent / shard).is_file():
-                raise CheckpointError(f"{path} names the file {shard!r}, which is not beside it: get that file too")
+            if not _is_file(path.parent / shard):
+                raise CheckpointError(
+                    f"{path} names the file {shard[:100]!r}, which is not beside it: get that file too"
+                )
         for shard in shards:
             file = SafetensorsFile(path.parent / shard)
             listed = {name for name, home in weight_map.items() if home == shard}
@@ -37,8 +39,15 @@ class ShardedFile(AbstractSource):
             self._homes |= dict.fromkeys(listed, file)
         self.tensors = {name: file.tensors[name] for name, file in self._homes.items()}
 
-    def read(self, name: str) -> NumpyArray:
-        return self._homes[name].read(name)
+    def read(self, name: str, row: int | None = None) -> NumpyArray:
+        return self._homes[name].read(name, row)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any file
+        return False
 
 
 def _weight_map(path: Path) -> dict[str, str]:
@@ -46,7 +55,7 @@ def _weight_map(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} must be an index of tensors, but it has {path.stat().st_size:,} bytes")
     try:
         index: object = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} must be an index in JSON, but it cannot be read: {error}") from error
     found = cast("dict[str, object]", index).get("weight_map") if isinstance(index, dict) else None
     weight_map = cast("dict[str, object]", found) if isinstance(found, dict) else {}

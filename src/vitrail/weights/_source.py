@@ -2,16 +2,22 @@
 
 import abc
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import numpy as np
 from jaxtyping import Shaped
 
+from ._errors import CheckpointError
+
 MAX_HEADER: Final = 16 * 2**20
 """Bytes. The largest published checkpoints have headers of less than a megabyte."""
+
+_MOST_PARTS: Final = 100_000
+"""Of blocks that are stacked. The largest published model has less than a thousand."""
+_CHUNK: Final = 2**20
 
 NumpyArray = Shaped[np.ndarray, "..."]
 
@@ -40,8 +46,8 @@ class AbstractSource(abc.ABC):
     """What the file says of itself."""
 
     @abc.abstractmethod
-    def read(self, name: str) -> NumpyArray:
-        """One tensor, in the file's own dtype."""
+    def read(self, name: str, row: int | None = None) -> NumpyArray:
+        """One tensor, or one row of it along its first axis, in the file's own dtype."""
 
 
 @final
@@ -55,30 +61,26 @@ class UnstackedSource(AbstractSource):
         self.path = source.path
         self.metadata = source.metadata
         self._source = source
-        self._parts = dict(self._unstacked(source.tensors, stacked))
-        self.tensors = {name: info for name, (_, _, info) in self._parts.items()}
-        self._last: tuple[str, NumpyArray] | None = None
-
-    @staticmethod
-    def _unstacked(
-        tensors: Mapping[str, TensorInfo], stacked: str
-    ) -> Iterator[tuple[str, tuple[str, int | None, TensorInfo]]]:
-        for name, info in tensors.items():
-            before, found, after = name.partition(stacked)
-            if not found or not info.shape:
-                yield name, (name, None, info)
-                continue
+        stacks = {name: info for name, info in source.tensors.items() if stacked in name and info.shape}
+        if any(0 in info.shape for info in stacks.values()) or sum(i.shape[0] for i in stacks.values()) > _MOST_PARTS:
+            name, info = max(stacks.items(), key=lambda item: (0 in item[1].shape, item[1].shape[0]))
+            raise CheckpointError(
+                f"{self.path} must have blocks under {stacked!r} that a model can have, but it has {name!r} as {info}"
+            )
+        self._parts: dict[str, tuple[str, int | None]] = {n: (n, None) for n in source.tensors if n not in stacks}
+        self.tensors = {name: source.tensors[name] for name in self._parts}
+        for name, info in stacks.items():
+            before, _, after = name.partition(stacked)
             for i in range(info.shape[0]):
-                part = TensorInfo(info.dtype, info.shape[1:])
-                yield f"{before}{stacked[:-1]}_{i}/{after}", (name, i, part)
+                part = f"{before}{stacked[:-1]}_{i}/{after}"
+                self._parts[part] = name, i
+                self.tensors[part] = TensorInfo(info.dtype, info.shape[1:])
 
-    def read(self, name: str) -> NumpyArray:
-        original, index, _ = self._parts[name]
-        if index is None:
-            return self._source.read(original)
-        if self._last is None or self._last[0] != original:
-            self._last = (original, self._source.read(original))
-        return self._last[1][index]
+    def read(self, name: str, row: int | None = None) -> NumpyArray:
+        original, block = self._parts[name]
+        if block is None or row is None:
+            return self._source.read(original, row if block is None else block)
+        return self._source.read(original, block)[row]
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
@@ -87,3 +89,16 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
     room = np.empty(size + 64, np.uint8)
     start = -room.ctypes.data % 64
     return room[start : start + size].view(dtype).reshape(shape)
+
+
+def read_into(array: NumpyArray, read: Callable[[int], bytes | None]) -> bool:
+    """Fills an array with what a file's `read` gives next, in small pieces, as these are copies; whether there was
+    enough."""
+    view = memoryview(cast(Any, array.reshape(-1).view(np.uint8)))
+    while view.nbytes:
+        piece = read(min(view.nbytes, _CHUNK))
+        if not piece:
+            return False
+        view[: len(piece)] = piece
+        view = view[len(piece) :]
+    return True
