@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_cases import TOLERANCE, Case, case_from, differences, image_of, published, tensors_of
+from helpers import image_for, run, small_model
 from safetensors.numpy import load_file
 
 import vitrail
@@ -152,6 +153,61 @@ def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"qkv.bias' must be zero where this layout does not store it"):
         vitrail.save(trained, tmp_path / "m", layout="hf_dinov3")
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "message"),
+    [
+        ("timm", {"position": "sincos2d"}, "is of no layout"),
+        ("timm", {"position": "rope"}, "is of no layout"),
+        ("timm", {"pool": "max"}, "'global_pool' beside .* but it is 'max'"),
+        (
+            "timm",
+            {"encoder": vitrail.EncoderOptions(activation="relu")},
+            "encoder .*'relu'.* would be read as .*'gelu'",
+        ),
+        ("timm", {"encoder": vitrail.EncoderOptions(pre_norm=True)}, "would be read as .*norm_eps=1e-05"),
+        (
+            "timm_eva",
+            {"encoder": vitrail.EncoderOptions(qkv_bias=False)},
+            "it would be read as timm's VisionTransformer",
+        ),
+        ("hf_vit", {"num_registers": 2}, "has positions for 17 patches"),
+        ("hf_vit", {"pool": "mean", "class_token": True}, "pool 'mean' would be read as 'cls'"),
+        ("hf_vit", {"norm_order": "pool_norm"}, "norm_order 'pool_norm' would be read as 'norm_pool'"),
+        ("hf_vit", {"position": vitrail.POSITIONS.configure("learned", covers_prefix=False)}, "has positions for"),
+        ("hf_dinov2", {}, "is of no layout|would be read as"),
+        ("hf_dinov2", {"encoder": vitrail.EncoderOptions(layer_scale=1.0)}, "'head.linear.weight'"),
+        ("hf_clip", {"encoder": vitrail.EncoderOptions(pre_norm=True)}, "'head.linear.bias' must have a name"),
+    ],
+    ids=str,
+)
+def test_a_model_that_would_be_read_as_another_is_not_written(
+    layout: Any, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    model = small_model(**{"image_size": (16, 16), "pool": "cls", **changes})
+    with pytest.raises(ValueError, match=message):
+        vitrail.save(model, tmp_path / "m", layout=layout)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "settings"),
+    [
+        ("hf_vit", {"head": vitrail.HEADS.configure("linear", bias=True)}, {"layer_norm_eps": 1e-6}),
+        ("timm", {"pool": vitrail.POOLS.configure("gap"), "norm_order": "pool_norm", "class_token": True}, {}),
+        ("timm", {"num_registers": 2, "encoder": vitrail.EncoderOptions(dropout=0.1, layer_scale=0.1)}, {}),
+    ],
+    ids=str,
+)
+def test_a_model_of_our_own_is_written_for_another_library(
+    layout: Any, changes: dict[str, Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    model = small_model(**{"image_size": (16, 16), "pool": "cls", **changes})
+    vitrail.save(model, tmp_path / "m", layout=layout)
+    heads = {"num_attention_heads": 2, "model_args": {"num_heads": 2}}
+    loaded = vitrail.load(tmp_path / "m", config={**heads, **settings})
+    np.testing.assert_array_equal(run(loaded, image_for(model)), run(model, image_for(model)))
 
 
 def test_the_layouts_that_are_written_are_those_that_the_type_names() -> None:

@@ -154,6 +154,9 @@ class Layout:
     """For writing: what the names begin with, and the beginnings of those that do not. `None` where vitrail does not
     write the layout."""
 
+    written_settings: Callable[[ViTConfig], Settings] = lambda config: {}
+    """For writing: what the library's own settings of such a model say."""
+
     def in_stack(self, name: str) -> str:
         """The name in a file whose blocks are stacked of what is that of the first block in others."""
         return name.replace(f"{self.stacked[:-1]}_0/", self.stacked)

@@ -4,14 +4,15 @@ Source: transformers 5.23.0: the modules `clip`, `siglip`, `siglip2` and `dinov3
 """
 
 import dataclasses
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from .._registry import PartSpec
 from ..encoder import EncoderOptions, EncoderSize
 from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, activation, classes, learned, model_config
 from ._errors import CheckpointError
-from ._hf_settings import ACTIVATIONS, MASK_TOKEN, TEXT_TOWER, check_type, vision_tower
+from ._hf_settings import ACTIVATIONS, MASK_TOKEN, TEXT_TOWER, check_type, vision_tower, written_settings
 from ._rules import ZEROS, Rule, block_rules, rule
 
 _LAYER: Final = "encoder.layers.{i}."
@@ -82,6 +83,7 @@ HF_CLIP: Final = Layout(
     prefixes=_PREFIXES,
     ignored=TEXT_TOWER,
     written_prefix=lambda config: ("" if config.head == "none" else "vision_model.", ("visual_projection",)),
+    written_settings=written_settings,
 )
 
 
@@ -167,13 +169,14 @@ HF_SIGLIP: Final = Layout(
     prefixes=_PREFIXES,
     ignored=(*TEXT_TOWER, *_SIGLIP_POOL),
     written_prefix=lambda config: ("" if config.head == "none" else "vision_model.", ("classifier",)),
+    written_settings=written_settings,
 )
 
 
 # --- DINOv3 -------------------------------------------------------------------------------------------------------
 
 
-def _configure_dinov3(layer: str) -> Any:
+def _configure_dinov3(layer: str) -> Callable[[Checkpoint], ViTConfig]:
     def configure(checkpoint: Checkpoint) -> ViTConfig:
         check_type(checkpoint, "dinov3_vit")
         dim, _, *patch = checkpoint.shape("embeddings.patch_embeddings.weight", 4)
@@ -212,7 +215,7 @@ def _configure_dinov3(layer: str) -> Any:
     return configure
 
 
-def _dinov3_rules(layer: str) -> Any:
+def _dinov3_rules(layer: str) -> Callable[[ViTConfig], tuple[Rule, ...]]:
     def rules(config: ViTConfig) -> tuple[Rule, ...]:
         gated = config.encoder.activation == "swiglu"
         q, k, v = (f"{layer}{{i}}.attention.{n}_proj." for n in "qkv")
@@ -250,6 +253,7 @@ HF_DINOV3: Final = Layout(
     rules=_dinov3_rules("layer."),
     ignored=MASK_TOKEN,
     written_prefix=lambda config: ("", ()),
+    written_settings=written_settings,
 )
 HF_DINOV3_5: Final = dataclasses.replace(
     HF_DINOV3,

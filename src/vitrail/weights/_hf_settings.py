@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from ._checkpoint import Checkpoint
+from .._registry import PartSpec
+from ..model import ViTConfig
+from ._checkpoint import Checkpoint, Settings
 from ._errors import CheckpointError
 
 ACTIVATIONS: Final[Mapping[str, Any]] = MappingProxyType(
@@ -19,6 +21,7 @@ ACTIVATIONS: Final[Mapping[str, Any]] = MappingProxyType(
     }
 )
 """The activations by the names of its settings."""
+_NAMES: Final[Mapping[str, str]] = {"swiglu": "silu", **{ours: theirs for theirs, ours in ACTIVATIONS.items()}}
 MASK_TOKEN: Final = ((r"embeddings\.mask_token", "only masked images need it"),)
 TEXT_TOWER: Final = (
     (r"text_model\..*", "the text tower"),
@@ -47,3 +50,17 @@ def vision_tower(checkpoint: Checkpoint, *known: str) -> Checkpoint:
     inner.settings = dict(checkpoint.settings["vision_config"])
     check_type(inner, *known)
     return inner
+
+
+def written_settings(config: ViTConfig) -> Settings:
+    """What `config.json` would say of a model, as far as it is read here."""
+    head, position = (dict(p.options) if isinstance(p, PartSpec) else {} for p in (config.head, config.position))
+    return {
+        "num_attention_heads": config.size.num_heads,
+        "hidden_act": _NAMES.get(config.encoder.activation, config.encoder.activation),
+        "layer_norm_eps": config.encoder.norm_eps,
+        "image_size": list(config.image_size),
+        "patch_size": config.patch_size[0],
+        "pooler_act": head.get("activation"),
+        "rope_theta": position.get("base"),
+    }

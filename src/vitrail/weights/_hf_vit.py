@@ -12,7 +12,7 @@ from .._registry import PartSpec
 from ..encoder import EncoderOptions
 from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, activation, classes, learned, model_config
-from ._hf_settings import ACTIVATIONS, MASK_TOKEN, check_type
+from ._hf_settings import ACTIVATIONS, MASK_TOKEN, check_type, written_settings
 from ._rules import Rule, block_rules, rule
 
 _Blocks = Callable[[ViTConfig], tuple[Rule, ...]]
@@ -46,9 +46,13 @@ def _vit_blocks_new(config: ViTConfig) -> tuple[Rule, ...]:
     return _blocks("layers.{i}.", out="mlp.fc2", **names, **_NEW)
 
 
+def _has_pooler(config: ViTConfig) -> bool:
+    """Whether the head is the layer with an activation that a model without a classifier ends with."""
+    return isinstance(config.head, PartSpec) and dict(config.head.options).get("activation") is not None
+
+
 def _vit_rules(blocks: _Blocks) -> Callable[[ViTConfig], tuple[Rule, ...]]:
     def rules(config: ViTConfig) -> tuple[Rule, ...]:
-        pooler = isinstance(config.head, PartSpec)
         return (
             rule("embeddings.patch_embeddings.projection.*", "patch.*"),
             rule(
@@ -60,7 +64,7 @@ def _vit_rules(blocks: _Blocks) -> Callable[[ViTConfig], tuple[Rule, ...]]:
             rule("embeddings.position_embeddings", ("position.prefix", "position.patches"), "1 n d -> n d"),
             *blocks(config),
             rule("layernorm.*", "norm.*"),
-            rule("pooler.dense.*" if pooler else "classifier.*", "head.linear.*"),
+            rule("pooler.dense.*" if _has_pooler(config) else "classifier.*", "head.linear.*"),
             rule("cls_classifier.*", "head.class_token.*"),
             rule("distillation_classifier.*", "head.distillation_token.*"),
         )
@@ -68,10 +72,9 @@ def _vit_rules(blocks: _Blocks) -> Callable[[ViTConfig], tuple[Rule, ...]]:
     return rules
 
 
-def _configure_vit(first_norm: str, hidden: str, query: str) -> Callable[[Checkpoint], ViTConfig]:
+def _configure_vit(*, first_norm: str, hidden: str, query: str) -> Callable[[Checkpoint], ViTConfig]:
     def configure(checkpoint: Checkpoint) -> ViTConfig:
         check_type(checkpoint, "vit", "deit", "vit_mae", "vit_msn", "ijepa")
-        checkpoint.setting("model_type", "vit")
         kernel = "embeddings.patch_embeddings.projection.weight"
         dim, _, *patch = checkpoint.shape(kernel, 4)
         class_token, distillation = (f"embeddings.{n}_token" in checkpoint for n in ("cls", "distillation"))
@@ -117,7 +120,7 @@ _VIT_PREFIXES: Final = ("vit.", "deit.", "model.vit.", "model.deit.")
 
 
 def _written_vit(config: ViTConfig) -> tuple[str, tuple[str, ...]]:
-    bare = config.head == "none" or isinstance(config.head, PartSpec)
+    bare = config.head == "none" or _has_pooler(config)
     prefix = "" if bare else "deit." if config.num_registers else "vit."
     return prefix, ("classifier", "cls_classifier", "distillation_classifier")
 
@@ -127,21 +130,24 @@ HF_VIT: Final = Layout(
     title="Hugging Face's ViT, DeiT and ViTMAE",
     signature=("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.layernorm_before.weight"),
     configure=_configure_vit(
-        "encoder.layer.{i}.layernorm_before.weight",
-        "encoder.layer.0.intermediate.dense.weight",
-        "encoder.layer.0.attention.attention.query.bias",
+        first_norm="encoder.layer.{i}.layernorm_before.weight",
+        hidden="encoder.layer.0.intermediate.dense.weight",
+        query="encoder.layer.0.attention.attention.query.bias",
     ),
     rules=_vit_rules(_vit_blocks_old),
     prefixes=_VIT_PREFIXES,
     ignored=_VIT_IGNORED,
     written_prefix=_written_vit,
+    written_settings=written_settings,
 )
 HF_VIT_5: Final = Layout(
     name="hf_vit_5",
     title="Hugging Face's ViT, DeiT and ViTMAE, as version 5 names them in memory",
     signature=("embeddings.patch_embeddings.projection.weight", "layers.0.layernorm_before.weight"),
     configure=_configure_vit(
-        "layers.{i}.layernorm_before.weight", "layers.0.mlp.fc1.weight", "layers.0.attention.q_proj.bias"
+        first_norm="layers.{i}.layernorm_before.weight",
+        hidden="layers.0.mlp.fc1.weight",
+        query="layers.0.attention.q_proj.bias",
     ),
     rules=_vit_rules(_vit_blocks_new),
     prefixes=_VIT_PREFIXES,
@@ -243,6 +249,7 @@ HF_DINOV2: Final = Layout(
     prefixes=_DINOV2_PREFIXES,
     ignored=MASK_TOKEN,
     written_prefix=_written_dinov2,
+    written_settings=written_settings,
 )
 HF_DINOV2_5: Final = Layout(
     name="hf_dinov2_5",

@@ -83,8 +83,8 @@ def outline(config: ViTConfig) -> ViT:
     return cast(ViT, eqx.filter_eval_shape(config.build, key=jax.random.key(0)))
 
 
-def arrays_of(model: ViT) -> dict[str, Any]:
-    """The arrays of a model by name, such as `encoder.stack.mlp.out.weight`."""
+def arrays_of(model: eqx.Module) -> dict[str, Any]:
+    """The arrays of a model, or a part of it, by name, such as `encoder.stack.mlp.out.weight`."""
     leaves = cast("list[tuple[Any, Any]]", jax.tree_util.tree_leaves_with_path(model))
     return {
         name_of(keys): leaf for keys, leaf in leaves if eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)

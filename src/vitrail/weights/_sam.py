@@ -13,7 +13,7 @@ from ..encoder import EncoderOptions, EncoderSize, WindowOptions
 from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, activation
 from ._errors import CheckpointError
-from ._hf_settings import ACTIVATIONS, vision_tower
+from ._hf_settings import ACTIVATIONS, vision_tower, written_settings
 from ._rules import Rule, block_rules, rule
 
 
@@ -167,6 +167,7 @@ HF_SAM: Final = Layout(
     prefixes=("vision_encoder.", "model.vision_encoder."),
     ignored=_OTHER_PARTS,
     written_prefix=lambda config: ("vision_encoder.", ()),
+    written_settings=written_settings,
 )
 TIMM_SAM: Final = Layout(
     name="timm_sam",

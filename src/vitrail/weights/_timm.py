@@ -15,7 +15,8 @@ from .._check import listed
 from .._registry import PartSpec
 from ..encoder import EncoderOptions
 from ..model import ViTConfig
-from ._checkpoint import Checkpoint, Layout, classes, divisor, learned, model_config
+from ..pool import POOLS
+from ._checkpoint import Checkpoint, Layout, Settings, classes, divisor, learned, model_config
 from ._errors import CheckpointError
 from ._rules import ZEROS, Rule, block_rules, rule
 
@@ -264,6 +265,18 @@ def _eva_rules(config: ViTConfig) -> tuple[Rule, ...]:
     )
 
 
+def _written_settings(config: ViTConfig) -> Settings:
+    """What timm would say of a `VisionTransformer`. Its architectures stand for the activation that they have."""
+    names = {"quick_gelu": "vit_base_patch16_clip_quickgelu_224", "gelu_tanh": "vit_so400m_patch16_siglip_256"}
+    pool = config.pool.name if isinstance(config.pool, PartSpec) else str(config.pool)
+    pools = {"cls": "token", "mean": "avg", "attention": "map"}
+    return {
+        "architecture": names.get(config.encoder.activation, "vit_base_patch16_224"),
+        "global_pool": pools.get(POOLS.aliases.get(pool, pool), pool),
+        "model_args": {"num_heads": config.size.num_heads, "img_size": list(config.image_size)},
+    }
+
+
 TIMM_VIT: Final = Layout(
     name="timm",
     title="timm's VisionTransformer",
@@ -274,6 +287,7 @@ TIMM_VIT: Final = Layout(
     prefixes=("visual.trunk.",),
     ignored=((r"text\..*", "the text tower"), (r"logit_(scale|bias)", "of the contrastive loss")),
     written_prefix=lambda config: ("", ()),
+    written_settings=_written_settings,
 )
 TIMM_EVA: Final = Layout(
     name="timm_eva",
@@ -286,4 +300,5 @@ TIMM_EVA: Final = Layout(
     ignored=((r"blocks\.\d+\.attn\.k_bias", "a buffer of zeros"), (r"rope\..*", "computed from the sizes")),
     computed=((r"blocks\.\d+\.attn\.k_bias", lambda config: np.zeros(config.size.dim, np.float32)),),
     written_prefix=lambda config: ("", ()),
+    written_settings=lambda config: {**_written_settings(config), "architecture": ""},
 )
