@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_cases import published
+from checkpoint_cases import published, tensors_of
 from helpers import small_config
 from PIL import Image
+from safetensors.numpy import save_file
 from test_checkpoints import CASES
 
 import vitrail
@@ -51,6 +52,7 @@ def test_inspect_shows_what_a_file_is(tmp_path: Path, capsys: pytest.CaptureFixt
     assert lines["images"] == "16 x 16 pixels, 3 channels, patches of 4 x 4"
     assert lines["tokens"] == "17: 1 before 4 x 4 patches"
     assert lines["classes"] == "5"
+    assert lines["dtypes"] == f"float32 ({len(HF.shapes)})"
     assert lines["parameters"] == f"{sum(int(np.prod(shape)) for shape in HF.shapes.values()):,}"
     assert "squash" in lines["preprocess"]
     assert (lines["ignored"], lines["missing"], lines["unknown"]) == ("nothing", "nothing", "nothing")
@@ -190,6 +192,40 @@ def test_a_model_without_a_classifier_or_preprocessing_does_not_predict(
     assert "neither the file nor what lies beside it says how" in error_of(
         ["predict", str(unknown), str(photograph)], capsys
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("transformers CLIPVisionModelWithProjection", "linear(bias=False)"),
+        ("transformers ViTModel", "linear(activation='tanh')"),
+    ],
+)
+def test_an_embedding_is_no_prediction(
+    name: str, head: str, photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = error_of(["predict", str(published(CASES[name], tmp_path)), str(photograph)], capsys)
+    assert f"its head is {head}, which gives features" in said
+
+
+def test_half_precision_is_said_and_converted(
+    photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = published(HF, tmp_path)
+    save_file({name: array.astype(np.float16) for name, array in tensors_of(HF).items()}, path)
+    assert main(["inspect", str(path)]) == 0
+    assert f"dtypes      float16 ({len(HF.shapes)}): convert makes them float32" in capsys.readouterr().out
+    assert "convert=True makes it float32" in error_of(["predict", str(path), str(photograph)], capsys)
+    assert main(["predict", str(path), str(photograph), "--convert"]) == 0
+    assert "%" in capsys.readouterr().out
+
+
+def test_a_picture_of_too_many_pixels_is_one_line(
+    photograph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a picture of 20,000 x 20,000 takes a while to make
+    said = error_of(["predict", str(classifier(tmp_path)), str(photograph)], capsys)
+    assert "photo.png must be a picture that Pillow opens without doubt, but Image size (600 pixels)" in said
 
 
 def test_convert_wants_to_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,6 +171,15 @@ def test_other_floating_point_numbers_are_converted_when_that_is_asked_for(dtype
     assert np.array_equal(model.norm.weight, expected)
 
 
+def test_a_number_that_float32_does_not_hold_is_not_converted(tmp_path: Path) -> None:
+    def change(tensors: dict[str, Any]) -> None:
+        tensors[QKV] = tensors[QKV].astype(np.float64)
+        tensors[QKV][3, 4] = 1e300
+
+    with pytest.raises(CheckpointError, match=rf"model.safetensors has numbers in '{QKV}' that are too large"):
+        vitrail.load(rewritten(TIMM, tmp_path, change), convert=True)
+
+
 def test_float8_is_not_converted(tmp_path: Path) -> None:
     path = published(TIMM, tmp_path)
     header, data = header_and_data(path)

@@ -105,7 +105,7 @@ def test_an_interrupted_save_leaves_what_was_there(tmp_path: Path, monkeypatch: 
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"/nowhere/m must lie in a folder that there is"):
         vitrail.save(small_model(), tmp_path / "nowhere" / "m")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         vitrail.load(tmp_path / "nowhere")

@@ -10,7 +10,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file next to its place and moves it there when it is complete and on the disk.
 
     Whatever happens, `path` holds what it held before, or all of what is new.
+
+    **Raises:** `FileNotFoundError` where the folder is not there, and what `write` raises.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} must lie in a folder that there is, but {path.parent} is none: make it first")
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(descriptor)
     part = Path(name)

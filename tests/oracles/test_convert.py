@@ -54,6 +54,28 @@ def test_what_holds_no_tensors_by_name_is_refused(content: Any, tmp_path: Path) 
         vitrail.convert_torch(tmp_path / "m.pt", tmp_path / "m.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({1: torch.zeros(2), "1": torch.ones(2)}, "must have each name once as text, but it has '1' twice"),
+        ({"a": torch.eye(3).to_sparse()}, "has 'a' as torch.float32 in the layout torch.sparse_coo"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, "has 'a' as torch.complex64"),
+    ],
+)
+def test_a_tensor_that_safetensors_does_not_hold_is_named(content: Any, message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "m.pt")
+    with pytest.raises(vitrail.CheckpointError, match=message):
+        vitrail.convert_torch(tmp_path / "m.pt", tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+@pytest.mark.parametrize("version", ["2.10rc1", "2.11.0a0+git123"])
+def test_a_version_may_be_of_any_kind(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    torch.save(TENSORS, tmp_path / "m.pt")
+    assert vitrail.convert_torch(tmp_path / "m.pt", tmp_path / "m.safetensors")[0] == 3
+
+
 def test_load_never_reads_a_pickle_and_the_command_must_be_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

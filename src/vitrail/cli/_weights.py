@@ -52,6 +52,8 @@ class Predict:
     """The layout, where it should not be known by the names."""
     config: str | None = None
     """Settings in JSON where none lie beside the file."""
+    convert: bool = False
+    """Whether float16, bfloat16 and float64 become float32."""
     attention: Path | None = None
     """A picture to write (.png, .jpg or .webp): each image, and beside it where the last block looked."""
 
@@ -95,6 +97,7 @@ def described(card: ModelCard) -> list[str]:
         + ("" if encoder.windows is None else f", windows of {encoder.windows.size}"),
         f"classes     {config.num_classes or 'none'}",
         f"parameters  {card.parameters:,}",
+        f"dtypes      {_dtypes(card)}",
         f"FLOPs       {card.flops / 1e9:.2f} G an image",
         f"licence     {card.licence or 'not said in the file or beside it'}",
         f"preprocess  {'not known' if config.preprocess is None else _prepared(config.preprocess)}",
@@ -102,6 +105,11 @@ def described(card: ModelCard) -> list[str]:
     lines += _ignored(card)
     lines += _listed("missing", list(card.missing))
     return lines + _listed("unknown", list(card.unknown))
+
+
+def _dtypes(card: ModelCard) -> str:
+    said = ", ".join(f"{dtype} ({count:,})" for dtype, count in card.dtypes.items()) or "none"
+    return said if card.dtypes.keys() <= {"float32"} else f"{said}: convert makes them float32"
 
 
 def _prepared(preprocess: Preprocess) -> str:
@@ -139,17 +147,21 @@ def run_predict(command: Predict) -> None:
         check_out("attention", command.attention, _PICTURES)
     settings = _settings(command.config)
     card = model_card(command.file, layout=command.layout, config=settings)
-    if card.config.num_classes is None:
+    if not _classifies(card):
         raise ValueError(
-            f"{command.file} must have a classifier to predict with, but it has none: give it a head first"
+            f"{command.file} must have a classifier to predict with, but its head is {_named(card.config.head)}, which "
+            "gives features: give it another head first"
         )
-    model = load(command.file, layout=command.layout, config=settings)
+    model = load(command.file, layout=command.layout, config=settings, convert=command.convert)
     if not command.images:
         raise ValueError("images must name at least one file, but none came")
     pictures: list[Float[np.ndarray, "height two_widths 3"]] = []
     for path in command.images:
-        with Image.open(path) as picture:
-            pixels = card.preprocess(picture)
+        try:
+            with Image.open(path) as picture:
+                pixels = card.preprocess(picture)
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{path} must be a picture that Pillow opens without doubt, but {error}") from error
         logits = eqx.filter_jit(model)(pixels)
         shares = np.asarray(jax.nn.softmax(logits))
         print(path)
@@ -162,6 +174,15 @@ def run_predict(command: Predict) -> None:
         kind = _PICTURES[command.attention.suffix]
         write_whole(command.attention, lambda part: drawn.save(part, format=kind))
         print(f"attention: {command.attention}")
+
+
+def _classifies(card: ModelCard) -> bool:
+    """Whether what the model gives are scores of classes. A layer without a bias is CLIP's projection, and one with an
+    activation a pooler of Hugging Face's: both give an embedding."""
+    head = card.config.head
+    options = dict(head.options) if isinstance(head, PartSpec) else {}
+    projects = options.get("bias") is False or options.get("activation") is not None
+    return card.config.num_classes is not None and not projects
 
 
 def _looked(

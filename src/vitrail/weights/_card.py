@@ -1,6 +1,7 @@
 """What there is to know of a model or a file before it is used."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from ..model import ViT, ViTConfig
 from ._errors import describing
 from ._layouts import open_source
 from ._load import Config, identified, planned
-from ._native import arrays_of, check_no_overrides, difference, header_of, is_native, outline, tensors_of
+from ._native import arrays_of, check_no_overrides, difference, header_of, is_native, named_as_jax, outline
 from ._source import AbstractSource
 
 
@@ -38,6 +39,8 @@ class ModelCard:
     """What the model needs and the file has not, or has in another shape or dtype."""
     unknown: tuple[str, ...]
     """The tensors of the file of which nobody knows what they are for."""
+    dtypes: Mapping[str, int]
+    """How many of the tensors that the model is filled from have which dtype. All but float32 want `convert=True`."""
 
     @property
     def tokens(self) -> int:
@@ -111,8 +114,9 @@ def model_card(source: ViT | Path | str, *, layout: str | None = None, config: C
     **Raises:** `CheckpointError` where the file cannot be read, or is of no known layout.
     """
     if isinstance(source, ViT):
-        parameters = _parameters(arrays_of(source))
-        return ModelCard("vitrail", "vitrail's own", source.config, parameters, None, None, {}, (), ())
+        leaves = arrays_of(source)
+        dtypes = Counter(str(leaf.dtype) for leaf in leaves.values())
+        return ModelCard("vitrail", "vitrail's own", source.config, _parameters(leaves), None, None, {}, (), (), dtypes)
     path = Path(source)
     file = open_source(path)
     if is_native(file):
@@ -133,6 +137,7 @@ def model_card(source: ViT | Path | str, *, layout: str | None = None, config: C
         ignored={name: why for name, why in reasons.items() if why is not None},
         missing=(*made.wrong, *made.missing),
         unknown=tuple(name for name, why in reasons.items() if why is None),
+        dtypes=Counter(info.dtype for name, info in named_as_jax(checkpoint.tensors).items() if name in made.used),
     )
 
 
@@ -140,11 +145,12 @@ def _native_card(file: AbstractSource) -> ModelCard:
     config, _ = header_of(file)
     with describing(file.path):
         expected = arrays_of(outline(config))
-    found = difference(tensors_of(file), expected)
+    tensors = named_as_jax(file.tensors)
+    found = difference(tensors, expected)
     missing = (*found.wrong, *map(repr, found.missing))
-    return ModelCard(
-        "vitrail", "vitrail's own", config, _parameters(expected), None, None, {}, missing, tuple(found.unknown)
-    )
+    dtypes = Counter(info.dtype for name, info in tensors.items() if name in expected)
+    parameters, unknown = _parameters(expected), tuple(found.unknown)
+    return ModelCard("vitrail", "vitrail's own", config, parameters, None, None, {}, missing, unknown, dtypes)
 
 
 def _parameters(arrays: Mapping[str, Any]) -> int:

@@ -51,7 +51,7 @@ def read_native(source: AbstractSource) -> ViT:
     config, digests = header_of(source)
     with describing(path):
         model = outline(config)
-    _check_same(tensors_of(source), arrays_of(model), str(path), "its configuration", CheckpointError)
+    _check_same(named_as_jax(source.tensors), arrays_of(model), str(path), "its configuration", CheckpointError)
 
     def read(keys: tuple[Any, ...], leaf: object) -> object:
         if not isinstance(leaf, jax.ShapeDtypeStruct):
@@ -67,9 +67,9 @@ def read_native(source: AbstractSource) -> ViT:
     return cast(ViT, jax.tree_util.tree_map_with_path(read, model))
 
 
-def tensors_of(source: AbstractSource) -> dict[str, TensorInfo]:
+def named_as_jax(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """What a file has, with JAX's names of the dtypes."""
-    return {name: TensorInfo(_DTYPES.get(i.dtype, i.dtype), i.shape) for name, i in source.tensors.items()}
+    return {name: TensorInfo(_DTYPES.get(i.dtype, i.dtype), i.shape) for name, i in tensors.items()}
 
 
 def check_no_overrides(layout: str | None, config: object) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from .._extras import require
+from ._errors import CheckpointError
 from ._source import AbstractSource, NumpyArray, TensorInfo
 
 ZEROS: Final = "0"
@@ -291,10 +292,19 @@ def _theirs(step: Step, source: AbstractSource) -> NumpyArray:
 
 
 def _read(concrete: Rule, name: str, source: AbstractSource) -> NumpyArray:
-    array = source.read(name)
+    array = _as_float32(source, name)
     if concrete.mask in source.tensors:
-        array = array * source.read(concrete.mask)
+        array = array * _as_float32(source, concrete.mask)
     return _rearrange(array, concrete.view, concrete.sizes) if concrete.view else array
+
+
+def _as_float32(source: AbstractSource, name: str) -> NumpyArray:
+    array = source.read(name)
+    with np.errstate(over="ignore"):
+        converted = array.astype(np.float32, copy=False)
+    if array.dtype == np.float64 and np.any(np.isinf(converted) & np.isfinite(array)):
+        raise CheckpointError(f"{source.path} has numbers in {name!r} that are too large for float32")
+    return converted
 
 
 def _rearrange(array: NumpyArray, pattern: str, sizes: tuple[tuple[str, int], ...]) -> NumpyArray:

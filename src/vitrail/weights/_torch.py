@@ -1,5 +1,6 @@
 """PyTorch's pickles to safetensors: the one place that reads them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -31,8 +32,8 @@ def convert_torch(path: Path | str, out: Path | str) -> tuple[int, list[str]]:
     `ValueError` where it is older than 2.10, whose `weights_only` can be got around.
     """
     torch: Any = require("torch", extra="torch")
-    version = tuple(int(part) for part in str(torch.__version__).split("+")[0].split(".")[:2])
-    if version < _LEAST:
+    version = [int(part) for part in re.findall(r"\d+", str(torch.__version__))[:2]]
+    if tuple(version) < _LEAST:
         raise ValueError(f"torch must be 2.10 or newer to read a pickle safely, but {torch.__version__} is installed")
     safetensors: Any = require("safetensors.torch", extra="weights")
     path = Path(path)
@@ -55,8 +56,19 @@ def convert_torch(path: Path | str, out: Path | str) -> tuple[int, list[str]]:
         found = named[inner]
     tensors = dict(cast("Mapping[Any, Any]", found)) if isinstance(found, Mapping) else {}
     left_out += [str(key) for key, value in tensors.items() if not torch.is_tensor(value)]
-    # safetensors writes no two tensors that share memory, nor one that does not lie in order.
-    copies = {str(key): t.clone().contiguous() for key, t in tensors.items() if torch.is_tensor(t)}
+    copies: dict[str, Any] = {}
+    for key, tensor in tensors.items():
+        if not torch.is_tensor(tensor):
+            continue
+        if tensor.layout is not torch.strided or tensor.is_complex() or tensor.is_quantized:
+            raise CheckpointError(
+                f"{path} has {key!r} as {tensor.dtype} in the layout {tensor.layout}, which safetensors does not hold: "
+                "make it a plain tensor of real numbers with PyTorch"
+            )
+        if str(key) in copies:
+            raise CheckpointError(f"{path} must have each name once as text, but it has {str(key)!r} twice")
+        # safetensors writes no two tensors that share memory, nor one that does not lie in order.
+        copies[str(key)] = tensor.clone().contiguous()
     if not copies:
         raise CheckpointError(f"{path} must hold tensors by name, but there are none in it")
     write_whole(Path(out), lambda part: safetensors.save_file(copies, part, metadata={"format": "pt"}))
