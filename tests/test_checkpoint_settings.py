@@ -152,6 +152,11 @@ def test_a_head_width_that_cannot_be_is_named(width: Any, tmp_path: Path) -> Non
         vitrail.load(open_clip(tmp_path, VISION | {"head_width": width}))
 
 
+def test_preprocessing_of_open_clips_that_is_no_object_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="describes no model that there can be"):
+        vitrail.load(open_clip(tmp_path, VISION, preprocess_cfg=5))
+
+
 NUMBERS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
 
 

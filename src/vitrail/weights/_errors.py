@@ -1,6 +1,6 @@
 """What is wrong with a file of weights."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ class CheckpointError(ValueError):
 
 
 @contextmanager
-def describing(path: Path) -> Iterator[None]:
+def describing(path: Path) -> Generator[None, None, None]:
     """Where a model is made out of what a file, or the settings beside it, say: what goes wrong is a `CheckpointError`.
 
     A part that is not to be had stays the error that it is, as that is not the file's fault.

@@ -4,7 +4,7 @@ import lzma
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ class NpzFile(AbstractSource):
 
 
 @contextmanager
-def _readable(path: Path, what: str = "") -> Iterator[None]:
+def _readable(path: Path, what: str = "") -> Generator[None, None, None]:
     """Where the file is read: what is wrong with it is a `CheckpointError`."""
     try:
         yield

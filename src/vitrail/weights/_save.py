@@ -128,4 +128,5 @@ def _alike(ours: eqx.Module, theirs: eqx.Module) -> bool:
     for itself."""
     if isinstance(ours, LearnedPosition) and isinstance(theirs, LearnedPosition):
         return {n: a.shape for n, a in arrays_of(ours).items()} == {n: a.shape for n, a in arrays_of(theirs).items()}
-    return jax.tree.structure(ours) == jax.tree.structure(theirs)
+    mine, other = (cast(object, jax.tree.structure(part)) for part in (ours, theirs))
+    return mine == other

@@ -29,24 +29,30 @@ def settings_beside(path: Path) -> Settings:
 
 def _open_clip_settings(path: Path) -> Settings:
     """open_clip's settings in the words of the others."""
-    match read_settings(path):
-        case {"model_cfg": {"vision_cfg": dict() as vision, **model}, **others}:
-            vision, model = cast("dict[str, Any]", vision), cast("dict[str, Any]", model)
-        case _:
-            raise CheckpointError(f"{path} must say which vision tower open_clip has here, but it does not")
+    whole = read_settings(path)
+    model = _object(whole.get("model_cfg"))
+    vision = _object(model.get("vision_cfg"))
+    if not vision:
+        raise CheckpointError(f"{path} must say which vision tower open_clip has here, but it does not")
     for name, value in vision.items():
         if value and not _OPEN_CLIP_SAID.fullmatch(name) and value != _OPEN_CLIP_DEFAULTS.get(name):
             raise CheckpointError(
                 f"{path} has {name!r} as {value!r} in its 'vision_cfg', which vitrail does not know: pass config= with "
                 "a ViTConfig"
             )
-    beside = {"image_size": vision.get("image_size"), "preprocess_cfg": others.get("preprocess_cfg") or {}}
+    size = vision.get("image_size")
+    beside: dict[str, Any] = {"image_size": size, "preprocess_cfg": whole.get("preprocess_cfg") or {}}
     if "timm_model_name" in vision:
-        arguments = {"img_size": beside["image_size"]}
         pool = vision.get("timm_pool", "avg")
-        return {**beside, "architecture": vision["timm_model_name"], "global_pool": pool, "model_args": arguments}
+        named = {"architecture": vision["timm_model_name"], "global_pool": pool, "model_args": {"img_size": size}}
+        return beside | named
     heads = vision["width"] // vision.get("head_width", 64)
-    return {**beside, "hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu", "num_heads": heads}
+    return beside | {"hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu", "num_heads": heads}
+
+
+def _object(given: object) -> dict[str, Any]:
+    """A JSON object; an empty one where there is none."""
+    return cast("dict[str, Any]", given) if isinstance(given, dict) else {}
 
 
 def read_settings(path: Path) -> Settings:
