@@ -197,6 +197,7 @@ def test_a_model_that_would_be_read_as_another_is_not_written(
         ("hf_vit", {"head": vitrail.HEADS.configure("linear", bias=True)}, {"layer_norm_eps": 1e-6}),
         ("timm", {"pool": vitrail.POOLS.configure("gap"), "norm_order": "pool_norm", "class_token": True}, {}),
         ("timm", {"num_registers": 2, "encoder": vitrail.EncoderOptions(dropout=0.1, layer_scale=0.1)}, {}),
+        ("timm", {"pool": "mean"}, {"architecture": "vit_base_patch16_gap_224"}),
     ],
     ids=str,
 )

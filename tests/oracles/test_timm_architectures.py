@@ -25,7 +25,7 @@ class Shapes(AbstractSource):
         self.metadata = {}
         self.tensors = {name: TensorInfo("F32", tuple(t.shape)) for name, t in model.state_dict().items()}
 
-    def read(self, name: str):
+    def read(self, name: str, row: int | None = None):
         raise NotImplementedError
 
 
