@@ -61,9 +61,14 @@ def first(header: dict[str, Any]) -> dict[str, Any]:
 
 DAMAGES: dict[str, tuple[Callable[[dict[str, Any], bytes], bytes], str]] = {
     "empty": (lambda h, d: b"", "must be a safetensors file, but its header would have 0 bytes"),
-    "seven bytes": (lambda h, d: b"1234567", "must be a safetensors file"),
-    "HTML": (lambda h, d: b"<!DOCTYPE html><html><body>404: Not Found</body></html>", "must be a safetensors file"),
-    "a pointer of Git LFS": (lambda h, d: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "must be a"),
+    "seven bytes": (lambda h, d: b"1234567", "must be a safetensors file, but it is text that begins with '1234567'"),
+    "HTML": (lambda h, d: b"<!DOCTYPE html><html><body>404: Not Found</body></html>", "it is a page in HTML"),
+    "a pointer of Git LFS": (
+        lambda h, d: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "'git lfs pull' replaces by the file",
+    ),
+    "a picture": (lambda h, d: b"\xff\xd8\xff\xe0\0\x10JFIF\0\1", "it is a JPEG picture"),
+    "text": (lambda h, d: b"Not Found:\nthere is no such file", "it is text that begins with 'Not Found: there"),
     "a pickle": (lambda h, d: pickle.dumps({"a": 1}), "is a pickle of PyTorch's, which can run any code"),
     "truncated in the header": (lambda h, d: with_header(h, b"")[:40], "must be a safetensors file"),
     "truncated in the data": (lambda h, d: with_header(h, d[:-4]), "follow the header"),

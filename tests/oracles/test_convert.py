@@ -92,5 +92,6 @@ def test_load_never_reads_a_pickle_and_the_command_must_be_told(
 
 def test_an_old_pytorch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    torch.save(TENSORS, tmp_path / "m.pt")
     with pytest.raises(ValueError, match=r"must be 2\.10 or newer"):
         vitrail.convert_torch(tmp_path / "m.pt", tmp_path / "m.safetensors")

@@ -3,6 +3,7 @@
 from ._card import ModelCard as ModelCard, model_card as model_card
 from ._errors import CheckpointError as CheckpointError
 from ._hub import from_hub as from_hub
-from ._load import load as load
-from ._save import WritableLayout as WritableLayout, save as save
+from ._layouts import WritableLayout as WritableLayout
+from ._load import Config as Config, load as load
+from ._save import save as save
 from ._torch import convert_torch as convert_torch

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from .._check import listed
 from ._checkpoint import Checkpoint, Layout, Settings
@@ -48,6 +48,19 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
     }
 )
 """All layouts but vitrail's own."""
+WritableLayout = Literal[
+    "vitrail",
+    "timm",
+    "timm_eva",
+    "timm_sam",
+    "hf_vit",
+    "hf_dinov2",
+    "hf_dinov3",
+    "hf_clip",
+    "hf_siglip",
+    "hf_sam",
+]
+"""The layouts that `vitrail.save` writes."""
 
 
 def open_source(path: Path) -> AbstractSource:
@@ -70,7 +83,7 @@ def open_source(path: Path) -> AbstractSource:
 def _pickle(path: Path) -> CheckpointError:
     return CheckpointError(
         f"{path} must be safetensors or npz, but it is a pickle of PyTorch's, which can run any code: make it a "
-        "safetensors file with 'vitrail convert --from-torch'"
+        f"safetensors file with 'vitrail convert --from-torch {path} {path.with_suffix('.safetensors')}'"
     )
 
 
@@ -79,6 +92,9 @@ def _main_file(folder: Path) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
+    pickle = next((path for kind in ("bin", "pth", "pt") for path in sorted(folder.glob(f"*.{kind}"))), None)
+    if pickle is not None:
+        raise _pickle(pickle)
     raise CheckpointError(f"{folder} must hold one of {listed(names)}, but it holds none: name the file itself")
 
 

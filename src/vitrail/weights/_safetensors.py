@@ -34,6 +34,14 @@ DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "BOOL": np.dtype(np.bool_),
 }
 """The dtypes of the format by name. All lie in memory with the lowest byte first."""
+_SHOWN: Final = 40
+_OTHER_KINDS: Final[Mapping[bytes, str]] = {
+    b"version https://git-lfs": "it is a pointer of Git LFS, which 'git lfs pull' replaces by the file",
+    b"<": "it is a page in HTML or XML, such as a failed download leaves",
+    b"\xff\xd8\xff": "it is a JPEG picture",
+    b"\x89PNG": "it is a PNG picture",
+}
+"""What is taken for a safetensors file by mistake, by its first bytes."""
 
 
 @final
@@ -51,7 +59,9 @@ class SafetensorsFile(AbstractSource):
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 if size < 8 or length > size - 8:
-                    raise _not_safetensors(path, f"its header would have {length:,} bytes, and the file has {size:,}")
+                    file.seek(0)
+                    why = f"its header would have {length:,} bytes, and the file has {size:,}"
+                    raise _not_safetensors(path, _other_kind(file.read(_SHOWN)) or why)
                 if length > MAX_HEADER:
                     raise _not_safetensors(path, f"its header has {length:,} bytes, more than {MAX_HEADER:,}")
                 header = file.read(length)
@@ -85,6 +95,13 @@ class SafetensorsFile(AbstractSource):
             if not read_into(array, file.read):
                 raise _not_safetensors(self.path, f"it ends within the tensor {name!r}")
         return array
+
+
+def _other_kind(start: bytes) -> str:
+    """What a file is by how it begins; the empty string where that says nothing."""
+    known = next((kind for beginning, kind in _OTHER_KINDS.items() if start.lstrip().startswith(beginning)), "")
+    text = " ".join(start.decode("ascii", "replace").split()) if start.isascii() else ""
+    return known or (f"it is text that begins with {text!r}" if text and text.isprintable() else "")
 
 
 def _not_safetensors(path: Path, why: str) -> CheckpointError:

@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Literal, cast, final
+from typing import TYPE_CHECKING, Final, cast, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._check import listed
 from ..model import ViT, ViTConfig
 from ..position import LearnedPosition
 from ._checkpoint import Layout
@@ -19,19 +20,10 @@ from ._native import arrays_of, outline, write_arrays, write_native
 from ._rules import written
 from ._source import AbstractSource, NumpyArray, TensorInfo
 
-WritableLayout = Literal[
-    "vitrail",
-    "timm",
-    "timm_eva",
-    "timm_sam",
-    "hf_vit",
-    "hf_dinov2",
-    "hf_dinov3",
-    "hf_clip",
-    "hf_siglip",
-    "hf_sam",
-]
-"""The layouts that `vitrail.save` writes."""
+if TYPE_CHECKING:
+    from ._layouts import WritableLayout
+else:
+    WritableLayout = str  # save checks it itself: a type checker's error has pages
 
 
 def save(model: ViT, path: Path | str, *, layout: WritableLayout = "vitrail") -> None:
@@ -56,7 +48,10 @@ def save(model: ViT, path: Path | str, *, layout: WritableLayout = "vitrail") ->
     if layout == "vitrail":
         write_native(model, Path(path))
         return
-    known = LAYOUTS[layout]
+    writable = {name: known for name, known in LAYOUTS.items() if known.written_prefix is not None}
+    if layout not in writable:
+        raise TypeError(f"layout must be one of {listed(('vitrail', *writable))}, but {layout!r} came")
+    known = writable[layout]
     written_prefix = cast(Callable[[ViTConfig], tuple[str, tuple[str, ...]]], known.written_prefix)
     config = model.config
     leaves = arrays_of(model)

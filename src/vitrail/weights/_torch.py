@@ -29,14 +29,16 @@ def convert_torch(path: Path | str, out: Path | str) -> tuple[int, list[str]]:
     How many tensors were written, and what in the file is no tensor and was left out.
 
     **Raises:** `CheckpointError` where the file is no such thing; `MissingExtraError` where PyTorch is not installed;
-    `ValueError` where it is older than 2.10, whose `weights_only` can be got around.
+    `ValueError` where it is older than 2.10, whose `weights_only` can be got around; `OSError` where the file cannot
+    be read.
     """
+    path = Path(path)
+    path.stat()  # that the file is not there is said before anybody installs PyTorch for it
     torch: Any = require("torch", extra="torch")
     version = [int(part) for part in re.findall(r"\d+", str(torch.__version__))[:2]]
     if tuple(version) < _LEAST:
         raise ValueError(f"torch must be 2.10 or newer to read a pickle safely, but {torch.__version__} is installed")
     safetensors: Any = require("safetensors.torch", extra="weights")
-    path = Path(path)
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
