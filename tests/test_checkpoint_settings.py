@@ -104,6 +104,36 @@ def test_a_number_that_cannot_be_is_named(name: str, settings: dict[str, Any], m
             read(beside(CASES[name], tmp_path, {"pretrained_cfg": {}, **settings}))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "unread"),
+    [
+        ("timm vit_tiny_patch16_224", {"n_heads": 2, "num_heads": 2}, "'n_heads'"),
+        (
+            "timm vit_tiny_patch16_224",
+            {"num_heads": 2, "image_size": 384, "hidden_act": "gelu"},
+            "'hidden_act', 'image_size'",
+        ),
+        ("transformers ViTModel", {"num_attention_heads": 2, "layer_norm_epsilon": 1e-6}, "'layer_norm_epsilon'"),
+        ("Meta DINOv2 mlp", {"num_heads": 2, "patch_size": 14}, "'patch_size'"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_named_where_it_was_typed(
+    name: str, settings: dict[str, Any], unread: str, tmp_path: Path
+) -> None:
+    path = published(CASES[name], tmp_path)
+    for read in (vitrail.load, vitrail.model_card):
+        with pytest.raises(ValueError, match=rf"does not read {unread} of this file: it reads .*'num_\w*heads'"):
+            read(path, config=settings)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert vitrail.load(path).config.size.num_heads == 2  # a library writes much that is for others
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_heads_that_dinov3s_periods_deny_are_an_error(heads: int, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"must have 'rope_embed\.periods' as"):
+        vitrail.load(published(CASES["Meta DINOv3"], tmp_path), config={"num_heads": heads})
+
+
 # open_clip -------------------------------------------------------------------------------------------------------
 
 OPEN_CLIP = CASES["open_clip gelu"]

@@ -10,6 +10,7 @@ from typing import Any, cast
 from jaxtyping import Array, Float
 
 from ..model import ViT, ViTConfig
+from ._checkpoint import has_pooler
 from ._errors import describing
 from ._layouts import open_source
 from ._load import Config, identified, planned
@@ -41,6 +42,10 @@ class ModelCard:
     """The tensors of the file of which nobody knows what they are for."""
     dtypes: Mapping[str, int]
     """How many of the tensors that the model is filled from have which dtype. All but float32 want `convert=True`."""
+    assumed: Mapping[str, object]
+    """What was assumed for settings that nothing says: by their names, which `config=` takes."""
+    embeds: bool
+    """Whether the head gives an embedding and not scores of classes: CLIP's projection, or a pooler."""
 
     @property
     def tokens(self) -> int:
@@ -111,12 +116,13 @@ def model_card(source: ViT | Path | str, *, layout: str | None = None, config: C
 
     A `ModelCard`. A file that lacks tensors, or has some too many, is no error here: the card names them.
 
-    **Raises:** `CheckpointError` where the file cannot be read, or is of no known layout.
+    **Raises:** `CheckpointError` where the file is not what it claims, or is of no known layout; `ValueError` where
+    the arguments do not fit; `OSError` where the file cannot be read.
     """
     if isinstance(source, ViT):
         leaves = arrays_of(source)
         dtypes = Counter(str(leaf.dtype) for leaf in leaves.values())
-        return ModelCard("vitrail", "vitrail's own", source.config, _parameters(leaves), None, None, {}, (), (), dtypes)
+        return _own_card(source.config, leaves, dtypes)
     path = Path(source)
     file = open_source(path)
     if is_native(file):
@@ -138,6 +144,8 @@ def model_card(source: ViT | Path | str, *, layout: str | None = None, config: C
         missing=(*made.wrong, *made.missing),
         unknown=tuple(name for name, why in reasons.items() if why is None),
         dtypes=Counter(info.dtype for name, info in named_as_jax(checkpoint.tensors).items() if name in made.used),
+        assumed=checkpoint.assumed,
+        embeds=known.embeds(config),
     )
 
 
@@ -149,8 +157,30 @@ def _native_card(file: AbstractSource) -> ModelCard:
     found = difference(tensors, expected)
     missing = (*found.wrong, *map(repr, found.missing))
     dtypes = Counter(info.dtype for name, info in tensors.items() if name in expected)
-    parameters, unknown = _parameters(expected), tuple(found.unknown)
-    return ModelCard("vitrail", "vitrail's own", config, parameters, None, None, {}, missing, unknown, dtypes)
+    return _own_card(config, expected, dtypes, missing, tuple(found.unknown))
+
+
+def _own_card(
+    config: ViTConfig,
+    arrays: Mapping[str, Any],
+    dtypes: Mapping[str, int],
+    missing: tuple[str, ...] = (),
+    unknown: tuple[str, ...] = (),
+) -> ModelCard:
+    return ModelCard(
+        layout="vitrail",
+        title="vitrail's own",
+        config=config,
+        parameters=_parameters(arrays),
+        classes=None,
+        licence=None,
+        ignored={},
+        missing=missing,
+        unknown=unknown,
+        dtypes=dtypes,
+        assumed={},
+        embeds=has_pooler(config),
+    )
 
 
 def _parameters(arrays: Mapping[str, Any]) -> int:

@@ -26,11 +26,13 @@ _HEADS: Final[Mapping[int, int]] = MappingProxyType({1152: 16, 1280: 16, 1408: 1
 
 @final
 class Checkpoint:
-    """The tensors of a file by the names of one layout, and the settings beside it."""
+    """The tensors of a file by the names of one layout, and the settings beside it; in `assumed` what was taken for a
+    setting that nothing says."""
 
     def __init__(self, source: AbstractSource, prefixes: tuple[str, ...], settings: Settings):
         self.path = source.path
         self.settings = settings
+        self.assumed: dict[str, object] = {}
         self.names: dict[str, str] = {}
         for name in source.tensors:
             prefix = next((p for p in prefixes if name.startswith(p)), "")
@@ -71,26 +73,28 @@ class Checkpoint:
 
     def setting(self, name: str, default: _T) -> _T:
         """A setting, or what its library takes where nothing is said."""
-        value = self.settings.get(name, default)
-        value = default if value is None else value
+        value = self.settings.get(name)
+        if value is None:
+            self.assumed[name] = default
+            return default
         if not isinstance(value, type(default)) and not (isinstance(default, float) and isinstance(value, int)):
             raise CheckpointError(
                 f"the setting {name!r} beside {self.path} must be like {default!r}, but it is {value!r}"
             )
         return cast(_T, value)
 
-    def heads(self, dim: int, *, named: str) -> int:
-        """The number of heads by the setting of that name, or by the width."""
+    def heads(self, dim: int, *, named: str, usual: int | None = None) -> int:
+        """The number of heads by the setting of that name, or else the usual one, or that of the width."""
         if (given := self.settings.get(named)) is not None:
             return divisor(self, named, given, dim)
-        if dim in _HEADS:
-            return _HEADS[dim]
-        if dim % 64 or dim > 2048:
+        if usual is None and dim not in _HEADS and (dim % 64 or dim > 2048):
             raise CheckpointError(
                 f"{self.path} does not say how many heads its attention has, and no published model is {dim} wide: "
                 f"put its config.json beside it, or pass config={{{named!r}: ...}}"
             )
-        return dim // 64
+        heads = _HEADS.get(dim, dim // 64) if usual is None else usual
+        self.assumed[named] = heads
+        return heads
 
     def size(self, given: object) -> tuple[int, int]:
         """Height and width of a setting that is one number for both, or the two."""
@@ -156,6 +160,8 @@ class Layout:
 
     written_settings: Callable[[ViTConfig], Settings] = lambda config: {}
     """For writing: what the library's own settings of such a model say."""
+    embeds: Callable[[ViTConfig], bool] = lambda config: False
+    """Whether the head of a model gives an embedding and not scores of classes."""
 
     def in_stack(self, name: str) -> str:
         """The name in a file whose blocks are stacked of what is that of the first block in others."""
@@ -207,6 +213,11 @@ def learned(rule: str, *, covers_prefix: bool | str = True) -> PartSpec:
 def classes(checkpoint: Checkpoint, name: str) -> int | None:
     """How many classes a linear layer of that name has; `None` without it."""
     return checkpoint.shape(name, 2)[0] if name in checkpoint else None
+
+
+def has_pooler(config: ViTConfig) -> bool:
+    """Whether the head is a layer with an activation, which is no classifier: its values are no scores."""
+    return isinstance(config.head, PartSpec) and dict(config.head.options).get("activation") is not None
 
 
 def activation(checkpoint: Checkpoint, name: str, known: Mapping[str, Any], default: str) -> Any:

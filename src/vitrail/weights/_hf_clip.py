@@ -84,6 +84,7 @@ HF_CLIP: Final = Layout(
     ignored=TEXT_TOWER,
     written_prefix=lambda config: ("" if config.head == "none" else "vision_model.", ("visual_projection",)),
     written_settings=written_settings,
+    embeds=lambda config: config.head != "none",  # the projection
 )
 
 
@@ -184,14 +185,14 @@ def _configure_dinov3(layer: str) -> Callable[[Checkpoint], ViTConfig]:
         has_registers = "embeddings.register_tokens" in checkpoint
         registers = checkpoint.tensors["embeddings.register_tokens"].shape[1] if has_registers else 0
         mlp_dim = checkpoint.shape(f"{layer}0.mlp.down_proj.weight", 2)[1]
-        num_heads = checkpoint.heads(dim, named="num_attention_heads")
+        num_heads = checkpoint.heads(
+            dim, named="num_attention_heads", usual=20 if (dim, gated) == (1280, True) else None
+        )
         act = activation(checkpoint, "hidden_act", ACTIVATIONS, "silu" if gated else "gelu")
         if gated and act != "silu":
             raise CheckpointError(
                 f"{checkpoint.path} has a gated MLP, whose gate must be 'silu', but its config.json says {act!r}"
             )
-        if "num_attention_heads" not in checkpoint.settings and (dim, gated) == (1280, True):
-            num_heads = 20
         return model_config(
             checkpoint,
             kernel="embeddings.patch_embeddings.weight",

@@ -33,7 +33,7 @@ TEXT_TOWER: Final = (
 
 def check_type(checkpoint: Checkpoint, *known: str) -> None:
     """A `CheckpointError` where the settings are those of another model."""
-    given = checkpoint.setting("model_type", known[0])
+    given = checkpoint.settings.get("model_type") or known[0]
     if given not in known:
         raise CheckpointError(
             f"{checkpoint.path} has the names of {known[0]!r}, but the config.json beside it says {given!r}: put the "

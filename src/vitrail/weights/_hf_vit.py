@@ -11,7 +11,7 @@ from typing import Any, Final
 from .._registry import PartSpec
 from ..encoder import EncoderOptions
 from ..model import ViTConfig
-from ._checkpoint import Checkpoint, Layout, activation, classes, learned, model_config
+from ._checkpoint import Checkpoint, Layout, activation, classes, has_pooler, learned, model_config
 from ._hf_settings import ACTIVATIONS, MASK_TOKEN, check_type, written_settings
 from ._rules import Rule, block_rules, rule
 
@@ -46,11 +46,6 @@ def _vit_blocks_new(config: ViTConfig) -> tuple[Rule, ...]:
     return _blocks("layers.{i}.", out="mlp.fc2", **names, **_NEW)
 
 
-def _has_pooler(config: ViTConfig) -> bool:
-    """Whether the head is the layer with an activation that a model without a classifier ends with."""
-    return isinstance(config.head, PartSpec) and dict(config.head.options).get("activation") is not None
-
-
 def _vit_rules(blocks: _Blocks) -> Callable[[ViTConfig], tuple[Rule, ...]]:
     def rules(config: ViTConfig) -> tuple[Rule, ...]:
         return (
@@ -64,7 +59,7 @@ def _vit_rules(blocks: _Blocks) -> Callable[[ViTConfig], tuple[Rule, ...]]:
             rule("embeddings.position_embeddings", ("position.prefix", "position.patches"), "1 n d -> n d"),
             *blocks(config),
             rule("layernorm.*", "norm.*"),
-            rule("pooler.dense.*" if _has_pooler(config) else "classifier.*", "head.linear.*"),
+            rule("pooler.dense.*" if has_pooler(config) else "classifier.*", "head.linear.*"),
             rule("cls_classifier.*", "head.class_token.*"),
             rule("distillation_classifier.*", "head.distillation_token.*"),
         )
@@ -120,7 +115,7 @@ _VIT_PREFIXES: Final = ("vit.", "deit.", "model.vit.", "model.deit.")
 
 
 def _written_vit(config: ViTConfig) -> tuple[str, tuple[str, ...]]:
-    bare = config.head == "none" or _has_pooler(config)
+    bare = config.head == "none" or has_pooler(config)
     prefix = "" if bare else "deit." if config.num_registers else "vit."
     return prefix, ("classifier", "cls_classifier", "distillation_classifier")
 
@@ -137,6 +132,7 @@ HF_VIT: Final = Layout(
     rules=_vit_rules(_vit_blocks_old),
     prefixes=_VIT_PREFIXES,
     ignored=_VIT_IGNORED,
+    embeds=has_pooler,
     written_prefix=_written_vit,
     written_settings=written_settings,
 )
@@ -152,6 +148,7 @@ HF_VIT_5: Final = Layout(
     rules=_vit_rules(_vit_blocks_new),
     prefixes=_VIT_PREFIXES,
     ignored=_VIT_IGNORED,
+    embeds=has_pooler,
 )
 
 

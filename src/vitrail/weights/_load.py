@@ -21,13 +21,13 @@ from ._layouts import open_source, recognise
 from ._native import arrays_of, check_no_overrides, is_native, name_of, outline, read_native
 from ._preprocess import preprocess_of
 from ._rules import Plan, fill, plan
-from ._settings import read_settings, settings_beside
+from ._settings import GivenSettings, read_settings, settings_beside
 from ._source import AbstractSource, NumpyArray, aligned
 
 _IN_BFLOAT16: Final = 2**-6
 """How far a power of 100 may be off that was computed in bfloat16, whose numbers are 2**-8 apart."""
 Config = ViTConfig | Mapping[str, Any] | Path | str | None
-"""What a checkpoint is: a configuration, settings as a library's `config.json` has them, or the path of such."""
+"""What a checkpoint is: a configuration, settings as a library's `config.json` has them, or the path of such a file."""
 
 
 def load(
@@ -53,7 +53,8 @@ def load(
         ```
 
     The layout is known by the names of the tensors, and what these do not say (the activation, the number of heads) by
-    the `config.json` beside the file. Every tensor is used, or is one that the layout names as not needed; every array
+    the `config.json` beside the file; without one, what the published models of the layout have is assumed, and
+    `vitrail inspect` shows it. Every tensor is used, or is one that the layout names as not needed; every array
     of the model is filled, in the file's own numbers, and none is converted unless that is asked for.
 
     **Arguments:**
@@ -61,8 +62,9 @@ def load(
     - `path`: a safetensors or npz file, the index of a checkpoint in several files (`model.safetensors.index.json`), or
         a folder with one of these.
     - `layout`: the name of the layout, where it should not be known by the tensors; `vitrail inspect` shows it.
-    - `config`: what the checkpoint is, where nothing beside the file says it: a `ViTConfig`, or settings as the
-        library's `config.json` has them, or the path of such a file.
+    - `config`: what the checkpoint is, instead of what lies beside the file: a `ViTConfig`, or settings as the
+        library's `config.json` has them, or the path of such a file. Settings that the layout does not read are an
+        error, unless they are a whole `config.json`.
     - `image_size`, `patch_size`: of the images that the model is to read; what depends on them is resampled, as in
         `ViT.resized`.
     - `pool`, `head`, `num_classes`: what the model is to end with, as in `vitrail.replace`; `num_classes=None` takes
@@ -130,6 +132,8 @@ def identified(
             folder = path if path.is_dir() else path.parent
             found = preprocess_of(known, checkpoint, folder)
             config = dataclasses.replace(known.configure(checkpoint), preprocess=found)
+    if isinstance(settings, GivenSettings):
+        settings.check_all_read(known.name)
     return known, source, checkpoint, config
 
 
@@ -143,7 +147,7 @@ def _settings_of(config: Config, path: Path) -> Settings:
         case str() | Path():
             return read_settings(Path(config))
         case _:
-            return config
+            return GivenSettings(config)
 
 
 def planned(layout: Layout, config: ViTConfig, checkpoint: Checkpoint, *, convert: bool) -> tuple[ViT, Plan]:

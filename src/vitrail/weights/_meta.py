@@ -12,7 +12,7 @@ from jaxtyping import Float
 from .._registry import PartSpec
 from ..encoder import EncoderOptions
 from ..model import ViTConfig
-from ._checkpoint import Checkpoint, Layout, learned, model_config
+from ._checkpoint import Checkpoint, Layout, divisor, learned, model_config
 from ._rules import Rule, block_rules, rule
 
 _KERNEL: Final = "patch_embed.proj.weight"
@@ -90,7 +90,7 @@ def _configure_dinov3(checkpoint: Checkpoint) -> ViTConfig:
         checkpoint,
         kernel=_KERNEL,
         depth=checkpoint.depth("blocks.{i}.norm1.weight"),
-        num_heads=dim // (4 * periods),
+        num_heads=divisor(checkpoint, "num_heads", checkpoint.settings.get("num_heads", dim // (4 * periods)), dim),
         mlp_dim=checkpoint.shape(f"blocks.0.mlp.{'w3' if gated else 'fc2'}.weight", 2)[1],
         image_size=14 * patch[0],
         position=PartSpec("rope", (("base", _BASE), ("rule", "dinov3"))),

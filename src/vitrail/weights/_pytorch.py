@@ -90,6 +90,7 @@ OPENAI_CLIP: Final = Layout(
         (r"logit_(scale|bias)", "of the contrastive loss"),
         (r"input_resolution|context_length|vocab_size", "numbers that the shapes say, too"),
     ),
+    embeds=lambda config: config.head != "none",  # the projection
 )
 
 

@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, cast, final
 
+from .._check import listed
 from ._checkpoint import Settings
 from ._errors import CheckpointError
 from ._source import MAX_HEADER
@@ -17,6 +18,40 @@ _OPEN_CLIP_SAID: Final = re.compile(
 )
 # All else has to be as open_clip has it where nothing is said.
 _OPEN_CLIP_DEFAULTS: Final[Mapping[str, object]] = {"pool_type": "tok", "pos_embed_type": "learnable"}
+
+
+# A config.json that a library wrote has one of these, and much that is of no use here.
+_OF_A_WHOLE: Final = ("transformers_version", "num_features")
+# What only a card reads.
+_FOR_CARDS: Final = frozenset({"id2label", "license", "licence"})
+
+
+@final
+class GivenSettings(Mapping[str, Any]):
+    """Settings that somebody typed. They know what they were asked for, so that none of them is passed over."""
+
+    def __init__(self, given: Mapping[str, Any]):
+        self._given = given
+        self._asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self._asked.add(name)
+        return self._given[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._given)
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def check_all_read(self, layout: str) -> None:
+        """Raises a `ValueError` where the layout did not ask for some of them."""
+        unread = self._given.keys() - self._asked - _FOR_CARDS
+        if unread and not any(name in self._given for name in _OF_A_WHOLE):
+            raise ValueError(
+                f"config must have settings that the layout {layout!r} reads, but it does not read "
+                f"{listed(sorted(unread))} of this file: it reads {listed(sorted(self._asked))}"
+            )
 
 
 def settings_beside(path: Path) -> Settings:

@@ -37,7 +37,8 @@ _KNOWN_ARGUMENTS: Final = re.compile(
 
 def _architecture(checkpoint: Checkpoint, known: re.Pattern[str]) -> str:
     """The name of timm's architecture; the empty one where nothing says it."""
-    name = checkpoint.setting("architecture", "").partition(".")[0]
+    given = checkpoint.settings.get("architecture") or ""
+    name = given.partition(".")[0] if isinstance(given, str) else repr(given)
     if name and not known.fullmatch(name):
         raise CheckpointError(
             f"{checkpoint.path} is timm's {name!r}, whose forward pass is not known to be this layout's: if it is, "
@@ -59,13 +60,13 @@ def _arguments(checkpoint: Checkpoint) -> dict[str, Any]:
 def _heads(checkpoint: Checkpoint, arguments: dict[str, Any], name: str, dim: int, *, gated: bool) -> int:
     if "num_heads" in arguments:
         return divisor(checkpoint, "num_heads", arguments["num_heads"], dim)
-    if name == "vit_base_patch16_gap_224":
-        return 16
-    if name.startswith("vit_huge_plus_patch16_dinov3"):
-        return 20
-    if dim == 1536 and not gated:
-        return 16
-    return checkpoint.heads(dim, named="num_heads")
+    usual = 16 if name == "vit_base_patch16_gap_224" or (dim == 1536 and not gated) else None
+    heads = checkpoint.heads(
+        dim, named="num_heads", usual=20 if name.startswith("vit_huge_plus_patch16_dinov3") else usual
+    )
+    if name:  # which says it
+        checkpoint.assumed.pop("num_heads", None)
+    return heads
 
 
 def _pool(checkpoint: Checkpoint, arguments: dict[str, Any], known: Mapping[str, str]) -> str | None:
@@ -96,6 +97,8 @@ def _configure_vit(checkpoint: Checkpoint) -> ViTConfig:
             f"{checkpoint.path} is a ViT of {kind} kind, whose tensors do not say which activation and norm it has: "
             "put its config.json beside it, or pass config={'architecture': ...} with timm's name of it"
         )
+    if not name:
+        checkpoint.assumed["architecture"] = "a plain ViT's"
     gated = checkpoint.shape("blocks.0.mlp.fc1.weight", 2)[0] != checkpoint.shape("blocks.0.mlp.fc2.weight", 2)[1]
     extra = "dist_token" if "dist_token" in checkpoint else "reg_token"
     registers = checkpoint.shape(extra, 3)[1] if extra in checkpoint else 0
