@@ -19,7 +19,7 @@ from test_checkpoints import CASES
 
 import vitrail
 from vitrail.cli import main
-from vitrail.model import IMAGENET
+from vitrail.model import CLIP, HALF, IMAGENET
 
 MAE = CASES["transformers ViTMAEForPreTraining"]
 HF = CASES["transformers ViTForImageClassification"]
@@ -121,7 +121,8 @@ def test_predict_names_the_classes_of_imagenet(
     assert main(["predict", str(path), str(photograph), "--top", "3"]) == 0
     total = math.exp(9) + math.exp(8) + math.exp(7) + 997
     names = ["golden retriever", "tabby cat", "goldfish"]  # the ILSVRC's numbers 207, 281 and 1
-    lines = [f"  {math.exp(9 - i) / total:6.1%}  {name}" for i, name in enumerate(names)]
+    places = ["207", "281", "  1"]
+    lines = [f"  {math.exp(9 - i) / total:6.1%}  class {places[i]}  {name}" for i, name in enumerate(names)]
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == str(photograph)
     assert [line.lower() for line in rest] == lines
@@ -137,7 +138,7 @@ def test_predict_takes_the_names_beside_the_file_and_draws_where_it_looked(
     arguments = ["predict", str(path), str(photograph), str(photograph), "--top", "9", "--attention", str(out)]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    ordered = [f"{shares[place]:6.1%}  {names[place]}" for place in np.argsort(-shares)]
+    ordered = [f"{shares[place]:6.1%}  class {place}  {names[place]}" for place in np.argsort(-shares)]
     assert printed.count("\n".join(f"  {line}" for line in ordered)) == 2
     with Image.open(out) as drawn:
         pixels = np.asarray(drawn)
@@ -165,6 +166,9 @@ def test_predict_without_names_numbers_the_classes(
         (["model.safetensors", "photo.png", "--top", "0"], "top must be positive"),
         (["model.safetensors", "photo.png", "--attention", "out.txt"], "attention must end in"),
         (["model.safetensors", "photo.png", "--attention", "nowhere/out.png"], "lie in a folder"),
+        (["model.safetensors", "photo.png", "--attention", "./photo.png"], "attention must be another file than"),
+        (["model.safetensors", "photo.png", "cut.png"], "cut.png must be a picture that Pillow opens without doubt"),
+        (["nowhere.safetensors", "photo.png"], "error: nowhere.safetensors: No such file or directory"),
     ],
 )
 def test_what_cannot_be_predicted_is_one_line(
@@ -178,6 +182,7 @@ def test_what_cannot_be_predicted_is_one_line(
     monkeypatch.chdir(tmp_path)
     classifier(tmp_path)
     (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes(photograph.read_bytes()[:500])
     assert sentence in error_of(["predict", *arguments], capsys)
 
 
@@ -189,9 +194,52 @@ def test_a_model_without_a_classifier_or_preprocessing_does_not_predict(
     assert "must have a classifier" in error_of(["predict", str(bare), str(photograph)], capsys)
     unknown = tmp_path / "unknown.safetensors"
     vitrail.save(small_config().build(key=jax.random.key(0)), unknown)
-    assert "neither the file nor what lies beside it says how" in error_of(
-        ["predict", str(unknown), str(photograph)], capsys
-    )
+    said = error_of(["predict", str(unknown), str(photograph)], capsys)
+    assert "neither the file nor what lies beside it says how" in said
+    assert "pass --preprocess with one of 'imagenet', 'half', 'clip'" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("imagenet", vitrail.Preprocess("cover", "bicubic", *IMAGENET, crop=0.875)),
+        ("half", vitrail.Preprocess("squash", "bicubic", *HALF)),
+        ("clip", vitrail.Preprocess("cover", "bicubic", *CLIP)),
+    ],
+)
+def test_preprocessing_can_be_given(
+    name: str,
+    expected: vitrail.Preprocess,
+    photograph: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "m.safetensors"
+    vitrail.save(small_config(preprocess=expected).build(key=jax.random.key(0)), path)
+    shares = expected_shares(path, photograph)
+    vitrail.save(small_config().build(key=jax.random.key(0)), path)
+    assert main(["predict", str(path), str(photograph), "--preprocess", name, "--top", "1"]) == 0
+    assert f"  {shares.max():6.1%}  class {shares.argmax()}\n" in capsys.readouterr().out
+
+
+def test_nothing_is_said_before_all_is_known_to_fit(
+    photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = vitrail.EncoderOptions(windows=vitrail.WindowOptions(size=2, global_blocks=(1,), relative_grid=(4, 4)))
+    path = classifier(tmp_path, encoder=options)
+    for arguments in (["nowhere.png"], ["--attention", str(tmp_path / "out.png")]):
+        assert main(["predict", str(path), str(photograph), *arguments]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert "nowhere.png" in printed.err or "windows" in printed.err
+
+
+def test_a_classifier_without_a_bias_predicts(
+    photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = classifier(tmp_path, head=vitrail.HEADS.configure("linear", bias=False))
+    assert main(["predict", str(path), str(photograph)]) == 0
+    assert "class 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -226,6 +274,53 @@ def test_a_picture_of_too_many_pixels_is_one_line(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a picture of 20,000 x 20,000 takes a while to make
     said = error_of(["predict", str(classifier(tmp_path)), str(photograph)], capsys)
     assert "photo.png must be a picture that Pillow opens without doubt, but Image size (600 pixels)" in said
+
+
+def test_inspect_shows_what_is_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = vitrail.EncoderSize(dim=64, depth=1, num_heads=1, mlp_dim=16)
+    model = small_config(size=size, pool="cls", image_size=(16, 16)).build(key=jax.random.key(0))
+    expected = {
+        "hf_vit": "layer_norm_eps 1e-12, num_attention_heads 1, hidden_act gelu",
+        "timm": "architecture a plain ViT's, num_heads 1",
+    }
+    for layout, assumed in expected.items():
+        vitrail.save(model, tmp_path / "m.safetensors", layout=layout)  # type: ignore[arg-type]
+        assert main(["inspect", str(tmp_path / "m.safetensors")]) == 0
+        assert f"\nassumed     {assumed}: no settings say otherwise\n" in capsys.readouterr().out
+    assert main(["inspect", str(published(HF, tmp_path / "said"))]) == 0
+    assert "assumed" not in capsys.readouterr().out
+
+
+def test_help_calls_things_by_their_names(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, usage in (("predict", "FILE IMAGE [MORE-IMAGES"), ("convert", "FILE OUT"), ("inspect", "FILE")):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        printed = capsys.readouterr().out
+        assert usage in " ".join(printed.split())
+        assert "None}" not in printed
+        assert "--no-" not in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"), [("inspect", "weights"), ("predict", "weights"), ("convert", "torch"), ("demo", "demo")]
+)
+def test_what_is_not_installed_is_named_by_its_extra(
+    command: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vitrail._extras.find_spec", lambda name: None)
+    assert f"pip install 'vitrail[{extra}]'" in error_of([command], capsys)
+
+
+def test_a_folder_of_pytorchs_is_told_how_to_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
+    said = error_of(["inspect", str(tmp_path)], capsys)
+    assert f"vitrail convert --from-torch {tmp_path}/pytorch_model.bin {tmp_path}/pytorch_model.safetensors" in said
+
+
+def test_a_missing_file_is_said_before_pytorch_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "nofile.pth"
+    said = error_of(["convert", "--from-torch", str(missing), str(tmp_path / "m.safetensors")], capsys)
+    assert said == f"vitrail: error: {missing}: No such file or directory\n"
 
 
 def test_convert_wants_to_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

