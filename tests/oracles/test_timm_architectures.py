@@ -14,6 +14,9 @@ from vitrail.weights._timm import _EVA, _VIT
 
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "swiglu"}
 POOLS = {"token": "cls", "avg": "mean", "map": "attention"}
+PUBLISHED = [
+    name for name in timm.list_pretrained() if _VIT.fullmatch(arch := name.partition(".")[0]) or _EVA.fullmatch(arch)
+]
 NAMES = [name for name in timm.list_models() if _VIT.fullmatch(name) or _EVA.fullmatch(name)]
 
 
@@ -31,6 +34,7 @@ class Shapes(AbstractSource):
 
 def test_there_are_as_many_as_there_should_be() -> None:
     assert len(NAMES) > 120
+    assert len(PUBLISHED) > 150
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,3 +61,22 @@ def test_an_architecture_is_read_as_timm_builds_it(name: str) -> None:
     pool = config.pool.name if isinstance(config.pool, PartSpec) else config.pool
     assert pool == POOLS[model.global_pool]
     assert (config.norm_order == "pool_norm") == isinstance(model.fc_norm, torch.nn.LayerNorm)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_settings_as_timm_publishes_them_fit_the_weights(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    # The image size stands in pretrained_cfg alone, as in the files on the Hub: timm writes model_args since lately.
+    settings = {
+        "architecture": name.partition(".")[0],
+        "global_pool": model.global_pool,
+        "pretrained_cfg": model.pretrained_cfg,
+    }
+    layout = LAYOUTS["timm_eva" if type(model).__name__ == "Eva" else "timm"]
+    checkpoint = Checkpoint(Shapes(model), layout.prefixes, settings)
+    config = layout.configure(checkpoint)
+    if "pos_embed" in checkpoint:
+        assert config.grid == model.patch_embed.grid_size
+    assert config.size.num_heads == model.blocks[0].attn.num_heads
+    assert not checkpoint.assumed
