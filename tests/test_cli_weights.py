@@ -226,7 +226,7 @@ def test_nothing_is_said_before_all_is_known_to_fit(
     photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = vitrail.EncoderOptions(windows=vitrail.WindowOptions(size=2, global_blocks=(1,), relative_grid=(4, 4)))
-    path = classifier(tmp_path, encoder=options)
+    path = classifier(tmp_path, encoder=options, image_size=(16, 16))
     for arguments in (["nowhere.png"], ["--attention", str(tmp_path / "out.png")]):
         assert main(["predict", str(path), str(photograph), *arguments]) == 1
         printed = capsys.readouterr()
