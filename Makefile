@@ -8,8 +8,13 @@ SOURCES := $(shell find src docs tests/plugins -type f -not -name '*.pyc') mkdoc
 
 INSTALL = $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 ORACLES := .venv-oracles
+# The peers of the benchmark: those on JAX in the newest Python that there is, as one of them wants 3.12.
+BENCH := .venv-bench
+BENCH_PYTHON ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12.*/bin/python $(PYTHON); do \
+	"$$python" -c '' 2>/dev/null && echo "$$python" && break; done)
+OUT ?= benchmark
 
-.PHONY: demo test test-oracles check docs clean
+.PHONY: demo test test-oracles bench bench-quick check docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.installed
@@ -23,6 +28,13 @@ test-oracles:
 	$(MAKE) VENV=$(ORACLES) $(ORACLES)/oracles.installed
 	HF_HUB_OFFLINE=1 $(ORACLES)/bin/python -m pytest tests/oracles
 
+# Against the other implementations, each kind in an environment of its own: OUT.json and OUT.md. Leave the machine alone.
+bench bench-quick:
+	$(MAKE) VENV=$(BENCH)-jax PYTHON=$(BENCH_PYTHON) $(BENCH)-jax/jax-peers.installed
+	$(MAKE) VENV=$(BENCH)-torch $(BENCH)-torch/torch-peers.installed
+	$(BENCH)-jax/bin/python tests/benchmarks/run.py --torch $(BENCH)-torch/bin/python --out $(OUT) \
+		$(if $(filter bench-quick,$@),--quick)
+
 check: $(VENV)/dev.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -35,7 +47,7 @@ site/index.html: $(SOURCES) | $(VENV)/docs.installed
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(ORACLES) site
+	rm -rf $(VENV) $(ORACLES) $(BENCH)-jax $(BENCH)-torch site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -50,4 +62,13 @@ $(VENV)/%.installed: pyproject.toml | $(BIN)/python
 $(VENV)/oracles.installed: $(VENV)/test.installed tests/oracles/requirements.txt tests/oracles/originals.txt
 	$(INSTALL) -r tests/oracles/requirements.txt
 	$(INSTALL) --no-deps -r tests/oracles/originals.txt
+	touch $@
+
+$(VENV)/jax-peers.installed: tests/benchmarks/jax.txt pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable . -r tests/benchmarks/jax.txt $(if $(shell command -v nvidia-smi),'jax[cuda12]')
+	touch $@
+
+$(VENV)/torch-peers.installed: tests/benchmarks/torch.txt tests/benchmarks/originals.txt | $(BIN)/python
+	$(INSTALL) -r tests/benchmarks/torch.txt
+	$(INSTALL) --no-deps -r tests/benchmarks/originals.txt
 	touch $@

@@ -182,7 +182,7 @@ CONFIGS = {
             dropout=0.1,
             drop_path=0.2,
             scan=False,
-            remat=True,
+            remat="blocks",
         ),
         neck_dim=8,
         init="big_vision",

@@ -106,7 +106,7 @@ def build(key: PRNGKeyArray) -> list[vitrail.ViT]:
             norm_order="pool_norm",
             class_token=True,
             num_registers=4,
-            encoder=vitrail.EncoderOptions(activation="gelu_tanh", layer_scale=1e-5, drop_path=0.1, remat=True),
+            encoder=vitrail.EncoderOptions(activation="gelu_tanh", layer_scale=1e-5, drop_path=0.1, remat="blocks"),
             init="big_vision",
             compute_dtype="bfloat16",
             key=key,

@@ -1,6 +1,7 @@
 """vitrail: Vision Transformers in JAX and Equinox, a picture assembled from small panes."""
 
 import typing as _typing
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 
 from jaxtyping import install_import_hook as _install_import_hook
@@ -60,6 +61,7 @@ from .model import (
     Preprocess as Preprocess,
     ViT as ViT,
     ViTConfig as ViTConfig,
+    compile as compile,
     replace as replace,
     vit as vit,
     vit_forward as vit_forward,
@@ -103,28 +105,40 @@ from .position import (
     RotaryPosition as RotaryPosition,
     SinCos2DPosition as SinCos2DPosition,
 )
-from .weights import (
-    CheckpointError as CheckpointError,
-    ModelCard as ModelCard,
-    WritableLayout as WritableLayout,
-    convert_torch as convert_torch,
-    from_hub as from_hub,
-    load as load,
-    model_card as model_card,
-    save as save,
-)
 
 if _typing.TYPE_CHECKING:
     from .lab import compare_pools as compare_pools
+    from .weights import (
+        CheckpointError as CheckpointError,
+        ModelCard as ModelCard,
+        WritableLayout as WritableLayout,
+        convert_torch as convert_torch,
+        from_hub as from_hub,
+        load as load,
+        model_card as model_card,
+        save as save,
+    )
 else:
+    # Imported when they are asked for: together they take longer to import than all the rest.
+    _LATER = {
+        "compare_pools": "lab",
+        "CheckpointError": "weights",
+        "ModelCard": "weights",
+        "WritableLayout": "weights",
+        "convert_torch": "weights",
+        "from_hub": "weights",
+        "load": "weights",
+        "model_card": "weights",
+        "save": "weights",
+    }
 
     def __getattr__(name: str) -> object:
-        # The lab takes half as long to import as all the rest, and few programs need it.
-        if name == "compare_pools":
-            from .lab import compare_pools
+        if name not in _LATER:
+            raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
+        return getattr(_import_module(f".{_LATER[name]}", __name__), name)
 
-            return compare_pools
-        raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER})
 
 
 __version__ = _version("vitrail")

@@ -1,5 +1,6 @@
 """The layers that the parts share. Each acts on the last axis, in the dtype of what comes in."""
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, Literal, TypeVar, final
@@ -14,11 +15,32 @@ from ._init import Initializer
 ActivationName = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh"]
 """The names of the activations in `ACTIVATIONS`."""
 
+PRODUCT: Final = "product"
+"""What the results of matrix products are named by, which a training step may keep for its backward pass."""
+GATHERED: Final = "gathered"
+"""The same of what the attention gathers."""
+
 Activation = Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
 
 
+# With jax.nn.gelu, whose derivative is that of its erfc, a training step of Ti/16 at batch 8 takes 1.02 to 1.07 times
+# as long (two CPU cores).
+@jax.custom_jvp
 def _gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return jax.nn.gelu(x, approximate=False)
+    return x * _normal_cdf(x)
+
+
+@_gelu.defjvp
+def _gelu_jvp(
+    primals: tuple[Float[Array, "*shape"]], tangents: tuple[Float[Array, "*shape"]]
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    (x,), (dx,) = primals, tangents
+    cdf, density = _normal_cdf(x), jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi)
+    return x * cdf, dx * (cdf + x * density)
+
+
+def _normal_cdf(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return 0.5 * (1 + jax.lax.erf(x / math.sqrt(2)))
 
 
 def _gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

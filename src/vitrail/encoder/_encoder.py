@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._init import Init
-from .._layers import LayerNorm, dropout, split_key, to_dtype
+from .._layers import GATHERED, PRODUCT, LayerNorm, dropout, split_key, to_dtype
 from .._tokens import Rotation, Tokens
 from ._block import Block
 from ._options import EncoderOptions, EncoderSize, WindowOptions
@@ -20,6 +20,7 @@ _Record = TypeVar("_Record")
 _Place = tuple[Bool[Array, ""], Int[Array, ""]]
 """Whether a block looks at all tokens, and how many such blocks, or such as do not, came before it."""
 _Layer = tuple[Block, Float[Array, ""] | None, PRNGKeyArray | None, _Place | None]
+_KEPT = {"products": (PRODUCT, GATHERED), "attention": (GATHERED,), "blocks": ()}
 _Step = Callable[[Float[Array, "tokens dim"], _Layer], tuple[Float[Array, "tokens dim"], _Record]]
 
 
@@ -196,9 +197,10 @@ class Encoder(eqx.Module):
             after = within(None) if place is None else self._look(tokens, place, within)
             return after, record(block, x, after)
 
-        step: _Step[_Record] = run_block
-        if self.options.remat:
-            step = cast(_Step[_Record], jax.checkpoint(step, prevent_cse=not self.options.scan))
+        # Left alone, a loop keeps whatever its backward pass could use, most of it cheap to compute again: for Ti/16 at
+        # batch 8 that is 441 MiB instead of 194, and a training step takes 1.16 to 1.19 times as long (two CPU cores).
+        policy = jax.checkpoint_policies.save_only_these_names(*_KEPT[self.options.remat])
+        step = cast(_Step[_Record], jax.checkpoint(run_block, policy=policy, prevent_cse=not self.options.scan))
         return jax.lax.scan(
             step, x, (self.stack, rates, keys, self._places(tokens, rotation)), unroll=1 if self.options.scan else depth
         )

@@ -44,6 +44,9 @@ class EncoderOptions:
     """The value at which a learned scale of each residual branch starts (CaiT, DINOv2); `None` for no scale."""
     windows: WindowOptions | None = None
     """Attention within windows, for large images; `None` for all tokens to all."""
+    attention_chunk: int | None = None
+    """How many queries look at all tokens at a time; `None` for all at once. With it the memory that attention takes
+    grows with the number of tokens, and not with its square: for large images."""
     dropout: float = 0.0
     """The probability of dropping an element after the position embedding, in the MLP and at the end of each branch."""
     drop_path: float = 0.0
@@ -51,12 +54,21 @@ class EncoderOptions:
     zero in the first, so that a single block is never dropped."""
     scan: bool = True
     """Whether the blocks run as one loop, compiled once whatever the depth, or one after the other, each compiled."""
-    remat: bool = False
-    """Whether the backward pass computes the inside of each block again: less memory, more time."""
+    remat: Literal["products", "attention", "blocks"] = "products"
+    """What the backward pass finds kept of the forward pass; the rest it computes again. `"products"`: the results of
+    the matrix products. `"attention"`: what the attention gathers, and what goes from block to block, about half of
+    the memory. `"blocks"`: only what goes from block to block."""
 
     def __post_init__(self) -> None:
         check_rate(dropout=self.dropout, drop_path=self.drop_path)
         check_above_zero(norm_eps=self.norm_eps, layer_scale=self.layer_scale)
+        if self.attention_chunk is not None:
+            check_positive(attention_chunk=self.attention_chunk)
+            if self.windows is not None and self.windows.relative_grid is not None:
+                raise ValueError(
+                    f"attention_chunk must be None with relative positions, but {self.attention_chunk} came: their "
+                    "table is as large as the scores, so that nothing would be saved"
+                )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The model: a configuration and the parts that it names, assembled into one forward pass."""
 
 from ._build import vit as vit
+from ._compile import CompiledViT as CompiledViT, compile as compile
 from ._preprocess import CLIP as CLIP, HALF as HALF, IMAGENET as IMAGENET, Preprocess as Preprocess
 from ._presets import PRESETS as PRESETS
 from ._reference import vit_forward as vit_forward

@@ -1,0 +1,46 @@
+"""vitrail."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from cases import CLASSES, PATCH, Case, block_weights
+from program import Program, equinox_program
+
+import vitrail
+
+DISTRIBUTIONS = ("vitrail", "jax", "equinox", "optax")
+
+
+def build(case: Case, weights: dict[str, Any] | None) -> Program:
+    size = vitrail.EncoderSize(case.dim, case.depth, case.num_heads, 4 * case.dim)
+    config = vitrail.ViTConfig(
+        image_size=(case.image, case.image),
+        patch_size=(PATCH, PATCH),
+        size=size,
+        num_classes=CLASSES,
+        compute_dtype=case.dtype,
+    )
+    model = config.build(key=jax.random.key(0))
+    if weights is not None:
+        model = with_weights(model, weights)
+    return equinox_program(case, model, lambda model, image: model(image))
+
+
+def with_weights(model: Any, weights: dict[str, Any]) -> Any:
+    def parts(model: Any) -> list[Any]:
+        block = model.encoder.stack
+        linear = (block.attention.qkv, block.attention.project, block.mlp.hidden, block.mlp.out)
+        layers = (model.patch, *linear, block.norm1, block.norm2, model.norm, model.head.linear)
+        return [model.position.patches, *(array for layer in layers for array in (layer.weight, layer.bias))]
+
+    blocks = [block_weights(weights, i) for i in range(model.config.size.depth)]
+    names = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "norm1", "norm2")
+    stacked = [jnp.stack([block[f"{n}.{kind}"] for block in blocks]) for n in names for kind in ("weight", "bias")]
+    patch, norm, head = (
+        [jnp.asarray(weights[f"{name}.{kind}"]) for kind in ("weight", "bias")]
+        for name in ("patch_embed.proj", "norm", "head")
+    )
+    position = jnp.asarray(weights["pos_embed"]).reshape(model.position.patches.shape)
+    return eqx.tree_at(parts, model, [position, *patch, *stacked, *norm, *head])

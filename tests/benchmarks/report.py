@@ -1,0 +1,145 @@
+"""The result of a run as Markdown."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+OURS = "vitrail_vit"
+NAMES = {
+    "vitrail_vit": "vitrail",
+    "timm_vit": "timm, eager",
+    "timm_compiled": "timm, compiled",
+    "transformers_vit": "transformers",
+    "flax_linen": "Flax linen",
+    "flax_nnx": "Flax NNX",
+    "equinox_tutorial": "Equinox tutorial",
+    "equimo_vit": "equimo",
+}
+MIB, GIGA = 2**20, 1e9
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The whole report."""
+    sections = [head(result), "## Running time\n", ratios(result), "\n" + times(result)]
+    sections += [
+        "\n## First call, compile time and memory\n",
+        firsts(result),
+        "\n" + depths(result),
+        "\n" + imports(result),
+    ]
+    return "\n".join(sections) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def head(result: dict[str, Any]) -> str:
+    """When, where and with what."""
+    machine = result["machine"]
+    versions: dict[str, str] = {}
+    for found in result["versions"].values():
+        versions |= found
+    chip = machine["accelerator"] or f"{machine['processor']}, {machine['cores']} cores"
+    memory = machine["memory"] / 2**30
+    pythons = ", ".join(sorted(set(result["python"].values())))
+    listed = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
+    differences = [value for name, value in result["differences"].items() if name != OURS]
+    return (
+        f"{result['day']}, {chip}, {memory:.0f} GiB; Python {pythons}; {listed}; {result['dtype']}; "
+        f"{result['minutes']:.0f} minutes. With the same weights the logits of all contenders are within "
+        f"{max(differences):.0e} of the largest of vitrail's.\n"
+    )
+
+
+def contenders(result: dict[str, Any]) -> list[str]:
+    """Those that took part, vitrail first."""
+    return [name for name in NAMES if name in result["versions"]]
+
+
+def fastest(entry: dict[str, Any]) -> str:
+    """The fastest contender of a case save vitrail, by its median."""
+    medians = {name: found["median"] for name, found in entry["seconds"].items() if name != OURS}
+    return min(medians, key=lambda name: medians[name])
+
+
+def ratios(result: dict[str, Any]) -> str:
+    """vitrail's time as a part of each contender's."""
+    names = [name for name in contenders(result) if name != OURS]
+    rows: list[list[str]] = []
+    for entry in result["timed"]:
+        best = fastest(entry)
+        cells = [_ratio(entry["ratio"][name], bold=name == best) for name in names]
+        rows.append([entry["case"]["name"], *cells, str(entry["rounds"])])
+    return (
+        "vitrail's time divided by the contender's, pair by pair: the median, and below it the quartiles. Below 1 "
+        "vitrail is the faster. "
+        "The fastest contender of each case is bold.\n\n"
+        + table(["case", *(NAMES[name] for name in names), "pairs"], rows)
+        + "\n"
+    )
+
+
+def _ratio(found: dict[str, float], *, bold: bool) -> str:
+    median = f"**{found['median']:.2f}**" if bold else f"{found['median']:.2f}"
+    return f"{median}<br>{found['low']:.2f} to {found['high']:.2f}"
+
+
+def times(result: dict[str, Any]) -> str:
+    """Absolute times, for the record, and the share of the machine's peak."""
+    peak = max(rate for found in result["peak"] for rate in found.values())
+    names = contenders(result)
+    rows: list[list[str]] = []
+    for entry in result["timed"]:
+        seconds = {name: entry["seconds"][name]["median"] for name in names}
+        rate = entry["case"]["flops"] / seconds[OURS]
+        milliseconds = [
+            f"{1000 * seconds[name]:.0f}" if seconds[name] > 0.1 else f"{1000 * seconds[name]:.1f}" for name in names
+        ]
+        rows.append([entry["case"]["name"], *milliseconds, f"{rate / GIGA:.0f}", f"{100 * rate / peak:.0f} %"])
+    header = ["case", *(f"{NAMES[name]}, ms" for name in names), "vitrail, GFLOP/s", "of the peak"]
+    return (
+        "Milliseconds: noisy, of this machine and this hour, and no basis for a comparison. The peak is the fastest "
+        f"large product of matrices that PyTorch or JAX reached in the same session, {peak / GIGA:.0f} GFLOP/s.\n\n"
+        + table(header, rows)
+        + "\n"
+    )
+
+
+def firsts(result: dict[str, Any]) -> str:
+    """First calls in fresh processes."""
+    rows: list[list[str]] = []
+    for entry in result["first"]:
+        for name, found in entry["contenders"].items():
+            seconds = [f"{found[what]:.1f}" for what in ("process", "import", "build", "compile")]
+            rows.append([entry["case"]["name"], NAMES[name], *seconds, f"{found['memory'] / MIB:.0f}"])
+    header = ["case", "contender", "whole process, s", "import, s", "build, s", "compile, s", "peak memory, MiB"]
+    return (
+        "Fresh processes, median. Compiling takes what the first call takes longer than a later one.\n\n"
+        + table(header, rows)
+        + "\n"
+    )
+
+
+def depths(result: dict[str, Any]) -> str:
+    """Compile time against depth."""
+    entries = result["depth"]
+    names = list(entries[0]["contenders"])
+
+    def seconds(entry: dict[str, Any], name: str) -> str:
+        found = entry["contenders"].get(name)
+        return "did not end" if found is None else f"{found['compile']:.1f}"
+
+    rows = [[NAMES[name], *(seconds(entry, name) for entry in entries)] for name in names]
+    header = ["compile, s", *(f"depth {entry['case']['depth']}" for entry in entries)]
+    return "Training step of Ti/16, batch 8:\n\n" + table(header, rows) + "\n"
+
+
+def imports(result: dict[str, Any]) -> str:
+    """What importing costs."""
+    added, equinox = result["import"]["added"], result["import"]["equinox"]
+    return (
+        f"`import vitrail` adds {added['median']:.2f} s ({added['low']:.2f} to {added['high']:.2f}) to the "
+        f"{equinox['median']:.2f} s of `import equinox`.\n"
+    )

@@ -1,0 +1,236 @@
+"""The benchmark: all contenders in one interleaved session. `make bench` and `make bench-quick` call it.
+
+Run it with the Python that has vitrail and the peers on JAX. Each contender is a process in the environment that its
+libraries are installed in; they wait while one of them runs, and take turns: A B C A B C. So each ratio is of two
+neighbours in time, and the drift of a noisy machine falls out of it.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cases import Case, timed
+from report import markdown
+
+HERE = Path(__file__).parent
+OURS = "vitrail_vit"
+TORCH = ("timm_vit", "timm_compiled", "transformers_vit")
+JAX = ("flax_linen", "flax_nnx", "equinox_tutorial", "equimo_vit")
+EQUAL = 1e-5
+"""How far the logits of two contenders with the same weights may be apart, as a part of the largest."""
+
+
+class Contender:
+    """A worker process, and what it is asked."""
+
+    def __init__(self, name: str, python: Path):
+        self.name, self.python = name, python
+        self.process = subprocess.Popen(
+            [python, HERE / "worker.py", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, what: str, *arguments: Any) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps({"do": what, "with": arguments}), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self.name} ended while it was asked to {what} {arguments}: its error stands above")
+        return json.loads(answer)
+
+    def once(self, case: Case) -> dict[str, float]:
+        """The same contender's first call, in a process of its own; nothing where that ends before it is through, as
+        one does that runs out of memory."""
+        started = time.perf_counter()
+        command = [self.python, HERE / "worker.py", self.name, "--once", json.dumps(case.asdict())]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True)
+        return json.loads(done.stdout) | {"process": time.perf_counter() - started} if done.returncode == 0 else {}
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    """The median and the quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return {"low": low, "median": middle, "high": high}
+
+
+def compare_outputs(contenders: list[Contender]) -> dict[str, float]:
+    """How far each contender's logits are from those of vitrail with the same weights."""
+    case = Case("forward", "Ti", 2).asdict()
+    logits = {contender.name: contender.ask("logits", case) for contender in contenders}
+    flat = {name: [number for row in rows for number in row] for name, rows in logits.items()}
+    largest = max(abs(number) for number in flat[OURS])
+    found = {
+        name: max(abs(a - b) for a, b in zip(numbers, flat[OURS], strict=True)) / largest
+        for name, numbers in flat.items()
+    }
+    if wrong := {name: difference for name, difference in found.items() if difference > EQUAL}:
+        raise SystemExit(f"these contenders do not compute what vitrail does, so their times mean nothing: {wrong}")
+    return found
+
+
+def take_turns(contenders: list[Contender], case: Case, seconds: float) -> dict[str, Any]:
+    """Times a case, each contender in turn, for about so many seconds."""
+    prepared = {contender.name: contender.ask("prepare", case.asdict()) for contender in contenders}
+    calls = {name: max(1, round(0.2 / found["call"])) for name, found in prepared.items()}
+    a_round = sum((1 + calls[name]) * found["call"] for name, found in prepared.items())
+    rounds = min(25, max(3, round(seconds / a_round)))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for contender in contenders:
+            times[contender.name].append(contender.ask("turn", calls[contender.name]))
+    for contender in contenders:
+        contender.ask("drop")
+    return {
+        "case": case.asdict() | {"name": case.name, "flops": case.flops},
+        "rounds": rounds,
+        "seconds": {name: quartiles(values) for name, values in times.items()},
+        "compile": {name: found["compile"] for name, found in prepared.items()},
+        "ratio": {
+            name: quartiles([ours / theirs for ours, theirs in zip(times[OURS], values, strict=True)])
+            for name, values in times.items()
+        },
+    }
+
+
+def peaks(contenders: list[Contender], dtype: str) -> dict[str, float]:
+    """The rate of a large product of matrices, of the libraries that do it."""
+    side = 8192 if accelerator() else 2048
+    return {c.name: c.ask("peak", side, dtype) for c in contenders if c.name in (OURS, "timm_vit")}
+
+
+def first_calls(contenders: list[Contender], cases: list[Case], times: int) -> list[dict[str, Any]]:
+    """What a first call takes, in fresh processes, the contenders in turn."""
+    found: list[dict[str, Any]] = []
+    for case in cases:
+        runs: dict[str, list[dict[str, float]]] = {contender.name: [] for contender in contenders}
+        for _ in range(times):
+            for contender in contenders:
+                runs[contender.name].append(contender.once(case))
+        medians = {
+            name: {what: statistics.median(run[what] for run in several) for what in several[0]}
+            for name, several in runs.items()
+            if all(several)
+        }
+        found.append({"case": case.asdict() | {"name": case.name}, "times": times, "contenders": medians})
+    return found
+
+
+def imports(python: Path, times: int) -> dict[str, Any]:
+    """Seconds of `import equinox`, and what `import vitrail` adds to it, in fresh processes, in turn."""
+
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+    def seconds(module: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([python, "-c", f"import {module}"], check=True, env=environment)
+        return time.perf_counter() - started
+
+    pairs = [(seconds("equinox"), seconds("vitrail")) for _ in range(times + 1)][1:]  # the first writes the bytecode
+    return {
+        "equinox": quartiles([equinox for equinox, _ in pairs]),
+        "added": quartiles([ours - equinox for equinox, ours in pairs]),
+    }
+
+
+def accelerator() -> str | None:
+    """The name of a GPU of NVIDIA's, where there is one."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()[0]
+    except (FileNotFoundError, subprocess.CalledProcessError, IndexError):
+        return None
+
+
+def machine() -> dict[str, Any]:
+    """What it runs on."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "accelerator": accelerator(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch", type=Path, help="the Python that has the peers on PyTorch; without it they are out")
+    parser.add_argument("--out", type=Path, required=True, help="where to: PATH.json and PATH.md are written")
+    parser.add_argument("--quick", action="store_true", help="three cases, about five minutes")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="float32, or bfloat16 where there is a GPU")
+    given = parser.parse_args()
+    dtype = given.dtype or ("bfloat16" if accelerator() else "float32")
+    started = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"[{time.monotonic() - started:5.0f} s] {what}", file=sys.stderr, flush=True)
+
+    own = Path(sys.executable)
+    pythons = dict.fromkeys((OURS, *JAX), own) | ({name: given.torch for name in TORCH if given.torch})
+    if find_spec("equimo") is None:
+        say("equimo, which needs Python 3.12, is not installed and is left out")
+        del pythons["equimo_vit"]
+    contenders = [Contender(name, python) for name, python in pythons.items()]
+
+    say("do all contenders compute the same?")
+    result: dict[str, Any] = {
+        "day": date.today().isoformat(),
+        "machine": machine(),
+        "dtype": dtype,
+        "versions": {c.name: c.ask("versions") for c in contenders},
+        "python": {str(name): _python_version(python) for name, python in pythons.items()},
+        "differences": compare_outputs(contenders),
+        "peak": [peaks(contenders, dtype)],
+        "timed": [],
+    }
+
+    def keep() -> None:
+        result["minutes"] = (time.monotonic() - started) / 60
+        given.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+
+    for case in timed(given.quick, dtype):
+        say(case.name)
+        keep()
+        result["timed"].append(take_turns(contenders, case, 20 if given.quick else 45))
+    result["peak"].append(peaks(contenders, dtype))
+    jax_contenders = [c for c in contenders if c.name in (OURS, *JAX)]
+    for contender in contenders:
+        contender.close()
+
+    say("first calls and memory")
+    firsts = [Case("forward", "Ti", 1, dtype=dtype), Case("train", "Ti", 8, dtype=dtype)]
+    result["first"] = first_calls(contenders, firsts, 1 if given.quick else 3)
+    keep()
+    say("compile time by depth")
+    depths = (12,) if given.quick else (6, 12, 24, 48)
+    deep = [Case("train", "Ti", 8, depth=depth, dtype=dtype) for depth in depths]
+    result["depth"] = first_calls(jax_contenders, deep, 1)
+    say("import")
+    result["import"] = imports(own, 3 if given.quick else 11)
+    keep()
+    given.out.with_suffix(".md").write_text(markdown(result))
+    print(markdown(result))
+
+
+def _python_version(python: Path) -> str:
+    command = [python, "-c", "import platform; print(platform.python_version())"]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

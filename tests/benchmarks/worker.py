@@ -1,0 +1,143 @@
+"""One contender in a process of its own: takes orders as lines of JSON, answers each with one.
+
+`worker.py NAME` waits for orders; `worker.py NAME --once CASE` is a user's first call, timed from within.
+"""
+
+import gc
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import Case, inputs, weights
+
+_LIBRARY: Any = None  # of operators, which are there as long as it is
+
+
+class Worker:
+    """Holds at most one program at a time."""
+
+    def __init__(self, name: str):
+        if find_spec("torch"):
+            _let_torchvision_be_imported()
+        self.contender = importlib.import_module(f"contenders.{name}")
+        self.program: Any = None
+        self.case: Any = None
+        self.seed = 0
+
+    def versions(self) -> dict[str, str]:
+        return {name: version(name) for name in self.contender.DISTRIBUTIONS}
+
+    def prepare(self, case: dict[str, Any]) -> dict[str, float]:
+        """Builds, compiles and warms up. Compiling takes what the first call takes longer than a later one."""
+        self.drop()
+        self.case = Case(**case)
+        started = time.perf_counter()
+        self.program = self.contender.build(self.case, None)
+        built = time.perf_counter() - started
+        first, later = self.timed(), self.timed()
+        return {"build": built, "compile": first - later, "call": later}
+
+    def timed(self) -> float:
+        """Seconds of one call on inputs that it has not seen."""
+        self.seed += 1
+        placed = self.program.place(*inputs(self.case, self.seed))
+        started = time.perf_counter()
+        self.program.run(placed)
+        return time.perf_counter() - started
+
+    def turn(self, calls: int) -> float:
+        """Mean seconds of some calls in a row, after one that brings memory and caches back that others have used."""
+        self.timed()
+        return sum(self.timed() for _ in range(calls)) / calls
+
+    def drop(self) -> None:
+        """Forgets the program, so that it takes no memory while others run."""
+        self.program = None
+        gc.collect()
+        if "jax" in sys.modules:
+            sys.modules["jax"].clear_caches()
+        if "torch" in sys.modules:
+            sys.modules["torch"].compiler.reset()
+
+    def logits(self, case: dict[str, Any]) -> list[list[float]]:
+        """Of given weights and images, to compare contenders by."""
+        self.drop()
+        program = self.contender.build(Case(**case), weights(Case(**case)))
+        out = program.run(program.place(*inputs(Case(**case), 0)))
+        return np.asarray(out, np.float64).tolist()
+
+    def peak(self, side: int, dtype: str) -> float:
+        """Operations a second of one large product of matrices: the machine's limit as this library reaches it."""
+        product = _product(side, dtype)
+        product()
+        seconds: list[float] = []
+        for _ in range(5):
+            started = time.perf_counter()
+            product()
+            seconds.append(time.perf_counter() - started)
+        return 2 * side**3 / min(seconds)
+
+
+def _let_torchvision_be_imported() -> None:
+    """timm and transformers import torchvision, which asks a torch for processors alone for operators of its other
+    build."""
+    import torch
+
+    global _LIBRARY
+    _LIBRARY = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def _product(side: int, dtype: str) -> Callable[[], Any]:
+    if "torch" in sys.modules:
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        a = torch.randn(side, side, device=device, dtype=getattr(torch, dtype))
+        finish = torch.cuda.synchronize if device == "cuda" else lambda: None
+        return lambda: (a @ a, finish())
+    import jax
+
+    b = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    multiply = jax.jit(lambda b: b @ b)
+    return lambda: jax.block_until_ready(multiply(b))
+
+
+def once(name: str, case: Case) -> dict[str, Any]:
+    """What a user waits for the first time: import, build, compile, run; and the memory that it took."""
+    started = time.perf_counter()
+    worker = Worker(name)
+    imported = time.perf_counter() - started
+    found = {"import": imported} | worker.prepare(case.asdict())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return found | {"first": imported + found["build"] + found["compile"] + found["call"], "memory": peak}
+
+
+def main() -> None:
+    # What libraries print goes to the standard error; answers alone go where the orders come from.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    sys.path.insert(0, str(Path(__file__).parent))
+    name = sys.argv[1]
+    if sys.argv[2:3] == ["--once"]:
+        print(json.dumps(once(name, Case(**json.loads(sys.argv[3])))), file=answers)
+        return
+    worker = Worker(name)
+    for line in sys.stdin:
+        order = json.loads(line)
+        answer = getattr(worker, order["do"])(*order["with"])
+        print(json.dumps(answer), file=answers)
+
+
+if __name__ == "__main__":
+    main()

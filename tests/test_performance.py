@@ -1,0 +1,232 @@
+"""What makes it fast, counted and not timed: programs that do not grow, nothing transposed or compiled in vain."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, image_for, random_array, small_model
+
+import vitrail
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+import cases
+import report
+
+SIZE = {"dim": 32, "num_heads": 2, "mlp_dim": 80}
+IMAGES = jax.ShapeDtypeStruct((2, 16, 24, 3), jnp.float32)
+
+
+def model_of(depth: int, **encoder: Any) -> vitrail.ViT:
+    """The shapes of a small model, none of whose widths is another's."""
+    config = vitrail.ViTConfig(
+        image_size=(16, 24),
+        patch_size=(8, 8),
+        size=vitrail.EncoderSize(depth=depth, **SIZE),
+        num_classes=7,
+        encoder=vitrail.EncoderOptions(**encoder),
+    )
+    return eqx.filter_eval_shape(config.build, key=jax.random.key(0))
+
+
+def forward(model: Any, images: Any) -> Any:
+    return jax.vmap(model)(images)
+
+
+def train(model: Any, images: Any) -> Any:
+    """A step of gradient descent."""
+    gradient = eqx.filter_grad(lambda m: jnp.mean(jnp.square(jax.vmap(m)(images))))(model)
+    return eqx.apply_updates(model, jax.tree.map(lambda g: -0.1 * g, gradient))
+
+
+def lowered(function: Callable[..., Any], model: Any, images: Any) -> Any:
+    """The program for shapes alone."""
+    shapes, static = eqx.partition(model, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+
+    def run(shapes: Any, images: Any) -> Any:
+        return eqx.filter(function(eqx.combine(shapes, static), images), eqx.is_array)
+
+    return jax.jit(run).lower(shapes, images)
+
+
+def compiled(function: Callable[..., Any], model: vitrail.ViT, images: Any = IMAGES) -> Any:
+    return lowered(function, model, images).compile()
+
+
+def instructions(program: Any) -> list[str]:
+    return re.findall(r"^\s+(?:ROOT )?%?[\w.\-]+ = .*", program.as_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("function", [forward, train])
+def test_a_scanned_program_has_as_many_instructions_at_any_depth(function: Callable[..., Any]) -> None:
+    shallow, deep = (len(instructions(compiled(function, model_of(depth)))) for depth in (3, 9))
+    assert shallow == deep
+    assert len(instructions(compiled(function, model_of(9, scan=False)))) > 2 * deep
+
+
+@pytest.mark.parametrize("function", [forward, train])
+def test_no_weight_is_transposed_within_the_loop(function: Callable[..., Any]) -> None:
+    weights = {(96, 32), (32, 32), (80, 32), (32, 80)}
+    shapes = {side for shape in weights for side in (shape, shape[::-1])}
+    text = compiled(function, model_of(3)).as_text()
+    assert " while(" in text
+    loops = reached_from_loops(text)
+    seen = set[tuple[int, ...]]()
+    for line in re.findall(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*)", loops, re.MULTILINE):
+        shape, operation = re.match(r"\w+\[([\d,]*)\]\S* ([\w\-]+)\(|", line).groups()  # pyright: ignore
+        dims = tuple(int(n) for n in shape.split(",") if n != "1") if shape else ()
+        seen.add(dims)
+        assert not (operation in ("transpose", "copy") and dims in shapes), line
+    assert seen >= weights, "the test sees the slices of all weights"
+
+
+def reached_from_loops(text: str) -> str:
+    """The computations of compiled HLO that the bodies of loops are or call."""
+    bodies = dict(re.findall(r"^%?([\w.\-]+) \(.*?\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL))
+    names, found = re.findall(r"body=%?([\w.\-]+)", text), dict[str, str]()
+    while names:
+        name = names.pop()
+        if name in bodies and name not in found:
+            found[name] = bodies[name]
+            names += re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", bodies[name])
+    return "\n".join(found.values())
+
+
+def test_keeping_less_takes_a_third_of_the_memory_away() -> None:
+    many = jax.ShapeDtypeStruct((64, *IMAGES.shape[1:]), jnp.float32)  # so that activations are most of the memory
+    kept = {
+        remat: compiled(train, model_of(12, remat=remat), many).memory_analysis().temp_size_in_bytes
+        for remat in ("products", "attention", "blocks")
+    }
+    assert kept["attention"] < kept["products"] * 2 / 3
+    assert kept["blocks"] < kept["attention"]
+
+
+def test_a_shape_is_compiled_once() -> None:
+    traced: list[int] = []
+
+    class Counting(vitrail.AbstractPool):
+        """Counts how often it is traced."""
+
+        out_dim: int = eqx.field(static=True)
+        needs_class_token: bool = eqx.field(static=True)
+        order_invariant: bool = eqx.field(static=True)
+
+        def __init__(self, dim: int, *, key: Any):
+            self.out_dim, self.needs_class_token, self.order_invariant = dim, False, True
+
+        def __call__(self, tokens: vitrail.Tokens, *, mask: Any = None, key: Any = None) -> Any:
+            traced.append(len(tokens.patches))
+            return tokens.patches.mean(axis=0)
+
+    model = small_model(pool=Counting)
+    traced.clear()
+    classify = vitrail.compile(model)
+    for seed in range(3):
+        classify(random_array(2, 8, 12, 3, seed=seed))
+        eqx.filter_jit(forward)(model, random_array(2, 8, 12, 3, seed=seed))
+    assert len(traced) == 2
+    classify(random_array(3, 8, 12, 3))
+    assert len(traced) == 3
+
+
+@pytest.mark.parametrize("name", ["Ti/16", "S/16", "B/16"])
+def test_the_operations_that_xla_counts_are_those_of_the_formula(name: str) -> None:
+    encoder = vitrail.EncoderOptions(scan=False, activation="relu")  # as XLA counts many operations for an exp or erf
+    model = eqx.filter_eval_shape(
+        lambda key: vitrail.vit(name, num_classes=1000, encoder=encoder, key=key), jax.random.key(0)
+    )
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    counted = lowered(forward, model, image).cost_analysis()["flops"]
+    case = cases.Case("forward", name[:-3], 1)  # pyright: ignore
+    assert case.flops == vitrail.model_card(model).flops + 2 * model.config.size.dim * 1000
+    assert abs(counted / case.flops - 1) < 0.02
+
+
+# vitrail.compile --------------------------------------------------------------------------------------------------
+
+
+def test_compile_gives_what_vmap_gives() -> None:
+    model = small_model(pool="cls_mean")
+    images = random_array(3, 8, 12, 3)
+    classify = vitrail.compile(model)
+    assert_close(classify(images), jax.vmap(model)(images))
+    assert_close(classify(np.asarray(images)), jax.vmap(model)(images))
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (np.zeros((8, 12, 3), np.float32), "images"),
+        (np.zeros((1, 8, 12, 4), np.float32), "4"),
+        (np.zeros((1, 8, 12, 3), np.uint8), "uint8"),
+    ],
+)
+def test_compile_says_what_is_wrong_with_images(images: np.ndarray, said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        vitrail.compile(small_model())(images)
+
+
+def test_compile_does_less_in_python_at_each_call_than_filter_jit() -> None:
+    model = small_model()
+    images, calls = image_for(model)[None], list[str]()
+    jitted, classify = eqx.filter_jit(forward), vitrail.compile(model)
+
+    def count(function: Callable[[], Any]) -> int:
+        function()
+        calls.clear()
+        sys.setprofile(lambda frame, event, argument: calls.append(event))
+        try:
+            function()
+        finally:
+            sys.setprofile(None)
+        return calls.count("call")
+
+    assert 2 * count(lambda: classify(images)) <= count(lambda: jitted(model, images))
+
+
+# Importing --------------------------------------------------------------------------------------------------------
+
+
+def test_importing_leaves_for_later_what_few_need_and_writes_no_check() -> None:
+    program = (
+        "import sys, vitrail; from vitrail import _typecheck\n"
+        "print([n for n in ('vitrail.weights', 'vitrail.lab', 'vitrail.train', 'einops') if n in sys.modules])\n"
+        "assert vitrail.load is vitrail.weights.load and 'load' in dir(vitrail)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+# The benchmark ----------------------------------------------------------------------------------------------------
+
+
+def test_the_weights_that_contenders_get_are_those_of_timm() -> None:
+    case = cases.Case("forward", "Ti", 1, depth=2)
+    model = vitrail.vit("Ti/16", num_classes=1000, key=jax.random.key(0))
+    assert sum(array.size for array in cases.weights(cases.Case("forward", "Ti", 1)).values()) == sum(
+        leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array))
+    )
+    assert set(cases.block_weights(cases.weights(case), 1)) == {
+        f"{name}.{kind}"
+        for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+        for kind in ("weight", "bias")
+    }
+
+
+def test_the_run_that_the_docs_show_can_be_reported() -> None:
+    result = json.loads((Path(__file__).parent.parent / "docs" / "assets" / "benchmark.json").read_text())
+    assert "## Running time" in report.markdown(result)
+    for entry in result["timed"]:
+        found = entry["ratio"][report.fastest(entry)]
+        assert found["low"] <= found["median"] <= found["high"]
