@@ -138,6 +138,26 @@ def test_the_less_is_kept_the_more_products_the_backward_pass_computes_again() -
     assert products("blocks") == 6 + 12 + 1 + 3 + 1
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100])  # of 7 tokens
+def test_attention_in_chunks_is_the_same_in_value_and_gradient(chunk: int) -> None:
+    def value_and_gradient(options: EncoderOptions) -> Any:
+        loss = eqx.filter_value_and_grad(lambda m: jnp.vdot(m(TOKENS).sequence, random_array(7, 8, seed=3)))
+        return eqx.filter_jit(loss)(encoder(options))
+
+    value, gradient = value_and_gradient(EncoderOptions(attention_chunk=chunk))
+    expected_value, expected = value_and_gradient(EncoderOptions())
+    assert_close(value, expected_value, tolerance=2e-5)
+    for path, array in parameters(expected).items():
+        assert_close(parameters(gradient)[path], array, tolerance=5e-5)
+
+
+def test_chunks_of_attention_are_checked() -> None:
+    with pytest.raises(ValueError, match="attention_chunk must be"):
+        EncoderOptions(attention_chunk=0)
+    with pytest.raises(ValueError, match="attention_chunk must be None with relative positions, but 4 came"):
+        EncoderOptions(attention_chunk=4, windows=vitrail.WindowOptions(2, relative_grid=(3, 3)))
+
+
 def test_blocks_are_a_view_of_the_stack() -> None:
     model = encoder(EncoderOptions())
     blocks = model.blocks

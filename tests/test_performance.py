@@ -111,6 +111,28 @@ def test_keeping_less_takes_a_third_of_the_memory_away() -> None:
     assert kept["blocks"] < kept["attention"]
 
 
+def test_attention_in_chunks_takes_memory_that_grows_with_the_patches_and_not_their_square() -> None:
+    def growth(chunk: int | None) -> float:
+        """How many times the memory of a step grows with four times the patches."""
+
+        def memory(side: int) -> int:
+            config = vitrail.ViTConfig(
+                image_size=(side, side),
+                patch_size=(4, 4),
+                size=vitrail.EncoderSize(depth=2, **SIZE),
+                encoder=vitrail.EncoderOptions(attention_chunk=chunk),
+                head="none",
+            )
+            model = eqx.filter_eval_shape(config.build, key=jax.random.key(0))
+            images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+            return compiled(train, model, images).memory_analysis().temp_size_in_bytes
+
+        return memory(256) / memory(128)
+
+    assert growth(32) < 5
+    assert growth(None) > 8
+
+
 def test_a_shape_is_compiled_once() -> None:
     traced: list[int] = []
 

@@ -300,5 +300,6 @@ def test_the_hub_is_asked_for_a_commit(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_pickle_of_pytorchs_wants_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr("vitrail._extras.find_spec", lambda name: None)
+    (tmp_path / "m.pt").write_bytes(b"")
     with pytest.raises(ImportError, match=r"torch must be installed.*vitrail\[torch\]"):
         vitrail.convert_torch(tmp_path / "m.pt", tmp_path / "m.safetensors")

@@ -124,7 +124,9 @@ def firsts(result: dict[str, Any]) -> str:
 
 def depths(result: dict[str, Any]) -> str:
     """Compile time against depth."""
-    entries = result["depth"]
+    entries = result.get("depth", [])
+    if not entries:
+        return "Compile time by depth is measured by the whole run alone.\n"
     names = list(entries[0]["contenders"])
 
     def seconds(entry: dict[str, Any], name: str) -> str:

@@ -171,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", type=Path, help="the Python that has the peers on PyTorch; without it they are out")
     parser.add_argument("--out", type=Path, required=True, help="where to: PATH.json and PATH.md are written")
-    parser.add_argument("--quick", action="store_true", help="three cases, about five minutes")
+    parser.add_argument("--quick", action="store_true", help="three cases, about six minutes")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="float32, or bfloat16 where there is a GPU")
     given = parser.parse_args()
     dtype = given.dtype or ("bfloat16" if accelerator() else "float32")
@@ -213,13 +213,15 @@ def main() -> None:
         contender.close()
 
     say("first calls and memory")
-    firsts = [Case("forward", "Ti", 1, dtype=dtype), Case("train", "Ti", 8, dtype=dtype)]
+    step = Case("train", "Ti", 8, dtype=dtype)
+    firsts = [step] if given.quick else [Case("forward", "Ti", 1, dtype=dtype), step]
     result["first"] = first_calls(contenders, firsts, 1 if given.quick else 3)
     keep()
-    say("compile time by depth")
-    depths = (12,) if given.quick else (6, 12, 24, 48)
-    deep = [Case("train", "Ti", 8, depth=depth, dtype=dtype) for depth in depths]
-    result["depth"] = first_calls(jax_contenders, deep, 1)
+    if not given.quick:
+        say("compile time by depth")
+        deep = [Case("train", "Ti", 8, depth=depth, dtype=dtype) for depth in (6, 12, 24, 48)]
+        result["depth"] = first_calls(jax_contenders, deep, 1)
+        keep()
     say("import")
     result["import"] = imports(own, 3 if given.quick else 11)
     keep()
