@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, Literal, TypeVar, final
+from typing import Final, Literal, TypeVar, cast, final
 
 import equinox as eqx
 import jax
+import jax.ad_checkpoint
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -212,6 +213,11 @@ def drop_path(
         return branch
     keep = jax.random.bernoulli(key, 1 - rate)
     return jnp.where(keep, branch / (1 - rate).astype(branch.dtype), jnp.zeros_like(branch))
+
+
+def keep(x: Float[Array, "*shape"], name: str) -> Float[Array, "*shape"]:
+    """The same, named, so that a training step may keep it for its backward pass."""
+    return cast(Array, jax.ad_checkpoint.checkpoint_name(x, name))
 
 
 def split_key(key: PRNGKeyArray | None, num: int) -> tuple[PRNGKeyArray | None, ...]:

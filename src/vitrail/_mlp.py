@@ -5,11 +5,10 @@ from typing import Literal, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._init import Init, each
-from ._layers import ACTIVATIONS, PRODUCT, Activation, ActivationName, Linear, dropout
+from ._layers import ACTIVATIONS, PRODUCT, Activation, ActivationName, Linear, dropout, keep
 
 
 @final
@@ -67,7 +66,7 @@ class MLP(eqx.Module):
 
         Each token's own new values.
         """
-        hidden = checkpoint_name(self.hidden(x), PRODUCT)
+        hidden = keep(self.hidden(x), PRODUCT)
         if self.gated:
             gate, up = jnp.split(hidden, 2, axis=-1)
             hidden = self.activation(gate) * up

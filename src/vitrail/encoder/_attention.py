@@ -1,15 +1,14 @@
 """Multi-head attention without a mask."""
 
-from typing import final
+from typing import cast, final
 
 import equinox as eqx
 import jax
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_heads
 from .._init import Init, each
-from .._layers import GATHERED, PRODUCT, LayerNorm, Linear, attention_weights
+from .._layers import GATHERED, PRODUCT, LayerNorm, Linear, attention_weights, keep
 from .._tokens import Rotation
 from ._options import EncoderOptions
 from ._window import RelativePosition
@@ -89,7 +88,7 @@ class Attention(eqx.Module):
             gathered = attention_weights(q, k, bias=bias).astype(v.dtype) @ v
         else:
             gathered = _gather_in_chunks(q, k, v, self.chunk)
-        return self.project(checkpoint_name(gathered.transpose(1, 0, 2).reshape(x.shape), GATHERED))
+        return self.project(keep(gathered.transpose(1, 0, 2).reshape(x.shape), GATHERED))
 
     def weights(
         self, x: Float[Array, "tokens dim"], *, rotation: Rotation | None = None
@@ -116,7 +115,7 @@ class Attention(eqx.Module):
         # Heads first: on two CPU cores Ti/16 (224 pixels, batch 8) takes 0.85 times, and its gradient 0.89 times, as
         # long as with einsums of (tokens, heads, head_dim). jax.nn.dot_product_attention equals those at 196 patches,
         # and takes 1.36 times as long at 784.
-        qkv = checkpoint_name(self.qkv(x), PRODUCT)
+        qkv = keep(self.qkv(x), PRODUCT)
         q, k, v = qkv.reshape(x.shape[0], 3, self.num_heads, -1).transpose(1, 2, 0, 3)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -140,4 +139,5 @@ def _gather_in_chunks(
     def gather(query: Float[Array, "heads head_dim"]) -> Float[Array, "heads head_dim"]:
         return (attention_weights(query[:, None], k).astype(v.dtype) @ v)[:, 0]
 
-    return jax.lax.map(jax.checkpoint(gather), q.swapaxes(0, 1), batch_size=chunk).swapaxes(0, 1)
+    gathered = cast(Array, jax.lax.map(jax.checkpoint(gather), q.swapaxes(0, 1), batch_size=chunk))
+    return gathered.swapaxes(0, 1)

@@ -5,11 +5,10 @@ from typing import final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._init import Init
-from .._layers import PRODUCT, LayerNorm, drop_path, dropout, split_key
+from .._layers import PRODUCT, LayerNorm, drop_path, dropout, keep, split_key
 from .._mlp import MLP
 from .._tokens import Rotation
 from ._attention import Attention
@@ -93,7 +92,7 @@ class Block(eqx.Module):
             return branch if drop_path_rate is None else drop_path(branch, drop_path_rate, key=drop_path_key)
 
         x = x + residual(self._attend(self.norm1(x), rotation, surroundings), self.scale1, keys[:2])
-        x = checkpoint_name(x, PRODUCT)
+        x = keep(x, PRODUCT)
         return x + residual(self.mlp(self.norm2(x), key=mlp_key), self.scale2, keys[2:])
 
     def _attend(

@@ -1,6 +1,7 @@
 """A model made ready for inference."""
 
-from typing import Any, final
+from collections.abc import Callable
+from typing import Any, cast, final
 
 import equinox as eqx
 import jax
@@ -23,14 +24,14 @@ class CompiledViT:
 
         - `model`: whose logits are wanted.
         """
-        arrays, static = eqx.partition(model, eqx.is_array)
-        self._arrays, structure = jax.tree.flatten(arrays)
+        arrays, static = cast(tuple[Any, Any], eqx.partition(model, eqx.is_array))
+        self._arrays, structure = cast(tuple[list[Array], Any], jax.tree.flatten(arrays))
 
-        def run(arrays: list[Array], images: Any) -> Any:
-            ready = eqx.combine(jax.tree.unflatten(structure, arrays), static)
-            return jax.vmap(ready)(images)
+        def run(arrays: list[Array], images: Any) -> Array:
+            ready: Any = eqx.combine(jax.tree.unflatten(structure, arrays), static)
+            return cast(Array, jax.vmap(ready)(images))
 
-        self._run = jax.jit(run)
+        self._run: Callable[[list[Array], Any], Array] = jax.jit(run)
 
     def __call__(
         self, images: Shaped[Array | np.ndarray, "batch height width channels"]
