@@ -178,16 +178,20 @@ CONFIGS = {
             norm_eps=1e-5,
             pre_norm=True,
             layer_scale=1e-5,
-            windows=vitrail.WindowOptions(size=3, global_blocks=(1,), relative_grid=(4, 5)),
+            windows=vitrail.WindowOptions(size=3, global_blocks=(1,)),
             dropout=0.1,
             drop_path=0.2,
             scan=False,
+            attention_chunk=3,
             remat="blocks",
         ),
         neck_dim=8,
         init="big_vision",
         preprocess=vitrail.Preprocess("pad", "lanczos", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.875, "down"),
         compute_dtype="bfloat16",
+    ),
+    "relative positions": small_config(
+        encoder=EncoderOptions(windows=vitrail.WindowOptions(size=3, global_blocks=(1,), relative_grid=(4, 5)))
     ),
     "no head": small_config(
         head="none", num_classes=None, position=POSITIONS.configure("learned", covers_prefix=False)
