@@ -74,8 +74,7 @@ def ratios(result: dict[str, Any]) -> str:
         rows.append([entry["case"]["name"], *cells, str(entry["rounds"])])
     return (
         "vitrail's time divided by the contender's, pair by pair: the median, and below it the quartiles. Below 1 "
-        "vitrail is the faster. "
-        "The fastest contender of each case is bold.\n\n"
+        "vitrail is the faster. The fastest contender of each case is bold.\n\n"
         + table(["case", *(NAMES[name] for name in names), "pairs"], rows)
         + "\n"
     )

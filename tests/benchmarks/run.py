@@ -193,7 +193,7 @@ def main() -> None:
         "machine": machine(),
         "dtype": dtype,
         "versions": {c.name: c.ask("versions") for c in contenders},
-        "python": {str(name): _python_version(python) for name, python in pythons.items()},
+        "python": {name: _python_version(python) for name, python in pythons.items()},
         "differences": compare_outputs(contenders),
         "peak": [peaks(contenders, dtype)],
         "timed": [],
@@ -205,8 +205,8 @@ def main() -> None:
 
     for case in timed(given.quick, dtype):
         say(case.name)
-        keep()
         result["timed"].append(take_turns(contenders, case, 20 if given.quick else 45))
+        keep()
     result["peak"].append(peaks(contenders, dtype))
     jax_contenders = [c for c in contenders if c.name in (OURS, *JAX)]
     for contender in contenders:

@@ -119,8 +119,7 @@ def once(name: str, case: Case) -> dict[str, Any]:
     worker = Worker(name)
     imported = time.perf_counter() - started
     found = {"import": imported} | worker.prepare(case.asdict())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return found | {"first": imported + found["build"] + found["compile"] + found["call"], "memory": peak}
+    return found | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def main() -> None:
