@@ -1,6 +1,5 @@
 """What libraries write beside a checkpoint, as settings in the words of `config.json`."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Final, cast, final
 from .._check import listed
 from ._checkpoint import Settings
 from ._errors import CheckpointError
-from ._source import MAX_HEADER
+from ._source import read_json
 
 # What the tensors of open_clip's towers say, too, or only training or the text needs.
 _OPEN_CLIP_SAID: Final = re.compile(
@@ -92,12 +91,7 @@ def _object(given: object) -> dict[str, Any]:
 
 def read_settings(path: Path) -> Settings:
     """A JSON object of settings."""
-    if path.stat().st_size > MAX_HEADER:
-        raise CheckpointError(f"{path} must be a file of settings, but it has {path.stat().st_size:,} bytes")
-    try:
-        settings: object = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} must be JSON, but it cannot be read: {error}") from error
+    settings = read_json(path, "a file of settings")
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path} must be a JSON object, but it is not")
     return cast("dict[str, Any]", settings)

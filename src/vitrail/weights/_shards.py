@@ -1,12 +1,11 @@
 """A checkpoint in several safetensors files, and the JSON that says which tensor lies in which."""
 
-import json
 from pathlib import Path
 from typing import cast, final
 
 from ._errors import CheckpointError
 from ._safetensors import SafetensorsFile
-from ._source import MAX_HEADER, AbstractSource, NumpyArray
+from ._source import AbstractSource, NumpyArray, read_json
 
 
 @final
@@ -51,12 +50,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    if path.stat().st_size > MAX_HEADER:
-        raise CheckpointError(f"{path} must be an index of tensors, but it has {path.stat().st_size:,} bytes")
-    try:
-        index: object = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} must be an index in JSON, but it cannot be read: {error}") from error
+    index = read_json(path, "an index")
     found = cast("dict[str, object]", index).get("weight_map") if isinstance(index, dict) else None
     weight_map = cast("dict[str, object]", found) if isinstance(found, dict) else {}
     if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):

@@ -1,6 +1,7 @@
 """A file of named tensors, whatever its format: what it holds is known before anything is read."""
 
 import abc
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -102,3 +103,13 @@ def read_into(array: NumpyArray, read: Callable[[int], bytes | None]) -> bool:
         view[: len(piece)] = piece
         view = view[len(piece) :]
     return True
+
+
+def read_json(path: Path, what: str) -> object:
+    """What a file beside the weights says in JSON, which may not be as large as these are."""
+    if path.stat().st_size > MAX_HEADER:
+        raise CheckpointError(f"{path} must be {what}, but it has {path.stat().st_size:,} bytes")
+    try:
+        return cast(object, json.loads(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} must be {what} in JSON, but it cannot be read: {error}") from error
