@@ -6,7 +6,7 @@ from importlib.metadata import version as _version
 
 from jaxtyping import install_import_hook as _install_import_hook
 
-from ._typecheck import TYPECHECKER as _TYPECHECKER
+from ._typecheck import TYPECHECKER as _TYPECHECKER, start as _start
 
 # Every signature of the package is checked when it is called, at trace time under jit. The hook stays for the modules
 # that are imported later, and touches no other package. The module that it checks with has to be there before it.
@@ -105,6 +105,8 @@ from .position import (
     RotaryPosition as RotaryPosition,
     SinCos2DPosition as SinCos2DPosition,
 )
+
+_start()
 
 if _typing.TYPE_CHECKING:
     from .lab import compare_pools as compare_pools

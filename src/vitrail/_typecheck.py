@@ -4,13 +4,17 @@ import functools
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
-from beartype import BeartypeConf, beartype
-
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-# The numeric tower of PEP 484: an int is welcome where a float is asked for, as it is to a type checker.
-_CONF: Final = BeartypeConf(is_pep484_tower=True)
+_started = False
+
+
+def start() -> None:
+    """Checks from now on. The package's own constants, made while it is imported, are not checked: beartype, a fifth of
+    the time that the import takes, is imported when a user calls something."""
+    global _started
+    _started = True
 
 
 def typecheck(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -22,11 +26,14 @@ def typecheck(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.cache
     def checked() -> Callable[_P, _R]:
-        return beartype(conf=_CONF)(function)
+        from beartype import BeartypeConf, beartype
+
+        # The numeric tower of PEP 484: an int is welcome where a float is asked for, as it is to a type checker.
+        return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        return checked()(*args, **kwargs)
+        return (checked() if _started else function)(*args, **kwargs)
 
     return call
 

@@ -205,7 +205,7 @@ def main() -> None:
 
     for case in timed(given.quick, dtype):
         say(case.name)
-        result["timed"].append(take_turns(contenders, case, 20 if given.quick else 45))
+        result["timed"].append(take_turns(contenders, case, 20 if given.quick else 30))
         keep()
     result["peak"].append(peaks(contenders, dtype))
     jax_contenders = [c for c in contenders if c.name in (OURS, *JAX)]
