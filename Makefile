@@ -8,7 +8,7 @@ SOURCES := $(shell find src docs tests/plugins -type f -not -name '*.pyc') mkdoc
 
 INSTALL = $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 ORACLES := .venv-oracles
-# The peers of the benchmark: those on JAX in the newest Python that there is, as one of them wants 3.12.
+# The peers of the benchmark: those on JAX in Python 3.12 where there is one, as one of them wants it.
 BENCH := .venv-bench
 BENCH_PYTHON ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12.*/bin/python $(PYTHON); do \
 	"$$python" -c '' 2>/dev/null && echo "$$python" && break; done)

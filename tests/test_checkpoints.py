@@ -210,6 +210,11 @@ def test_a_model_that_would_be_read_as_another_is_not_written(
             {"num_registers": 2, "encoder": vitrail.EncoderOptions(dropout=0.1, layer_scale=0.1)},
             {"model_args": {"num_heads": 2}},
         ),
+        (
+            "timm",
+            {"encoder": vitrail.EncoderOptions(attention_chunk=100, remat="blocks")},
+            {"model_args": {"num_heads": 2}},
+        ),
         ("timm", {"pool": "mean"}, {"architecture": "vit_base_patch16_gap_224", "num_heads": 2}),
     ],
     ids=str,

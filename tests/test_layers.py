@@ -21,6 +21,20 @@ def test_activations_equal_their_formulas(name: Any) -> None:
     assert_close(vitrail.ACTIVATIONS[name](x), ACTIVATIONS[name](float64(x)), tolerance=3e-6)
 
 
+def test_gelu_computes_bfloat16_in_float32() -> None:
+    # 1 + erf(x) is a difference of nearly equal numbers where x is negative.
+    x = jnp.linspace(-3.5, 3, 27).astype(jnp.bfloat16)
+    y = vitrail.ACTIVATIONS["gelu"](x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(float64(y), ACTIVATIONS["gelu"](float64(x)), rtol=2**-8)
+
+
+def test_the_derivative_of_gelu_is_that_of_jax() -> None:
+    x = jnp.linspace(-6, 6, 97)
+    ours, theirs = vitrail.ACTIVATIONS["gelu"], lambda x: jax.nn.gelu(x, approximate=False)
+    assert_close(jax.vmap(jax.grad(ours))(x), jax.vmap(jax.grad(theirs))(x), tolerance=3e-6)
+
+
 def test_activations_differ_from_each_other() -> None:
     x = jnp.linspace(-3, 3, 13)
     values = [np.asarray(activation(x)) for activation in vitrail.ACTIVATIONS.values()]

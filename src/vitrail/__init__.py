@@ -58,6 +58,7 @@ from .head import (
 )
 from .model import (
     PRESETS as PRESETS,
+    CompiledViT as CompiledViT,
     Preprocess as Preprocess,
     ViT as ViT,
     ViTConfig as ViTConfig,
@@ -135,12 +136,14 @@ else:
     }
 
     def __getattr__(name: str) -> object:
+        if name in _LATER.values():
+            return _import_module(f".{name}", __name__)
         if name not in _LATER:
             raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
         return getattr(_import_module(f".{_LATER[name]}", __name__), name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_LATER})
+        return sorted({*globals(), *_LATER, *_LATER.values()})
 
 
 __version__ = _version("vitrail")

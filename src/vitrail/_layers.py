@@ -17,7 +17,8 @@ ActivationName = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tan
 """The names of the activations in `ACTIVATIONS`."""
 
 PRODUCT: Final = "product"
-"""What the results of matrix products are named by, which a training step may keep for its backward pass."""
+"""What the results of matrix products, and the tokens between a block's two branches, are named by: a training step may
+keep them for its backward pass."""
 GATHERED: Final = "gathered"
 """The same of what the attention gathers."""
 
@@ -28,7 +29,8 @@ Activation = Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
 # as long (two CPU cores).
 @jax.custom_jvp
 def _gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return x * _normal_cdf(x)
+    wide = x.astype(at_least_float32(x.dtype))  # in half precision 1 + erf(x) cancels where x is negative
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
 
 
 @_gelu.defjvp
@@ -36,8 +38,9 @@ def _gelu_jvp(
     primals: tuple[Float[Array, "*shape"]], tangents: tuple[Float[Array, "*shape"]]
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     (x,), (dx,) = primals, tangents
-    cdf, density = _normal_cdf(x), jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi)
-    return x * cdf, dx * (cdf + x * density)
+    wide = x.astype(at_least_float32(x.dtype))
+    cdf, density = _normal_cdf(wide), jnp.exp(-0.5 * jnp.square(wide)) / math.sqrt(2 * math.pi)
+    return (wide * cdf).astype(x.dtype), dx * (cdf + wide * density).astype(x.dtype)
 
 
 def _normal_cdf(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -211,8 +214,8 @@ def drop_path(
     """
     if key is None:
         return branch
-    keep = jax.random.bernoulli(key, 1 - rate)
-    return jnp.where(keep, branch / (1 - rate).astype(branch.dtype), jnp.zeros_like(branch))
+    kept = jax.random.bernoulli(key, 1 - rate)
+    return jnp.where(kept, branch / (1 - rate).astype(branch.dtype), jnp.zeros_like(branch))
 
 
 def keep(x: Float[Array, "*shape"], name: str) -> Float[Array, "*shape"]:

@@ -57,7 +57,11 @@ class Case:
 def timed(quick: bool, dtype: Literal["float32", "bfloat16"]) -> list[Case]:
     """The cases in which contenders run in turns."""
     if quick:
-        return [Case("forward", "Ti", 1, dtype=dtype), Case("forward", "Ti", 8, dtype=dtype), Case("train", "Ti", 8)]
+        return [
+            Case("forward", "Ti", 1, dtype=dtype),
+            Case("forward", "Ti", 8, dtype=dtype),
+            Case("train", "Ti", 8, dtype=dtype),
+        ]
     forward = [("Ti", 1), ("Ti", 8), ("Ti", 32), ("S", 1), ("S", 8), ("S", 32), ("B", 1), ("B", 8)]
     train = [("Ti", 8), ("Ti", 32), ("S", 8), ("S", 32)]
     return [

@@ -59,6 +59,14 @@ def adamw() -> Any:
     return optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
 
+def in_dtype(model: Any, dtype: str) -> Any:
+    """The model with its arrays in the dtype to compute in; what is trained stays in float32."""
+    import equinox as eqx
+    import jax
+
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, model)
+
+
 def equinox_program(case: Case, model: Any, apply: Callable[..., Any], **options: Any) -> Program:
     """An Equinox model, run as Equinox's documentation does; `apply(model, image)` gives the logits of one."""
     import equinox as eqx

@@ -1,8 +1,8 @@
 """The benchmark: all contenders in one interleaved session. `make bench` and `make bench-quick` call it.
 
 Run it with the Python that has vitrail and the peers on JAX. Each contender is a process in the environment that its
-libraries are installed in; they wait while one of them runs, and take turns: A B C A B C. So each ratio is of two
-neighbours in time, and the drift of a noisy machine falls out of it.
+libraries are installed in; they wait while one of them runs, and take turns, A B C, B C A, C A B. Each ratio is of two
+times of one round, so that the drift of a noisy machine falls out of it.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import date
 from importlib.util import find_spec
@@ -19,14 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from cases import Case, timed
-from report import markdown
+from report import NAMES, OURS, markdown
 
 HERE = Path(__file__).parent
-OURS = "vitrail_vit"
 TORCH = ("timm_vit", "timm_compiled", "transformers_vit")
-JAX = ("flax_linen", "flax_nnx", "equinox_tutorial", "equimo_vit")
+JAX = tuple(name for name in NAMES if name not in (OURS, *TORCH))
 EQUAL = 1e-5
 """How far the logits of two contenders with the same weights may be apart, as a part of the largest."""
+PATIENCE = 240
+"""Seconds that a first call may take."""
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"} | {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false"  # several share a GPU
+}
 
 
 class Contender:
@@ -35,7 +40,11 @@ class Contender:
     def __init__(self, name: str, python: Path):
         self.name, self.python = name, python
         self.process = subprocess.Popen(
-            [python, HERE / "worker.py", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, HERE / "worker.py", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
         )
 
     def ask(self, what: str, *arguments: Any) -> Any:
@@ -47,13 +56,20 @@ class Contender:
             raise RuntimeError(f"{self.name} ended while it was asked to {what} {arguments}: its error stands above")
         return json.loads(answer)
 
-    def once(self, case: Case) -> dict[str, float]:
-        """The same contender's first call, in a process of its own; nothing where that ends before it is through, as
-        one does that runs out of memory."""
-        started = time.perf_counter()
+    def once(self, case: Case) -> dict[str, float] | None:
+        """The same contender's first call, in a process of its own that finds nothing compiled before; `None` where
+        that runs out of memory, or of patience."""
         command = [self.python, HERE / "worker.py", self.name, "--once", json.dumps(case.asdict())]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True)
-        return json.loads(done.stdout) | {"process": time.perf_counter() - started} if done.returncode == 0 else {}
+        with tempfile.TemporaryDirectory() as cache:
+            environment = ENVIRONMENT | {"TORCHINDUCTOR_CACHE_DIR": cache}
+            try:
+                done = subprocess.run(
+                    command, stdout=subprocess.PIPE, check=True, text=True, env=environment, timeout=PATIENCE
+                )
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                print(f"{self.name}, {case.name}: {error}", file=sys.stderr)
+                return None
+        return json.loads(done.stdout)
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -77,20 +93,21 @@ def compare_outputs(contenders: list[Contender]) -> dict[str, float]:
         name: max(abs(a - b) for a, b in zip(numbers, flat[OURS], strict=True)) / largest
         for name, numbers in flat.items()
     }
-    if wrong := {name: difference for name, difference in found.items() if difference > EQUAL}:
+    if wrong := {name: difference for name, difference in found.items() if not difference <= EQUAL}:
         raise SystemExit(f"these contenders do not compute what vitrail does, so their times mean nothing: {wrong}")
     return found
 
 
 def take_turns(contenders: list[Contender], case: Case, seconds: float) -> dict[str, Any]:
-    """Times a case, each contender in turn, for about so many seconds."""
+    """Times a case, each contender in turn, for about so many seconds and at least five rounds."""
     prepared = {contender.name: contender.ask("prepare", case.asdict()) for contender in contenders}
     calls = {name: max(1, round(0.2 / found["call"])) for name, found in prepared.items()}
     a_round = sum((1 + calls[name]) * found["call"] for name, found in prepared.items())
-    rounds = min(25, max(3, round(seconds / a_round)))
+    rounds = min(25, max(5, round(seconds / a_round)))
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for contender in contenders:
+    for i in range(rounds):
+        first = i % len(contenders)
+        for contender in (*contenders[first:], *contenders[:first]):
             times[contender.name].append(contender.ask("turn", calls[contender.name]))
     for contender in contenders:
         contender.ask("drop")
@@ -98,10 +115,10 @@ def take_turns(contenders: list[Contender], case: Case, seconds: float) -> dict[
         "case": case.asdict() | {"name": case.name, "flops": case.flops},
         "rounds": rounds,
         "seconds": {name: quartiles(values) for name, values in times.items()},
-        "compile": {name: found["compile"] for name, found in prepared.items()},
         "ratio": {
             name: quartiles([ours / theirs for ours, theirs in zip(times[OURS], values, strict=True)])
             for name, values in times.items()
+            if name != OURS
         },
     }
 
@@ -119,11 +136,11 @@ def first_calls(contenders: list[Contender], cases: list[Case], times: int) -> l
         runs: dict[str, list[dict[str, float]]] = {contender.name: [] for contender in contenders}
         for _ in range(times):
             for contender in contenders:
-                runs[contender.name].append(contender.once(case))
+                if run := contender.once(case):
+                    runs[contender.name].append(run)
         medians = {
-            name: {what: statistics.median(run[what] for run in several) for what in several[0]}
+            name: {what: statistics.median(run[what] for run in several) for what in several[0]} if several else None
             for name, several in runs.items()
-            if all(several)
         }
         found.append({"case": case.asdict() | {"name": case.name}, "times": times, "contenders": medians})
     return found
@@ -188,6 +205,9 @@ def main() -> None:
     contenders = [Contender(name, python) for name, python in pythons.items()]
 
     say("do all contenders compute the same?")
+    devices = {contender.name: contender.ask("device") for contender in contenders}
+    if len(set(devices.values())) > 1:
+        raise SystemExit(f"all contenders must run on the same kind of device, but these were found: {devices}")
     result: dict[str, Any] = {
         "day": date.today().isoformat(),
         "machine": machine(),
@@ -199,14 +219,14 @@ def main() -> None:
         "timed": [],
     }
 
-    def keep() -> None:
+    def save() -> None:
         result["minutes"] = (time.monotonic() - started) / 60
-        given.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        Path(f"{given.out}.json").write_text(json.dumps(result, indent=1) + "\n")
 
     for case in timed(given.quick, dtype):
         say(case.name)
         result["timed"].append(take_turns(contenders, case, 20 if given.quick else 30))
-        keep()
+        save()
     result["peak"].append(peaks(contenders, dtype))
     jax_contenders = [c for c in contenders if c.name in (OURS, *JAX)]
     for contender in contenders:
@@ -215,17 +235,17 @@ def main() -> None:
     say("first calls and memory")
     step = Case("train", "Ti", 8, dtype=dtype)
     firsts = [step] if given.quick else [Case("forward", "Ti", 1, dtype=dtype), step]
-    result["first"] = first_calls(contenders, firsts, 1 if given.quick else 3)
-    keep()
+    result["first"] = first_calls(contenders, firsts, 1 if given.quick else 2)
+    save()
     if not given.quick:
         say("compile time by depth")
         deep = [Case("train", "Ti", 8, depth=depth, dtype=dtype) for depth in (6, 12, 24, 48)]
         result["depth"] = first_calls(jax_contenders, deep, 1)
-        keep()
+        save()
     say("import")
     result["import"] = imports(own, 3 if given.quick else 11)
-    keep()
-    given.out.with_suffix(".md").write_text(markdown(result))
+    save()
+    Path(f"{given.out}.md").write_text(markdown(result))
     print(markdown(result))
 
 

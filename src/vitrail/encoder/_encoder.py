@@ -1,7 +1,7 @@
 """The stack of blocks."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar, cast, final, overload
+from typing import Final, TypeVar, cast, final, overload
 
 import equinox as eqx
 import jax
@@ -20,7 +20,7 @@ _Record = TypeVar("_Record")
 _Place = tuple[Bool[Array, ""], Int[Array, ""]]
 """Whether a block looks at all tokens, and how many such blocks, or such as do not, came before it."""
 _Layer = tuple[Block, Float[Array, ""] | None, PRNGKeyArray | None, _Place | None]
-_KEPT = {"products": (PRODUCT, GATHERED), "attention": (GATHERED,), "blocks": ()}
+_KEPT: Final = {"products": (PRODUCT, GATHERED), "attention": (GATHERED,), "blocks": ()}
 _Step = Callable[[Float[Array, "tokens dim"], _Layer], tuple[Float[Array, "tokens dim"], _Record]]
 
 

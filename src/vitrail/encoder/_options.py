@@ -56,8 +56,8 @@ class EncoderOptions:
     """Whether the blocks run as one loop, compiled once whatever the depth, or one after the other, each compiled."""
     remat: Literal["products", "attention", "blocks"] = "products"
     """What the backward pass finds kept of the forward pass; the rest it computes again. `"products"`: the results of
-    the matrix products. `"attention"`: what the attention gathers, and what goes from block to block, about half of
-    the memory. `"blocks"`: only what goes from block to block."""
+    the matrix products, and the tokens between the two branches. `"attention"`: what the attention gathers, and what
+    goes from block to block, about half of the memory. `"blocks"`: only what goes from block to block."""
 
     def __post_init__(self) -> None:
         check_rate(dropout=self.dropout, drop_path=self.drop_path)

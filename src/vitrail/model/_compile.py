@@ -16,7 +16,10 @@ class CompiledViT:
     """A model whose parameters were taken apart once, for many calls on small batches.
 
     `eqx.filter_jit` looks through the whole model at each call, to see what in it is an array. Here that is done when
-    the model is made ready. It is inference: nothing is dropped, and the parameters stay as they were then.
+    the model is made ready. It is inference: nothing is dropped.
+
+    The arrays are the model's own. A training step that gives up the model's buffers (`donate="all"`) takes them from
+    this too: make a new one of the model that comes out.
     """
 
     def __init__(self, model: ViT):
@@ -33,19 +36,23 @@ class CompiledViT:
 
         self._run: Callable[[list[Array], Any], Array] = jax.jit(run)
 
-    def __call__(
-        self, images: Shaped[Array | np.ndarray, "batch height width channels"]
-    ) -> Float[Array, "batch *tokens classes"]:
+    def __call__(self, images: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "batch *tokens classes"]:
         """**Arguments:**
 
-        - `images`: any number of images as the model wants them. Each number is compiled once.
+        - `images`: `Float[Array, "batch height width channels"]`, any number of images as the model wants them. Each
+            number, and each dtype, is compiled once.
 
         **Returns:**
 
         What the model gives for each.
 
-        **Raises:** what calling the model raises.
+        **Raises:** `ValueError` or `TypeError` where the images do not fit; both say how to mend it.
         """
+        if images.ndim != 4:
+            raise ValueError(
+                f"images must have four axes (batch, height, width, channels), but the shape {images.shape} came: a "
+                "single image goes in as images[None]"
+            )
         return self._run(self._arrays, images)
 
 

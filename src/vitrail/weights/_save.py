@@ -102,11 +102,11 @@ def _misread(source: AbstractSource, layout: Layout, config: ViTConfig) -> str:
         return str(error)
     if problem := sentence(known, made, checkpoint.tensors):
         return f"{source.path} {problem}"
-    # How training goes, and where it began, is in no file of tensors.
-    of_training = {name: getattr(config.encoder, name) for name in ("dropout", "drop_path", "scan", "remat")}
+    # How a model runs and is trained, and where training began, is in no file of tensors.
+    of_running = {name: getattr(config.encoder, name) for name in _OF_RUNNING}
     if None not in (config.encoder.layer_scale, read.encoder.layer_scale):
-        of_training["layer_scale"] = config.encoder.layer_scale
-    read = dataclasses.replace(read, encoder=dataclasses.replace(read.encoder, **of_training))
+        of_running["layer_scale"] = config.encoder.layer_scale
+    read = dataclasses.replace(read, encoder=dataclasses.replace(read.encoder, **of_running))
     ours = outline(config)
     for name in ("encoder", "norm_order", "num_registers", "image_size", "patch", "position", "pool", "head"):
         came, wanted = getattr(read, name), getattr(config, name)
@@ -115,6 +115,7 @@ def _misread(source: AbstractSource, layout: Layout, config: ViTConfig) -> str:
     return ""
 
 
+_OF_RUNNING: Final = ("dropout", "drop_path", "scan", "remat", "attention_chunk")
 _PARTS: Final = ("patch", "position", "pool", "head")
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from cases import CLASSES, EPS, PATCH, Case, block_weights
 from equimo.vision.models.vit import VisionTransformer
-from program import Program, equinox_program
+from program import Program, equinox_program, in_dtype
 
 DISTRIBUTIONS = ("equimo", "equinox", "jax", "optax")
 
@@ -31,12 +31,10 @@ def build(case: Case, weights: dict[str, Any] | None) -> Program:
     )
     if weights is not None:
         model = with_weights(model, weights)
-    if case.dtype == "bfloat16":
-        model = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if eqx.is_inexact_array(leaf) else leaf, model)
-    dtype, key = jnp.dtype(case.dtype), jax.random.key(1)
+    key = jax.random.key(1)
 
     def apply(model: Any, image: Any) -> Any:
-        return model(image.astype(dtype), key=key, inference=case.mode == "forward")
+        return in_dtype(model, case.dtype)(image.astype(case.dtype), key=key, inference=case.mode == "forward")
 
     return equinox_program(case, model, apply, channels_first=True)
 

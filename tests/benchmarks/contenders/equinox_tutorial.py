@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from cases import CLASSES, EPS, PATCH, Case, block_weights
-from program import Program, equinox_program
+from program import Program, equinox_program, in_dtype
 
 DISTRIBUTIONS = ("equinox", "jax", "optax")
 
@@ -68,10 +68,11 @@ def build(case: Case, weights: dict[str, Any] | None) -> Program:
     model = ViT(case, jax.random.key(0))
     if weights is not None:
         model = with_weights(model, weights)
-    if case.dtype == "bfloat16":
-        model = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if eqx.is_inexact_array(leaf) else leaf, model)
-    dtype = jnp.dtype(case.dtype)
-    return equinox_program(case, model, lambda model, image: model(image.astype(dtype)), channels_first=True)
+
+    def apply(model: ViT, image: Any) -> Any:
+        return in_dtype(model, case.dtype)(image.astype(case.dtype))
+
+    return equinox_program(case, model, apply, channels_first=True)
 
 
 def with_weights(model: ViT, weights: dict[str, Any]) -> ViT:

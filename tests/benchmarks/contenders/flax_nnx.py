@@ -1,5 +1,6 @@
 """A ViT in Flax NNX."""
 
+import functools
 from typing import Any
 
 import jax
@@ -57,18 +58,23 @@ def build(case: Case, weights: dict[str, Any] | None) -> Program:
     def forward(model: ViT, images: Any) -> Any:
         return model(images)
 
-    @nnx.jit
+    @functools.partial(nnx.jit, donate_argnums=(0, 1))
     def update(model: ViT, optimiser: Any, images: Any, labels: Any) -> Any:
         loss, gradient = nnx.value_and_grad(lambda model: cross_entropy(model(images), labels))(model)
         optimiser.update(model, gradient)
         return loss
 
+    if case.mode == "forward":
+        classify = nnx.cached_partial(forward, model)
+        return jax_program(case, model, lambda model, images: classify(images), update, None)
+    optimiser = nnx.Optimizer(model, adamw(), wrt=nnx.Param)
+    cached = nnx.cached_partial(update, model, optimiser)
+
     def step(model: ViT, optimiser: Any, images: Any, labels: Any) -> tuple[Any, Any, Any]:
-        loss = update(model, optimiser, images, labels)  # which changes both in place
+        loss = cached(images, labels)  # which changes both in place
         return model, optimiser, jax.block_until_ready((loss, nnx.state(model)))[0]
 
-    state = nnx.Optimizer(model, adamw(), wrt=nnx.Param) if case.mode == "train" else None
-    return jax_program(case, model, forward, step, state)
+    return jax_program(case, model, forward, step, optimiser)
 
 
 def copy_weights(model: ViT, params: dict[str, Any]) -> None:
