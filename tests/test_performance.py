@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import cases
 import report
+import run as benchmark
 
 SIZE = {"dim": 32, "num_heads": 2, "mlp_dim": 80}
 IMAGES = jax.ShapeDtypeStruct((2, 16, 24, 3), jnp.float32)
@@ -247,9 +248,57 @@ def test_the_weights_that_contenders_get_are_those_of_timm() -> None:
     }
 
 
+class FakeContender:
+    """Answers as a worker does, with numbers that are known."""
+
+    def __init__(self, name: str, seconds: list[float], logits: list[list[float]], asked: list[str]):
+        self.name, self.seconds, self.logits, self.asked = name, seconds, logits, asked
+
+    def ask(self, what: str, *arguments: Any) -> Any:
+        if what == "turn":
+            self.asked.append(self.name)
+            return self.seconds[self.asked.count(self.name) - 1]
+        return {"prepare": {"call": 2.0}, "logits": self.logits, "drop": None}[what]
+
+
+def fakes(**others: list[list[float]]) -> list[Any]:
+    asked: list[str] = []
+    ours = FakeContender(benchmark.OURS, [1.0, 2.0, 3.0, 4.0, 5.0], [[1.0, -4.0]], asked)
+    seconds = {"fast": [0.5, 1.0, 6.0, 2.0, 2.5], "slow": [2.0, 4.0, 6.0, 8.0, 10.0]}
+    return [ours, *(FakeContender(name, seconds[name], logits, asked) for name, logits in others.items())]
+
+
+def test_the_ratio_of_the_benchmark_is_our_time_by_theirs_of_the_same_round() -> None:
+    contenders = fakes(fast=[[]], slow=[[]])
+    entry = benchmark.take_turns(contenders, cases.Case("forward", "Ti", 1), 0.0)
+    assert entry["rounds"] == 5
+    assert entry["ratio"]["slow"] == {"low": 0.5, "median": 0.5, "high": 0.5}
+    assert entry["ratio"]["fast"] == {"low": 2.0, "median": 2.0, "high": 2.0}  # one pair of five is 0.5
+    assert entry["seconds"]["slow"] == {"low": 4.0, "median": 6.0, "high": 8.0}
+    assert report.fastest(entry) == "fast"
+    first, second = contenders[0].asked[:3], contenders[0].asked[3:6]
+    assert first == [benchmark.OURS, "fast", "slow"]
+    assert second == ["fast", "slow", benchmark.OURS]
+
+
+@pytest.mark.parametrize("wrong", [4.0001, float("nan"), float("inf")])
+def test_contenders_that_do_not_compute_the_same_are_not_timed(wrong: float) -> None:
+    assert benchmark.compare_outputs(fakes(fast=[[1.0, -4.00002]]))["fast"] == pytest.approx(5e-6)  # of 4
+    with pytest.raises(SystemExit, match=r"these contenders do not compute what vitrail does.*'fast'"):
+        benchmark.compare_outputs(fakes(fast=[[1.0, -wrong]]))
+
+
+def test_the_operations_of_a_training_step_are_those_of_its_products() -> None:
+    # Each product of the forward pass has two in the backward pass; that of the patches, one.
+    case = cases.Case("train", "Ti", 2, depth=1)
+    n, d = 196, 192
+    patches, scores, head = n * 768 * d, n * n * d, d * 1000
+    block = n * d * (3 * d + d + 4 * d + 4 * d) + 2 * scores
+    assert case.flops == 2 * 2 * (2 * patches + 3 * block + 3 * head)
+
+
 def test_the_run_that_the_docs_show_can_be_reported() -> None:
     result = json.loads((Path(__file__).parent.parent / "docs" / "assets" / "benchmark.json").read_text())
-    assert "## Running time" in report.markdown(result)
+    written = report.markdown(result)
     for entry in result["timed"]:
-        found = entry["ratio"][report.fastest(entry)]
-        assert found["low"] <= found["median"] <= found["high"]
+        assert f"| {entry['case']['name']} |" in written
