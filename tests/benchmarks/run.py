@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from cases import Case, timed
 from report import NAMES, OURS, markdown
 
@@ -86,13 +87,9 @@ def quartiles(values: list[float]) -> dict[str, float]:
 def compare_outputs(contenders: list[Contender]) -> dict[str, float]:
     """How far each contender's logits are from those of vitrail with the same weights."""
     case = Case("forward", "Ti", 2).asdict()
-    logits = {contender.name: contender.ask("logits", case) for contender in contenders}
-    flat = {name: [number for row in rows for number in row] for name, rows in logits.items()}
-    largest = max(abs(number) for number in flat[OURS])
-    found = {
-        name: max(abs(a - b) for a, b in zip(numbers, flat[OURS], strict=True)) / largest
-        for name, numbers in flat.items()
-    }
+    logits = {contender.name: np.asarray(contender.ask("logits", case)) for contender in contenders}
+    largest = np.abs(logits[OURS]).max()
+    found = {name: float(np.abs(theirs - logits[OURS]).max() / largest) for name, theirs in logits.items()}
     if wrong := {name: difference for name, difference in found.items() if not difference <= EQUAL}:
         raise SystemExit(f"these contenders do not compute what vitrail does, so their times mean nothing: {wrong}")
     return found

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._init import Init
-from .._layers import PRODUCT, LayerNorm, drop_path, dropout, keep, split_key
+from .._layers import PRODUCT, LayerNorm, drop_path, dropout, keep, split_key, unfused
 from .._mlp import MLP
 from .._tokens import Rotation
 from ._attention import Attention
@@ -91,9 +91,9 @@ class Block(eqx.Module):
             branch = dropout(branch, self.dropout, key=dropout_key)
             return branch if drop_path_rate is None else drop_path(branch, drop_path_rate, key=drop_path_key)
 
-        x = x + residual(self._attend(self.norm1(x), rotation, surroundings), self.scale1, keys[:2])
+        x = x + residual(self._attend(unfused(self.norm1(x)), rotation, surroundings), self.scale1, keys[:2])
         x = keep(x, PRODUCT)
-        return x + residual(self.mlp(self.norm2(x), key=mlp_key), self.scale2, keys[2:])
+        return x + residual(self.mlp(unfused(self.norm2(x)), key=mlp_key), self.scale2, keys[2:])
 
     def _attend(
         self, x: Float[Array, "tokens dim"], rotation: Rotation | None, around: Surroundings | None
