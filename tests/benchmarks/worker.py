@@ -3,10 +3,12 @@
 `worker.py NAME` waits for orders; `worker.py NAME --once CASE` is a user's first call, timed from within.
 """
 
+import contextlib
 import gc
 import importlib
 import json
 import os
+import platform
 import resource
 import sys
 import time
@@ -35,6 +37,9 @@ class Worker:
 
     def versions(self) -> dict[str, str]:
         return {name: version(name) for name in self.contender.DISTRIBUTIONS}
+
+    def python(self) -> str:
+        return platform.python_version()
 
     def prepare(self, case: dict[str, Any]) -> dict[str, float]:
         """Builds, compiles and warms up. Compiling takes what the first call takes longer than a later one."""
@@ -78,12 +83,12 @@ class Worker:
     def logits(self, case: dict[str, Any]) -> list[list[float]]:
         """Of given weights and images, to compare contenders by."""
         self.drop()
+        shown, exact = Case(**case), contextlib.nullcontext()
         if "jax" in sys.modules:  # on a GPU its products would not be in float32 otherwise
-            sys.modules["jax"].config.update("jax_default_matmul_precision", "highest")
-        program = self.contender.build(Case(**case), weights(Case(**case)))
-        out = program.run(program.place(*inputs(Case(**case), 0)))
-        if "jax" in sys.modules:
-            sys.modules["jax"].config.update("jax_default_matmul_precision", None)
+            exact = sys.modules["jax"].default_matmul_precision("highest")
+        with exact:
+            program = self.contender.build(shown, weights(shown))
+            out = program.run(program.place(*inputs(shown, 0)))
         return np.asarray(out.cpu() if "torch" in sys.modules else out, np.float64).tolist()
 
     def peak(self, side: int, dtype: str) -> float:
