@@ -21,6 +21,7 @@ from reference import (
 
 import vitrail
 from vitrail import Encoder, EncoderOptions, EncoderSize, Tokens
+from vitrail.encoder import _attention as attention_module
 
 KEY = jax.random.key(0)
 SIZE = EncoderSize(dim=8, depth=3, num_heads=2, mlp_dim=10)
@@ -149,6 +150,66 @@ def test_attention_in_chunks_is_the_same_in_value_and_gradient(chunk: int) -> No
     assert_close(value, expected_value, tolerance=2e-5)
     for path, array in parameters(expected).items():
         assert_close(parameters(gradient)[path], array, tolerance=5e-5)
+
+
+def test_attention_of_many_tokens_in_halves_is_the_same_in_value_and_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def value_and_gradient() -> Any:
+        loss = eqx.filter_value_and_grad(lambda m: jnp.vdot(m(TOKENS).sequence, random_array(7, 8, seed=3)))
+        return loss(encoder(EncoderOptions(scan=False)))
+
+    expected_value, expected = value_and_gradient()
+    queries = list[int]()
+    whole = attention_module._gather
+
+    def spy(q: Any, *rest: Any) -> Any:
+        queries.append(q.shape[1])
+        return whole(q, *rest)
+
+    monkeypatch.setattr(attention_module, "_gather", spy)
+    monkeypatch.setattr(attention_module, "_MANY", 6)  # of 7 tokens
+    value, gradient = value_and_gradient()
+    assert set(queries) == ({3, 4} if jax.default_backend() == "cpu" else {7})
+    assert_close(value, expected_value, tolerance=2e-5)
+    for path, array in parameters(expected).items():
+        assert_close(parameters(gradient)[path], array, tolerance=5e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True}])
+def test_fused_attention_is_the_same_up_to_half_precision(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the kernel of cuDNN; elsewhere JAX's own form of the same function stands in for it."""
+    size = EncoderSize(dim=32, depth=3, num_heads=2, mlp_dim=40)
+    tokens = Tokens(*(random_array(n, 32, seed=n).astype(jnp.bfloat16) for n in (1, 6)), GRID)
+    expected = encoder(EncoderOptions(**options), size=size)(tokens).sequence
+    if jax.default_backend() != "gpu":
+        attend = jax.nn.dot_product_attention
+
+        def stand_in(q: Any, k: Any, v: Any, *, implementation: str) -> Any:
+            assert implementation == "cudnn"
+            with jax.numpy_dtype_promotion("standard"):
+                return attend(q, k, v, implementation="xla")
+
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    fused = encoder(EncoderOptions(fused_attention=True, **options), size=size)(tokens).sequence
+    assert fused.dtype == jnp.bfloat16
+    assert_close(fused.astype(jnp.float32), expected.astype(jnp.float32), tolerance=0.02)
+
+
+def test_fused_attention_says_what_it_needs() -> None:
+    options = EncoderOptions(fused_attention=True)
+    with pytest.raises(TypeError, match=r"fused_attention takes bfloat16 or float16, but tokens of float32 came: give"):
+        encoder(options)(TOKENS)
+    half = Tokens(TOKENS.prefix.astype(jnp.bfloat16), TOKENS.patches.astype(jnp.bfloat16), GRID)
+    if jax.default_backend() != "gpu":
+        with pytest.raises(RuntimeError, match=r"fused_attention needs a GPU of NVIDIA's, but JAX runs on cpu: give"):
+            encoder(options)(half)
+    with pytest.raises(ValueError, match=r"fused_attention must be False with .* but True came with attention_chunk=4"):
+        EncoderOptions(fused_attention=True, attention_chunk=4)
+    windows = vitrail.WindowOptions(2, relative_grid=(3, 3))
+    with pytest.raises(ValueError, match=r"fused_attention must be False .* but True came with relative positions"):
+        EncoderOptions(fused_attention=True, windows=windows)
 
 
 def test_chunks_of_attention_are_checked() -> None:

@@ -178,12 +178,32 @@ def test_the_operations_that_xla_counts_are_those_of_the_formula(name: str) -> N
 # vitrail.compile --------------------------------------------------------------------------------------------------
 
 
-def test_compile_gives_what_vmap_gives() -> None:
-    model = small_model(pool="cls_mean")
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        vitrail.EncoderOptions(),
+        vitrail.EncoderOptions(scan=False),
+        vitrail.EncoderOptions(scan=False, qk_norm=True, layer_scale=0.1, pre_norm=True),
+    ],
+)
+def test_compile_gives_what_vmap_gives(encoder: vitrail.EncoderOptions) -> None:
+    model = small_model(pool="cls_mean", encoder=encoder)
     images = random_array(3, 8, 12, 3)
     classify = vitrail.compile(model)
     assert_close(classify(images), jax.vmap(model)(images))
     assert_close(classify(np.asarray(images)), jax.vmap(model)(images))
+
+
+def test_compile_takes_no_array_out_of_a_stack_for_a_straight_line_of_blocks() -> None:
+    def moved(program: Any) -> list[str]:
+        """What makes or reads arrays with an axis over depth."""
+        return [line for line in instructions(program) if "concatenate(" in line or re.search(r"f32\[9,\d", line)]
+
+    model = model_of(9, scan=False)
+    built = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf, model)
+    classify = vitrail.compile(built)
+    assert not moved(classify._run.lower(classify._arrays, jnp.zeros(IMAGES.shape)).compile())
+    assert moved(compiled(forward, model))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +278,7 @@ class FakeContender:
         if what == "turn":
             self.asked.append(self.name)
             return self.seconds[self.asked.count(self.name) - 1]
-        return {"prepare": {"call": 2.0}, "logits": self.logits, "drop": None}[what]
+        return {"prepare": {"whole": 2.0}, "logits": self.logits, "drop": None}[what]
 
 
 def fakes(**others: list[list[float]]) -> list[Any]:

@@ -54,8 +54,11 @@ class Case:
         return asdict(self)
 
 
-def timed(quick: bool, dtype: Literal["float32", "bfloat16"]) -> list[Case]:
-    """The cases in which contenders run in turns."""
+def timed(quick: bool, dtype: Literal["float32", "bfloat16"], *, fill: bool) -> list[Case]:
+    """The cases in which contenders run in turns; `fill` for such as fill a GPU too."""
+    full = [Case("forward", "B", 128, dtype=dtype), Case("train", "B", 64, dtype=dtype)]
+    if quick and fill:
+        return [Case("forward", "Ti", 1, dtype=dtype), *full]
     if quick:
         return [
             Case("forward", "Ti", 1, dtype=dtype),
@@ -68,6 +71,7 @@ def timed(quick: bool, dtype: Literal["float32", "bfloat16"]) -> list[Case]:
         *(Case("forward", size, batch, dtype=dtype) for size, batch in forward),
         *(Case("forward", "Ti", 1, image=image, dtype=dtype) for image in (448, 896)),
         *(Case("train", size, batch, dtype=dtype) for size, batch in train),
+        *(full if fill else ()),
     ]
 
 

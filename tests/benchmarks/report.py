@@ -14,7 +14,7 @@ NAMES = {
     "equinox_tutorial": "Equinox tutorial",
     "equimo_vit": "equimo",
 }
-MIB, GIGA = 2**20, 1e9
+MIB = 2**20
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -87,6 +87,7 @@ def _ratio(found: dict[str, float], *, bold: bool) -> str:
 def times(result: dict[str, Any]) -> str:
     """Absolute times, for the record, and the share of the machine's peak."""
     peak = max(rate for found in result["peak"] for rate in found.values())
+    unit, name_of_unit = (1e12, "TFLOP/s") if result["machine"]["accelerator"] else (1e9, "GFLOP/s")
     names = contenders(result)
     rows: list[list[str]] = []
     for entry in result["timed"]:
@@ -95,12 +96,12 @@ def times(result: dict[str, Any]) -> str:
         milliseconds = [
             f"{1000 * seconds[name]:.0f}" if seconds[name] > 0.1 else f"{1000 * seconds[name]:.1f}" for name in names
         ]
-        rows.append([entry["case"]["name"], *milliseconds, f"{rate / GIGA:.0f}", f"{100 * rate / peak:.0f} %"])
-    header = ["case", *(NAMES[name] for name in names), "GFLOP/s", "of peak"]
+        rows.append([entry["case"]["name"], *milliseconds, f"{rate / unit:.3g}", f"{100 * rate / peak:.0f} %"])
+    header = ["case", *(NAMES[name] for name in names), name_of_unit, "of peak"]
     return (
         "Milliseconds: noisy, of this machine and this hour, and no basis for a comparison. At the right "
         "vitrail's rate, and its share of the peak: of the fastest large product of matrices that PyTorch or JAX "
-        f"reached in the same session, {peak / GIGA:.0f} GFLOP/s.\n\n" + table(header, rows) + "\n"
+        f"reached in the same session, {peak / unit:.0f} {name_of_unit}.\n\n" + table(header, rows) + "\n"
     )
 
 

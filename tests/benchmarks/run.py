@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from cases import Case, timed
 from report import NAMES, OURS, markdown
+from worker import TORCH
 
 HERE = Path(__file__).parent
-TORCH = ("timm_vit", "timm_compiled", "transformers_vit")
 JAX = tuple(name for name in NAMES if name not in (OURS, *TORCH))
 EQUAL = 1e-5
 """How far the logits of two contenders with the same weights may be apart, as a part of the largest."""
@@ -98,8 +98,8 @@ def compare_outputs(contenders: list[Contender]) -> dict[str, float]:
 def take_turns(contenders: list[Contender], case: Case, seconds: float) -> dict[str, Any]:
     """Times a case, each contender in turn, for about so many seconds and at least five rounds."""
     prepared = {contender.name: contender.ask("prepare", case.asdict()) for contender in contenders}
-    calls = {name: max(1, round(0.2 / found["call"])) for name, found in prepared.items()}
-    a_round = sum((1 + calls[name]) * found["call"] for name, found in prepared.items())
+    calls = {name: max(1, round(0.2 / found["whole"])) for name, found in prepared.items()}
+    a_round = sum((1 + calls[name]) * found["whole"] for name, found in prepared.items())
     rounds = min(25, max(5, round(seconds / a_round)))
     times: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(rounds):
@@ -220,7 +220,7 @@ def main() -> None:
         result["minutes"] = (time.monotonic() - started) / 60
         Path(f"{given.out}.json").write_text(json.dumps(result, indent=1) + "\n")
 
-    for case in timed(given.quick, dtype):
+    for case in timed(given.quick, dtype, fill=accelerator() is not None):
         say(case.name)
         result["timed"].append(take_turns(contenders, case, 20 if given.quick else 30))
         save()

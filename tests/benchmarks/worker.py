@@ -14,13 +14,14 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cases import Case, inputs, weights
 
+TORCH = ("timm_vit", "timm_compiled", "transformers_vit")
+"""The contenders on PyTorch; the others are on JAX."""
 _LIBRARY: Any = None  # of operators, which are there as long as it is
 
 
@@ -28,7 +29,7 @@ class Worker:
     """Holds at most one program at a time."""
 
     def __init__(self, name: str):
-        if find_spec("torch"):
+        if name in TORCH:
             _let_torchvision_be_imported()
         self.contender = importlib.import_module(f"contenders.{name}")
         self.program: Any = None
@@ -42,15 +43,18 @@ class Worker:
         return platform.python_version()
 
     def prepare(self, case: dict[str, Any]) -> dict[str, float]:
-        """Builds, compiles and warms up. Compiling takes what the first call takes longer than a later one."""
+        """Builds, compiles and warms up. Compiling takes what the first call takes longer than a later one; a later one
+        with the drawing of its inputs is `whole`."""
         self.drop()
         self.case = Case(**case)
         started = time.perf_counter()
         self.program = self.contender.build(self.case, None)
         built = time.perf_counter() - started
         first = self.timed()
-        later = min(self.timed() for _ in range(2))
-        return {"build": built, "first": first, "compile": first - later, "call": later}
+        started = time.perf_counter()
+        later = [self.timed(), self.timed()]
+        whole = (time.perf_counter() - started) / len(later)
+        return {"build": built, "first": first, "compile": first - min(later), "whole": whole}
 
     def device(self) -> str:
         """What it runs on, as JAX calls it."""

@@ -47,6 +47,9 @@ class EncoderOptions:
     attention_chunk: int | None = None
     """How many queries look at all tokens at a time; `None` for all at once. With it the memory that attention takes
     grows with the number of tokens, and not with its square: for large images."""
+    fused_attention: bool = False
+    """Whether attention is one kernel of cuDNN, which is faster and takes memory that grows with the number of tokens
+    alone: for NVIDIA's GPUs, with `compute_dtype` `"bfloat16"` or `"float16"`. It has no forward-mode derivative."""
     dropout: float = 0.0
     """The probability of dropping an element after the position embedding, in the MLP and at the end of each branch."""
     drop_path: float = 0.0
@@ -62,9 +65,16 @@ class EncoderOptions:
     def __post_init__(self) -> None:
         check_rate(dropout=self.dropout, drop_path=self.drop_path)
         check_above_zero(norm_eps=self.norm_eps, layer_scale=self.layer_scale)
+        relative = self.windows is not None and self.windows.relative_grid is not None
+        if self.fused_attention and (relative or self.attention_chunk is not None):
+            came = "relative positions" if relative else f"attention_chunk={self.attention_chunk}"
+            raise ValueError(
+                f"fused_attention must be False with relative positions or attention_chunk, but True came with {came}: "
+                "the kernel has neither, so leave one of the two out"
+            )
         if self.attention_chunk is not None:
             check_positive(attention_chunk=self.attention_chunk)
-            if self.windows is not None and self.windows.relative_grid is not None:
+            if relative:
                 raise ValueError(
                     f"attention_chunk must be None with relative positions, but {self.attention_chunk} came: their "
                     "table is as large as the scores, so that nothing would be saved"

@@ -115,7 +115,7 @@ def _misread(source: AbstractSource, layout: Layout, config: ViTConfig) -> str:
     return ""
 
 
-_OF_RUNNING: Final = ("dropout", "drop_path", "scan", "remat", "attention_chunk")
+_OF_RUNNING: Final = ("dropout", "drop_path", "scan", "remat", "attention_chunk", "fused_attention")
 _PARTS: Final = ("patch", "position", "pool", "head")
 
 
