@@ -179,15 +179,20 @@ def test_the_operations_that_xla_counts_are_those_of_the_formula(name: str) -> N
 
 
 @pytest.mark.parametrize(
-    "encoder",
+    "changes",
     [
-        vitrail.EncoderOptions(),
-        vitrail.EncoderOptions(scan=False),
-        vitrail.EncoderOptions(scan=False, qk_norm=True, layer_scale=0.1, pre_norm=True),
+        {"pool": "cls_mean"},
+        {"pool": "cls_mean", "encoder": vitrail.EncoderOptions(scan=False)},
+        {
+            "position": "rope",
+            "encoder": vitrail.EncoderOptions(scan=False, qk_norm=True, layer_scale=0.1, pre_norm=True),
+        },
+        {"encoder": vitrail.EncoderOptions(scan=False, windows=vitrail.WindowOptions(2, (1,), (2, 3)))},
     ],
+    ids=str,
 )
-def test_compile_gives_what_vmap_gives(encoder: vitrail.EncoderOptions) -> None:
-    model = small_model(pool="cls_mean", encoder=encoder)
+def test_compile_gives_what_vmap_gives(changes: dict[str, Any]) -> None:
+    model = small_model(**changes)
     images = random_array(3, 8, 12, 3)
     classify = vitrail.compile(model)
     assert_close(classify(images), jax.vmap(model)(images))
@@ -322,3 +327,19 @@ def test_the_run_that_the_docs_show_can_be_reported() -> None:
     written = report.markdown(result)
     for entry in result["timed"]:
         assert f"| {entry['case']['name']} |" in written
+
+
+def test_a_run_on_a_gpu_is_told_in_tflops_and_has_cases_that_fill_it() -> None:
+    assert all(
+        case.batch >= 64 and case.size == "B" for case in cases.timed(quick=True, dtype="bfloat16", fill=True)[1:]
+    )
+    assert len(cases.timed(quick=False, dtype="bfloat16", fill=True)) == 2 + len(
+        cases.timed(quick=False, dtype="float32", fill=False)
+    )
+    result = json.loads((Path(__file__).parent.parent / "docs" / "assets" / "benchmark-gpu.json").read_text())
+    entry = result["timed"][-1]
+    rate = entry["case"]["flops"] / entry["seconds"][benchmark.OURS]["median"] / 1e12
+    assert f"| {rate:.1f} | " in report.times(result)
+    assert "TFLOP/s" in report.times(result)
+    assert "GFLOP/s" not in report.times(result)
+    assert ", NVIDIA" in report.head(result)

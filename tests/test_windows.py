@@ -97,6 +97,13 @@ def test_windows_equal_numpy_by_loops(name: str, scan: bool) -> None:
     assert_close(run(model, TOKENS).patches, np_encoder(model, TOKENS), tolerance=2e-5)
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_windows_equal_numpy_by_loops_where_there_are_many_tokens(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitrail.encoder._attention._MANY", 3)
+    model = encoder(OPTIONS[name])
+    assert_close(model(TOKENS).patches, np_encoder(model, TOKENS), tolerance=2e-5)
+
+
 def test_gradients_reach_every_block_and_table_scanned_unrolled_and_rematerialised() -> None:
     target = random_array(20, 8, seed=3)
 

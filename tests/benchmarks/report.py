@@ -41,13 +41,12 @@ def head(result: dict[str, Any]) -> str:
     versions: dict[str, str] = {}
     for found in result["versions"].values():
         versions |= found
-    chip = machine["accelerator"] or f"{machine['processor']}, {machine['cores']} cores"
-    memory = machine["memory"] / 2**30
+    processor = f"{machine['processor']}, {machine['cores']} cores, {machine['memory'] / 2**30:.0f} GiB"
     pythons = ", ".join(sorted(set(result["python"].values())))
     listed = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
     differences = [value for name, value in result["differences"].items() if name != OURS]
     return (
-        f"{result['day']}, {chip}, {memory:.0f} GiB; Python {pythons}; {listed}; {result['dtype']}; "
+        f"{result['day']}, {machine['accelerator'] or processor}; Python {pythons}; {listed}; {result['dtype']}; "
         f"{result['minutes']:.0f} minutes. With the same weights, in float32, the logits of all contenders are "
         f"within {max(differences):.0e} of the largest of vitrail's.\n"
     )
@@ -87,7 +86,8 @@ def _ratio(found: dict[str, float], *, bold: bool) -> str:
 def times(result: dict[str, Any]) -> str:
     """Absolute times, for the record, and the share of the machine's peak."""
     peak = max(rate for found in result["peak"] for rate in found.values())
-    unit, name_of_unit = (1e12, "TFLOP/s") if result["machine"]["accelerator"] else (1e9, "GFLOP/s")
+    gpu = result["machine"]["accelerator"] is not None
+    unit, name_of_unit, digits = (1e12, "TFLOP/s", 1) if gpu else (1e9, "GFLOP/s", 0)
     names = contenders(result)
     rows: list[list[str]] = []
     for entry in result["timed"]:
@@ -96,7 +96,9 @@ def times(result: dict[str, Any]) -> str:
         milliseconds = [
             f"{1000 * seconds[name]:.0f}" if seconds[name] > 0.1 else f"{1000 * seconds[name]:.1f}" for name in names
         ]
-        rows.append([entry["case"]["name"], *milliseconds, f"{rate / unit:.3g}", f"{100 * rate / peak:.0f} %"])
+        rows.append(
+            [entry["case"]["name"], *milliseconds, f"{rate / unit:.{digits}f}", f"{100 * rate / peak:.{digits}f} %"]
+        )
     header = ["case", *(NAMES[name] for name in names), name_of_unit, "of peak"]
     return (
         "Milliseconds: noisy, of this machine and this hour, and no basis for a comparison. At the right "

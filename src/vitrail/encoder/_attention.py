@@ -88,8 +88,8 @@ class Attention(eqx.Module):
 
         What each token gathers from all.
 
-        **Raises:** `ValueError` where `relative` comes without `grid`; with `fused_attention`, `TypeError` for a dtype
-        that cuDNN does not take, and `RuntimeError` without a GPU of NVIDIA's.
+        **Raises:** `ValueError` where `relative` comes without `grid`, and with `fused_attention` where the dtype, the
+        width of a head or the machine is none for cuDNN.
         """
         q, k, v = self._heads(x, rotation)
         if relative is not None and grid is None:
@@ -177,15 +177,16 @@ def _gather_by_cudnn(
 
     Source: Dao, *FlashAttention-2*, 2023, arXiv:2307.08691, as cuDNN has it.
     """
-    if q.dtype not in (jnp.bfloat16, jnp.float16):
-        raise TypeError(
-            f"fused_attention takes bfloat16 or float16, but tokens of {q.dtype} came: give compute_dtype='bfloat16', "
-            "or fused_attention=False"
+    if q.dtype != jnp.bfloat16 or q.shape[-1] % 8 or q.shape[-1] > 128:
+        raise ValueError(
+            "fused_attention needs heads as wide as a multiple of 8 up to 128, in bfloat16, but a width of "
+            f"{q.shape[-1]} in {q.dtype} came: give such a size and compute_dtype='bfloat16', or fused_attention=False"
         )
     if jax.default_backend() != "gpu":
-        raise RuntimeError(
-            f"fused_attention needs a GPU of NVIDIA's, but JAX runs on {jax.default_backend()}: give "
-            "fused_attention=False, or install jax[cuda13]"
+        raise ValueError(
+            f"fused_attention needs an NVIDIA GPU, but JAX runs on {jax.default_backend()}: give the model's encoder "
+            "fused_attention=False (a model that is loaded too: see 'Less memory' on the page of the encoder), or "
+            "install JAX for GPUs"
         )
     heads_last = (a.swapaxes(0, 1) for a in (q, k, v))
     return jax.nn.dot_product_attention(*heads_last, implementation="cudnn").swapaxes(0, 1)

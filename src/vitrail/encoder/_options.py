@@ -45,11 +45,13 @@ class EncoderOptions:
     windows: WindowOptions | None = None
     """Attention within windows, for large images; `None` for all tokens to all."""
     attention_chunk: int | None = None
-    """How many queries look at all tokens at a time; `None` for all at once. With it the memory that attention takes
+    """How many queries look at all tokens at a time; `None` for all at once, or half of them where there are many
+    tokens. With it the memory that attention takes
     grows with the number of tokens, and not with its square: for large images."""
     fused_attention: bool = False
-    """Whether attention is one kernel of cuDNN, which is faster and takes memory that grows with the number of tokens
-    alone: for NVIDIA's GPUs, with `compute_dtype` `"bfloat16"` or `"float16"`. It has no forward-mode derivative."""
+    """Whether attention is one kernel of cuDNN, which never holds all scores and is faster for all but small batches of
+    small images. It needs an NVIDIA GPU, `compute_dtype="bfloat16"`, and heads as wide as a multiple of 8 up to 128; it
+    has a gradient, but no forward-mode and no second derivative."""
     dropout: float = 0.0
     """The probability of dropping an element after the position embedding, in the MLP and at the end of each branch."""
     drop_path: float = 0.0
@@ -67,11 +69,15 @@ class EncoderOptions:
         check_above_zero(norm_eps=self.norm_eps, layer_scale=self.layer_scale)
         relative = self.windows is not None and self.windows.relative_grid is not None
         if self.fused_attention and (relative or self.attention_chunk is not None):
-            came = "relative positions" if relative else f"attention_chunk={self.attention_chunk}"
-            raise ValueError(
-                f"fused_attention must be False with relative positions or attention_chunk, but True came with {came}: "
-                "the kernel has neither, so leave one of the two out"
+            came, why = (
+                ("relative positions", "their table is as large as the scores, so that nothing would be saved")
+                if relative
+                else (
+                    f"attention_chunk={self.attention_chunk}",
+                    "the kernel never holds the scores: leave the chunks out",
+                )
             )
+            raise ValueError(f"fused_attention must be False with {came}, but True came: {why}")
         if self.attention_chunk is not None:
             check_positive(attention_chunk=self.attention_chunk)
             if relative:

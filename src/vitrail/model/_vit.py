@@ -79,6 +79,11 @@ class ViTConfig:
             check_positive(neck_dim=self.neck_dim)
         if isinstance(self.num_registers, bool) or self.num_registers < 0:
             raise ValueError(f"num_registers must not be negative, but {self.num_registers} came: pass 0 for none")
+        if self.encoder.fused_attention and self.compute_dtype != "bfloat16":
+            raise ValueError(
+                f"compute_dtype must be 'bfloat16' with fused_attention, but {self.compute_dtype!r} came: the "
+                "kernel of cuDNN is for half precision"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -18,7 +18,7 @@ def build(case: Case, weights: dict[str, Any] | None) -> Program:
     gpu, forward = jax.default_backend() == "gpu", case.mode == "forward"
     encoder = vitrail.EncoderOptions(
         scan=forward if gpu else not (forward and case.size == "B"),
-        fused_attention=gpu and case.dtype == "bfloat16",
+        fused_attention=gpu and case.dtype == "bfloat16" and case.batch * case.patches > 196,
     )
     config = vitrail.ViTConfig(
         image_size=(case.image, case.image),
