@@ -102,28 +102,30 @@ def test_outputs_and_attention_equal_numpy_in_every_block(name: str) -> None:
     assert float(weights.min()) >= 0
 
 
+def value_and_gradient(options: EncoderOptions) -> tuple[Any, dict[str, Any]]:
+    loss = eqx.filter_value_and_grad(lambda m: jnp.vdot(m(TOKENS).sequence, random_array(7, 8, seed=3)))
+    value, gradient = eqx.filter_jit(loss)(encoder(options))
+    return value, parameters(gradient)
+
+
+def assert_same(found: tuple[Any, dict[str, Any]], expected: tuple[Any, dict[str, Any]]) -> None:
+    assert_close(found[0], expected[0], tolerance=2e-5)
+    for path, array in expected[1].items():
+        assert_close(found[1][path], array, tolerance=5e-5)
+
+
 def test_scanned_unrolled_and_rematerialised_agree_in_value_and_gradient() -> None:
     every = dataclasses.replace(ALL, qkv_bias=True)
-    reference = encoder(dataclasses.replace(every, scan=True))
-    target = random_array(7, 8, seed=3)
-
-    @eqx.filter_jit
-    def value_and_gradient(model: Encoder) -> Any:
-        return eqx.filter_value_and_grad(lambda m: jnp.vdot(m(TOKENS).sequence, target))(model)
-
-    expected_value, expected_gradient = value_and_gradient(reference)
-    assert parameters(expected_gradient).keys() == parameters(reference).keys()
-    for path, gradient in parameters(expected_gradient).items():
+    reference = dataclasses.replace(every, scan=True)
+    expected = value_and_gradient(reference)
+    assert expected[1].keys() == parameters(encoder(reference)).keys()
+    for path, gradient in expected[1].items():
         assert jnp.isfinite(gradient).all(), path
         # Of every block: a block that the loop skipped would have a gradient of zero.
         flat = gradient.reshape(3, -1) if path.startswith(".stack") else gradient[None]
         assert jnp.any(flat != 0, axis=1).all(), path
     for scan, remat in ((True, "attention"), (True, "blocks"), (False, "products"), (False, "blocks")):
-        other = encoder(dataclasses.replace(every, scan=scan, remat=remat))
-        value, gradient = value_and_gradient(other)
-        assert_close(value, expected_value, tolerance=2e-5)
-        for path, expected in parameters(expected_gradient).items():
-            assert_close(parameters(gradient)[path], expected, tolerance=5e-5)
+        assert_same(value_and_gradient(dataclasses.replace(every, scan=scan, remat=remat)), expected)
 
 
 def test_the_less_is_kept_the_more_products_the_backward_pass_computes_again() -> None:
@@ -141,23 +143,11 @@ def test_the_less_is_kept_the_more_products_the_backward_pass_computes_again() -
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])  # of 7 tokens
 def test_attention_in_chunks_is_the_same_in_value_and_gradient(chunk: int) -> None:
-    def value_and_gradient(options: EncoderOptions) -> Any:
-        loss = eqx.filter_value_and_grad(lambda m: jnp.vdot(m(TOKENS).sequence, random_array(7, 8, seed=3)))
-        return eqx.filter_jit(loss)(encoder(options))
-
-    value, gradient = value_and_gradient(EncoderOptions(attention_chunk=chunk))
-    expected_value, expected = value_and_gradient(EncoderOptions())
-    assert_close(value, expected_value, tolerance=2e-5)
-    for path, array in parameters(expected).items():
-        assert_close(parameters(gradient)[path], array, tolerance=5e-5)
+    assert_same(value_and_gradient(EncoderOptions(attention_chunk=chunk)), value_and_gradient(EncoderOptions()))
 
 
 def test_attention_of_many_tokens_in_halves_is_the_same_in_value_and_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    def value_and_gradient() -> Any:
-        loss = eqx.filter_value_and_grad(lambda m: jnp.vdot(m(TOKENS).sequence, random_array(7, 8, seed=3)))
-        return loss(encoder(EncoderOptions(scan=False)))
-
-    expected_value, expected = value_and_gradient()
+    expected = value_and_gradient(EncoderOptions())
     queries = list[int]()
     whole = attention_module._gather
 
@@ -167,11 +157,9 @@ def test_attention_of_many_tokens_in_halves_is_the_same_in_value_and_gradient(mo
 
     monkeypatch.setattr(attention_module, "_gather", spy)
     monkeypatch.setattr(attention_module, "_MANY", 6)  # of 7 tokens
-    value, gradient = value_and_gradient()
+    found = value_and_gradient(EncoderOptions())
     assert set(queries) == ({3, 4} if jax.default_backend() == "cpu" else {7})
-    assert_close(value, expected_value, tolerance=2e-5)
-    for path, array in parameters(expected).items():
-        assert_close(parameters(gradient)[path], array, tolerance=5e-5)
+    assert_same(found, expected)
 
 
 def half_tokens(dim: int) -> Tokens:
@@ -186,7 +174,7 @@ def test_fused_attention_is_the_same_up_to_half_precision(
     size = EncoderSize(dim=32, depth=3, num_heads=2, mlp_dim=40)
     several = jax.tree.map(lambda a: jnp.stack([a, -a]), half_tokens(32))
 
-    def value_and_gradient(tokens: Tokens, options: EncoderOptions) -> tuple[np.ndarray, np.ndarray]:
+    def output_and_gradient(tokens: Tokens, options: EncoderOptions) -> tuple[np.ndarray, np.ndarray]:
         def loss(encoder: Encoder) -> Any:
             out = jax.vmap(lambda tokens: encoder(tokens).sequence)(tokens).astype(jnp.float32)
             return jnp.vdot(out, random_array(2, 7, 32, seed=3)), out
@@ -194,7 +182,7 @@ def test_fused_attention_is_the_same_up_to_half_precision(
         (_, out), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(encoder(options, size=size))
         return np.ravel(out), np.concatenate([np.ravel(array) for array in parameters(gradient).values()])
 
-    exact = value_and_gradient(jax.tree.map(lambda a: a.astype(jnp.float32), several), EncoderOptions(**changes))
+    exact = output_and_gradient(jax.tree.map(lambda a: a.astype(jnp.float32), several), EncoderOptions(**changes))
     if jax.default_backend() != "gpu":
         attend = jax.nn.dot_product_attention
 
@@ -205,7 +193,7 @@ def test_fused_attention_is_the_same_up_to_half_precision(
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
     with jax.numpy_dtype_promotion("standard"):  # which JAX's own form counts on
-        fused = value_and_gradient(several, EncoderOptions(fused_attention=True, **changes))
+        fused = output_and_gradient(several, EncoderOptions(fused_attention=True, **changes))
     for found, expected in zip(fused, exact, strict=True):
         assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
 

@@ -6,6 +6,7 @@ times of one round, so that the drift of a noisy machine falls out of it.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -160,6 +161,7 @@ def imports(python: Path, times: int) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def accelerator() -> str | None:
     """The name of a GPU of NVIDIA's, where there is one."""
     try:

@@ -46,8 +46,8 @@ class EncoderOptions:
     """Attention within windows, for large images; `None` for all tokens to all."""
     attention_chunk: int | None = None
     """How many queries look at all tokens at a time; `None` for all at once, or half of them where there are many
-    tokens. With it the memory that attention takes
-    grows with the number of tokens, and not with its square: for large images."""
+    tokens. With it the memory that attention takes grows with the number of tokens, and not with its square: for large
+    images."""
     fused_attention: bool = False
     """Whether attention is one kernel of cuDNN, which never holds all scores and is faster for all but small batches of
     small images. It needs an NVIDIA GPU, `compute_dtype="bfloat16"`, and heads as wide as a multiple of 8 up to 128; it
@@ -67,24 +67,23 @@ class EncoderOptions:
     def __post_init__(self) -> None:
         check_rate(dropout=self.dropout, drop_path=self.drop_path)
         check_above_zero(norm_eps=self.norm_eps, layer_scale=self.layer_scale)
-        relative = self.windows is not None and self.windows.relative_grid is not None
-        if self.fused_attention and (relative or self.attention_chunk is not None):
-            came, why = (
-                ("relative positions", "their table is as large as the scores, so that nothing would be saved")
-                if relative
-                else (
-                    f"attention_chunk={self.attention_chunk}",
-                    "the kernel never holds the scores: leave the chunks out",
-                )
-            )
-            raise ValueError(f"fused_attention must be False with {came}, but True came: {why}")
         if self.attention_chunk is not None:
             check_positive(attention_chunk=self.attention_chunk)
-            if relative:
-                raise ValueError(
-                    f"attention_chunk must be None with relative positions, but {self.attention_chunk} came: their "
-                    "table is as large as the scores, so that nothing would be saved"
-                )
+        if self.fused_attention and self.attention_chunk is not None:
+            raise ValueError(
+                f"fused_attention must be False with attention_chunk={self.attention_chunk}, but True came: the kernel "
+                "never holds the scores: leave the chunks out"
+            )
+        if self.windows is not None and self.windows.relative_grid is not None:
+            for name, came, off in (
+                ("attention_chunk", self.attention_chunk, None),
+                ("fused_attention", self.fused_attention, False),
+            ):
+                if came != off:
+                    raise ValueError(
+                        f"{name} must be {off} with relative positions, but {came} came: their table is as large "
+                        "as the scores, so that nothing would be saved"
+                    )
 
 
 @dataclass(frozen=True)
