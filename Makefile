@@ -13,6 +13,8 @@ BENCH := .venv-bench
 BENCH_PYTHON ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12.*/bin/python $(PYTHON); do \
 	"$$python" -c '' 2>/dev/null && echo "$$python" && break; done)
 OUT ?= benchmark
+# What pytest is told besides: TESTS="-m versions" for the tests that depend on the version of Python or JAX.
+TESTS ?=
 
 .PHONY: demo test test-oracles bench bench-quick check docs clean
 .DELETE_ON_ERROR:
@@ -21,7 +23,7 @@ demo: $(VENV)/demo.installed
 	$(BIN)/vitrail demo
 
 test: $(VENV)/test.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 # Against the original libraries, in an environment of their own: the package is never tested with torch beside it.
 test-oracles:

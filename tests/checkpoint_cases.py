@@ -13,6 +13,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from helpers import final_norm
 from safetensors.numpy import save_file
 
 import vitrail
@@ -89,10 +90,10 @@ def differences(case: Case, path: Path, images: dict[tuple[int, int], np.ndarray
 
 @eqx.filter_jit
 def _outputs(model: vitrail.ViT, image: Any) -> dict[str, Any]:
-    tokens = model.tokens(image)
-    pooled = model.pool(tokens)
+    tokens = model.backbone(image)
+    pooled = model.readout.pool(tokens)
     if model.config.norm_order == "pool_norm":
-        pooled = model.norm(pooled)
+        pooled = final_norm(model)(pooled)
     return {"tokens": tokens.sequence, "pooled": pooled, "logits": model(image)}
 
 

@@ -3,12 +3,18 @@
 import os
 from importlib.util import find_spec
 
+# Most of the time goes into compiling tiny programs, which XLA does faster at its lowest optimisation level.
 os.environ["XLA_FLAGS"] = " ".join(
-    (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2")
+    (
+        "--xla_backend_optimization_level=0",
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=2",
+    )
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests are about numbers, and those of a GPU are rounder
 
 import jax
+import pytest
 from hypothesis import settings
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -20,3 +26,24 @@ settings.load_profile("vitrail")
 
 # An example project has its own tests; the oracles need the originals, and run in `make test-oracles`.
 collect_ignore = ["plugins", *([] if find_spec("torch") else ["oracles"])]
+
+# What depends on the version of Python, JAX, Equinox or an extra's library: programs, PyTrees, entry points, files,
+# training, the command line. The rest is arithmetic, which one version tests.
+_DEPEND_ON_VERSIONS = {
+    "test_cli",
+    "test_encoder",
+    "test_model",
+    "test_performance",
+    "test_reference",
+    "test_registry",
+    "test_structure",
+    "test_subsets",
+    "test_train_fit",
+    "test_weights",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in _DEPEND_ON_VERSIONS:
+            item.add_marker("versions")

@@ -1,5 +1,6 @@
 """What several test files share: small models with random weights, and comparisons."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -65,3 +66,37 @@ def parameters(tree: Any) -> dict[str, jax.Array]:
     """The arrays of a tree by their paths, those without elements left out."""
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if leaf.size}
+
+
+def tokens_of(
+    prefix: jax.Array, patches: jax.Array, grid: tuple[int, int], *, class_token: bool = True, **others: Any
+) -> vitrail.Tokens:
+    """Tokens whose class token and registers are the rows of one array."""
+    first = int(class_token and len(prefix) > 0)
+    return vitrail.Tokens(
+        patches,
+        grid,
+        class_token=prefix[0] if first else None,
+        registers=prefix[first:] if len(prefix) > first else None,
+        **others,
+    )
+
+
+def prefix_of(part: Any) -> jax.Array:
+    """Class token and registers of a backbone, or their positions, as the rows of one array."""
+    class_token, registers = part.class_token, part.registers
+    rows = [] if class_token is None else [class_token[None]]
+    rows += [] if registers is None else [registers]
+    return jnp.concatenate(rows) if rows else jnp.zeros((0, 16))
+
+
+def final_norm(model: vitrail.ViT) -> vitrail.LayerNorm:
+    """The final norm of a model, before the pool or after it."""
+    norm = model.backbone.norm if model.readout.norm is None else model.readout.norm
+    assert norm is not None
+    return norm
+
+
+def masked(tokens: vitrail.Tokens, mask: Any) -> vitrail.Tokens:
+    """The tokens with a mask."""
+    return dataclasses.replace(tokens, mask=mask)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from helpers import final_norm
 
 import vitrail
 
@@ -204,16 +205,16 @@ def numpy_block_weights(block: Any) -> dict[str, np.ndarray]:
 
 def numpy_weights(model: Any) -> dict[str, Any]:
     """What `np_mean_pool_vit` takes, of a model with the parts `conv`, `learned`, `mean` and `linear`."""
-    position = float64(model.position.patches)
+    position = float64(model.backbone.position.patches)
     return {
-        "patch": float64(model.patch.weight),
-        "patch_bias": float64(model.patch.bias),
+        "patch": float64(model.backbone.patch.weight),
+        "patch_bias": float64(model.backbone.patch.bias),
         "position": position.reshape(-1, position.shape[-1]),
         "blocks": [numpy_block_weights(block) for block in model.blocks],
-        "norm_weight": float64(model.norm.weight),
-        "norm_bias": float64(model.norm.bias),
-        "head": float64(model.head.linear.weight),
-        "head_bias": float64(model.head.linear.bias),
+        "norm_weight": float64(final_norm(model).weight),
+        "norm_bias": float64(final_norm(model).bias),
+        "head": float64(model.readout.head.linear.weight),
+        "head_bias": float64(model.readout.head.linear.bias),
     }
 
 
@@ -245,9 +246,9 @@ def flax_parameters(model: Any) -> dict[str, Any]:
 
     blocks = {f"block{i}": flax_block(block) for i, block in enumerate(model.blocks)}
     own = {
-        "patch": {"kernel": model.patch.weight.transpose(2, 3, 1, 0), "bias": model.patch.bias},
-        "position": model.position.patches.reshape(-1, dim),
-        "norm": norm(model.norm),
-        "head": dense(model.head.linear),
+        "patch": {"kernel": model.backbone.patch.weight.transpose(2, 3, 1, 0), "bias": model.backbone.patch.bias},
+        "position": model.backbone.position.patches.reshape(-1, dim),
+        "norm": norm(final_norm(model)),
+        "head": dense(model.readout.head.linear),
     }
     return {"params": own | blocks}

@@ -56,9 +56,9 @@ def test_a_table_of_positions_is_read_as_the_settings_have_it(
     table = drawn("pos_embed", (1, rows, 16))
     model = vitrail.load(beside(TIMM, tmp_path, settings, pos_embed=table))
     assert model.config.grid == grid
-    assert isinstance(model.position, vitrail.LearnedPosition)
-    assert (model.position.prefix is not None) == covers
-    assert np.array_equal(model.position.patches.reshape(-1, 16), table[0, int(covers) :])
+    assert isinstance(model.backbone.position, vitrail.LearnedPosition)
+    assert (model.backbone.position.class_token is not None) == covers
+    assert np.array_equal(model.backbone.position.patches.reshape(-1, 16), table[0, int(covers) :])
 
 
 @pytest.mark.parametrize(

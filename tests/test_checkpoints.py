@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_cases import TOLERANCE, Case, case_from, differences, image_of, published, tensors_of
-from helpers import image_for, run, small_model
+from helpers import image_for, prefix_of, run, small_model
 from safetensors.numpy import load_file
 
 import vitrail
@@ -91,8 +91,8 @@ def test_sines_and_cosines_that_big_vision_does_not_store_are_known(tmp_path: Pa
     tensors = {name: array for name, array in tensors_of(case).items() if name != "pos_embedding"}
     np.savez(tmp_path / "m.npz", **tensors)
     model = vitrail.load(tmp_path / "m.npz", config={"image_size": 16})
-    assert isinstance(model.position, vitrail.SinCos2DPosition)
-    table = model.position.table((4, 4), 16)[None]
+    assert isinstance(model.backbone.position, vitrail.SinCos2DPosition)
+    table = model.backbone.position.table((4, 4), 16)[None]
     expected = flax_vit.ViT("gap", positions=table).apply(
         {"params": flax_vit.nested(tensors)}, jnp.asarray(image_of((16, 16)))[None]
     )
@@ -109,8 +109,8 @@ def test_a_loaded_model_takes_another_pool_head_and_size(tmp_path: Path) -> None
     whole = vitrail.load(path)
     model = vitrail.load(path, pool="attention", num_classes=7, image_size=(24, 32), key=key)
     assert eqx.filter_jit(model)(image_of((24, 32))).shape == (7,)
-    assert eqx.tree_equal(model.encoder, whole.encoder)
-    assert model.prefix.shape == (1, 16)  # the class token that it learned with stays
+    assert eqx.tree_equal(model.backbone.encoder, whole.backbone.encoder)
+    assert prefix_of(model.backbone).shape == (1, 16)  # the class token that it learned with stays
     features = vitrail.load(path, num_classes=None)
     assert features.config.head == "none"
     assert eqx.filter_jit(features)(image_of((16, 16))).shape == (16,)
@@ -123,7 +123,7 @@ def test_a_loaded_model_takes_another_pool_head_and_size(tmp_path: Path) -> None
 def test_weights_that_would_be_new_want_a_key(tmp_path: Path) -> None:
     path = published(VIT, tmp_path)
     assert vitrail.load(path, pool="max").config.pool == "max"
-    with pytest.raises(ValueError, match=r"key must be given where weights are new.*'head.linear"):
+    with pytest.raises(ValueError, match=r"key must be given where weights are new.*'readout.head.linear"):
         vitrail.load(path, num_classes=7)
 
 
@@ -144,13 +144,15 @@ def test_layout_and_config_can_be_given(tmp_path: Path) -> None:
 
 def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) -> None:
     model = vitrail.load(published(VIT, tmp_path), pool="gem", key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"'pool.log_power' must have a name in the layout"):
+    with pytest.raises(ValueError, match=r"'readout.pool.log_power' must have a name in the layout"):
         vitrail.save(model, tmp_path / "m", layout="hf_vit")
     for unknown in ("mae", "TIMM"):  # one that is read but not written, and one that there is not
         with pytest.raises(TypeError, match=rf"^layout must be one of 'vitrail', 'timm', .*, but '{unknown}' came$"):
             vitrail.save(model, tmp_path / "m", layout=unknown)  # type: ignore[arg-type]
     dinov3 = vitrail.load(published(CASES["transformers DINOv3ViTModel"], tmp_path / "d"))
-    trained = eqx.tree_at(lambda m: m.encoder.stack.attention.qkv.bias, dinov3, replace_fn=lambda bias: bias + 1)
+    trained = eqx.tree_at(
+        lambda m: m.backbone.encoder.stack.attention.qkv.bias, dinov3, replace_fn=lambda bias: bias + 1
+    )
     with pytest.raises(ValueError, match=r"qkv.bias' must be zero where this layout does not store it"):
         vitrail.save(trained, tmp_path / "m", layout="hf_dinov3")
     assert not (tmp_path / "m").exists()
@@ -178,8 +180,8 @@ def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) ->
         ("hf_vit", {"norm_order": "pool_norm"}, "norm_order 'pool_norm' would be read as 'norm_pool'"),
         ("hf_vit", {"position": vitrail.POSITIONS.configure("learned", covers_prefix=False)}, "has positions for"),
         ("hf_dinov2", {}, "is of no layout|would be read as"),
-        ("hf_dinov2", {"encoder": vitrail.EncoderOptions(layer_scale=1.0)}, "'head.linear.weight'"),
-        ("hf_clip", {"encoder": vitrail.EncoderOptions(pre_norm=True)}, "'head.linear.bias' must have a name"),
+        ("hf_dinov2", {"encoder": vitrail.EncoderOptions(layer_scale=1.0)}, "'readout.head.linear.weight'"),
+        ("hf_clip", {"encoder": vitrail.EncoderOptions(pre_norm=True)}, "'backbone.patch.bias' must have a name"),
     ],
     ids=str,
 )

@@ -176,7 +176,7 @@ def test_compare(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(json.loads((out / "results.json").read_text())["rows"]) == 4
     with Image.open(out / "figure.png") as picture:
         assert picture.format == "PNG"
-    assert isinstance(vitrail.load(out / "backbone.safetensors").pool, vitrail.ClassMeanPool)
+    assert isinstance(vitrail.load(out / "backbone.safetensors").readout.pool, vitrail.ClassMeanPool)
 
     # A second run has nothing to do, and says the same.
     assert main(["compare", "--data", str(folder), *QUICK, "--out", str(out)]) == 0

@@ -115,9 +115,9 @@ def test_predict_names_the_classes_of_imagenet(
     path = classifier(tmp_path, 1000)
     bias = jnp.zeros(1000).at[jnp.asarray([207, 281, 1])].set(jnp.asarray([9.0, 8.0, 7.0]))
     model = vitrail.load(path)
-    linear = model.head.linear  # type: ignore[attr-defined]
+    linear = model.readout.head.linear  # type: ignore[attr-defined]
     sure = eqx.tree_at(lambda layer: (layer.weight, layer.bias), linear, (jnp.zeros((1000, 16)), bias))
-    vitrail.save(eqx.tree_at(lambda m: m.head.linear, model, sure), path)
+    vitrail.save(eqx.tree_at(lambda m: m.readout.head.linear, model, sure), path)
     assert main(["predict", str(path), str(photograph), "--top", "3"]) == 0
     total = math.exp(9) + math.exp(8) + math.exp(7) + 997
     names = ["golden retriever", "tabby cat", "goldfish"]  # the ILSVRC's numbers 207, 281 and 1

@@ -9,7 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_trees_close, image_for, parameters, random_array, randomised, run, small_model
+from helpers import (
+    assert_close,
+    assert_trees_close,
+    image_for,
+    parameters,
+    random_array,
+    randomised,
+    run,
+    small_model,
+    tokens_of,
+)
 from reference import (
     ROTATIONS,
     float64,
@@ -20,13 +30,14 @@ from reference import (
 )
 
 import vitrail
-from vitrail import Encoder, EncoderOptions, EncoderSize, Tokens
+from vitrail import Encoder, EncoderOptions, EncoderSize
 from vitrail.encoder import _attention as attention_module
 
 KEY = jax.random.key(0)
 SIZE = EncoderSize(dim=8, depth=3, num_heads=2, mlp_dim=10)
 GRID, PREFIX = (3, 2), 1
-TOKENS = Tokens(random_array(PREFIX, 8), random_array(6, 8, seed=1), GRID)
+TOKENS = tokens_of(random_array(PREFIX, 8), random_array(6, 8, seed=1), GRID)
+X = TOKENS.sequence
 ALL = EncoderOptions(
     qkv_bias=False, qk_norm=True, activation="swiglu", norm_eps=1e-3, pre_norm=True, layer_scale=0.1, scan=False
 )
@@ -63,11 +74,9 @@ def np_layers(encoder: Encoder, x: np.ndarray, turn: Any = None) -> list[tuple[n
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_equals_its_numpy_formula(name: str) -> None:
     model = encoder(OPTIONS[name])
-    out = run(model, TOKENS)
-    expected = np_layers(model, float64(TOKENS.sequence))[-1][0]
-    assert out.grid == GRID
-    assert_close(out.sequence, expected, tolerance=2e-5)
-    assert_close(out.prefix, expected[:PREFIX], tolerance=2e-5)
+    out = run(model, X)
+    expected = np_layers(model, float64(X))[-1][0]
+    assert_close(out, expected, tolerance=2e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name != "default"])
@@ -75,7 +84,7 @@ def test_every_option_changes_something(name: str) -> None:
     """Of the function, or of the parameters: no option is ignored."""
     default, other = encoder(OPTIONS["default"]), encoder(OPTIONS[name])
     if parameters(default).keys() == parameters(other).keys():
-        difference = run(default, TOKENS).sequence - run(other, TOKENS).sequence
+        difference = run(default, X) - run(other, X)
         assert np.abs(difference).max() > 1e-4
 
 
@@ -84,18 +93,18 @@ def test_every_option_changes_something(name: str) -> None:
 def test_rotary_positions_reach_every_block(rule: Any, scan: bool) -> None:
     model = encoder(EncoderOptions(scan=scan, qk_norm=True))
     rotation = vitrail.RotaryPosition(8, head_dim=4, rule=rule).rotation(TOKENS)
-    layers = np_layers(model, float64(TOKENS.sequence), turn=lambda x: ROTATIONS[rule](x, GRID, PREFIX, base=100.0))
-    assert_close(run(model, TOKENS, rotation=rotation).sequence, layers[-1][0], tolerance=2e-5)
-    weights = run(model.attention, TOKENS, rotation=rotation)
+    layers = np_layers(model, float64(X), turn=lambda x: ROTATIONS[rule](x, GRID, PREFIX, base=100.0))
+    assert_close(run(model, X, rotation=rotation), layers[-1][0], tolerance=2e-5)
+    weights = run(model.attention, X, rotation=rotation)
     assert_close(weights, np.stack([w for _, w in layers]), tolerance=2e-5)
 
 
 @pytest.mark.parametrize("name", ["default", "all"])
 def test_outputs_and_attention_equal_numpy_in_every_block(name: str) -> None:
     model = encoder(OPTIONS[name])
-    layers = np_layers(model, float64(TOKENS.sequence))
-    assert_close(run(model.outputs, TOKENS), np.stack([x for x, _ in layers]), tolerance=2e-5)
-    weights = run(model.attention, TOKENS)
+    layers = np_layers(model, float64(X))
+    assert_close(run(model.outputs, X), np.stack([x for x, _ in layers]), tolerance=2e-5)
+    weights = run(model.attention, X)
     assert weights.shape == (3, 2, 7, 7)
     assert_close(weights, np.stack([w for _, w in layers]), tolerance=2e-5)
     assert_close(weights.sum(-1), np.ones((3, 2, 7)))
@@ -103,7 +112,7 @@ def test_outputs_and_attention_equal_numpy_in_every_block(name: str) -> None:
 
 
 def value_and_gradient(options: EncoderOptions) -> tuple[Any, dict[str, Any]]:
-    loss = eqx.filter_value_and_grad(lambda m: jnp.vdot(m(TOKENS).sequence, random_array(7, 8, seed=3)))
+    loss = eqx.filter_value_and_grad(lambda m: jnp.vdot(m(X), random_array(7, 8, seed=3)))
     value, gradient = eqx.filter_jit(loss)(encoder(options))
     return value, parameters(gradient)
 
@@ -131,7 +140,7 @@ def test_scanned_unrolled_and_rematerialised_agree_in_value_and_gradient() -> No
 def test_the_less_is_kept_the_more_products_the_backward_pass_computes_again() -> None:
     def products(remat: Any) -> int:
         params, static = eqx.partition(encoder(EncoderOptions(remat=remat)), eqx.is_array)
-        jaxpr = jax.make_jaxpr(jax.grad(lambda p: eqx.combine(p, static)(TOKENS).sequence.sum()))(params)
+        jaxpr = jax.make_jaxpr(jax.grad(lambda p: eqx.combine(p, static)(X).sum()))(params)
         return sum(equation.primitive.name == "dot_general" for equation in equations(jaxpr.jaxpr))
 
     # A block has six products, and two more for the gradient of each. Scores are computed again in any case; then
@@ -162,8 +171,8 @@ def test_attention_of_many_tokens_in_halves_is_the_same_in_value_and_gradient(mo
     assert_same(found, expected)
 
 
-def half_tokens(dim: int) -> Tokens:
-    return Tokens(*(random_array(n, dim, seed=n).astype(jnp.bfloat16) for n in (PREFIX, 6)), GRID)
+def half_tokens(dim: int) -> jax.Array:
+    return random_array(7, dim).astype(jnp.bfloat16)
 
 
 @pytest.mark.parametrize("changes", [{}, {"qk_norm": True}, {"scan": False, "remat": "blocks"}])
@@ -172,11 +181,11 @@ def test_fused_attention_is_the_same_up_to_half_precision(
 ) -> None:
     """On a GPU the kernel of cuDNN; elsewhere JAX's own form of the same function stands in for it."""
     size = EncoderSize(dim=32, depth=3, num_heads=2, mlp_dim=40)
-    several = jax.tree.map(lambda a: jnp.stack([a, -a]), half_tokens(32))
+    several = jnp.stack([half_tokens(32), -half_tokens(32)])
 
-    def output_and_gradient(tokens: Tokens, options: EncoderOptions) -> tuple[np.ndarray, np.ndarray]:
+    def output_and_gradient(tokens: jax.Array, options: EncoderOptions) -> tuple[np.ndarray, np.ndarray]:
         def loss(encoder: Encoder) -> Any:
-            out = jax.vmap(lambda tokens: encoder(tokens).sequence)(tokens).astype(jnp.float32)
+            out = jax.vmap(lambda tokens: encoder(tokens))(tokens).astype(jnp.float32)
             return jnp.vdot(out, random_array(2, 7, 32, seed=3)), out
 
         (_, out), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(encoder(options, size=size))
@@ -186,9 +195,9 @@ def test_fused_attention_is_the_same_up_to_half_precision(
     if jax.default_backend() != "gpu":
         attend = jax.nn.dot_product_attention
 
-        def stand_in(q: Any, k: Any, v: Any, *, implementation: str) -> Any:
+        def stand_in(q: Any, k: Any, v: Any, *, mask: Any, implementation: str) -> Any:
             assert implementation == "cudnn"
-            return attend(q, k, v, implementation="xla")
+            return attend(q, k, v, mask=mask, implementation="xla")
 
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
@@ -203,13 +212,13 @@ def test_fused_attention_says_what_it_needs() -> None:
     wide = EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=8)
     half = half_tokens(16)
     with pytest.raises(ValueError, match=r"heads as wide as a multiple of 8 .* but a width of 4 in float32 came: give"):
-        encoder(options)(TOKENS)
+        encoder(options)(X)
     with pytest.raises(ValueError, match=r"in bfloat16, but a width of 4 in bfloat16 came"):
         encoder(options)(half_tokens(8))
     if jax.default_backend() != "gpu":
         with pytest.raises(ValueError, match=r"fused_attention needs an NVIDIA GPU, but JAX runs on cpu: give"):
             encoder(options, size=wide)(half)
-    with pytest.raises(ValueError, match=r"compute_dtype must be 'bfloat16' with fused_attention, but 'float32' came"):
+    with pytest.raises(ValueError, match=r"fused_attention needs compute_dtype='bfloat16', got 'float32'"):
         vitrail.vit("Ti/16", encoder=options, num_classes=2, key=KEY)
     with pytest.raises(ValueError, match="fused_attention must be False with attention_chunk=4, but True came"):
         EncoderOptions(fused_attention=True, attention_chunk=4)
@@ -248,7 +257,7 @@ def test_blocks_one_after_the_other_are_the_encoder() -> None:
             x = block(x)
         return x
 
-    assert_close(run(composed, TOKENS.sequence), run(model, TOKENS).sequence)
+    assert_close(run(composed, X), run(model, X))
 
 
 def test_every_array_of_the_stack_has_a_leading_axis_over_depth() -> None:
@@ -299,9 +308,9 @@ def marked(options: EncoderOptions) -> Encoder:
 @pytest.mark.parametrize("scan", [True, False])
 def test_stochastic_depth_drops_branches_at_rates_that_grow_linearly_from_zero(scan: bool) -> None:
     model, draws = marked(EncoderOptions(drop_path=0.5, scan=scan)), 2000
-    tokens = Tokens(jnp.zeros((1, 8)), jnp.zeros((6, 8)), GRID)
+    tokens = jnp.zeros((7, 8))
     keys = jax.random.split(jax.random.key(1), draws)
-    added = np.asarray(run(jax.vmap(lambda k: model(tokens, key=k).sequence), keys))
+    added = np.asarray(run(jax.vmap(lambda k: model(tokens, key=k)), keys))
     assert (added == added[:, :1]).all()  # a branch is dropped for all tokens of an example together
     for branch in range(6):
         rate = (0.0, 0.25, 0.5)[branch // 2]
@@ -313,17 +322,17 @@ def test_stochastic_depth_drops_branches_at_rates_that_grow_linearly_from_zero(s
     # Branches are dropped independently of each other.
     correlations = np.corrcoef((added[:, 0, 2:6] != 0).T)
     assert np.abs(correlations - np.eye(4)).max() < 5 / draws**0.5
-    assert_close(run(model, tokens).sequence[:, :6], np.ones((7, 6)))  # and without a key none is
+    assert_close(run(model, tokens)[:, :6], np.ones((7, 6)))  # and without a key none is
 
 
 def test_dropout_acts_on_the_embedding_on_branches_and_inside_the_mlp() -> None:
     rate, draws = 0.25, 400
     keys = jax.random.split(jax.random.key(2), draws)
     options = EncoderOptions(dropout=rate, activation="relu")
-    ones = Tokens(jnp.ones((1, 8)), jnp.ones((6, 8)), GRID)
+    ones = jnp.ones((7, 8))
 
     def kept(model: Encoder, value: Any) -> np.ndarray:
-        values = np.asarray(run(jax.vmap(lambda k: model(ones, key=k).sequence), keys))
+        values = np.asarray(run(jax.vmap(lambda k: model(ones, key=k)), keys))
         share = (values != 0).mean()
         if value is not None:
             np.testing.assert_allclose(values[values != 0], value, rtol=1e-6)
@@ -340,13 +349,13 @@ def test_dropout_acts_on_the_embedding_on_branches_and_inside_the_mlp() -> None:
         lambda m: (m.stack.mlp.hidden.bias, m.stack.mlp.out.weight), silent, (jnp.ones((1, 8)), jnp.eye(8)[None])
     )
     assert abs(kept(mlp, (1 - rate) ** -2) - (1 - rate) ** 2) < error
-    assert_close(run(mlp, ones).sequence, np.ones((7, 8)))
+    assert_close(run(mlp, ones), np.ones((7, 8)))
 
 
 def test_without_a_key_dropout_and_stochastic_depth_are_the_identity() -> None:
     quiet, noisy = encoder(EncoderOptions()), encoder(EncoderOptions(dropout=0.5, drop_path=0.5))
-    assert np.array_equal(run(noisy, TOKENS).sequence, run(quiet, TOKENS).sequence)
-    first, again, other = (run(noisy, TOKENS, key=jax.random.key(s)).sequence for s in (0, 0, 1))
+    assert np.array_equal(run(noisy, X), run(quiet, X))
+    first, again, other = (run(noisy, X, key=jax.random.key(s)) for s in (0, 0, 1))
     assert np.array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
 
@@ -355,8 +364,8 @@ def test_dropout_differs_between_blocks_and_between_draws_of_a_block() -> None:
     model = marked(EncoderOptions(dropout=0.5))
     bias = jnp.ones((3, 8))
     model = eqx.tree_at(lambda m: (m.stack.attention.project.bias, m.stack.mlp.out.bias), model, (bias, 10 * bias))
-    tokens = Tokens(jnp.zeros((1, 8)), jnp.zeros((6, 8)), GRID)
-    outputs = np.asarray(run(lambda m, k: m(tokens, key=k).sequence, model, jax.random.key(4)))
+    tokens = jnp.zeros((7, 8))
+    outputs = np.asarray(run(lambda m, k: m(tokens, key=k), model, jax.random.key(4)))
     # Each element counts 2 for a kept attention branch and 20 for a kept MLP: all of 0..3 of either occur.
     attention, mlp = np.round(outputs % 20 / 2), np.round(outputs // 20)
     assert set(attention.ravel()) == {0, 1, 2, 3}
@@ -408,7 +417,7 @@ def test_training_in_bfloat16_with_everything_random_is_finite() -> None:
 
 def test_attention_weights_sum_to_one_under_bfloat16() -> None:
     model = small_model(compute_dtype="bfloat16")
-    weights = run(model.attention, image_for(model))
+    weights = run(model.backbone.attention, image_for(model))
     np.testing.assert_allclose(weights.astype(jnp.float32).sum(-1), 1, atol=0.02)
 
 
@@ -417,7 +426,7 @@ def compiled_instructions(depth: int, *, scan: bool) -> int:
     size = dataclasses.replace(SIZE, depth=depth)
     model = encoder(EncoderOptions(scan=scan), size=size)
     params, static = eqx.partition(model, eqx.is_array)
-    compiled = jax.jit(lambda p, t: eqx.combine(p, static)(t)).lower(params, TOKENS).compile()
+    compiled = jax.jit(lambda p, t: eqx.combine(p, static)(t)).lower(params, X).compile()
     return sum(" = " in line for line in compiled.as_text().splitlines())
 
 
@@ -431,20 +440,20 @@ def test_it_compiles_once_for_each_shape() -> None:
     traces = 0
 
     @eqx.filter_jit
-    def forward(model: Encoder, tokens: Tokens) -> Tokens:
+    def forward(model: Encoder, tokens: jax.Array) -> jax.Array:
         nonlocal traces
         traces += 1
         return model(tokens)
 
     for seed in range(3):
-        forward(encoder(EncoderOptions(), seed=seed), jax.tree.map(lambda x, s=seed: x + s, TOKENS))
+        forward(encoder(EncoderOptions(), seed=seed), jax.tree.map(lambda x, s=seed: x + s, X))
     assert traces == 1
-    forward(encoder(EncoderOptions()), Tokens(TOKENS.prefix, TOKENS.patches[:4], (2, 2)))
+    forward(encoder(EncoderOptions()), X[:5])
     assert traces == 2
 
 
 def test_an_ensemble_of_encoders_is_a_vmap() -> None:
     two = jax.tree.map(lambda a, b: jnp.stack([a, b]), encoder(EncoderOptions()), encoder(EncoderOptions(), seed=1))
-    out = run(eqx.filter_vmap(lambda m: m(TOKENS).sequence), two)
-    expected = [run(encoder(EncoderOptions(), seed=s), TOKENS).sequence for s in (0, 1)]
+    out = run(eqx.filter_vmap(lambda m: m(X)), two)
+    expected = [run(encoder(EncoderOptions(), seed=s), X) for s in (0, 1)]
     assert_trees_close(out, jnp.stack(expected))

@@ -36,11 +36,11 @@ def test_it_has_its_name_and_works_in_a_model(site: Path) -> None:
     program = """
 import jax, numpy as np, vitrail
 model = vitrail.vit("Ti/16", image_size=32, pool="mean_std", num_classes=3, key=jax.random.key(0))
-tokens = vitrail.Tokens(np.zeros((0, 4)) + jax.numpy.zeros((0, 4)), jax.numpy.arange(24.0).reshape(6, 4) ** 2, (2, 3))
-print(model.pool.out_dim, model.head.dim, vitrail.POOLS.entry("mean_std").origins)
+print(model.readout.pool.out_dim, model.readout.head.dim, vitrail.POOLS.entry("mean_std").origins)
 pool = vitrail.POOLS["mean_std"](4, key=jax.random.key(0))
 mask = jax.numpy.asarray([True, False, True, True, True, False])
-print(*np.asarray(pool(tokens, mask=mask)))
+tokens = vitrail.Tokens(jax.numpy.arange(24.0).reshape(6, 4) ** 2, (2, 3), mask=mask)
+print(*np.asarray(pool(tokens)))
 """
     first, second = run(site, "-c", program).splitlines()
     assert first == "384 384 ('vitrail-mean-std 0.1.0',)"

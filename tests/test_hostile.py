@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from checkpoint_cases import Case, published, tensors_of
+from helpers import final_norm
 from safetensors.numpy import save_file
 from test_checkpoints import CASES
 
@@ -114,8 +115,8 @@ QKV = "blocks.1.attn.qkv.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop(QKV), rf"lacks '{QKV}' for 'encoder.stack.attention.qkv.weight'"),
-        (lambda t: t.pop("norm.bias"), "lacks 'norm.bias' for 'norm.bias'"),
+        (lambda t: t.pop(QKV), rf"lacks '{QKV}' for 'backbone.encoder.stack.attention.qkv.weight'"),
+        (lambda t: t.pop("norm.bias"), "lacks 'norm.bias' for 'backbone.norm.bias'"),
         (lambda t: t.update(more=np.zeros(3, np.float32)), "nothing in the model is filled from: 'more'"),
         (lambda t: t.update({"blocks.7.norm1.weight": t["norm.weight"]}), "without a gap"),
         (lambda t: t.update({QKV: t[QKV].T.copy()}), rf"'{QKV}' as F32\[16, 48\], which does not fit .*\[48, 16\]"),
@@ -127,7 +128,7 @@ QKV = "blocks.1.attn.qkv.weight"
         (lambda t: t.update({QKV: t[QKV].reshape(-1)}), rf"'{QKV}' as F32\[768\], which does not fit .*\[48, 16\]"),
         (
             lambda t: t.update(cls_token=t["cls_token"][..., :15].copy()),
-            r"has 'cls_token' as F32\[1, 1, 15\], which does not fit 'prefix' as F32\[1, 16\]",
+            r"has 'cls_token' as F32\[1, 1, 15\], which does not fit 'backbone.class_token' as F32\[16\]",
         ),
         (lambda t: t.update({"pos_embed": t["pos_embed"][:, :-3]}), "has positions for 13 patches"),
         (lambda t: t.update({"patch_embed.proj.weight": t[QKV]}), "must have 'patch_embed.proj.weight' with 4 axes"),
@@ -162,7 +163,9 @@ def test_a_mask_of_another_shape_than_its_bias_is_named(tmp_path: Path) -> None:
 def test_a_shape_that_no_array_can_have_is_named(axes: list[int], rows: int, tmp_path: Path) -> None:
     path = rewritten(TIMM, tmp_path, lambda t: t.update(cls_token=t["cls_token"][:, :rows]))
     path.write_bytes(changed(lambda h: h["cls_token"].update(shape=axes))(*header_and_data(path)))
-    with pytest.raises(CheckpointError, match=r"has 'cls_token' as F32\[1, .*, which does not fit 'prefix'"):
+    with pytest.raises(
+        CheckpointError, match=r"has 'cls_token' as F32\[1, .*, which does not fit 'backbone.class_token'"
+    ):
         vitrail.load(path)
 
 
@@ -173,7 +176,7 @@ def test_other_floating_point_numbers_are_converted_when_that_is_asked_for(dtype
 
     model = vitrail.load(rewritten(TIMM, tmp_path, change), convert=True)
     expected = tensors_of(TIMM)["norm.weight"].astype(dtype).astype(np.float32)
-    assert np.array_equal(model.norm.weight, expected)
+    assert np.array_equal(final_norm(model).weight, expected)
 
 
 def test_a_number_that_float32_does_not_hold_is_not_converted(tmp_path: Path) -> None:
@@ -261,7 +264,7 @@ def test_a_checkpoint_in_several_files_is_one_model(tmp_path: Path) -> None:
     index = sharded(tmp_path)
     for path in (index, tmp_path):
         loaded = vitrail.load(path)
-        assert np.array_equal(loaded.encoder.stack.mlp.out.weight, whole.encoder.stack.mlp.out.weight)
+        assert np.array_equal(loaded.backbone.encoder.stack.mlp.out.weight, whole.backbone.encoder.stack.mlp.out.weight)
 
 
 @pytest.mark.parametrize("home", ["../a.safetensors", "/etc/passwd", "sub/a.safetensors", "..", "", "a\\b"])

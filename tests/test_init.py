@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from helpers import small_config
+from helpers import final_norm, prefix_of, small_config
 
 import vitrail
 
@@ -34,18 +34,18 @@ def models() -> dict[str, Any]:
 
 def matrices(model: Any) -> dict[str, np.ndarray]:
     """The weights of the model by kind: `(draws, out, in)`, each draw its own."""
-    blocks = model.encoder.stack
+    blocks = model.backbone.encoder.stack
     q, k, v = np.split(np.asarray(blocks.attention.qkv.weight), 3, axis=1)
     return {
-        "patch": np.asarray(model.patch.weight)[None].reshape(1, DIM, -1),
+        "patch": np.asarray(model.backbone.patch.weight)[None].reshape(1, DIM, -1),
         "q": q,
         "k": k,
         "v": v,
         "project": np.asarray(blocks.attention.project.weight),
         "hidden": np.asarray(blocks.mlp.hidden.weight),
         "out": np.asarray(blocks.mlp.out.weight),
-        "position": np.asarray(model.position.patches)[None],
-        "head": np.asarray(model.head.linear.weight)[None],
+        "position": np.asarray(model.backbone.position.patches)[None],
+        "head": np.asarray(model.readout.head.linear.weight)[None],
     }
 
 
@@ -66,10 +66,10 @@ def test_trunc_normal_has_deviation_0_02_everywhere(models: dict[str, Any]) -> N
     everything = np.concatenate([draws.ravel() for draws in matrices(model).values()])
     assert_deviation(everything, 0.02)
     assert np.abs(everything).max() > 4 * 0.02  # tails of a normal, not cut at two deviations
-    assert_deviation(np.asarray(model.prefix[:1]), 0.02)
-    assert_deviation(np.asarray(model.prefix[1:]), 1e-6)
-    assert not np.asarray(model.encoder.stack.mlp.hidden.bias).any()
-    assert not np.asarray(model.encoder.stack.mlp.out.bias).any()
+    assert_deviation(np.asarray(prefix_of(model.backbone)[:1]), 0.02)
+    assert_deviation(np.asarray(prefix_of(model.backbone)[1:]), 1e-6)
+    assert not np.asarray(model.backbone.encoder.stack.mlp.hidden.bias).any()
+    assert not np.asarray(model.backbone.encoder.stack.mlp.out.bias).any()
 
 
 def test_trunc_normal_is_normal(models: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def test_trunc_normal_has_no_outliers() -> None:
 
 def test_the_gate_and_the_value_of_swiglu_are_drawn_each_on_its_own() -> None:
     model = built(init="big_vision", encoder=vitrail.EncoderOptions(activation="swiglu"))
-    weight = np.asarray(model.encoder.stack.mlp.hidden.weight)
+    weight = np.asarray(model.backbone.encoder.stack.mlp.hidden.weight)
     mlp_dim = weight.shape[1] // 2
     limit = (6 / (mlp_dim + weight.shape[2])) ** 0.5
     for half in (weight[:, :mlp_dim], weight[:, mlp_dim:]):
@@ -113,19 +113,24 @@ def test_big_vision_draws_each_kind_by_its_own_rule(models: dict[str, Any]) -> N
         for draw in drawn[kind]:
             assert 0.99 * limit < np.abs(draw).max() <= limit, kind
             assert_deviation(draw, limit / 3**0.5)
-    assert not np.asarray(model.prefix[0]).any()
-    assert_deviation(np.asarray(model.prefix[1:]), 1e-6)
-    for layer in (model.encoder.stack.mlp.hidden, model.encoder.stack.mlp.out):
+    assert not np.asarray(prefix_of(model.backbone)[0]).any()
+    assert_deviation(np.asarray(prefix_of(model.backbone)[1:]), 1e-6)
+    for layer in (model.backbone.encoder.stack.mlp.hidden, model.backbone.encoder.stack.mlp.out):
         assert_deviation(np.asarray(layer.bias), 1e-6)
 
 
 @pytest.mark.parametrize("name", list(vitrail.INITS))
 def test_other_biases_are_zero_and_scales_of_norms_one(models: dict[str, Any], name: str) -> None:
     model = models[name]
-    blocks = model.encoder.stack
-    for bias in (model.patch.bias, model.head.linear.bias, blocks.attention.qkv.bias, blocks.attention.project.bias):
+    blocks = model.backbone.encoder.stack
+    for bias in (
+        model.backbone.patch.bias,
+        model.readout.head.linear.bias,
+        blocks.attention.qkv.bias,
+        blocks.attention.project.bias,
+    ):
         assert not np.asarray(bias).any()
-    for norm in (model.norm, blocks.norm1, blocks.norm2):
+    for norm in (final_norm(model), blocks.norm1, blocks.norm2):
         assert (np.asarray(norm.weight) == 1).all()
         assert not np.asarray(norm.bias).any()
 
@@ -145,7 +150,7 @@ def test_no_two_matrices_are_drawn_alike(models: dict[str, Any], name: str) -> N
 def test_zero_head_is_zero_and_all_logits_with_it() -> None:
     config = small_config(head=vitrail.HEADS.configure("linear", zero=True), init="big_vision")
     model: Any = eqx.filter_jit(config.build)(key=jax.random.key(0))
-    assert not np.asarray(model.head.linear.weight).any()
+    assert not np.asarray(model.readout.head.linear.weight).any()
     image = jax.random.normal(jax.random.key(1), (8, 12, 3))
     assert not np.asarray(eqx.filter_jit(model)(image)).any()
 

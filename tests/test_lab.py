@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import equinox as eqx
 import jax
@@ -69,7 +69,7 @@ def test_what_is_kept_are_the_tokens_of_the_model(
         assert len(list(tmp_path.rglob("*.npy"))) == (0 if budget else 2)
         for part, examples in ((kept.train, data.train), (kept.test, data.test)):
             for index in (0, len(examples) - 1):
-                expected = model.tokens(data.normalisation(jnp.asarray(examples.images[index])))
+                expected = model.backbone(data.normalisation(jnp.asarray(examples.images[index])))
                 tokens = kept.layout.tokens(jnp.asarray(part[index]))
                 np.testing.assert_allclose(tokens.sequence, expected.sequence, rtol=1e-5, atol=1e-5)
                 assert jax.tree.structure(tokens) == jax.tree.structure(expected)
@@ -119,28 +119,26 @@ class NoisyMean(vitrail.AbstractPool):
     """A mean that is noisy in training, and has no parameters."""
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, key: Any):
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(self, tokens: vitrail.Tokens, *, mask: Any = None, key: Any = None) -> Any:
-        mean = vitrail.MeanPool(self.out_dim)(tokens, mask=mask)
+    def __call__(self, tokens: vitrail.Tokens, *, key: Any = None) -> Any:
+        mean = vitrail.MeanPool(self.out_dim)(tokens)
         return mean if key is None else mean + jax.random.normal(key, mean.shape)
 
 
 def test_only_a_pool_that_neither_learns_nor_draws_is_computed_once(
     model: vitrail.ViT, data: train.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noisy: Any = _probe.Probe(model, "mean", 2, key=jax.random.key(0))
+    noisy: Any = _probe.make_probe(model, "mean", 2, key=jax.random.key(0))
     noisy = eqx.tree_at(lambda p: p.pool, noisy, NoisyMean(16, key=None))
     with kept_tokens(model, data, 1.0, None, lambda progress: None) as kept:
         assert not _probe._is_settled(noisy, kept)
         for name, settled in (("mean", True), ("top_k", True), ("gem", False), ("weighted", False)):
-            probe = _probe.Probe(model, name, 2, key=jax.random.key(0))
+            probe = _probe.make_probe(model, name, 2, key=jax.random.key(0))
             assert _probe._is_settled(probe, kept) == settled
         order = order_of(0, len(data.train), RECIPE)
 
@@ -167,7 +165,7 @@ def test_a_run_equals_a_plain_loop(model: vitrail.ViT, data: train.Dataset) -> N
     pool_key, head_key = jax.random.split(probe_key)
     pool = vitrail.GeMPool(16, key=pool_key)
     head = vitrail.LinearHead(16, num_classes=2, key=head_key)
-    run = eqx.filter_jit(lambda image: model.tokens(image))
+    run = eqx.filter_jit(lambda image: model.backbone(image))
     tokens = [run(data.normalisation(jnp.asarray(i))) for i in np.concatenate([data.train.images, data.test.images])]
     features = np.stack([np.asarray(pool(t), np.float64) for t in tokens[:40]])
     mean = jnp.asarray(features.mean(axis=0), jnp.float32)
@@ -219,7 +217,7 @@ def test_the_standard_folds_into_the_head() -> None:
 def test_under_pool_norm_each_pool_has_its_own_norm(data: train.Dataset) -> None:
     model = small_model(pool="cls", norm_order="pool_norm")
     with kept_tokens(model, data, 1.0, None, lambda progress: None) as kept:
-        probe = _probe.Probe(model, "cls_mean", 2, key=jax.random.key(0))
+        probe = _probe.make_probe(model, "cls_mean", 2, key=jax.random.key(0))
         assert probe.norm is not None
         assert probe.norm.weight.shape == (32,)
         made = all_features(probe, kept.test, kept.layout)
@@ -230,7 +228,7 @@ def test_under_pool_norm_each_pool_has_its_own_norm(data: train.Dataset) -> None
 def test_features_do_not_depend_on_the_batches(
     model: vitrail.ViT, data: train.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe = _probe.Probe(model, "attention", 2, key=jax.random.key(0))
+    probe = _probe.make_probe(model, "attention", 2, key=jax.random.key(0))
     with kept_tokens(model, data, 1.0, None, lambda progress: None) as kept:
         whole = all_features(probe, kept.train, kept.layout)
         monkeypatch.setattr(_probe, "_BATCH", 7)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import io
 import json
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import equinox as eqx
 import jax
@@ -14,15 +14,17 @@ import pytest
 from helpers import (
     assert_close,
     assert_trees_close,
+    final_norm,
     image_for,
     parameters,
+    prefix_of,
     random_array,
     randomised,
     run,
     small_config,
     small_model,
 )
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 from reference import float64, np_layer_norm
 
 import vitrail
@@ -91,11 +93,11 @@ def test_any_patch_any_image_any_channels(name: str, image_size: Any, channels: 
     model = shapes_of(name, image_size=image_size, channels=channels, num_classes=3)
     patch = model.config.patch_size
     assert model.config.grid == grid
-    assert model.patch.weight.shape == (192, channels, *patch)
-    assert model.position.patches.shape == (*grid, 192)
+    assert model.backbone.patch.weight.shape == (192, channels, *patch)
+    assert model.backbone.position.patches.shape == (*grid, 192)
     image = jax.ShapeDtypeStruct((*model.config.image_size, channels), jnp.float32)
     assert eqx.filter_eval_shape(model, image).shape == (3,)
-    assert eqx.filter_eval_shape(model.tokens, image).patches.shape == (grid[0] * grid[1], 192)
+    assert eqx.filter_eval_shape(model.backbone, image).patches.shape == (grid[0] * grid[1], 192)
 
 
 @pytest.mark.parametrize(
@@ -113,11 +115,11 @@ def test_name_that_is_no_size_and_patch_is_an_error_that_says_which_there_are(na
         ({"image_size": (0, 12)}, "image_size must be positive"),
         ({"patch_size": (0, 4)}, "patch_size must be positive"),
         ({"channels": 0}, "channels must be positive"),
-        ({"num_registers": -1}, "num_registers must not be negative"),
+        ({"num_registers": -1}, "num_registers must be at least 0"),
         ({"num_classes": 0}, "num_classes must be a positive"),
         ({"num_classes": None}, "num_classes must be a positive.*head='none'"),
         ({"size": EncoderSize(dim=16, depth=1, num_heads=3, mlp_dim=4)}, "dim=16 and num_heads=3"),
-        ({"class_token": False, "pool": "cls"}, "class_token must not be False for the pool 'cls'"),
+        ({"class_token": False, "pool": "cls"}, "the pool 'cls' reads the class token, got class_token=False"),
         ({"head": "none"}, "num_classes must be None for the head 'none'"),
         ({"position": "rope", "size": EncoderSize(dim=12, depth=1, num_heads=2, mlp_dim=4)}, "head_dim must be"),
         ({"position": "sincos2d", "size": EncoderSize(dim=6, depth=1, num_heads=2, mlp_dim=4)}, "dim must be"),
@@ -299,18 +301,14 @@ class SumPool(vitrail.AbstractPool):
 
     scale: Float[Array, ""]
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, factor: float = 1.0, key: PRNGKeyArray):
         self.scale = jnp.asarray(factor)
         self.out_dim = 2 * dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: vitrail.Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         total = tokens.patches.sum(axis=0)
         return jnp.concatenate([total, total]) * self.scale
 
@@ -331,11 +329,11 @@ def test_a_part_is_given_as_name_spec_class_function_or_partial() -> None:
 @pytest.mark.parametrize("norm_order", ["norm_pool", "pool_norm"])
 def test_a_strangers_pool_tells_the_head_and_the_norm_its_width(norm_order: Any) -> None:
     model: Any = small_model(pool=functools.partial(SumPool, factor=2.0), norm_order=norm_order)
-    assert model.head.linear.weight.shape == (5, 32)
-    assert model.norm.weight.shape == ((16,) if norm_order == "norm_pool" else (32,))
+    assert model.readout.head.linear.weight.shape == (5, 32)
+    assert final_norm(model).weight.shape == ((16,) if norm_order == "norm_pool" else (32,))
     assert run(model, image_for(model)).shape == (5,)
     built: Any = eqx.filter_jit(small_config(pool=functools.partial(SumPool, factor=2.0)).build)(key=KEY)
-    assert float(built.pool.scale) == 2.0
+    assert float(built.readout.pool.scale) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -435,9 +433,9 @@ def test_a_patch_embedding_of_another_grid_or_width_is_an_error_that_names_it(ex
 )
 def test_prefix_tokens_are_as_many_as_the_options_say(options: dict[str, Any], prefix: int) -> None:
     model: Any = small_model(**options)
-    assert model.prefix.shape == (prefix, 16)
-    assert model.position.prefix.shape == (prefix, 16)
-    tokens = run(model.tokens, image_for(model))
+    assert prefix_of(model.backbone).shape == (prefix, 16)
+    assert prefix_of(model.backbone.position).shape == (prefix, 16)
+    tokens = run(model.backbone, image_for(model))
     assert tokens.prefix.shape == (prefix, 16)
     assert tokens.patches.shape == (6, 16)
     assert tokens.grid == (2, 3)
@@ -449,16 +447,17 @@ def test_the_class_token_is_first_and_registers_follow() -> None:
     config = small_config(pool="cls", num_registers=2, init="big_vision")
     model = eqx.filter_jit(config.build)(key=KEY)
     # big_vision's class token is zero and its registers are not, which tells them apart.
-    assert not np.asarray(model.prefix[0]).any()
-    assert np.asarray(model.prefix[1:]).all()
+    assert not np.asarray(prefix_of(model.backbone)[0]).any()
+    assert np.asarray(prefix_of(model.backbone)[1:]).all()
 
 
 def test_registers_alone_are_no_class_token() -> None:
     """A pool that reads the class token without declaring it must not get a register instead."""
     model = small_model(num_registers=2, class_token=False)
-    tokens = run(model.tokens, image_for(model))
-    with pytest.raises(ValueError, match="no class token"):
-        tokens.class_token  # noqa: B018
+    tokens = run(model.backbone, image_for(model))
+    assert tokens.class_token is None
+    with pytest.raises(ValueError, match="reads the class token, got tokens without one"):
+        vitrail.ClassTokenPool(16)(tokens)
 
 
 @pytest.mark.parametrize("pool", ["mean", "max", "cls"])
@@ -467,12 +466,12 @@ def test_norm_and_pool_act_in_the_order_that_was_asked_for(norm_order: Any, pool
     # The twin of the same weights whose norm comes last shows the tokens before the norm.
     model, raw = (small_model(pool=pool, norm_order=o, class_token=True) for o in (norm_order, "pool_norm"))
     image = image_for(model)
-    before, after = run(raw.tokens, image), run(model.tokens, image)
-    (last,) = run(lambda m, x: m.features(x, layers=[-1]), model, image)
+    before, after = run(raw.backbone, image), run(model.backbone, image)
+    (last,) = run(lambda m, x: m.backbone.features(x, layers=[-1]), model, image)
     assert_close(before.patches, float64(last).reshape(6, 16))
 
     def norm(x: np.ndarray) -> np.ndarray:
-        return np_layer_norm(x, float64(model.norm.weight), float64(model.norm.bias), 1e-6)
+        return np_layer_norm(x, float64(final_norm(model).weight), float64(final_norm(model).bias), 1e-6)
 
     def pooled(prefix: np.ndarray, patches: np.ndarray) -> np.ndarray:
         return {"mean": patches.mean(axis=0), "max": patches.max(axis=0), "cls": prefix[0]}[pool]
@@ -484,7 +483,7 @@ def test_norm_and_pool_act_in_the_order_that_was_asked_for(norm_order: Any, pool
         x = pooled(norm(prefix), norm(patches))
     else:
         x = norm(pooled(prefix, patches))
-    head: Any = model.head
+    head: Any = model.readout.head
     expected = float64(head.linear.weight) @ x + float64(head.linear.bias)
     assert_close(run(model, image), expected, tolerance=3e-5)
 
@@ -502,8 +501,8 @@ def test_features_are_the_grids_that_leave_the_blocks() -> None:
     image = image_for(model)
 
     def composed(model: Any, image: jax.Array) -> list[jax.Array]:
-        x = jnp.concatenate([model.prefix, model.patch(image).reshape(6, 16)])
-        x = x + jnp.concatenate([model.position.prefix, model.position.patches.reshape(6, 16)])
+        x = jnp.concatenate([prefix_of(model.backbone), model.backbone.patch(image).reshape(6, 16)])
+        x = x + jnp.concatenate([prefix_of(model.backbone.position), model.backbone.position.patches.reshape(6, 16)])
         outputs = []
         for block in model.blocks:
             x = block(x)
@@ -512,7 +511,7 @@ def test_features_are_the_grids_that_leave_the_blocks() -> None:
 
     expected = run(composed, model, image)
     for layers in ([0, 1, 2], [-1], [2, 0, -3], (1, 1), []):
-        features = run(lambda m, x, layers=tuple(layers): m.features(x, layers=layers), model, image)
+        features = run(lambda m, x, layers=tuple(layers): m.backbone.features(x, layers=layers), model, image)
         assert isinstance(features, tuple)
         assert len(features) == len(layers)
         for layer, grid in zip(layers, features, strict=True):
@@ -522,15 +521,15 @@ def test_features_are_the_grids_that_leave_the_blocks() -> None:
 @pytest.mark.parametrize("layers", [[3], [-4], [0, 7]])
 def test_features_of_a_block_that_there_is_not_are_an_error(layers: list[int]) -> None:
     model = small_model(size=EncoderSize(dim=8, depth=3, num_heads=2, mlp_dim=8))
-    with pytest.raises(IndexError, match=r"layers must lie in \[-3, 3\), but (3|-4|7) came: there are 3 blocks"):
-        model.features(image_for(model), layers=layers)
+    with pytest.raises(IndexError, match=r"layers must be in \[-3, 3\), got (3|-4|7): there are 3 blocks"):
+        model.backbone.features(image_for(model), layers=layers)
 
 
 def test_attention_has_layers_heads_queries_and_keys() -> None:
     model = small_model(
         pool="cls", num_registers=1, position="rope", size=EncoderSize(dim=16, depth=2, num_heads=4, mlp_dim=8)
     )
-    weights = run(model.attention, image_for(model))
+    weights = run(model.backbone.attention, image_for(model))
     assert weights.shape == (2, 4, 8, 8)
     assert_close(weights.sum(-1), np.ones((2, 4, 8)))
 
@@ -540,8 +539,8 @@ def test_everything_is_safe_under_jit_vmap_and_grad() -> None:
     images = random_array(3, 8, 12, 3)
 
     def everything(model: vitrail.ViT, image: jax.Array) -> Any:
-        features = model.features(image, layers=[0, -1])
-        return model(image), model.tokens(image), features, model.attention(image)
+        features = model.backbone.features(image, layers=[0, -1])
+        return model(image), model.backbone(image), features, model.backbone.attention(image)
 
     batched = run(lambda m, xs: jax.vmap(lambda x: everything(m, x))(xs), model, images)
     one_by_one = [run(everything, model, image) for image in images]
@@ -585,14 +584,15 @@ def test_gradient_reaches_every_parameter(options: dict[str, Any]) -> None:
         ([[[1.0] * 3] * 12] * 8, TypeError, "'image'"),
     ],
 )
-@pytest.mark.parametrize("method", ["__call__", "tokens", "features", "attention"])
+@pytest.mark.parametrize("method", ["__call__", "embed", "features", "attention"])
 def test_images_that_do_not_fit_are_errors_that_say_how_to_mend_them(
     method: str, image: Any, error: type, message: str
 ) -> None:
     model = small_model()
     options = {"layers": [0]} if method == "features" else {}
+    call = model if method == "__call__" else getattr(model.backbone, method)
     with pytest.raises(error, match=message):
-        getattr(model, method)(image, **options)
+        call(image, **options)
 
 
 def test_images_in_numpy_are_taken_whatever_their_floating_dtype() -> None:
@@ -616,11 +616,12 @@ def test_resized_takes_images_of_the_new_size_and_keeps_the_rest(position: str) 
     assert larger.config == dataclasses.replace(model.config, image_size=(16, 20))
     image = random_array(16, 20, 3)
     assert run(larger, image).shape == (5,)
-    assert run(larger.tokens, image).grid == (4, 5)
+    assert run(larger.backbone, image).grid == (4, 5)
     assert run(model, image_for(model)).shape == (5,)  # the old one is as it was
-    for field in ("patch", "prefix", "encoder", "norm", "pool", "head"):
-        assert eqx.tree_equal(getattr(larger, field), getattr(model, field)), field
-    assert larger.encoder.stack.mlp.hidden.weight is model.encoder.stack.mlp.hidden.weight
+    assert eqx.tree_equal(larger.readout, model.readout)
+    for field in ("patch", "class_token", "encoder", "norm"):
+        assert eqx.tree_equal(getattr(larger.backbone, field), getattr(model.backbone, field)), field
+    assert larger.backbone.encoder.stack.mlp.hidden.weight is model.backbone.encoder.stack.mlp.hidden.weight
 
 
 def test_resized_to_its_own_size_is_the_same_model_and_one_number_is_a_square() -> None:
@@ -647,14 +648,14 @@ def test_resized_to_a_size_that_does_not_fit_is_an_error(size: Any) -> None:
 def test_bfloat16_keeps_parameters_and_logits_in_float32_and_is_near(options: dict[str, Any]) -> None:
     wide, narrow = small_model(**options), small_model(**options, compute_dtype="bfloat16")
     image = image_for(wide)
-    assert_trees_close(wide.encoder, narrow.encoder, tolerance=0)
+    assert_trees_close(wide.backbone.encoder, narrow.backbone.encoder, tolerance=0)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(narrow)} == {"float32"}
     expected, logits = run(wide, image), run(narrow, image)
     assert logits.dtype == jnp.float32
     assert not np.array_equal(expected, logits)  # it did compute in bfloat16
     scale = float(jnp.abs(expected).max())
     np.testing.assert_allclose(logits, expected, atol=0.06 * scale)
-    assert run(narrow.tokens, image).patches.dtype == jnp.bfloat16
+    assert run(narrow.backbone, image).patches.dtype == jnp.bfloat16
 
 
 def test_a_model_is_a_pytree_of_float32_arrays() -> None:
@@ -673,7 +674,7 @@ def test_a_model_is_a_pytree_of_float32_arrays() -> None:
 def test_blocks_of_a_model_are_a_view() -> None:
     model = small_model()
     assert len(model.blocks) == 2
-    assert np.array_equal(model.blocks[1].mlp.hidden.weight, model.encoder.stack.mlp.hidden.weight[1])
+    assert np.array_equal(model.blocks[1].mlp.hidden.weight, model.backbone.encoder.stack.mlp.hidden.weight[1])
 
 
 def test_key_turns_on_what_is_random_and_none_is_inference() -> None:
@@ -713,11 +714,13 @@ def test_models_train_data_parallel_over_two_devices() -> None:
 
 @final
 class LosesPatches(vitrail.AbstractPosition):
-    def __init__(self, dim: int, *, grid: Any, num_prefix: int, head_dim: int, init: Any, key: Any):
+    def __init__(
+        self, dim: int, *, grid: Any, class_token: bool, num_registers: int, head_dim: int, init: Any, key: Any
+    ):
         pass
 
     def __call__(self, tokens: vitrail.Tokens) -> vitrail.Tokens:
-        return vitrail.Tokens(tokens.prefix, tokens.patches[:2], (1, 2))
+        return vitrail.Tokens(tokens.patches[:2], (1, 2), class_token=tokens.class_token, registers=tokens.registers)
 
     def rotation(self, tokens: vitrail.Tokens) -> None:
         return None
@@ -731,5 +734,5 @@ class LosesPatches(vitrail.AbstractPosition):
 
 def test_a_position_that_loses_patches_is_an_error_that_names_it() -> None:
     model = small_model(position=LosesPatches)
-    with pytest.raises(ValueError, match="position embedding LosesPatches must return the tokens that came"):
+    with pytest.raises(ValueError, match="position embedding LosesPatches must return as many tokens as it gets"):
         run(model, image_for(model))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, image_for, random_array, randomised, run, small_model
+from helpers import assert_close, image_for, prefix_of, random_array, randomised, run, small_model, tokens_of
 from reference import ACTIVATIONS, ROTATIONS, float64, np_axial, np_conv, np_layer_norm
 
 import vitrail
@@ -22,9 +22,9 @@ DIM, GRID, PREFIX, HEAD_DIM = 12, (3, 2), 3, 4
 # The contract ----------------------------------------------------------------------------------------------------
 
 
-def tokens_of(*, seed: int = 0, grid: tuple[int, int] = GRID, prefix: int = PREFIX, dim: int = DIM) -> Tokens:
+def make_tokens(*, seed: int = 0, grid: tuple[int, int] = GRID, prefix: int = PREFIX, dim: int = DIM) -> Tokens:
     """Random tokens."""
-    return Tokens(random_array(prefix, dim, seed=seed), random_array(grid[0] * grid[1], dim, seed=seed + 1), grid)
+    return tokens_of(random_array(prefix, dim, seed=seed), random_array(grid[0] * grid[1], dim, seed=seed + 1), grid)
 
 
 def builtins(registry: Mapping[str, Any]) -> list[str]:
@@ -52,7 +52,7 @@ def test_patch_embeddings_keep_their_contract(patch: str, options: dict[str, Any
     ("position", "options"),
     [
         *((name, {}) for name in builtins(POSITIONS)),
-        *((name, {"grid": (1, 5), "num_prefix": 0}) for name in builtins(POSITIONS)),
+        *((name, {"grid": (1, 5), "num_registers": 0}) for name in builtins(POSITIONS)),
         (POSITIONS.configure("learned", covers_prefix=False), {}),
         (POSITIONS.configure("learned", covers_prefix="class", resize="dinov2_offset"), {}),
         (POSITIONS.configure("sincos2d", rule="mae"), {}),
@@ -89,7 +89,7 @@ def test_pools_keep_their_contract(pool: Any, options: dict[str, Any]) -> None:
         ("linear", {}),
         ("mlp", {}),
         ("none", {"num_classes": None}),
-        ("distilled", {}),
+        ("distilled", {"pool": POOLS.configure("cls", num_tokens=2)}),
         (HEADS.configure("linear", zero=True), {}),
         (HEADS.configure("linear", bias=False, activation="tanh"), {}),
         (HEADS.configure("mlp", hidden_dim=5, activation="gelu"), {"dim": 7}),
@@ -207,7 +207,7 @@ def reference_sincos(rule: str, rows: int, cols: int, dim: int, temperature: flo
 @pytest.mark.parametrize("rule", ["big_vision", "mae", "moco_v3"])
 def test_sincos2d_equals_the_published_rule(rule: Any, grid: tuple[int, int]) -> None:
     position = vitrail.SinCos2DPosition(16, rule=rule)
-    tokens = tokens_of(grid=grid, dim=16)
+    tokens = make_tokens(grid=grid, dim=16)
     expected = reference_sincos(rule, *grid, 16)
     assert_close(position.table(grid, 16), expected)
     assert_close(position(tokens).patches, float64(tokens.patches) + expected)
@@ -229,9 +229,11 @@ def test_sincos2d_refuses_widths_without_quarters(dim: int, rule: Any) -> None:
 @pytest.mark.parametrize("covers_prefix", [True, False])
 def test_learned_adds_its_table_to_the_patches_and_by_choice_to_the_prefix(covers_prefix: bool) -> None:
     position = randomised(
-        lambda: vitrail.LearnedPosition(DIM, grid=GRID, num_prefix=PREFIX, covers_prefix=covers_prefix, key=KEY)
+        lambda: vitrail.LearnedPosition(
+            DIM, grid=GRID, class_token=True, num_registers=PREFIX - 1, covers_prefix=covers_prefix, key=KEY
+        )
     )
-    tokens = tokens_of()
+    tokens = make_tokens()
     moved = position(tokens)
     assert position.patches.shape == (*GRID, DIM)
     for row in range(GRID[0]):
@@ -240,40 +242,42 @@ def test_learned_adds_its_table_to_the_patches_and_by_choice_to_the_prefix(cover
             expected = float64(tokens.patches[index]) + float64(position.patches[row, col])
             assert_close(moved.patches[index], expected)
     if covers_prefix:
-        assert position.prefix is not None
-        assert_close(moved.prefix, float64(tokens.prefix) + float64(position.prefix))
+        assert_close(moved.prefix, float64(tokens.prefix) + float64(prefix_of(position)))
     else:
-        assert position.prefix is None
+        assert (position.class_token, position.registers) == (None, None)
         assert np.array_equal(moved.prefix, tokens.prefix)
 
 
 def test_learned_may_cover_the_class_token_alone() -> None:
     position = randomised(
-        lambda: vitrail.LearnedPosition(DIM, grid=GRID, num_prefix=PREFIX, covers_prefix="class", key=KEY)
+        lambda: vitrail.LearnedPosition(
+            DIM, grid=GRID, class_token=True, num_registers=PREFIX - 1, covers_prefix="class", key=KEY
+        )
     )
-    tokens = tokens_of()
+    tokens = make_tokens()
     assert PREFIX > 1
-    assert position.prefix is not None
-    assert position.prefix.shape == (1, DIM)
+    assert prefix_of(position).shape == (1, DIM)
     moved = position(tokens)
-    assert_close(moved.prefix[0], float64(tokens.prefix[0]) + float64(position.prefix[0]))
+    assert_close(moved.prefix[0], float64(tokens.prefix[0]) + float64(prefix_of(position)[0]))
     assert np.array_equal(moved.prefix[1:], tokens.prefix[1:])
 
 
 def test_learned_that_covers_the_class_token_alone_leaves_registers_alone_where_there_is_none() -> None:
     position = POSITIONS.configure("learned", covers_prefix="class")
     model = small_model(pool="mean", num_registers=3, position=position)
-    assert model.position.prefix.shape == (0, 16)  # type: ignore[attr-defined]
+    assert prefix_of(model.backbone.position).shape == (0, 16)  # type: ignore[attr-defined]
     assert run(model, image_for(model)).shape == (5,)
     with_token = vitrail.replace(model, pool="cls", key=KEY)
-    assert with_token.position.prefix.shape == (1, 16)  # type: ignore[attr-defined]
+    assert prefix_of(with_token.backbone.position).shape == (1, 16)  # type: ignore[attr-defined]
     assert run(with_token, image_for(model)).shape == (5,)
-    assert eqx.tree_equal(vitrail.replace(with_token, pool="mean", key=KEY).position, model.position)
+    assert eqx.tree_equal(vitrail.replace(with_token, pool="mean", key=KEY).backbone.position, model.backbone.position)
 
 
 def test_factorized_adds_the_vector_of_the_row_and_of_the_column() -> None:
-    position = randomised(lambda: vitrail.FactorizedPosition(DIM, grid=GRID, num_prefix=PREFIX, key=KEY))
-    tokens = tokens_of()
+    position = randomised(
+        lambda: vitrail.FactorizedPosition(DIM, grid=GRID, class_token=True, num_registers=PREFIX - 1, key=KEY)
+    )
+    tokens = make_tokens()
     moved = position(tokens)
     assert (position.rows.shape, position.cols.shape) == ((GRID[0], DIM), (GRID[1], DIM))
     for index in range(GRID[0] * GRID[1]):
@@ -287,28 +291,42 @@ def test_factorized_adds_the_vector_of_the_row_and_of_the_column() -> None:
 @pytest.mark.parametrize("grid", [(2, 3), (6, 1), (2, 2)])
 def test_tables_refuse_tokens_of_another_grid(name: str, grid: tuple[int, int]) -> None:
     # (2, 3) and (6, 1) have as many cells as the (3, 2) that the table was made for.
-    position = POSITIONS[name](DIM, grid=GRID, num_prefix=PREFIX, head_dim=HEAD_DIM, init=vitrail.TRUNC_NORMAL, key=KEY)
+    position = POSITIONS[name](
+        DIM,
+        grid=GRID,
+        class_token=True,
+        num_registers=PREFIX - 1,
+        head_dim=HEAD_DIM,
+        init=vitrail.TRUNC_NORMAL,
+        key=KEY,
+    )
     with pytest.raises((ValueError, TypeError)):
-        position(tokens_of(grid=grid))
+        position(make_tokens(grid=grid))
 
 
 @pytest.mark.parametrize("name", ["learned", "factorized"])
 def test_a_table_of_one_cell_does_not_spread_over_a_grid(name: str) -> None:
     position = POSITIONS[name](
-        DIM, grid=(1, 1), num_prefix=PREFIX, head_dim=HEAD_DIM, init=vitrail.TRUNC_NORMAL, key=KEY
+        DIM,
+        grid=(1, 1),
+        class_token=True,
+        num_registers=PREFIX - 1,
+        head_dim=HEAD_DIM,
+        init=vitrail.TRUNC_NORMAL,
+        key=KEY,
     )
     with pytest.raises((ValueError, TypeError)):
-        position(tokens_of())
+        position(make_tokens())
 
 
 def test_learned_refuses_another_number_of_prefix_tokens() -> None:
-    position = vitrail.LearnedPosition(DIM, grid=GRID, num_prefix=1, key=KEY)
+    position = vitrail.LearnedPosition(DIM, grid=GRID, class_token=True, num_registers=0, key=KEY)
     with pytest.raises((ValueError, TypeError)):
-        position(tokens_of(prefix=3))
+        position(make_tokens(prefix=3))
 
 
 def test_none_leaves_the_tokens_alone() -> None:
-    position, tokens = vitrail.NoPosition(DIM), tokens_of()
+    position, tokens = vitrail.NoPosition(DIM), make_tokens()
     assert eqx.tree_equal(position(tokens), tokens)
     assert position.rotation(tokens) is None
     assert eqx.tree_equal(position.resized((9, 9)), position)
@@ -318,7 +336,7 @@ def test_none_leaves_the_tokens_alone() -> None:
 @pytest.mark.parametrize("rule", ["axial", "dinov3"])
 def test_rope_equals_the_published_rule_and_leaves_the_prefix(rule: Any, grid: tuple[int, int]) -> None:
     position = vitrail.RotaryPosition(24, head_dim=12, rule=rule)
-    tokens = tokens_of(grid=grid, prefix=2, dim=24)
+    tokens = make_tokens(grid=grid, prefix=2, dim=24)
     assert eqx.tree_equal(position(tokens), tokens)
     x = random_array(2, 2 + grid[0] * grid[1], 12, seed=4)
     rotation = position.rotation(tokens)
@@ -330,7 +348,7 @@ def test_rope_equals_the_published_rule_and_leaves_the_prefix(rule: Any, grid: t
 
 
 def test_rope_base() -> None:
-    position, tokens = vitrail.RotaryPosition(8, head_dim=8, base=10.0), tokens_of(dim=8)
+    position, tokens = vitrail.RotaryPosition(8, head_dim=8, base=10.0), make_tokens(dim=8)
     x = random_array(1, PREFIX + 6, 8)
     rotation = position.rotation(tokens)
     assert rotation is not None
@@ -341,7 +359,7 @@ def test_rope_base() -> None:
 def test_rope_scores_depend_on_the_offset_alone(rule: Any) -> None:
     grid = (3, 4)
     position = vitrail.RotaryPosition(16, head_dim=8, rule=rule)
-    rotation = position.rotation(tokens_of(grid=grid, prefix=0, dim=16))
+    rotation = position.rotation(make_tokens(grid=grid, prefix=0, dim=16))
     assert rotation is not None
     # One query and one key at every place: what is left is the place.
     q, k = (jnp.broadcast_to(random_array(1, 1, 8, seed=s), (1, 12, 8)) for s in (0, 1))
@@ -384,11 +402,11 @@ def reference_resize(table: np.ndarray, axis: int, size: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(6, 8), (2, 3), (7, 2), (1, 1), (4, 9)])
 def test_resized_tables_equal_an_antialiased_bicubic_interpolation(size: tuple[int, int]) -> None:
     grid = (4, 5)
-    learned = randomised(lambda: vitrail.LearnedPosition(8, grid=grid, num_prefix=2, key=KEY))
+    learned = randomised(lambda: vitrail.LearnedPosition(8, grid=grid, class_token=True, num_registers=1, key=KEY))
     resized = learned.resized(size)
     expected = reference_resize(reference_resize(float64(learned.patches), 0, size[0]), 1, size[1])
     assert_close(resized.patches, expected)
-    assert np.array_equal(resized.prefix, learned.prefix)
+    assert np.array_equal(prefix_of(resized), prefix_of(learned))
 
     factorized = randomised(lambda: vitrail.FactorizedPosition(8, grid=grid, key=KEY)).resized(size)
     original = randomised(lambda: vitrail.FactorizedPosition(8, grid=grid, key=KEY))
@@ -400,7 +418,13 @@ def test_resized_tables_equal_an_antialiased_bicubic_interpolation(size: tuple[i
 def test_resized_to_the_same_grid_is_the_identity(name: str) -> None:
     position = randomised(
         lambda: POSITIONS[name](
-            DIM, grid=GRID, num_prefix=PREFIX, head_dim=HEAD_DIM, init=vitrail.TRUNC_NORMAL, key=KEY
+            DIM,
+            grid=GRID,
+            class_token=True,
+            num_registers=PREFIX - 1,
+            head_dim=HEAD_DIM,
+            init=vitrail.TRUNC_NORMAL,
+            key=KEY,
         )
     )
     assert eqx.tree_equal(position.resized(GRID), position)
@@ -408,8 +432,16 @@ def test_resized_to_the_same_grid_is_the_identity(name: str) -> None:
 
 @pytest.mark.parametrize("name", builtins(POSITIONS))
 def test_resized_positions_fit_tokens_of_the_new_grid(name: str) -> None:
-    position = POSITIONS[name](DIM, grid=GRID, num_prefix=PREFIX, head_dim=HEAD_DIM, init=vitrail.TRUNC_NORMAL, key=KEY)
-    tokens = tokens_of(grid=(2, 5))
+    position = POSITIONS[name](
+        DIM,
+        grid=GRID,
+        class_token=True,
+        num_registers=PREFIX - 1,
+        head_dim=HEAD_DIM,
+        init=vitrail.TRUNC_NORMAL,
+        key=KEY,
+    )
+    tokens = make_tokens(grid=(2, 5))
     assert position.resized((2, 5))(tokens).grid == (2, 5)
 
 
@@ -417,12 +449,12 @@ def test_resized_positions_fit_tokens_of_the_new_grid(name: str) -> None:
 
 
 def test_class_token_pool_refuses_tokens_without_one() -> None:
-    with pytest.raises(ValueError, match=r"no class token.*class_token=True"):
-        vitrail.ClassTokenPool(DIM)(tokens_of(prefix=0))
+    with pytest.raises(ValueError, match=r"reads the class token, got tokens without one.*class_token=True"):
+        vitrail.ClassTokenPool(DIM)(make_tokens(prefix=0))
 
 
 def test_class_token_pool_reads_more_tokens_when_it_is_told_to() -> None:
-    tokens = tokens_of(prefix=3)
+    tokens = make_tokens(prefix=3)
     pool = vitrail.ClassTokenPool(DIM, num_tokens=2)
     assert pool.out_dim == 2 * DIM
     assert np.array_equal(pool(tokens), np.concatenate([tokens.prefix[0], tokens.prefix[1]]))
@@ -436,7 +468,7 @@ def test_pools_refuse_a_width_that_is_not_positive_or_not_theirs(name: str) -> N
         POOLS[name](0, key=KEY)
     pool = POOLS[name](DIM + 1, key=KEY)
     with pytest.raises(TypeError, match=r"__call__[^@]*f32\[[0-9,]*(12|24)\]"):
-        pool(tokens_of())
+        pool(make_tokens())
 
 
 def test_linear_head_is_one_matrix_product() -> None:

@@ -11,7 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, image_for, parameters, random_array, randomised, run, small_model
+from helpers import (
+    assert_close,
+    final_norm,
+    image_for,
+    masked,
+    parameters,
+    random_array,
+    randomised,
+    run,
+    small_model,
+    tokens_of,
+)
 from hypothesis import given, settings, strategies as st
 from reference import float64
 from reference_pools import (
@@ -52,9 +63,9 @@ with np.load(Path(__file__).parent / "fixtures" / "timm_pools.npz", allow_pickle
     TIMM = dict(_file)
 
 
-def tokens_of(grid: tuple[int, int] = (2, 3), *, prefix: int = 2, dim: int = DIM, seed: int = 0) -> Tokens:
+def make_tokens(grid: tuple[int, int] = (2, 3), *, prefix: int = 2, dim: int = DIM, seed: int = 0) -> Tokens:
     """Random tokens."""
-    return Tokens(random_array(prefix, dim, seed=seed), random_array(grid[0] * grid[1], dim, seed=seed + 1), grid)
+    return tokens_of(random_array(prefix, dim, seed=seed), random_array(grid[0] * grid[1], dim, seed=seed + 1), grid)
 
 
 def pool_of(choice: Any, *, grid: tuple[int, int] = (2, 3), dim: int = DIM, seed: int = 0) -> Any:
@@ -132,7 +143,7 @@ def relative_difference(actual: Any, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("label", SPECS)
 @pytest.mark.parametrize("grid", [(3, 5), (1, 1)])
 def test_every_pool_equals_its_paper(label: str, grid: tuple[int, int]) -> None:
-    pool, tokens = pool_of(SPECS[label], grid=grid), tokens_of(grid, seed=sum(grid))
+    pool, tokens = pool_of(SPECS[label], grid=grid), make_tokens(grid, seed=sum(grid))
     value, shares = expected_of(label, pool, tokens)
     assert relative_difference(run(pool, tokens), value) <= 1e-5
     assert isinstance(pool, AbstractWeighingPool) == (shares is not None)
@@ -151,7 +162,7 @@ def test_every_pool_equals_its_paper(label: str, grid: tuple[int, int]) -> None:
 def test_simple_pools_equal_their_papers_at_any_size(
     label: str, patches: int, dim: int, scale: float, seed: int
 ) -> None:
-    tokens = tokens_of((1, patches), dim=dim, seed=seed).map(lambda x: scale * x)
+    tokens = make_tokens((1, patches), dim=dim, seed=seed).map(lambda x: scale * x)
     pool = pool_of(label, dim=dim, seed=seed)
     value, _ = expected_of(label, pool, tokens)
     assert relative_difference(pool(tokens), value) <= 1e-5
@@ -183,7 +194,7 @@ class FlaxMAPHead(nn.Module):
 @pytest.mark.parametrize("heads", [1, 3])
 def test_attention_equals_a_flax_map_head(heads: int) -> None:
     spec = POOLS.configure("attention", num_heads=heads, mlp_dim=20, activation="gelu_tanh")
-    pool, tokens = pool_of(spec), tokens_of((3, 4))
+    pool, tokens = pool_of(spec), make_tokens((3, 4))
     w = weights_of(pool)
     kv = dict(zip(("key", "value"), np.split(w["attention.kv.weight"], 2), strict=True))
     kv_bias = dict(zip(("key", "value"), np.split(w["attention.kv.bias"], 2), strict=True))
@@ -217,7 +228,7 @@ def test_attention_equals_a_flax_map_head(heads: int) -> None:
 
 
 def test_log_sum_exp_goes_from_the_mean_to_the_maximum() -> None:
-    tokens = tokens_of()
+    tokens = make_tokens()
     pooled = {t: vitrail.LogSumExpPool(DIM, temperature=t)(tokens) for t in (1e-4, 1e4)}
     assert_close(pooled[1e-4], vitrail.MaxPool(DIM)(tokens), tolerance=1e-3)
     assert_close(pooled[1e4], vitrail.MeanPool(DIM)(tokens), tolerance=2e-2)
@@ -226,7 +237,7 @@ def test_log_sum_exp_goes_from_the_mean_to_the_maximum() -> None:
 
 
 def test_the_generalised_mean_goes_from_the_mean_to_the_maximum() -> None:
-    tokens = tokens_of().map(jnp.abs)
+    tokens = make_tokens().map(jnp.abs)
     assert_close(vitrail.GeMPool(DIM, power=1.0)(tokens), vitrail.MeanPool(DIM)(tokens))
     assert_close(vitrail.GeMPool(DIM, power=300.0)(tokens), vitrail.MaxPool(DIM)(tokens), tolerance=2e-2)
 
@@ -234,7 +245,7 @@ def test_the_generalised_mean_goes_from_the_mean_to_the_maximum() -> None:
 @pytest.mark.parametrize("power", [3.0, 50.0])
 def test_the_generalised_mean_neither_overflows_nor_meets_negative_numbers(power: float) -> None:
     pool = vitrail.GeMPool(DIM, power=power)
-    for tokens in (tokens_of().map(lambda x: 1e4 * x), tokens_of().map(lambda x: -jnp.abs(x)), tokens_of()):
+    for tokens in (make_tokens().map(lambda x: 1e4 * x), make_tokens().map(lambda x: -jnp.abs(x)), make_tokens()):
         value = np_generalised_mean(float64(tokens.patches), power, 1e-6)
         assert relative_difference(pool(tokens), value) <= 1e-4  # of logarithms of 1e4 times 50, in float32
         gradient = jax.grad(lambda t, p=pool: p(t).sum())(tokens)
@@ -242,7 +253,7 @@ def test_the_generalised_mean_neither_overflows_nor_meets_negative_numbers(power
 
 
 def test_a_fresh_weighted_pool_is_the_mean_and_all_top_k_are_too() -> None:
-    tokens = tokens_of()
+    tokens = make_tokens()
     mean = vitrail.MeanPool(DIM)(tokens)
     assert_close(vitrail.WeightedPool(DIM, grid=(2, 3))(tokens), mean)
     assert_close(vitrail.TopKPool(DIM, k=99, key=KEY)(tokens), mean)
@@ -250,7 +261,7 @@ def test_a_fresh_weighted_pool_is_the_mean_and_all_top_k_are_too() -> None:
 
 @pytest.mark.parametrize("made_for", [(2, 3), (4, 4), (7, 2)])
 def test_weighted_interpolates_its_scores_on_another_grid(made_for: tuple[int, int]) -> None:
-    pool, tokens = pool_of("weighted", grid=made_for), tokens_of((3, 5))
+    pool, tokens = pool_of("weighted", grid=made_for), make_tokens((3, 5))
     value, shares = expected_of("weighted", pool, tokens)
     assert relative_difference(pool(tokens), value) <= 1e-5
     assert relative_difference(pool.weights(tokens), shares) <= 1e-5  # type: ignore[arg-type]
@@ -265,31 +276,31 @@ DROPPABLE = [label for label in SPECS if label not in ("none", "weighted")]
 @pytest.mark.parametrize("label", DROPPABLE)
 @pytest.mark.parametrize("mask", MASKS, ids=lambda mask: "".join(map(str, mask.astype(int))))
 def test_a_masked_pool_equals_the_pool_of_the_kept_patches(label: str, mask: np.ndarray) -> None:
-    pool, tokens = pool_of(SPECS[label]), tokens_of()
-    kept = Tokens(tokens.prefix, tokens.patches[mask], (1, int(mask.sum())))
+    pool, tokens = pool_of(SPECS[label]), make_tokens()
+    kept = tokens_of(tokens.prefix, tokens.patches[mask], (1, int(mask.sum())))
     value, shares = expected_of(label, pool, kept)
     given_nan = jnp.where(jnp.asarray(mask)[:, None], tokens.patches, jnp.nan)
     for patches in (tokens.patches, given_nan):
-        hidden = Tokens(tokens.prefix, patches, tokens.grid)
-        assert relative_difference(run(pool, hidden, mask=jnp.asarray(mask)), value) <= 1e-5
+        hidden = tokens_of(tokens.prefix, patches, tokens.grid)
+        assert relative_difference(run(pool, masked(hidden, jnp.asarray(mask))), value) <= 1e-5
     if shares is not None:
-        made = run(pool.weights, tokens, mask=jnp.asarray(mask))
+        made = run(pool.weights, masked(tokens, jnp.asarray(mask)))
         assert relative_difference(made[:, mask], shares) <= 1e-5
         assert np.array_equal(made[:, ~mask], np.zeros_like(made[:, ~mask]))
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=lambda mask: "".join(map(str, mask.astype(int))))
 def test_weighted_shares_its_weights_among_the_kept(mask: np.ndarray) -> None:
-    pool, tokens = pool_of("weighted"), tokens_of()
+    pool, tokens = pool_of("weighted"), make_tokens()
     scores = float64(pool.scores).ravel()
     shares = np.zeros(6)
     shares[mask] = softmax(list(scores[mask]))
-    assert relative_difference(pool(tokens, mask=jnp.asarray(mask)), shares @ float64(tokens.patches)) <= 1e-5
+    assert relative_difference(pool(masked(tokens, jnp.asarray(mask))), shares @ float64(tokens.patches)) <= 1e-5
 
 
 def test_none_gives_zeros_for_masked_patches() -> None:
-    tokens, mask = tokens_of(), MASKS[0]
-    made = vitrail.NoPool(DIM)(tokens, mask=jnp.asarray(mask))
+    tokens, mask = make_tokens(), MASKS[0]
+    made = vitrail.NoPool(DIM)(masked(tokens, jnp.asarray(mask)))
     expected = np.concatenate([tokens.prefix, np.where(mask[:, None], tokens.patches, 0)])
     assert np.array_equal(made, expected)
 
@@ -297,29 +308,30 @@ def test_none_gives_zeros_for_masked_patches() -> None:
 @pytest.mark.parametrize("label", ["mean", "attention", "gem", "top_k"])
 def test_each_image_of_a_batch_has_its_own_mask(label: str) -> None:
     pool = pool_of(SPECS[label])
-    batch = [tokens_of(seed=seed) for seed in range(3)]
+    batch = [make_tokens(seed=seed) for seed in range(3)]
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *batch)
     masks = jnp.asarray(np.stack(MASKS))
-    made = run(jax.vmap(lambda tokens, mask: pool(tokens, mask=mask)), stacked, masks)
+    made = run(jax.vmap(lambda tokens, mask: pool(masked(tokens, mask))), stacked, masks)
     for i, tokens in enumerate(batch):
-        assert_close(made[i], pool(tokens, mask=masks[i]))
+        assert_close(made[i], pool(masked(tokens, masks[i])))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "cls"])
-def test_a_mask_that_does_not_fit_is_an_error(name: str) -> None:
-    pool, tokens = pool_of(name), tokens_of()
-    with pytest.raises(ValueError, match=r"mask must have one value for each of the 6 patches, but the shape \(8,\)"):
-        pool(tokens, mask=jnp.ones(8, bool))
-    with pytest.raises(ValueError, match="mask must be true for at least one patch, but it is false for all"):
-        pool(tokens, mask=jnp.zeros(6, bool))
+def test_an_empty_mask_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match="mask must be true for at least one patch, got false for all"):
+        pool_of(name)(masked(make_tokens(), jnp.zeros(6, bool)))
+
+
+@pytest.mark.parametrize("mask", [jnp.ones(8, bool), jnp.ones(6), jnp.ones((6, 1), bool)], ids=str)
+def test_a_mask_that_does_not_fit_is_an_error(mask: Any) -> None:
     with pytest.raises(TypeError, match="mask"):
-        pool(tokens, mask=jnp.ones(6))
+        masked(make_tokens(), mask)
 
 
 def test_an_empty_mask_is_an_error_when_the_program_runs() -> None:
-    pool, tokens = vitrail.MeanPool(DIM), tokens_of()
+    pool, tokens = vitrail.MeanPool(DIM), make_tokens()
     with pytest.raises(RuntimeError, match="mask must be true for at least one patch"):
-        jax.block_until_ready(run(pool, tokens, mask=jnp.zeros(6, bool)))
+        jax.block_until_ready(run(pool, masked(tokens, jnp.zeros(6, bool))))
 
 
 # What they say of themselves -------------------------------------------------------------------------------------
@@ -399,9 +411,9 @@ def test_every_name_works_in_a_model_by_numpy(name: str, norm_order: Any) -> Non
     """The model's own tokens, pooled by NumPy, give the model's own logits."""
     model = small_model(pool=name, norm_order=norm_order)
     image = image_for(model)
-    tokens = run(model.tokens, image)
-    value, _ = expected_of(POOLS.aliases.get(name, name), model.pool, tokens)
+    tokens = run(model.backbone, image)
+    value, _ = expected_of(POOLS.aliases.get(name, name), model.readout.pool, tokens)
     if norm_order == "pool_norm":
-        value = float64(model.norm(jnp.asarray(value, jnp.float32)))
-    logits = value @ float64(model.head.linear.weight).T + float64(model.head.linear.bias)  # type: ignore[attr-defined]
+        value = float64(final_norm(model)(jnp.asarray(value, jnp.float32)))
+    logits = value @ float64(model.readout.head.linear.weight).T + float64(model.readout.head.linear.bias)  # type: ignore[attr-defined]
     assert_close(run(model, image), logits, tolerance=3e-5)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from checkpoint_cases import published
-from helpers import small_model
+from helpers import prefix_of, small_model
 from PIL import Image
 from test_checkpoints import CASES
 
@@ -318,7 +318,7 @@ def test_a_card_counts_what_xla_counts() -> None:
         compiled = jax.jit(lambda image, model=model: model(image)).lower(np.zeros((64, 96, 3), np.float32)).compile()
         counted: Any = compiled.cost_analysis()
         assert card.flops == pytest.approx(counted["flops"], rel=0.02)
-        assert card.tokens == 8 * 12 + model.prefix.shape[0]
+        assert card.tokens == 8 * 12 + prefix_of(model.backbone).shape[0]
         leaves = [leaf for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.Array)]
         assert card.parameters == sum(leaf.size for leaf in leaves)
 
@@ -332,7 +332,7 @@ def test_a_card_names_what_is_ignored_missing_and_unknown(tmp_path: Path) -> Non
     save_file(tensors | {"more": np.zeros(2, np.float32)}, path)
     card = vitrail.model_card(path)
     assert card.layout == "hf_vit"
-    assert card.missing == ("'layernorm.bias' for 'norm.bias'",)
+    assert card.missing == ("'layernorm.bias' for 'backbone.norm.bias'",)
     assert card.unknown == ("more",)
     assert set(card.ignored.values()) == {"MAE's decoder, which only pre-training needs"}
     assert card.classes is None

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import wheels
+from helpers import tokens_of
 
 import vitrail
 from vitrail import (
@@ -190,7 +191,7 @@ def test_a_spec_by_hand_is_checked_like_one_of_configure() -> None:
 def test_an_option_of_a_wrong_value_is_an_error_that_names_it() -> None:
     position = POSITIONS.resolve(POSITIONS.configure("rope", rule="axail"))
     with pytest.raises(TypeError, match="'rule'"):
-        position(8, grid=(2, 2), num_prefix=0, head_dim=4, init=vitrail.TRUNC_NORMAL, key=KEY)
+        position(8, grid=(2, 2), class_token=False, num_registers=0, head_dim=4, init=vitrail.TRUNC_NORMAL, key=KEY)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_an_alias_is_looked_up_like_a_name_and_listed_as_an_alias() -> None:
 
 def test_an_alias_in_a_configuration_builds_the_part_and_stays_as_it_was_written() -> None:
     model = vitrail.vit("Ti/16", image_size=32, pool="map", num_classes=2, key=KEY)
-    assert isinstance(model.pool, vitrail.AttentionPool)
+    assert isinstance(model.readout.pool, vitrail.AttentionPool)
     assert vitrail.ViTConfig.from_json(model.config.to_json()).pool == "map"
 
 
@@ -309,7 +310,7 @@ def test_a_plugin_is_listed_without_import_and_imported_on_first_use(install: In
     assert registry["strange"] is registry["strange"]
     assert list(registry.options("strange")) == ["factor"]
     pool = registry.resolve(registry.configure("strange", factor=3.0))(8, key=KEY)
-    tokens = vitrail.Tokens(jnp.zeros((0, 8)), jnp.ones((4, 8)), (2, 2))
+    tokens = tokens_of(jnp.zeros((0, 8)), jnp.ones((4, 8)), (2, 2))
     assert np.array_equal(pool(tokens), np.full(8, 3.0))
     with pytest.raises(OptionError, match=r"no option 'facter'.*did you mean 'factor'"):
         registry.configure("strange", facter=1.0)
@@ -451,8 +452,8 @@ sizes = dict(image_size=(16, 8), num_classes=3, key=jax.random.key(0))
 spec = vitrail.POOLS.configure("strange", factor=3.0)
 for pool in ("strange", spec):
     model = vitrail.vit("Ti/8", pool=pool, **sizes)
-    assert type(model.pool) is sys.modules["strangers_pools"].Pool
-assert model.pool.factor == 3.0
+    assert type(model.readout.pool) is sys.modules["strangers_pools"].Pool
+assert model.readout.pool.factor == 3.0
 assert jax.eval_shape(model, jax.ShapeDtypeStruct((16, 8, 3), "float32")).shape == (3,)
 assert vitrail.ViTConfig.from_json(model.config.to_json()) == model.config
 try:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import image_for, parameters, run, small_config, small_model
+from helpers import final_norm, image_for, parameters, prefix_of, run, small_config, small_model
 
 import vitrail
 from vitrail import HEADS, POOLS, POSITIONS
@@ -30,6 +30,15 @@ def is_what_its_configuration_builds(model: vitrail.ViT) -> bool:
     return bool(eqx.tree_equal(built, eqx.filter_eval_shape(lambda: model)))
 
 
+def part_of(model: vitrail.ViT, name: str) -> Any:
+    """A part of a model by its name; `prefix` for class token and registers, `norm` for the final norm."""
+    if name == "prefix":
+        return model.backbone.class_token, model.backbone.registers
+    if name == "norm":
+        return final_norm(model)
+    return getattr(model.readout if name in ("pool", "head") else model.backbone, name)
+
+
 @pytest.mark.parametrize(
     ("name", "norm_order"),
     [(name, order) for name in NAMES for order in ("norm_pool", "pool_norm")]
@@ -38,18 +47,18 @@ def is_what_its_configuration_builds(model: vitrail.ViT) -> bool:
 def test_every_pool_goes_on_a_model_that_is_there(name: str, norm_order: Any) -> None:
     model = small_model(num_registers=1)
     replaced = vitrail.replace(model, pool=name, norm_order=norm_order, key=KEY)
-    assert type(replaced.pool) is POOLS[name]
+    assert type(replaced.readout.pool) is POOLS[name]
     assert (replaced.config.pool, replaced.config.norm_order) == (name, norm_order)
     assert is_what_its_configuration_builds(replaced)
     for part in ("patch", "encoder"):
-        assert same_arrays(getattr(replaced, part), getattr(model, part))
+        assert same_arrays(part_of(replaced, part), part_of(model, part))
     wide = name == "cls_mean"
-    assert same_arrays(replaced.head, model.head) != wide
-    assert same_arrays(replaced.norm, model.norm) == (not wide or norm_order == "norm_pool")
-    assert replaced.prefix.shape[0] == 1 + replaced.pool.needs_class_token
+    assert same_arrays(replaced.readout.head, model.readout.head) != wide
+    assert same_arrays(final_norm(replaced), final_norm(model)) == (not wide or norm_order == "norm_pool")
+    assert prefix_of(replaced.backbone).shape[0] == 1 + replaced.readout.pool.needs_class_token
     # The numbers of every pool in a model are in test_pools.py.
     logits = eqx.filter_eval_shape(replaced, image_for(replaced))
-    assert logits.shape == ((len(replaced.prefix) + 6, 5) if name == "none" else (5,))
+    assert logits.shape == ((len(prefix_of(replaced.backbone)) + 6, 5) if name == "none" else (5,))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,10 +68,10 @@ def test_every_pool_goes_and_the_old_model_is_back(name: str) -> None:
     back = vitrail.replace(there, pool="mean", key=KEY)
     assert back.config == model.config
     for part in ("patch", "encoder", "norm"):
-        assert same_arrays(getattr(back, part), getattr(model, part))
+        assert same_arrays(part_of(back, part), part_of(model, part))
     # Rows were put before those of the registers and taken away again.
-    assert np.array_equal(back.prefix, model.prefix)
-    assert eqx.tree_equal(back.position, model.position)
+    assert np.array_equal(prefix_of(back.backbone), prefix_of(model.backbone))
+    assert eqx.tree_equal(back.backbone.position, model.backbone.position)
 
 
 def test_nothing_named_nothing_new() -> None:
@@ -86,38 +95,38 @@ def test_the_old_model_stays_as_it_is() -> None:
 def test_a_class_token_comes_before_the_registers_with_its_row_and_goes_with_it(position: Any) -> None:
     model = small_model(num_registers=2, position=position)
     read = vitrail.replace(model, pool="cls", key=KEY)
-    assert read.prefix.shape == (3, 16)
-    assert np.array_equal(read.prefix[1:], model.prefix)
+    assert prefix_of(read.backbone).shape == (3, 16)
+    assert np.array_equal(prefix_of(read.backbone)[1:], prefix_of(model.backbone))
     if position == "learned":
-        assert np.array_equal(read.position.prefix[1:], model.position.prefix)  # type: ignore[attr-defined]
-        assert np.array_equal(read.position.patches, model.position.patches)  # type: ignore[attr-defined]
-        assert 0.005 < float(jnp.std(read.position.prefix[0])) < 0.04  # type: ignore[attr-defined]  # drawn, by 0.02
+        assert np.array_equal(prefix_of(read.backbone.position)[1:], prefix_of(model.backbone.position))  # type: ignore[attr-defined]
+        assert np.array_equal(read.backbone.position.patches, model.backbone.position.patches)  # type: ignore[attr-defined]
+        assert 0.005 < float(jnp.std(prefix_of(read.backbone.position)[0])) < 0.04  # type: ignore[attr-defined]  # drawn, by 0.02
     else:
-        assert same_arrays(read.position, model.position)
-    tokens = run(read.tokens, image_for(read))
-    assert (tokens.num_prefix, tokens.has_class_token) == (3, True)
-    tokens = run(vitrail.replace(read, pool="mean", key=KEY).tokens, image_for(read))
-    assert (tokens.num_prefix, tokens.has_class_token) == (2, False)
+        assert same_arrays(read.backbone.position, model.backbone.position)
+    tokens = run(read.backbone, image_for(read))
+    assert (tokens.num_prefix, tokens.class_token is not None) == (3, True)
+    tokens = run(vitrail.replace(read, pool="mean", key=KEY).backbone, image_for(read))
+    assert (tokens.num_prefix, tokens.class_token is not None) == (2, False)
 
 
 def test_a_class_token_that_was_asked_for_stays() -> None:
     model = small_model(pool="cls", class_token=True)
     replaced = vitrail.replace(model, pool="mean", key=KEY)
-    assert replaced.prefix is model.prefix
-    assert same_arrays(replaced.position, model.position)
+    assert replaced.backbone.class_token is model.backbone.class_token
+    assert same_arrays(replaced.backbone.position, model.backbone.position)
 
     auto = small_model(pool="cls")
-    assert vitrail.replace(auto, pool="mean", key=KEY).prefix.shape[0] == 0
+    assert prefix_of(vitrail.replace(auto, pool="mean", key=KEY).backbone).shape[0] == 0
     kept = vitrail.replace(auto, pool="mean", class_token=True, key=KEY)
-    assert kept.prefix is auto.prefix
+    assert kept.backbone.class_token is auto.backbone.class_token
     assert kept.config.class_token is True
-    assert vitrail.replace(kept, class_token=None, key=KEY).prefix.shape[0] == 0
+    assert prefix_of(vitrail.replace(kept, class_token=None, key=KEY).backbone).shape[0] == 0
 
 
 def test_the_same_tokens_reach_the_new_pool() -> None:
     model = small_model(class_token=True)
     image = image_for(model)
-    tokens = run(model.tokens, image)
+    tokens = run(model.backbone, image)
     replaced = vitrail.replace(model, pool="cls_mean", head="none", num_classes=None, key=KEY)
     expected = np.concatenate([tokens.class_token, np.asarray(tokens.patches, np.float64).mean(axis=0)])
     np.testing.assert_allclose(run(replaced, image), expected, rtol=1e-5, atol=1e-5)
@@ -130,20 +139,20 @@ def test_the_number_of_classes_changes_with_a_new_head(head: str) -> None:
     assert run(replaced, image_for(replaced)).shape == (9,)
     assert replaced.config == dataclasses.replace(model.config, num_classes=9)
     for part in ("patch", "prefix", "position", "encoder", "norm", "pool"):
-        assert same_arrays(getattr(replaced, part), getattr(model, part))
+        assert same_arrays(part_of(replaced, part), part_of(model, part))
     assert same_arrays(vitrail.replace(model, num_classes=5, key=KEY), model)
 
 
 def test_heads_and_positions_are_replaced_by_name_spec_and_class() -> None:
     model = small_model()
     mlp = vitrail.replace(model, head=HEADS.configure("mlp", hidden_dim=7), key=KEY)
-    assert mlp.head.hidden.weight.shape == (7, 16)  # type: ignore[attr-defined]
-    assert same_arrays(mlp.encoder, model.encoder)
+    assert mlp.readout.head.hidden.weight.shape == (7, 16)  # type: ignore[attr-defined]
+    assert same_arrays(mlp.backbone.encoder, model.backbone.encoder)
     rope = vitrail.replace(model, position="rope", key=KEY)
-    assert isinstance(rope.position, vitrail.RotaryPosition)
-    assert same_arrays(rope.head, model.head)
+    assert isinstance(rope.backbone.position, vitrail.RotaryPosition)
+    assert same_arrays(rope.readout.head, model.readout.head)
     both = vitrail.replace(model, position=vitrail.LearnedPosition, pool="cls", key=KEY)
-    assert both.position.prefix.shape == (1, 16)  # type: ignore[attr-defined]
+    assert prefix_of(both.backbone.position).shape == (1, 16)  # type: ignore[attr-defined]
     features = vitrail.replace(model, head="none", num_classes=None, key=KEY)
     assert run(features, image_for(model)).shape == (16,)
     assert run(vitrail.replace(features, head="linear", num_classes=3, key=KEY), image_for(model)).shape == (3,)
@@ -155,17 +164,17 @@ def test_new_weights_follow_the_key_and_the_scheme_of_the_model() -> None:
         vitrail.replace(model, pool="attention", num_classes=6, key=jax.random.key(k)) for k in (1, 1, 2)
     )
     assert eqx.tree_equal(one, same)
-    assert not np.array_equal(one.pool.queries, other.pool.queries)  # type: ignore[attr-defined]
-    assert not np.array_equal(one.head.linear.weight, other.head.linear.weight)  # type: ignore[attr-defined]
+    assert not np.array_equal(one.readout.pool.queries, other.readout.pool.queries)  # type: ignore[attr-defined]
+    assert not np.array_equal(one.readout.head.linear.weight, other.readout.head.linear.weight)  # type: ignore[attr-defined]
     # Xavier, uniform: at most sqrt(6 / (1 + 16)) for one query.
-    assert 0.3 < float(jnp.abs(one.pool.queries).max()) < (6 / 17) ** 0.5  # type: ignore[attr-defined]
+    assert 0.3 < float(jnp.abs(one.readout.pool.queries).max()) < (6 / 17) ** 0.5  # type: ignore[attr-defined]
     normal = vitrail.replace(small_model(), pool="attention", key=KEY)
-    assert float(jnp.abs(normal.pool.queries).max()) < 0.1  # type: ignore[attr-defined]
+    assert float(jnp.abs(normal.readout.pool.queries).max()) < 0.1  # type: ignore[attr-defined]
 
 
 def test_the_weighted_pool_gets_the_grid_of_the_model_and_follows_it() -> None:
     model = vitrail.replace(small_model(), pool="weighted", key=KEY)
-    assert model.pool.scores.shape == model.config.grid == (2, 3)  # type: ignore[attr-defined]
+    assert model.readout.pool.scores.shape == model.config.grid == (2, 3)  # type: ignore[attr-defined]
     larger = model.resized((16, 16))
     assert jnp.isfinite(run(larger, image_for(larger))).all()
 
@@ -177,8 +186,8 @@ def test_jit_and_gradients_work_on_a_replaced_model(name: str) -> None:
     assert jnp.isfinite(run(model, image)).all()
     gradient = run(eqx.filter_grad(lambda m: jax.nn.logsumexp(m(image))), model)
     assert all(jnp.isfinite(leaf).all() for leaf in parameters(gradient).values())
-    if parameters(model.pool):
-        assert any(jnp.any(leaf != 0) for leaf in parameters(gradient.pool).values())
+    if parameters(model.readout.pool):
+        assert any(jnp.any(leaf != 0) for leaf in parameters(gradient.readout.pool).values())
     compiled = eqx.filter_jit(vitrail.replace)(small_model(), pool=name, key=KEY)
     assert compiled.config == model.config
 
@@ -186,8 +195,12 @@ def test_jit_and_gradients_work_on_a_replaced_model(name: str) -> None:
 @pytest.mark.parametrize(
     ("built", "changes", "message"),
     [
-        ({"class_token": False}, {"pool": "cls"}, r"class_token must not be False for the pool 'cls'.*make it None"),
-        ({"pool": "cls"}, {"class_token": False}, r"class_token must not be False for the pool 'cls'"),
+        (
+            {"class_token": False},
+            {"pool": "cls"},
+            r"the pool 'cls' reads the class token, got class_token=False: pass class_token=None",
+        ),
+        ({"pool": "cls"}, {"class_token": False}, r"the pool 'cls' reads the class token, got class_token=False"),
         ({}, {"head": "none"}, r"num_classes must be None for the head 'none', but 5 came"),
         ({}, {"num_classes": None}, r"num_classes must be a positive whole number.*head='none'"),
         ({"head": "none", "num_classes": None}, {"num_classes": 3}, r"num_classes must be None for the head 'none'"),
@@ -213,4 +226,4 @@ def test_words_that_are_no_choice_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_a_position_without_prefix_rows_stays() -> None:
     factorized = small_model(position="factorized")
-    assert same_arrays(vitrail.replace(factorized, pool="cls", key=KEY).position, factorized.position)
+    assert same_arrays(vitrail.replace(factorized, pool="cls", key=KEY).backbone.position, factorized.backbone.position)

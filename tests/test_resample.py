@@ -86,6 +86,6 @@ def test_a_model_takes_patches_of_another_size() -> None:
     model = vitrail.vit("Ti/16", image_size=32, num_classes=3, key=KEY)
     finer = model.resized(32, patch_size=8)
     assert (finer.config.patch_size, finer.config.grid) == ((8, 8), (4, 4))
-    assert finer.encoder is model.encoder
+    assert finer.backbone.encoder is model.backbone.encoder
     with pytest.raises(ValueError, match="patch"):
         vitrail.vit("Ti/16", image_size=32, patch="conv_stem", num_classes=3, key=KEY).resized(32, patch_size=8)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import equinox as eqx
 import jax
@@ -36,17 +36,15 @@ class RightPool(vitrail.AbstractPool):
 
     scale: Float[Array, " dim"]
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, key: PRNGKeyArray):
         self.scale = jax.random.normal(key, (dim,))
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(self, tokens: Tokens, *, mask: Mask = None, key: Key = None) -> Float[Array, " dim"]:
-        pooled = vitrail.MeanPool(tokens.dim)(tokens, mask=mask)
+    def __call__(self, tokens: Tokens, *, key: Key = None) -> Float[Array, " dim"]:
+        pooled = vitrail.MeanPool(tokens.dim)(tokens)
         if key is not None:
             pooled = jnp.where(jax.random.bernoulli(key, 0.9, pooled.shape), pooled, jnp.zeros_like(pooled))
         return pooled * self.scale
@@ -59,10 +57,10 @@ def wrong(name: str, *, is_final: bool = True, **changes: Any) -> Any:
     annotations = {
         "scale": Any,
         "out_dim": int,
-        "needs_class_token": bool,
-        "order_invariant": bool,
+        "needs_class_token": ClassVar[bool],
+        "order_invariant": ClassVar[bool],
     }
-    static = {k: eqx.field(static=True) for k in ("out_dim", "needs_class_token", "order_invariant")}
+    static = {"out_dim": eqx.field(static=True), "needs_class_token": False, "order_invariant": True}
     annotations |= changes.pop("__annotations__", {})
     made = type(vitrail.AbstractPool)(
         name, (vitrail.AbstractPool,), {"__annotations__": annotations, **static, **kept, **changes}
@@ -77,8 +75,6 @@ def init(**fields: Any) -> Any:
         values = {
             "scale": jax.random.normal(key, (dim,)),
             "out_dim": dim,
-            "needs_class_token": False,
-            "order_invariant": True,
         }
         for name, value in (values | {k: v(dim, key) if callable(v) else v for k, v in fields.items()}).items():
             setattr(self, name, value)
@@ -89,14 +85,14 @@ def init(**fields: Any) -> Any:
 def call(pooling: Any) -> Any:
     """A `__call__` of a function of the pool, the tokens, the mask and the key."""
 
-    def __call__(self: Any, tokens: Tokens, *, mask: Mask = None, key: Key = None) -> Any:
-        return pooling(self, tokens, mask, key)
+    def __call__(self: Any, tokens: Tokens, *, key: Key = None) -> Any:
+        return pooling(self, tokens, tokens.mask, key)
 
     return __call__
 
 
 def mean(tokens: Tokens, mask: Any) -> Any:
-    return vitrail.MeanPool(tokens.dim)(tokens, mask=mask)
+    return vitrail.MeanPool(tokens.dim)(dataclasses.replace(tokens, mask=mask))
 
 
 def masked(tokens: Tokens, mask: Any, value: float = 0.0) -> Any:
@@ -153,12 +149,12 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     ),
     "reads a register instead of the class token": (
         "reads_the_class_token_if_it_says_so",
-        wrong("C", __init__=init(needs_class_token=True), __call__=call(lambda s, t, m, k: s.scale * first_row(t))),
+        wrong("C", needs_class_token=True, __call__=call(lambda s, t, m, k: s.scale * first_row(t))),
         "it takes a register where there is no class token",
     ),
     "declares a class token that it does not read": (
         "reads_the_class_token_if_it_says_so",
-        wrong("D", __init__=init(needs_class_token=True)),
+        wrong("D", needs_class_token=True),
         "needs_class_token is True, but another class token changes nothing",
     ),
     "ignores the mask": (
@@ -233,7 +229,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     ),
     "declares an order that does not count": (
         "order_counts_as_declared",
-        wrong("S", __init__=init(order_invariant=False)),
+        wrong("S", order_invariant=False),
         "order_invariant is False, but the order of the patches changes nothing",
     ),
     "reads the first patch": (
@@ -344,18 +340,16 @@ class NegativeWeights(vitrail.AbstractWeighingPool):
     """Its weights are no shares, and its masked patches have some."""
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, key: PRNGKeyArray):
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(self, tokens: Tokens, *, mask: Mask = None, key: Key = None) -> Float[Array, " dim"]:
-        return mean(tokens, mask)
+    def __call__(self, tokens: Tokens, *, key: Key = None) -> Float[Array, " dim"]:
+        return mean(tokens, tokens.mask)
 
-    def weights(self, tokens: Tokens, *, mask: Mask = None) -> Float[Array, "maps patches"]:
+    def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
         return jnp.sin(jnp.arange(tokens.patches.shape[0], dtype=jnp.float32) + 1)[None]
 
 
@@ -409,9 +403,19 @@ class StubbornPosition(vitrail.AbstractPosition):
     inner: vitrail.LearnedPosition
 
     def __init__(
-        self, dim: int, *, grid: tuple[int, int], num_prefix: int, head_dim: int, init: vitrail.Init, key: PRNGKeyArray
+        self,
+        dim: int,
+        *,
+        grid: tuple[int, int],
+        class_token: bool,
+        num_registers: int,
+        head_dim: int,
+        init: vitrail.Init,
+        key: PRNGKeyArray,
     ):
-        self.inner = vitrail.LearnedPosition(dim, grid=grid, num_prefix=num_prefix, init=init, key=key)
+        self.inner = vitrail.LearnedPosition(
+            dim, grid=grid, class_token=class_token, num_registers=num_registers, init=init, key=key
+        )
 
     def __call__(self, tokens: Tokens) -> Tokens:
         return self.inner(tokens)
@@ -431,12 +435,20 @@ class DroppingPosition(vitrail.AbstractPosition):
     """It loses the prefix."""
 
     def __init__(
-        self, dim: int, *, grid: tuple[int, int], num_prefix: int, head_dim: int, init: vitrail.Init, key: PRNGKeyArray
+        self,
+        dim: int,
+        *,
+        grid: tuple[int, int],
+        class_token: bool,
+        num_registers: int,
+        head_dim: int,
+        init: vitrail.Init,
+        key: PRNGKeyArray,
     ):
         pass
 
     def __call__(self, tokens: Tokens) -> Tokens:
-        return dataclasses.replace(tokens, prefix=tokens.prefix[:0])
+        return dataclasses.replace(tokens, class_token=None, registers=None)
 
     def rotation(self, tokens: Tokens) -> vitrail.Rotation | None:
         return None
@@ -452,7 +464,10 @@ class DroppingPosition(vitrail.AbstractPosition):
     ("position", "sentence"),
     [
         (StubbornPosition, r"'fits another grid when resized' it raised ValueError: tokens must lie on the grid"),
-        (StubbornPosition, r"'takes and gives away a class token' it raised ValueError: tokens must have 3 prefix"),
+        (
+            StubbornPosition,
+            r"'takes and gives away a class token' it raised ValueError: this position embedding has",
+        ),
         (DroppingPosition, "it must return the tokens that came, moved"),
     ],
 )
@@ -490,7 +505,7 @@ def test_a_wrong_head_is_caught() -> None:
 
 test_of_three_lines = pool_checks(RightPool)
 test_of_a_patch_embedding = patch_embed_checks("linear", patch_size=(3, 5), channels=2)
-test_of_a_position = position_checks("rope", grid=(1, 5), num_prefix=0)
+test_of_a_position = position_checks("rope", grid=(1, 5), num_registers=0)
 test_of_a_head = head_checks(vitrail.HEADS.configure("mlp", hidden_dim=5))
 
 

@@ -1,5 +1,6 @@
 """What flows between the parts."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import random_array
+from helpers import random_array, tokens_of
 
 from vitrail import Rotation, Tokens
 
@@ -16,7 +17,7 @@ PREFIX, PATCHES = random_array(2, 4), random_array(6, 4, seed=1)
 
 def tokens() -> Tokens:
     """Two prefix tokens and a grid of 3 x 2."""
-    return Tokens(PREFIX, PATCHES, (3, 2))
+    return tokens_of(PREFIX, PATCHES, (3, 2))
 
 
 def test_prefix_and_patches_lie_apart_and_the_sequence_has_the_prefix_first() -> None:
@@ -49,8 +50,8 @@ def test_map_acts_on_prefix_and_patches() -> None:
 
 @pytest.mark.parametrize("grid", [(3, 3), (2, 2), (6, 0)])
 def test_grid_must_have_as_many_cells_as_there_are_patches(grid: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r"cells, but there are 6 patch tokens.*row by row"):
-        Tokens(PREFIX, PATCHES, grid)
+    with pytest.raises(ValueError, match=r"cells, got 6 patch tokens: pass the"):
+        tokens_of(PREFIX, PATCHES, grid)
 
 
 def test_with_sequence_refuses_another_number_of_tokens() -> None:
@@ -58,9 +59,51 @@ def test_with_sequence_refuses_another_number_of_tokens() -> None:
         tokens().with_sequence(jnp.ones((7, 4)))
 
 
-def test_no_prefix_has_no_class_token() -> None:
-    with pytest.raises(ValueError, match=r"no class token.*class_token=True"):
-        Tokens(jnp.zeros((0, 4)), PATCHES, (3, 2)).class_token  # noqa: B018
+def test_what_is_not_there_is_none_and_no_array_of_size_zero() -> None:
+    bare = Tokens(PATCHES, (3, 2))
+    assert (bare.class_token, bare.registers, bare.num_prefix) == (None, None, 0)
+    assert np.array_equal(bare.sequence, PATCHES)
+    assert len(jax.tree.leaves(bare)) == 1
+    with pytest.raises(ValueError, match="registers must have at least one row"):
+        Tokens(PATCHES, (3, 2), registers=jnp.zeros((0, 4)))
+    registers = Tokens(PATCHES, (3, 2), registers=PREFIX)
+    assert registers.class_token is None
+    assert np.array_equal(registers.with_sequence(registers.sequence + 1).registers, PREFIX + 1)
+
+
+def test_a_batch_of_tokens_has_the_same_properties() -> None:
+    batch = jax.vmap(lambda scale: tokens().map(lambda x: scale * x))(jnp.arange(3.0))
+    assert batch.class_token.shape == (3, 4)
+    assert batch.prefix.shape == (3, 2, 4)
+    assert batch.sequence.shape == (3, 8, 4)
+    assert batch.patch_grid.shape == (3, 3, 2, 4)
+    assert np.array_equal(batch.patch_grid[2], 2 * tokens().patch_grid)
+    assert np.array_equal(batch.map(lambda x: x + 1).sequence, batch.sequence + 1)
+    hidden = dataclasses.replace(batch, mask=jnp.ones((3, 6), bool))
+    assert hidden.sequence_mask.shape == (3, 8)
+
+
+def test_a_subset_knows_its_places_and_keeps_its_mask() -> None:
+    t = dataclasses.replace(tokens(), mask=jnp.asarray([True, False, True, True, True, False]))
+    kept = t.take(jnp.asarray([5, 1, 2]))
+    assert np.array_equal(kept.patches, np.asarray(PATCHES)[[5, 1, 2]])
+    assert np.array_equal(kept.places, [5, 1, 2])
+    assert np.array_equal(kept.mask, [False, False, True])
+    assert np.array_equal(kept.class_token, t.class_token)
+    again = kept.take(jnp.asarray([2, 0]))
+    assert np.array_equal(again.places, [2, 5])
+    table = random_array(6, 3, seed=4)
+    assert np.array_equal(again.at_places(table), np.asarray(table)[[2, 5]])
+    with pytest.raises(ValueError, match="patch_grid needs a patch token in every cell"):
+        again.patch_grid  # noqa: B018
+
+
+@pytest.mark.parametrize("indices", [[6], [-1], [0, 99]])
+def test_a_subset_of_patches_that_are_not_there_is_an_error(indices: list[int]) -> None:
+    with pytest.raises(ValueError, match="indices must be at least 0 and less than the number of patch tokens, 6"):
+        tokens().take(jnp.asarray(indices))
+    with pytest.raises(Exception, match="less than the number of patch tokens, 6"):
+        jax.block_until_ready(eqx.filter_jit(lambda i: tokens().take(i).patches)(jnp.asarray(indices)))
 
 
 @pytest.mark.parametrize(
@@ -68,12 +111,12 @@ def test_no_prefix_has_no_class_token() -> None:
     [(jnp.ones((2, 5)), PATCHES), (jnp.ones(4), PATCHES), (PREFIX, jnp.ones((6, 4), jnp.int32))],
 )
 def test_tokens_of_wrong_shapes_or_dtypes_are_an_error(prefix: Any, patches: Any) -> None:
-    with pytest.raises(TypeError, match=r"'prefix'|'patches'"):
-        Tokens(prefix, patches, (3, 2))
+    with pytest.raises(TypeError, match=r"'registers'|'class_token'|'patches'"):
+        tokens_of(prefix, patches, (3, 2))
 
 
 def test_tokens_pass_through_jit_vmap_and_grad() -> None:
-    batched = jax.vmap(Tokens, in_axes=(0, 0, None))(PREFIX[None], PATCHES[None], (3, 2))
+    batched = jax.vmap(lambda prefix, patches: tokens_of(prefix, patches, (3, 2)))(PREFIX[None], PATCHES[None])
     total = jax.jit(jax.vmap(lambda t: t.patches.sum()))(batched)
     np.testing.assert_allclose(total[0], np.asarray(PATCHES).sum(), rtol=1e-5)
     gradient = jax.grad(lambda t: t.patches.sum())(tokens())

@@ -112,14 +112,19 @@ def test_one_step_is_that_of_optax(model: vitrail.ViT, data: train.Dataset):
 
 
 def test_weight_decay_spares_biases_norms_and_positions():
-    model = small_config(pool="cls", patch="conv_stem", encoder=vitrail.EncoderOptions(layer_scale=0.1, qk_norm=True))
+    model = small_config(
+        pool="cls", num_registers=2, patch="conv_stem", encoder=vitrail.EncoderOptions(layer_scale=0.1, qk_norm=True)
+    )
     shapes = eqx.filter_eval_shape(lambda: model.build(key=jax.random.key(0)))
     mask = decayed(eqx.filter(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)))
     chosen = {jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(mask) if leaf is True}
-    assert chosen >= {".encoder.stack.attention.qkv.weight", ".head.linear.weight"}
-    assert not any("norm" in name or "bias" in name or "position" in name or "prefix" in name for name in chosen)
-    assert len([name for name in chosen if name.startswith(".encoder")]) == 4
-    assert len([name for name in chosen if name.startswith(".patch.kernels")]) == 2
+    assert chosen >= {".backbone.encoder.stack.attention.qkv.weight", ".readout.head.linear.weight"}
+    assert not any(
+        "norm" in name or "bias" in name or "position" in name or "token" in name or "registers" in name
+        for name in chosen
+    )
+    assert len([name for name in chosen if name.startswith(".backbone.encoder")]) == 4
+    assert len([name for name in chosen if name.startswith(".backbone.patch.kernels")]) == 2
 
 
 @pytest.mark.parametrize(
@@ -134,7 +139,9 @@ def test_weight_decay_spares_biases_norms_and_positions():
 def test_weight_decay_spares_what_a_pool_holds_besides_linear_layers(pool: str, expected: set[str]):
     shapes = eqx.filter_eval_shape(lambda: small_config(pool=pool).build(key=jax.random.key(0)))
     mask = decayed(eqx.filter(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)))
-    chosen = {jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(mask.pool) if leaf}
+    chosen = {
+        jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(mask.readout.pool) if leaf
+    }
     assert chosen == {f".{name}.weight" for name in expected}
 
 
@@ -232,7 +239,7 @@ def test_evaluation_in_batches_changes_nothing(trained: tuple[vitrail.ViT, list[
 def test_attention_map_and_picture(tmp_path: Path, data: train.Dataset, pool: str):
     model = small_model(size=SIZE, pool=pool, num_registers=1)
     image = random_array(8, 12, 3)
-    weights = np.asarray(run(model.attention, image)[-1])
+    weights = np.asarray(run(model.backbone.attention, image)[-1])
     start = 1 if pool == "mean" else 2
     rows = weights[:, start:, start:].mean((0, 1)) if pool == "mean" else weights[:, 0, start:].mean(0)
     assert_close(run(train.attention_map, model, image), rows.reshape(2, 3))

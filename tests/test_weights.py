@@ -1,6 +1,5 @@
 """Models on disk: what is saved comes back to the bit, and what is not whole is not taken for whole."""
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -51,8 +50,10 @@ def test_the_file_holds_every_array_by_its_path_and_the_configuration(tmp_path: 
     model = small_model(pool="abmil")
     vitrail.save(model, str(tmp_path / "m"))
     arrays = load_file(tmp_path / "m")
-    assert np.array_equal(arrays["encoder.stack.attention.qkv.weight"], model.encoder.stack.attention.qkv.weight)
-    assert np.array_equal(arrays["pool.score.weight"], model.pool.score.weight)  # type: ignore[attr-defined]
+    assert np.array_equal(
+        arrays["backbone.encoder.stack.attention.qkv.weight"], model.backbone.encoder.stack.attention.qkv.weight
+    )
+    assert np.array_equal(arrays["readout.pool.score.weight"], model.readout.pool.score.weight)  # type: ignore[attr-defined]
     assert len(arrays) == len(jax.tree.leaves(eqx.filter(model, eqx.is_array)))
     with safe_open(tmp_path / "m", framework="numpy") as file:
         assert vitrail.ViTConfig.from_json(file.metadata()["config"]) == model.config
@@ -60,8 +61,8 @@ def test_the_file_holds_every_array_by_its_path_and_the_configuration(tmp_path: 
 
 def test_arrays_that_do_not_lie_in_order_come_back_right(tmp_path: Path) -> None:
     model = small_model()
-    weight = np.asfortranarray(np.asarray(model.head.linear.weight))  # type: ignore[attr-defined]
-    turned = eqx.tree_at(lambda m: m.head.linear.weight, model, weight)
+    weight = np.asfortranarray(np.asarray(model.readout.head.linear.weight))  # type: ignore[attr-defined]
+    turned = eqx.tree_at(lambda m: m.readout.head.linear.weight, model, weight)
     vitrail.save(turned, tmp_path / "m")
     assert eqx.tree_equal(vitrail.load(tmp_path / "m"), model)
 
@@ -76,10 +77,19 @@ def test_a_configuration_with_code_is_not_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: dataclasses.replace(m, pool=vitrail.GeMPool(16)), r"has the arrays 'pool.log_power'"),
-        (lambda m: eqx.tree_at(lambda n: n.prefix, m, jnp.zeros((1, 16))), r"'prefix' as float32\[1, 16\].*\[0, 16\]"),
-        (lambda m: jax.tree.map(lambda x: x.astype(jnp.bfloat16), m), r"'patch.weight' as bfloat16.*float32"),
-        (lambda m: eqx.tree_at(lambda n: n.head.linear.bias, m, None), r"lacks the arrays 'head.linear.bias'"),
+        (
+            lambda m: eqx.tree_at(lambda n: n.readout.pool, m, vitrail.GeMPool(16)),
+            r"has the arrays 'readout.pool.log_power'",
+        ),
+        (
+            lambda m: eqx.tree_at(lambda n: n.backbone.patch.bias, m, jnp.zeros(8)),
+            r"'backbone.patch.bias' as float32\[8\].*\[16\]",
+        ),
+        (lambda m: jax.tree.map(lambda x: x.astype(jnp.bfloat16), m), r"'backbone.patch.weight' as bfloat16.*float32"),
+        (
+            lambda m: eqx.tree_at(lambda n: n.readout.head.linear.bias, m, None),
+            r"lacks the arrays 'readout.head.linear.bias'",
+        ),
     ],
 )
 def test_a_model_that_is_not_what_its_configuration_says_is_not_saved(
@@ -170,13 +180,13 @@ def test_the_card_of_a_file_of_ours_says_what_it_has_not(tmp_path: Path) -> None
     vitrail.save(small_model(pool="cls"), tmp_path / "m")
 
     def change(arrays: dict[str, np.ndarray], header: dict[str, str]) -> None:
-        del arrays["prefix"]
-        arrays |= {"more": np.zeros(3), "norm.bias": np.zeros(16)}
+        del arrays["backbone.patch.bias"]
+        arrays |= {"more": np.zeros(3), "backbone.norm.bias": np.zeros(16)}
 
     rewritten(tmp_path / "m", change)
     card = vitrail.model_card(tmp_path / "m")
-    wrong = "'norm.bias' as float64[16], but its configuration asks for float32[16]"
-    assert (card.missing, card.unknown) == ((wrong, "'prefix'"), ("more",))
+    wrong = "'backbone.norm.bias' as float64[16], but its configuration asks for float32[16]"
+    assert (card.missing, card.unknown) == ((wrong, "'backbone.patch.bias'"), ("more",))
     for given in ({"layout": "timm"}, {"config": {}}):
         with pytest.raises(ValueError, match="layout and config must be left out"):
             vitrail.model_card(tmp_path / "m", **given)  # type: ignore[arg-type]
@@ -243,13 +253,13 @@ def size_with(header: dict[str, str], **changes: Any) -> None:
             vitrail.CheckpointError,
             "/m describes no model that there can be: .*'colour'",
         ),
-        (lambda a, h: config_with(h, num_classes=6), vitrail.CheckpointError, r"'head.linear.bias' as float32"),
-        (lambda a, h: a.pop("norm.bias"), vitrail.CheckpointError, "lacks the arrays 'norm.bias'"),
+        (lambda a, h: config_with(h, num_classes=6), vitrail.CheckpointError, r"'readout.head.linear.bias' as float32"),
+        (lambda a, h: a.pop("backbone.norm.bias"), vitrail.CheckpointError, "lacks the arrays 'backbone.norm.bias'"),
         (lambda a, h: a.update(more=np.zeros(3)), vitrail.CheckpointError, "has the arrays 'more'"),
         (
-            lambda a, h: a.update({"norm.bias": np.zeros(16)}),
+            lambda a, h: a.update({"backbone.norm.bias": np.zeros(16)}),
             vitrail.CheckpointError,
-            r"'norm.bias' as float64\[16\].*asks for float32\[16\]",
+            r"'backbone.norm.bias' as float64\[16\].*asks for float32\[16\]",
         ),
     ],
 )
@@ -272,7 +282,7 @@ def test_a_loaded_model_is_a_model_like_any_other(tmp_path: Path) -> None:
     loaded = vitrail.load(tmp_path / "m")
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded))
     gradient = eqx.filter_grad(lambda model: run(model, image_for(model)).sum())(loaded)
-    assert jnp.any(gradient.patch.weight != 0)  # type: ignore[attr-defined]
+    assert jnp.any(gradient.backbone.patch.weight != 0)  # type: ignore[attr-defined]
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

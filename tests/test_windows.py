@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, parameters, random_array, randomised, run, small_config, small_model
+from helpers import assert_close, parameters, random_array, randomised, run, small_config, small_model, tokens_of
 from reference import float64, np_conv, np_layer_norm, np_mlp, np_softmax, numpy_block_weights
 
 import vitrail
@@ -18,7 +18,7 @@ from vitrail import Encoder, EncoderOptions, EncoderSize, Neck, RelativePosition
 KEY = jax.random.key(0)
 SIZE = EncoderSize(dim=8, depth=3, num_heads=2, mlp_dim=10)
 GRID = (4, 5)
-TOKENS = Tokens(jnp.zeros((0, 8)), random_array(20, 8), GRID, has_class_token=False)
+TOKENS = tokens_of(jnp.zeros((0, 8)), random_array(20, 8), GRID, class_token=False)
 OPTIONS = {
     "windows": WindowOptions(size=3),
     "some look at all": WindowOptions(size=3, global_blocks=(1,)),
@@ -94,14 +94,14 @@ def np_encoder(model: Encoder, tokens: Tokens) -> np.ndarray:
 @pytest.mark.parametrize("scan", [True, False])
 def test_windows_equal_numpy_by_loops(name: str, scan: bool) -> None:
     model = encoder(OPTIONS[name], scan=scan)
-    assert_close(run(model, TOKENS).patches, np_encoder(model, TOKENS), tolerance=2e-5)
+    assert_close(run(model, TOKENS.patches, grid=GRID), np_encoder(model, TOKENS), tolerance=2e-5)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_windows_equal_numpy_by_loops_where_there_are_many_tokens(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitrail.encoder._attention._MANY", 3)
     model = encoder(OPTIONS[name])
-    assert_close(model(TOKENS).patches, np_encoder(model, TOKENS), tolerance=2e-5)
+    assert_close(model(TOKENS.patches, grid=GRID), np_encoder(model, TOKENS), tolerance=2e-5)
 
 
 def test_gradients_reach_every_block_and_table_scanned_unrolled_and_rematerialised() -> None:
@@ -109,7 +109,7 @@ def test_gradients_reach_every_block_and_table_scanned_unrolled_and_rematerialis
 
     @eqx.filter_jit
     def gradient_of(model: Encoder) -> Any:
-        return eqx.filter_grad(lambda m: jnp.vdot(m(TOKENS).sequence, target))(model)
+        return eqx.filter_grad(lambda m: jnp.vdot(m(TOKENS.patches, grid=GRID), target))(model)
 
     expected = parameters(gradient_of(encoder(OPTIONS["relative"])))
     assert any("window_positions" in path for path in expected)
@@ -151,27 +151,29 @@ def test_a_model_with_windows_and_a_neck_is_a_model_like_any_other() -> None:
     windows = WindowOptions(size=2, global_blocks=(1,), relative_grid=(2, 3))
     model = small_model(encoder=EncoderOptions(windows=windows), neck_dim=6)
     image = random_array(8, 12, 3)
-    assert (model.config.token_dim, model.pool.out_dim) == (6, 6)
+    assert (model.config.token_dim, model.readout.pool.out_dim) == (6, 6)
     assert run(model, image).shape == (5,)
-    assert run(model.tokens, image).patches.shape == (6, 6)
-    assert [each.shape for each in run(lambda m, x: m.features(x, layers=[0, -1]), model, image)] == [(2, 3, 16)] * 2
+    assert run(model.backbone, image).patches.shape == (6, 6)
+    assert [each.shape for each in run(lambda m, x: m.backbone.features(x, layers=[0, -1]), model, image)] == [
+        (2, 3, 16)
+    ] * 2
     larger = model.resized((16, 20))
     assert run(larger, random_array(16, 20, 3)).shape == (5,)
     other = vitrail.replace(model, pool="attention", num_classes=2, key=KEY)
     assert run(other, image).shape == (2,)
-    half = dataclasses.replace(model, config=dataclasses.replace(model.config, compute_dtype="bfloat16"))
+    half = eqx.tree_at(lambda m: m.backbone, model, dataclasses.replace(model.backbone, compute_dtype="bfloat16"))
     assert_close(run(half, image), run(model, image), tolerance=0.1)
     with pytest.raises(ValueError, match="attention cannot be shown for an encoder with windows"):
-        model.attention(image)
+        model.backbone.attention(image)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder": EncoderOptions(windows=WindowOptions(2)), "pool": "cls"}, "no prefix before windows, but 1"),
-        ({"encoder": EncoderOptions(windows=WindowOptions(2)), "num_registers": 3}, "no prefix before windows, but 3"),
-        ({"neck_dim": 6, "pool": "cls"}, "no prefix before a neck, but 1"),
-        ({"encoder": EncoderOptions(windows=WindowOptions(2)), "position": "rope"}, "must not be rotary"),
+        ({"encoder": EncoderOptions(windows=WindowOptions(2)), "pool": "cls"}, "got 7 tokens on the grid"),
+        ({"encoder": EncoderOptions(windows=WindowOptions(2)), "num_registers": 3}, "got 9 tokens on the grid"),
+        ({"neck_dim": 6, "pool": "cls"}, "no registers before a neck, got 1"),
+        ({"encoder": EncoderOptions(windows=WindowOptions(2)), "position": "rope"}, "got a rotation"),
     ],
 )
 def test_what_does_not_go_with_windows_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from helpers import tokens_of
 
 import vitrail
 
@@ -67,7 +68,7 @@ def sim_pool(arrays: Mapping[str, np.ndarray]) -> Any:
 def assert_equals_timm(name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """What our pool gives is what timm's gave, to 1e-5 of the largest number."""
     patches = jnp.asarray(arrays["patches"])
-    tokens = vitrail.Tokens(jnp.asarray(arrays["prefix"]), patches, (1, len(patches)))
+    tokens = tokens_of(jnp.asarray(arrays["prefix"]), patches, (1, len(patches)))
     match name:
         case "attention" | "attention of three heads" | "attention of two latents":
             pool = attention_pool(arrays, {"attention": 1, "attention of three heads": 3}.get(name, 2))

@@ -1,11 +1,11 @@
 """Mistakes that pyright must each report: `test_typing.py` compares its reports with the marks. Nothing runs it."""
 
-from typing import final
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 import vitrail
 
@@ -39,17 +39,13 @@ class WidthPool(vitrail.AbstractPool):
     """Its constructor does not fit `PoolFactory`: the width is called otherwise, and there is no key."""
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, width: int):
         self.out_dim = width
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: vitrail.Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " dim"]:
+    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
         return tokens.patches[0]
 
 
@@ -58,17 +54,13 @@ class TextPool(vitrail.AbstractPool):
     """It takes text where the contract says a number."""
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: str, *, key: PRNGKeyArray):
         self.out_dim = len(dim)
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: vitrail.Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " dim"]:
+    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
         return tokens.patches[0]
 
 
@@ -77,19 +69,16 @@ class ArrayPool(vitrail.AbstractPool):
     """It takes an array where the contract says tokens."""
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, key: PRNGKeyArray):
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
     def __call__(  # expect: reportIncompatibleMethodOverride
         self,
         tokens: Float[Array, "patches dim"],
         *,
-        mask: Bool[Array, " patches"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " dim"]:
         return tokens[0]
@@ -100,13 +89,11 @@ class UnfinishedPool(vitrail.AbstractPool):  # expect: reportGeneralTypeIssues
     """It has no `__call__`."""
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, key: PRNGKeyArray):
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
 
 def make_head(dim: int, *, key: PRNGKeyArray) -> vitrail.AbstractPool:
@@ -149,12 +136,12 @@ model.config.channels = 4  # expect: reportAttributeAccessIssue
 # The model
 model(image, key)  # expect: reportCallIssue
 model(image, key=0)  # expect: reportArgumentType
-model.features(image)  # expect: reportCallIssue
-model.features(image, layers=2)  # expect: reportArgumentType
+model.backbone.features(image)  # expect: reportCallIssue
+model.backbone.features(image, layers=2)  # expect: reportArgumentType
 model.resized("384")  # expect: reportArgumentType
 model.blocks["first"]  # expect: reportArgumentType, reportCallIssue
 model.attentions(image)  # expect: reportAttributeAccessIssue
-vitrail.Tokens(image, image)  # expect: reportCallIssue
+vitrail.Tokens(image, image)  # expect: reportArgumentType
 vitrail.vit_forward("0", image, 16, 64, 4, 128, 2, 10)  # expect: reportArgumentType
 vitrail.vit_forward(0, image, 16.0, 64, 4, 128, 2, 10)  # expect: reportArgumentType
 vitrail.vit_forward(0, image, 16, 64, 4, 128, 2)  # expect: reportCallIssue

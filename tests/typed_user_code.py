@@ -1,12 +1,12 @@
 """What a user writes, which pyright must pass in strict mode. `test_typing.py` runs pyright on it; nothing runs it."""
 
 import functools
-from typing import assert_type, final
+from typing import ClassVar, assert_type, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 import vitrail
 import vitrail.lab
@@ -20,20 +20,16 @@ class PowerPool(vitrail.AbstractPool):
 
     power: Float[Array, " dim"]
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, start: float = 3.0, key: PRNGKeyArray):
         self.power = start + 0.1 * jax.random.normal(key, (dim,))
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: vitrail.Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " dim"]:
+    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
         power = jnp.broadcast_to(self.power, tokens.patches.shape)
-        where = None if mask is None else mask[:, None]
+        where = None if tokens.mask is None else tokens.mask[:, None]
         return jnp.mean(jnp.abs(tokens.patches) ** power, axis=0, where=where) ** (1 / self.power)
 
 
@@ -63,9 +59,19 @@ class ShiftedPosition(vitrail.AbstractPosition):
     inner: vitrail.AbstractPosition
 
     def __init__(
-        self, dim: int, *, grid: tuple[int, int], num_prefix: int, head_dim: int, init: vitrail.Init, key: PRNGKeyArray
+        self,
+        dim: int,
+        *,
+        grid: tuple[int, int],
+        class_token: bool,
+        num_registers: int,
+        head_dim: int,
+        init: vitrail.Init,
+        key: PRNGKeyArray,
     ):
-        self.inner = vitrail.LearnedPosition(dim, grid=grid, num_prefix=num_prefix, init=init, key=key)
+        self.inner = vitrail.LearnedPosition(
+            dim, grid=grid, class_token=class_token, num_registers=num_registers, init=init, key=key
+        )
 
     def __call__(self, tokens: vitrail.Tokens) -> vitrail.Tokens:
         return self.inner(tokens).map(lambda x: x + 1)
@@ -140,24 +146,24 @@ def loss(model: vitrail.ViT, images: Float[Array, "batch height width channels"]
 
 def look(model: vitrail.ViT, image: Float[Array, "height width channels"]) -> None:
     """What there is to look at, and its types."""
-    assert_type(model.tokens(image), vitrail.Tokens)
-    assert_type(model.tokens(image).grid, tuple[int, int])
+    assert_type(model.backbone(image), vitrail.Tokens)
+    assert_type(model.backbone(image).grid, tuple[int, int])
     assert_type(model.resized(384), vitrail.ViT)
     assert_type(model.resized((384, 256)).config, vitrail.ViTConfig)
     assert_type(model.blocks[0], vitrail.Block)
     assert_type(model.blocks[1:], list[vitrail.Block])
     assert_type(len(model.blocks), int)
     assert_type(model.config.size.dim, int)
-    assert_type(model.pool.out_dim, int)
+    assert_type(model.readout.pool.out_dim, int)
     assert_type(vitrail.POOLS, vitrail.Registry[vitrail.PoolFactory])
     assert_type(vitrail.POOLS["mean"], vitrail.PoolFactory)
     assert_type(list(vitrail.HEADS), list[str])
     assert_type(vitrail.HEADS.entry("linear").origins, tuple[str, ...])
     assert_type(vitrail.PRESETS["S"], vitrail.EncoderSize)
-    for grid in model.features(image, layers=[0, -1]):
+    for grid in model.backbone.features(image, layers=[0, -1]):
         print(grid.shape)
     logits = vitrail.vit_forward(0, image, 16, 64, 4, 128, 2, 10)
-    print(logits.shape, model.attention(image).shape, eqx.filter_jit(model)(image).shape)
+    print(logits.shape, model.backbone.attention(image).shape, eqx.filter_jit(model)(image).shape)
 
 
 def operate(model: vitrail.ViT, data: vitrail.train.Dataset, key: PRNGKeyArray) -> None:
@@ -174,8 +180,8 @@ def operate(model: vitrail.ViT, data: vitrail.train.Dataset, key: PRNGKeyArray) 
     assert_type(comparison.rows[0].p_value, float | None)
     vitrail.testing.check_pool(PowerPool)
     vitrail.testing.check_head(functools.partial(CosineHead))
-    if isinstance(model.pool, vitrail.AbstractWeighingPool):
-        print(model.pool.weights(model.tokens(jnp.zeros((8, 8, 3)))).shape)
+    if isinstance(model.readout.pool, vitrail.AbstractWeighingPool):
+        print(model.readout.pool.weights(model.backbone(jnp.zeros((8, 8, 3)))).shape)
 
 
 test_power_pool = vitrail.testing.pool_checks(PowerPool)

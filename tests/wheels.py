@@ -11,7 +11,7 @@ from pathlib import Path
 from hatchling.build import build_wheel
 
 POOL = '''
-from typing import final
+from typing import ClassVar, final
 import equinox as eqx
 import jax.numpy as jnp
 from vitrail import AbstractPool
@@ -20,17 +20,16 @@ from vitrail import AbstractPool
 class Pool(AbstractPool):
     """The largest patch token, doubled."""
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
     factor: float = eqx.field(static=True)
 
     def __init__(self, dim, *, factor=2.0, key=None):
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
         self.factor = factor
 
-    def __call__(self, tokens, *, mask=None, key=None):
+    def __call__(self, tokens, *, key=None):
+        mask = tokens.mask
         patches = tokens.patches if mask is None else jnp.where(mask[:, None], tokens.patches, -jnp.inf)
         return patches.max(axis=0) * self.factor
 '''

@@ -44,10 +44,10 @@ def published(
         "rope", (("base", 100.0), ("rule", "dinov3"))
     ):
         # What DINOv3's file does not store, the bias of the keys, is zero.
-        bias = model.encoder.stack.attention.qkv.bias
+        bias = model.backbone.encoder.stack.attention.qkv.bias
         thirds = bias.reshape(config.size.depth, 3, -1).at[:, 1].set(0)
         model = eqx.tree_at(
-            lambda m: m.encoder.stack.attention.qkv.bias,
+            lambda m: m.backbone.encoder.stack.attention.qkv.bias,
             model,
             thirds.reshape(bias.shape),
         )

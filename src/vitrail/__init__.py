@@ -58,8 +58,10 @@ from .head import (
 )
 from .model import (
     PRESETS as PRESETS,
+    Backbone as Backbone,
     CompiledViT as CompiledViT,
     Preprocess as Preprocess,
+    Readout as Readout,
     ViT as ViT,
     ViTConfig as ViTConfig,
     compile as compile,
@@ -78,6 +80,7 @@ from .patch import (
 from .pool import (
     POOLS as POOLS,
     ABMILPool as ABMILPool,
+    AbstractGridPool as AbstractGridPool,
     AbstractPool as AbstractPool,
     AbstractWeighingPool as AbstractWeighingPool,
     AttentionPool as AttentionPool,

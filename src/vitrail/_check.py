@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Bool, Shaped
 
 
 def check_positive(**values: int | tuple[int, ...]) -> None:
@@ -101,13 +101,19 @@ def check_image(
 
 
 def check_finite(image: Shaped[Array | np.ndarray, "*shape"]) -> Shaped[Array, "*shape"]:
-    """The image, or a `ValueError` where it is not finite; under `jax.jit` the error comes when the program runs."""
-    message = "image must be finite, but it holds NaN or infinity: mend the pixels before the forward pass"
+    """The image, or a `ValueError` if it is not finite; under `jax.jit` it is raised when the program runs."""
     image = jnp.asarray(image)
-    finite = jnp.isfinite(image).all()
-    if not isinstance(finite, Tracer) and not finite:
+    message = "image must be finite, got NaN or infinity: fix the pixels before the forward pass"
+    return check_all(jnp.isfinite(image), image, message)
+
+
+def check_all(holds: Bool[Array, "..."], value: Shaped[Array, "*shape"], message: str) -> Shaped[Array, "*shape"]:
+    """The value, or a `ValueError` if the condition is not true everywhere; under `jax.jit` it is raised when the
+    program runs."""
+    all_hold = jnp.all(holds)
+    if not isinstance(all_hold, Tracer) and not all_hold:
         raise ValueError(message)
-    return cast(Array, eqx.error_if(image, ~finite, message))
+    return cast(Array, eqx.error_if(value, ~all_hold, message))
 
 
 def listed(names: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, Literal, TypeVar, cast, final
+from typing import ClassVar, Final, Literal, Protocol, TypeVar, cast, final, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -69,9 +69,21 @@ ACTIVATIONS: Final[Mapping[ActivationName, Activation]] = MappingProxyType(
 `x * sigmoid(1.702 x)`, ReLU, SiLU (SwiGLU's gate) and tanh (the hidden layer of ViT's pre-training head)."""
 
 
+@runtime_checkable
+class Decayed(Protocol):
+    """A module that says which of its own arrays weight decay acts on. All arrays of any other module are spared."""
+
+    @property
+    def decayed(self) -> tuple[str, ...]:
+        """The names of fields."""
+        ...
+
+
 @final
 class Linear(eqx.Module):
     """`y = W x + b` on the last axis, with the weight stored `(out, in)` as in `eqx.nn.Linear` and PyTorch."""
+
+    decayed: ClassVar[tuple[str, ...]] = ("weight",)
 
     weight: Float[Array, "out_dim in_dim"]
     bias: Float[Array, " out_dim"] | None
@@ -158,7 +170,7 @@ def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
 
 
 def is_norm(part: object) -> bool:
-    """Whether this is a norm, ours or Equinox's: what stays in float32 and is spared weight decay."""
+    """Whether this is a norm, ours or Equinox's, which stays in float32."""
     return isinstance(part, LayerNorm | eqx.nn.LayerNorm | eqx.nn.RMSNorm)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._init import Init, each
-from ._layers import ACTIVATIONS, PRODUCT, Activation, ActivationName, Linear, dropout, keep
+from ._layers import ACTIVATIONS, PRODUCT, ActivationName, Linear, dropout, keep
 
 
 @final
@@ -25,8 +25,7 @@ class MLP(eqx.Module):
 
     hidden: Linear
     out: Linear
-    activation: Activation = eqx.field(static=True)
-    gated: bool = eqx.field(static=True)
+    activation: ActivationName | Literal["swiglu"] = eqx.field(static=True)
     dropout: float = eqx.field(static=True)
 
     def __init__(
@@ -49,11 +48,11 @@ class MLP(eqx.Module):
         - `key`: for the weights.
         """
         hidden_key, out_key = jax.random.split(key)
-        self.gated = activation == "swiglu"
-        hidden_dim, hidden_init = (2 * mlp_dim, each(init.mlp, 2)) if self.gated else (mlp_dim, init.mlp)
+        gated = activation == "swiglu"
+        hidden_dim, hidden_init = (2 * mlp_dim, each(init.mlp, 2)) if gated else (mlp_dim, init.mlp)
         self.hidden = Linear(dim, hidden_dim, weight_init=hidden_init, bias_init=init.mlp_bias, key=hidden_key)
         self.out = Linear(mlp_dim, dim, weight_init=init.mlp, bias_init=init.mlp_bias, key=out_key)
-        self.activation = ACTIVATIONS["silu" if activation == "swiglu" else activation]
+        self.activation = activation
         self.dropout = dropout
 
     def __call__(self, x: Float[Array, "tokens dim"], *, key: PRNGKeyArray | None = None) -> Float[Array, "tokens dim"]:
@@ -67,9 +66,9 @@ class MLP(eqx.Module):
         Each token's own new values.
         """
         hidden = keep(self.hidden(x), PRODUCT)
-        if self.gated:
+        if self.activation == "swiglu":
             gate, up = jnp.split(hidden, 2, axis=-1)
-            hidden = self.activation(gate) * up
+            hidden = ACTIVATIONS["silu"](gate) * up
         else:
-            hidden = self.activation(hidden)
+            hidden = ACTIVATIONS[self.activation](hidden)
         return self.out(dropout(hidden, self.dropout, key=key))

@@ -1,55 +1,69 @@
 """What flows between the parts: `Tokens`, and the `Rotation` that a rotary position hands to the attention."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import final
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
+
+from ._check import check_all
 
 
 @final
 class Tokens(eqx.Module):
-    """The tokens of one image, with the prefix and the patches apart.
+    """The tokens of one image: class token, registers and patches, each on its own.
 
-    Keeping the two apart is the point: a pool that reads `tokens.patches` cannot swallow the class token, and cannot
-    average over the wrong axis without changing the width that its head expects (unless there are as many patches as
-    channels).
+    A pool that reads `tokens.patches` cannot average over the class token. Where some patches are missing, `places`
+    says which cells of the grid the others stand in; where some are padding, `mask` is false for them. Both travel with
+    the tokens, so that the positions, the attention and the pool take them into account.
+
+    The properties also work on a batch of tokens, as `jax.vmap(model.backbone)(images)` returns it.
     """
 
-    prefix: Float[Array, "prefix dim"]
-    patches: Float[Array, "patches dim"]
+    patches: Float[Array, "*batch patches dim"]
+    class_token: Float[Array, "*batch dim"] | None
+    registers: Float[Array, "*batch registers dim"] | None
+    places: Int[Array, "*batch patches"] | None
+    mask: Bool[Array, "*batch patches"] | None
     grid: tuple[int, int] = eqx.field(static=True)
-    has_class_token: bool = eqx.field(static=True)
 
     def __init__(
         self,
-        prefix: Float[Array, "prefix dim"],
-        patches: Float[Array, "patches dim"],
+        patches: Float[Array, "*batch patches dim"],
         grid: tuple[int, int],
         *,
-        has_class_token: bool = True,
+        class_token: Float[Array, "*batch dim"] | None = None,
+        registers: Float[Array, "*batch registers dim"] | None = None,
+        places: Int[Array, "*batch patches"] | None = None,
+        mask: Bool[Array, "*batch patches"] | None = None,
     ):
         """**Arguments:**
 
-        - `prefix`: the prefix tokens: the class token first, then the registers. `(0, dim)` where there are none.
         - `patches`: one token for each patch, row-major over the grid.
-        - `grid`: rows and columns of patches.
-        - `has_class_token`: whether the first of the prefix tokens, where there are any, is the class token; `False`
-            where all are registers.
+        - `grid`: rows and columns of patches in the whole image.
+        - `class_token`: the class token; `None` for no class token.
+        - `registers`: the registers; `None` for no registers.
+        - `places`: for each patch token, the index of its cell in the row-major grid; `None` if every cell has its
+            patch token, in order.
+        - `mask`: true for each patch that counts, false for padding; `None` if all count.
 
-        **Raises:** `ValueError` where `grid` does not have as many cells as there are patch tokens.
+        **Raises:** `ValueError` if `registers` has no rows, or if there are no `places` and `grid` does not have one
+        cell for each patch token.
         """
-        if grid[0] * grid[1] != patches.shape[0]:
+        if places is None and grid[0] * grid[1] != patches.shape[-2]:
             raise ValueError(
-                f"grid {grid} has {grid[0] * grid[1]} cells, but there are {patches.shape[0]} patch tokens: "
-                "pass the (rows, cols) that the patch tokens were flattened from, row by row"
+                f"grid {grid} has {grid[0] * grid[1]} cells, got {patches.shape[-2]} patch tokens: pass the (rows, "
+                "cols) that the patch tokens were flattened from, or say with places which cells they stand in"
             )
-        self.prefix = prefix
+        if registers is not None and registers.shape[-2] == 0:
+            raise ValueError(f"registers must have at least one row, got shape {registers.shape}: pass None for none")
         self.patches = patches
+        self.class_token = class_token
+        self.registers = registers
+        self.places = places
+        self.mask = mask
         self.grid = grid
-        self.has_class_token = has_class_token and prefix.shape[0] > 0
 
     @property
     def dim(self) -> int:
@@ -57,53 +71,112 @@ class Tokens(eqx.Module):
         return self.patches.shape[-1]
 
     @property
+    def num_registers(self) -> int:
+        """The number of registers."""
+        return 0 if self.registers is None else self.registers.shape[-2]
+
+    @property
     def num_prefix(self) -> int:
-        """How many prefix tokens there are: the class token and the registers."""
-        return self.prefix.shape[-2]
+        """The number of tokens before the patches: the class token and the registers."""
+        return int(self.class_token is not None) + self.num_registers
 
     @property
-    def class_token(self) -> Float[Array, " dim"]:
-        """The class token, the first of the prefix tokens.
+    def prefix(self) -> Float[Array, "*batch prefix dim"]:
+        """Class token and registers as one array; no rows if there are none."""
+        return self.sequence[..., : self.num_prefix, :]
 
-        **Raises:** `ValueError` where there is none.
+    @property
+    def sequence(self) -> Float[Array, "*batch tokens dim"]:
+        """Class token, registers and patches as one array: what the encoder reads."""
+        class_token = [] if self.class_token is None else [self.class_token[..., None, :]]
+        registers = [] if self.registers is None else [self.registers]
+        return jnp.concatenate([*class_token, *registers, self.patches], axis=-2)
+
+    @property
+    def sequence_mask(self) -> Bool[Array, "*batch tokens"] | None:
+        """The mask of `sequence`, true for the class token and the registers; `None` if all tokens count."""
+        if self.mask is None:
+            return None
+        prefix = jnp.ones((*self.mask.shape[:-1], self.num_prefix), bool)
+        return jnp.concatenate([prefix, self.mask], axis=-1)
+
+    @property
+    def patch_grid(self) -> Float[Array, "*batch rows cols dim"]:
+        """The patch tokens as they lie in the image.
+
+        **Raises:** `ValueError` if the tokens have `places`: some cells may be empty.
         """
-        if not self.has_class_token:
+        if self.places is not None:
             raise ValueError(
-                f"these tokens have no class token ({self.num_prefix} registers come before the patches): build the "
-                "model with class_token=True, or let the pool that reads it declare needs_class_token"
+                "patch_grid needs a patch token in every cell of the grid, got tokens with places: use tokens.patches"
             )
-        return self.prefix[0]
+        return self.patches.reshape(*self.patches.shape[:-2], *self.grid, self.dim)
 
-    @property
-    def sequence(self) -> Float[Array, "tokens dim"]:
-        """Prefix tokens, then patch tokens, as one array: what the encoder reads."""
-        return jnp.concatenate([self.prefix, self.patches])
+    def take(self, indices: Int[Array, " kept"]) -> "Tokens":
+        """A subset of the patch tokens, with the same class token and registers.
 
-    @property
-    def patch_grid(self) -> Float[Array, "rows cols dim"]:
-        """The patch tokens laid out as they lie in the image."""
-        return self.patches.reshape(*self.grid, self.dim)
+        **Arguments:**
 
-    def with_sequence(self, sequence: Float[Array, "tokens dim"]) -> "Tokens":
+        - `indices`: of the patch tokens to keep, counted from zero.
+
+        **Returns:**
+
+        `Tokens` that remember the `places` of the patches, so that positions and rotations stay right.
+
+        **Raises:** `ValueError` if an index is out of range; inside `jax.jit` this is raised when the program runs.
+        """
+        number = self.patches.shape[0]
+        message = f"indices must be at least 0 and less than the number of patch tokens, {number}"
+        indices = check_all((indices >= 0) & (indices < number), indices, message)
+        return Tokens(
+            self.patches[indices],
+            self.grid,
+            class_token=self.class_token,
+            registers=self.registers,
+            places=indices if self.places is None else self.places[indices],
+            mask=None if self.mask is None else self.mask[indices],
+        )
+
+    def at_places(self, table: Float[Array, "cells width"]) -> Float[Array, "patches width"]:
+        """**Arguments:**
+
+        - `table`: one row for each cell of the grid, row-major.
+
+        **Returns:**
+
+        The rows of the cells that the patch tokens stand in.
+        """
+        return table if self.places is None else table[self.places]
+
+    def with_sequence(self, sequence: Float[Array, "*batch tokens dim"]) -> "Tokens":
         """These tokens with other values: the inverse of `sequence`.
 
         **Arguments:**
 
-        - `sequence`: as many tokens as there are here, prefix first.
+        - `sequence`: as many tokens as there are here, in the same order; the width may be another.
 
         **Returns:**
 
-        `Tokens` with the same grid and the same number of prefix tokens.
+        `Tokens` with the same grid, places and mask.
         """
-        prefix, patches = sequence[: self.num_prefix], sequence[self.num_prefix :]
-        return dataclasses.replace(self, prefix=prefix, patches=patches)
+        first, last = self.num_prefix - self.num_registers, self.num_prefix
+        return Tokens(
+            sequence[..., last:, :],
+            self.grid,
+            class_token=None if self.class_token is None else sequence[..., 0, :],
+            registers=None if self.registers is None else sequence[..., first:last, :],
+            places=self.places,
+            mask=self.mask,
+        )
 
-    def map(self, function: Callable[[Float[Array, "tokens dim"]], Float[Array, "tokens dim"]]) -> "Tokens":
-        """Applies one function to all tokens, prefix and patches alike.
+    def map(
+        self, function: Callable[[Float[Array, "*batch tokens dim"]], Float[Array, "*batch tokens dim"]]
+    ) -> "Tokens":
+        """Applies a function to all tokens.
 
         **Arguments:**
 
-        - `function`: takes and returns `(tokens, dim)`.
+        - `function`: takes `sequence` and returns an array of as many tokens.
 
         **Returns:**
 

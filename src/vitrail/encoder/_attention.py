@@ -1,11 +1,11 @@
-"""Multi-head attention without a mask."""
+"""Multi-head attention."""
 
 from typing import Final, cast, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._check import check_heads
 from .._init import Init, each
@@ -73,6 +73,7 @@ class Attention(eqx.Module):
         self,
         x: Float[Array, "tokens dim"],
         *,
+        mask: Bool[Array, " tokens"] | None = None,
         rotation: Rotation | None = None,
         relative: RelativePosition | None = None,
         grid: tuple[int, int] | None = None,
@@ -80,6 +81,7 @@ class Attention(eqx.Module):
         """**Arguments:**
 
         - `x`: the tokens.
+        - `mask`: true for each token that counts; `None` if all count.
         - `rotation`: of queries and keys, where the position is rotary.
         - `relative`: the positions relative to the query, where there are such; `grid` is then how the tokens lie.
         - `grid`: rows and columns of the tokens.
@@ -96,21 +98,26 @@ class Attention(eqx.Module):
             raise ValueError("grid must be given with relative, but None came: pass the rows and columns of the tokens")
         bias = None if relative is None or grid is None else relative(q, grid)
         if self.fused:
-            gathered = _gather_by_cudnn(q, k, v)
+            gathered = _gather_by_cudnn(q, k, v, mask)
         elif self.chunk is not None:
-            gathered = _gather_in_chunks(q, k, v, self.chunk)
+            gathered = _gather_in_chunks(q, k, v, mask, self.chunk)
         elif bias is None and x.shape[0] > _MANY and jax.default_backend() == "cpu":
-            gathered = jnp.concatenate([_gather(half, k, v) for half in jnp.array_split(q, 2, axis=1)], axis=1)
+            gathered = jnp.concatenate([_gather(half, k, v, mask) for half in jnp.array_split(q, 2, axis=1)], axis=1)
         else:
-            gathered = _gather(q, k, v, bias)
+            gathered = _gather(q, k, v, mask, bias)
         return self.project(keep(gathered.transpose(1, 0, 2).reshape(x.shape), GATHERED))
 
     def weights(
-        self, x: Float[Array, "tokens dim"], *, rotation: Rotation | None = None
+        self,
+        x: Float[Array, "tokens dim"],
+        *,
+        mask: Bool[Array, " tokens"] | None = None,
+        rotation: Rotation | None = None,
     ) -> Float[Array, "heads tokens tokens"]:
         """**Arguments:**
 
         - `x`: the tokens.
+        - `mask`: true for each token that counts; `None` if all count.
         - `rotation`: of queries and keys, where the position is rotary.
 
         **Returns:**
@@ -118,7 +125,7 @@ class Attention(eqx.Module):
         How much each token (rows) takes from each (columns), by head, in float32. Rows sum to one.
         """
         q, k, _ = self._heads(x, rotation)
-        return attention_weights(q, k)
+        return attention_weights(q, k, mask)
 
     def _heads(
         self, x: Float[Array, "tokens dim"], rotation: Rotation | None
@@ -143,16 +150,18 @@ def _gather(
     q: Float[Array, "heads queries head_dim"],
     k: Float[Array, "heads tokens head_dim"],
     v: Float[Array, "heads tokens head_dim"],
+    mask: Bool[Array, " tokens"] | None,
     bias: Float[Array, "heads queries tokens"] | None = None,
 ) -> Float[Array, "heads queries head_dim"]:
     """What the queries gather from the tokens."""
-    return attention_weights(q, k, bias=bias).astype(v.dtype) @ v
+    return attention_weights(q, k, mask, bias).astype(v.dtype) @ v
 
 
 def _gather_in_chunks(
     q: Float[Array, "heads queries head_dim"],
     k: Float[Array, "heads tokens head_dim"],
     v: Float[Array, "heads tokens head_dim"],
+    mask: Bool[Array, " tokens"] | None,
     chunk: int,
 ) -> Float[Array, "heads queries head_dim"]:
     """What the queries gather from the tokens, so many queries at a time; the backward pass computes their weights
@@ -162,7 +171,7 @@ def _gather_in_chunks(
     """
 
     def gather(query: Float[Array, "heads head_dim"]) -> Float[Array, "heads head_dim"]:
-        return _gather(query[:, None], k, v)[:, 0]
+        return _gather(query[:, None], k, v, mask)[:, 0]
 
     gathered = cast(Array, jax.lax.map(jax.checkpoint(gather), q.swapaxes(0, 1), batch_size=chunk))
     return gathered.swapaxes(0, 1)
@@ -172,6 +181,7 @@ def _gather_by_cudnn(
     q: Float[Array, "heads queries head_dim"],
     k: Float[Array, "heads tokens head_dim"],
     v: Float[Array, "heads tokens head_dim"],
+    mask: Bool[Array, " tokens"] | None,
 ) -> Float[Array, "heads queries head_dim"]:
     """What the queries gather from the tokens, by the kernel of cuDNN.
 
@@ -189,4 +199,5 @@ def _gather_by_cudnn(
             "install JAX for GPUs"
         )
     heads_last = (a.swapaxes(0, 1) for a in (q, k, v))
-    return jax.nn.dot_product_attention(*heads_last, implementation="cudnn").swapaxes(0, 1)
+    keys = None if mask is None else mask[None, None]
+    return jax.nn.dot_product_attention(*heads_last, mask=keys, implementation="cudnn").swapaxes(0, 1)

@@ -5,7 +5,7 @@ from typing import final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._init import Init
 from .._layers import PRODUCT, LayerNorm, drop_path, dropout, keep, split_key, unfused
@@ -63,6 +63,7 @@ class Block(eqx.Module):
         self,
         x: Float[Array, "tokens dim"],
         *,
+        mask: Bool[Array, " tokens"] | None = None,
         rotation: Rotation | None = None,
         surroundings: Surroundings | None = None,
         drop_path_rate: Float[Array, ""] | None = None,
@@ -71,6 +72,7 @@ class Block(eqx.Module):
         """**Arguments:**
 
         - `x`: the tokens.
+        - `mask`: true for each token that counts; `None` if all count.
         - `rotation`: of queries and keys, where the position is rotary.
         - `surroundings`: how far the attention looks; `None` for all tokens alike.
         - `drop_path_rate`: the probability of dropping each of the two branches; `None` for none.
@@ -91,15 +93,19 @@ class Block(eqx.Module):
             branch = dropout(branch, self.dropout, key=dropout_key)
             return branch if drop_path_rate is None else drop_path(branch, drop_path_rate, key=drop_path_key)
 
-        x = x + residual(self._attend(unfused(self.norm1(x)), rotation, surroundings), self.scale1, keys[:2])
+        x = x + residual(self._attend(unfused(self.norm1(x)), mask, rotation, surroundings), self.scale1, keys[:2])
         x = keep(x, PRODUCT)
         return x + residual(self.mlp(unfused(self.norm2(x)), key=mlp_key), self.scale2, keys[2:])
 
     def _attend(
-        self, x: Float[Array, "tokens dim"], rotation: Rotation | None, around: Surroundings | None
+        self,
+        x: Float[Array, "tokens dim"],
+        mask: Bool[Array, " tokens"] | None,
+        rotation: Rotation | None,
+        around: Surroundings | None,
     ) -> Float[Array, "tokens dim"]:
         if around is None:
-            return self.attention(x, rotation=rotation)
+            return self.attention(x, mask=mask, rotation=rotation)
         if around.window is None:
             return self.attention(x, rotation=rotation, relative=around.relative, grid=around.grid)
         side = around.window, around.window

@@ -1,6 +1,6 @@
 """The stack of blocks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final, TypeVar, cast, final, overload
 
 import equinox as eqx
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._init import Init
 from .._layers import GATHERED, PRODUCT, LayerNorm, dropout, split_key, to_dtype
-from .._tokens import Rotation, Tokens
+from .._tokens import Rotation
 from ._block import Block
 from ._options import EncoderOptions, EncoderSize, WindowOptions
 from ._window import RelativePosition, Surroundings
@@ -25,11 +25,11 @@ _Step = Callable[[Float[Array, "tokens dim"], _Layer], tuple[Float[Array, "token
 
 
 @final
-class Blocks(Sequence[Block]):
+class Blocks:
     """The blocks one by one: a view of stacked parameters for people.
 
     `blocks[3]` is the fourth block with its own parameters, sliced out of the stack; writing to it does not write
-    to the stack, for which there is `eqx.tree_at` on `model.encoder.stack`.
+    to the stack, for which there is `eqx.tree_at` on `model.backbone.encoder.stack`.
     """
 
     def __init__(self, stack: Block):
@@ -113,75 +113,102 @@ class Encoder(eqx.Module):
         self.options = options
 
     @property
+    def dim(self) -> int:
+        """The width of a token."""
+        return self.stack.norm1.weight.shape[-1]
+
+    @property
     def blocks(self) -> Blocks:
         """The blocks one by one: `encoder.blocks[3]`, `len(encoder.blocks)`, a `for` loop."""
         return Blocks(self.stack)
 
-    def __call__(self, tokens: Tokens, *, rotation: Rotation | None = None, key: PRNGKeyArray | None = None) -> Tokens:
+    def __call__(
+        self,
+        x: Float[Array, "tokens dim"],
+        *,
+        mask: Bool[Array, " tokens"] | None = None,
+        rotation: Rotation | None = None,
+        grid: tuple[int, int] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "tokens dim"]:
         """**Arguments:**
 
-        - `tokens`: with their positions.
-        - `rotation`: of queries and keys, where the position is rotary.
+        - `x`: the tokens, with their positions.
+        - `mask`: true for each token that counts; `None` if all count. What the others hold, NaN included, changes
+            nothing.
+        - `rotation`: of queries and keys, if the position is rotary.
+        - `grid`: rows and columns of the tokens, for an encoder with windows.
         - `key`: for dropout and stochastic depth; `None` means inference.
 
         **Returns:**
 
-        The tokens after the last block, before the final norm.
+        The tokens after the last block, before the final norm. Rows where `mask` is false mean nothing.
+
+        **Raises:** `ValueError` if the encoder has windows and gets a mask, a rotation, or tokens that do not fill the
+        grid.
         """
-        sequence, _ = self._run(tokens, rotation, key, lambda block, before, after: None)
-        return tokens.with_sequence(sequence)
+        return self._run(x, mask, rotation, grid, key, lambda block, before, after: None)[0]
 
-    def outputs(self, tokens: Tokens, *, rotation: Rotation | None = None) -> Float[Array, "depth tokens dim"]:
-        """**Arguments:**
-
-        - `tokens`: with their positions.
-        - `rotation`: of queries and keys, where the position is rotary.
+    def outputs(
+        self,
+        x: Float[Array, "tokens dim"],
+        *,
+        mask: Bool[Array, " tokens"] | None = None,
+        rotation: Rotation | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Float[Array, "depth tokens dim"]:
+        """**Arguments:** those of a call.
 
         **Returns:**
 
-        The tokens after every block, prefix first.
+        The tokens after every block.
         """
-        _, outputs = self._run(tokens, rotation, None, lambda block, before, after: after)
-        return outputs
+        return self._run(x, mask, rotation, grid, None, lambda block, before, after: after)[1]
 
     def attention(
-        self, tokens: Tokens, *, rotation: Rotation | None = None
+        self,
+        x: Float[Array, "tokens dim"],
+        *,
+        mask: Bool[Array, " tokens"] | None = None,
+        rotation: Rotation | None = None,
     ) -> Float[Array, "depth heads tokens tokens"]:
-        """**Arguments:**
-
-        - `tokens`: with their positions.
-        - `rotation`: of queries and keys, where the position is rotary.
+        """**Arguments:** those of a call.
 
         **Returns:**
 
-        The attention weights of every block and head, rows (queries) summing to one, prefix first.
+        The attention weights of every block and head, in float32; rows (queries) sum to one.
 
-        **Raises:** `ValueError` where the encoder has windows.
+        **Raises:** `ValueError` if the encoder has windows.
         """
 
         def weights(
             block: Block, before: Float[Array, "tokens dim"], after: Float[Array, "tokens dim"]
         ) -> Float[Array, "heads tokens tokens"]:
-            return block.attention.weights(block.norm1(before), rotation=rotation)
+            return block.attention.weights(block.norm1(before), mask=mask, rotation=rotation)
 
         if self.options.windows is not None:
             raise ValueError(
-                "attention cannot be shown for an encoder with windows, whose blocks do not look at all tokens: take "
-                "model.features(image, layers=...) for what they give"
+                "attention cannot be shown for an encoder with windows, whose blocks do not look at all tokens: use "
+                "model.backbone.features(image, layers=...)"
             )
-        return self._run(tokens, rotation, None, weights)[1]
+        return self._run(x, mask, rotation, None, None, weights)[1]
 
     def _run(
         self,
-        tokens: Tokens,
+        x: Float[Array, "tokens dim"],
+        mask: Bool[Array, " tokens"] | None,
         rotation: Rotation | None,
+        grid: tuple[int, int] | None,
         key: PRNGKeyArray | None,
         record: Callable[[Block, Float[Array, "tokens dim"], Float[Array, "tokens dim"]], _Record],
     ) -> tuple[Float[Array, "tokens dim"], _Record]:
         """Runs all blocks and keeps what `record` makes of each: of the block, its input and its output."""
         depth = len(self.blocks)
+        places = self._places(x, mask, rotation, grid)
         dropout_key, blocks_key = split_key(key, 2)
-        x = dropout(tokens.sequence, self.options.dropout, key=dropout_key)
+        if mask is not None:  # zeros keep what a masked token holds out of the result and out of the gradient
+            x = jnp.where(mask[:, None], x, jnp.zeros_like(x))
+        x = dropout(x, self.options.dropout, key=dropout_key)
         if self.pre_norm is not None:
             x = self.pre_norm(x)
         rates = jnp.linspace(0.0, self.options.drop_path, depth) if self.options.drop_path else None
@@ -192,41 +219,47 @@ class Encoder(eqx.Module):
             block = to_dtype(stacked, x.dtype)
 
             def within(surroundings: Surroundings | None) -> Float[Array, "tokens dim"]:
-                return block(x, rotation=rotation, surroundings=surroundings, drop_path_rate=rate, key=key)
+                return block(x, mask=mask, rotation=rotation, surroundings=surroundings, drop_path_rate=rate, key=key)
 
-            after = within(None) if place is None else self._look(tokens, place, within)
+            after = within(None) if place is None or grid is None else self._look(x.dtype, grid, place, within)
             return after, record(block, x, after)
 
         # Left alone, a loop keeps whatever its backward pass could use, most of it cheap to compute again: for Ti/16 at
         # batch 8 that is 441 MiB instead of 194, and a training step takes 1.16 to 1.19 times as long (two CPU cores).
         policy = jax.checkpoint_policies.save_only_these_names(*_KEPT[self.options.remat])
         step = cast(_Step[_Record], jax.checkpoint(run_block, policy=policy, prevent_cse=not self.options.scan))
-        return jax.lax.scan(
-            step, x, (self.stack, rates, keys, self._places(tokens, rotation)), unroll=1 if self.options.scan else depth
-        )
+        return jax.lax.scan(step, x, (self.stack, rates, keys, places), unroll=1 if self.options.scan else depth)
 
     def _places(
-        self, tokens: Tokens, rotation: Rotation | None
+        self,
+        x: Float[Array, "tokens dim"],
+        mask: Bool[Array, " tokens"] | None,
+        rotation: Rotation | None,
+        grid: tuple[int, int] | None,
     ) -> tuple[Bool[Array, " depth"], Int[Array, " depth"]] | None:
         """For each block, whether it looks at all tokens, and its number among its like; `None` without windows."""
         windows = self.options.windows
         if windows is None:
             return None
-        if tokens.num_prefix:
+        if grid is None or grid[0] * grid[1] != x.shape[0]:
             raise ValueError(
-                f"tokens must have no prefix before windows, but {tokens.num_prefix} prefix tokens came: take a pool "
-                "that needs no class token, and num_registers=0"
+                f"windows need one token for each cell of the grid, got {x.shape[0]} tokens on the grid {grid}: use a "
+                "pool that needs no class token, num_registers=0, and all patches"
             )
-        if rotation is not None:
+        if mask is not None or rotation is not None:
             raise ValueError(
-                "position must not be rotary before windows, but a rotation of queries and keys came: take another "
-                "position, or the windows' own with relative_grid"
+                f"windows take neither a mask nor a rotary position, got {'a rotation' if mask is None else 'a mask'}: "
+                "use all patches, and another position or the windows' own (relative_grid)"
             )
         is_global = np.isin(np.arange(len(self.blocks)), windows.global_blocks)
         return jnp.asarray(is_global), jnp.asarray(np.where(is_global, np.cumsum(is_global), np.cumsum(~is_global)) - 1)
 
     def _look(
-        self, tokens: Tokens, place: _Place, within: Callable[[Surroundings], Float[Array, "tokens dim"]]
+        self,
+        dtype: jnp.dtype,
+        grid: tuple[int, int],
+        place: _Place,
+        within: Callable[[Surroundings], Float[Array, "tokens dim"]],
     ) -> Float[Array, "tokens dim"]:
         """Runs a block on all tokens or within windows. One loop has both, so that each is compiled once."""
         is_global, number = place
@@ -235,10 +268,10 @@ class Encoder(eqx.Module):
             return leaf[number]
 
         def take(positions: RelativePosition | None) -> RelativePosition | None:
-            return to_dtype(jax.tree.map(pick, positions), tokens.patches.dtype)
+            return to_dtype(jax.tree.map(pick, positions), dtype)
 
         def run(window: int | None, positions: RelativePosition | None) -> Callable[[], Float[Array, "tokens dim"]]:
-            return lambda: within(Surroundings(tokens.grid, window, take(positions)))
+            return lambda: within(Surroundings(grid, window, take(positions)))
 
         windows = cast(WindowOptions, self.options.windows)
         everywhere, inside = run(None, self.global_positions), run(windows.size, self.window_positions)

@@ -1,6 +1,6 @@
 """What may stand between the last block and the final norm."""
 
-from typing import final
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax
@@ -21,12 +21,14 @@ class Neck(eqx.Module):
     r"""Two convolutions over the grid of patch tokens that bring them to another width, with a LayerNorm between.
 
     A $1 \times 1$ convolution, the norm, a $3 \times 3$ convolution within zeros; neither has a bias. The final norm of
-    the model follows, which SAM counts as the neck's own. There must be no prefix tokens, which lie on no grid.
+    the model follows, which SAM counts as the neck's own. Class token and registers are refused: they lie on no grid.
 
     ??? cite
 
         Kirillov et al., *Segment Anything*, ICCV 2023, arXiv:2304.02643, and its `image_encoder.py`.
     """
+
+    decayed: ClassVar[tuple[str, ...]] = ("weight",)
 
     project: Linear
     norm: LayerNorm
@@ -47,25 +49,34 @@ class Neck(eqx.Module):
         flat = init.patch(key, (neck_dim, 9 * neck_dim), jnp.dtype(jnp.float32))
         self.weight = flat.reshape(neck_dim, neck_dim, 3, 3)
 
+    @property
+    def dim(self) -> int:
+        """The width that the tokens are brought to."""
+        return self.weight.shape[0]
+
     def __call__(self, tokens: Tokens) -> Tokens:
         """**Arguments:**
 
-        - `tokens`: after the last block, without a prefix.
+        - `tokens`: after the last block, patches alone.
 
         **Returns:**
 
         The patch tokens at the neck's width.
 
-        **Raises:** `ValueError` where there are prefix tokens.
+        **Raises:** `ValueError` if there are a class token, registers, places or a mask.
         """
         if tokens.num_prefix:
             raise ValueError(
-                f"tokens must have no prefix before a neck, but {tokens.num_prefix} prefix tokens came: a neck is a "
-                "convolution over the patches; take a pool that needs no class token, and num_registers=0"
+                f"tokens must have no class token and no registers before a neck, got {tokens.num_prefix} of them: a "
+                "neck is a convolution over the patches; use a pool that needs no class token, and num_registers=0"
+            )
+        if tokens.mask is not None:
+            raise ValueError(
+                "tokens must have no mask before a neck, got one: a convolution mixes neighbours; use all patches"
             )
         x = self.norm(self.project(tokens.patch_grid))
         x = jax.lax.conv_general_dilated(
             x[None], self.weight, (1, 1), "SAME", dimension_numbers=("NHWC", "OIHW", "NHWC")
         )[0]
         neck_dim = x.shape[-1]
-        return Tokens(jnp.zeros((0, neck_dim), x.dtype), x.reshape(-1, neck_dim), tokens.grid, has_class_token=False)
+        return Tokens(x.reshape(-1, neck_dim), tokens.grid)

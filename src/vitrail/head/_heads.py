@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._init import TRUNC_NORMAL, Init
-from .._layers import ACTIVATIONS, Activation, ActivationName, Linear
+from .._layers import ACTIVATIONS, ActivationName, Linear
 from ._base import AbstractHead, check_num_classes
 
 
@@ -17,7 +17,7 @@ class LinearHead(AbstractHead):
     """One linear layer: the head of ViT in fine-tuning, and of nearly every other."""
 
     linear: Linear
-    activation: Activation | None = eqx.field(static=True)
+    activation: ActivationName | None = eqx.field(static=True)
     dim: int = eqx.field(static=True)
     out_dim: int = eqx.field(static=True)
 
@@ -50,7 +50,7 @@ class LinearHead(AbstractHead):
         weight_init = jax.nn.initializers.zeros if zero else init.head
         bias_init = jax.nn.initializers.zeros if bias else None
         self.linear = Linear(dim, self.out_dim, weight_init=weight_init, bias_init=bias_init, key=key)
-        self.activation = None if activation is None else ACTIVATIONS[activation]
+        self.activation = activation
 
     def __call__(
         self, x: Float[Array, "*tokens {self.dim}"], *, key: PRNGKeyArray | None = None
@@ -65,7 +65,7 @@ class LinearHead(AbstractHead):
         The logits.
         """
         logits = self.linear(x)
-        return logits if self.activation is None else self.activation(logits)
+        return logits if self.activation is None else ACTIVATIONS[self.activation](logits)
 
 
 @final
@@ -79,7 +79,7 @@ class MLPHead(AbstractHead):
 
     hidden: Linear
     linear: Linear
-    activation: Activation = eqx.field(static=True)
+    activation: ActivationName = eqx.field(static=True)
     dim: int = eqx.field(static=True)
     out_dim: int = eqx.field(static=True)
 
@@ -114,7 +114,7 @@ class MLPHead(AbstractHead):
         self.hidden = Linear(dim, hidden_dim, weight_init=init.head, key=hidden_key)
         weight_init = jax.nn.initializers.zeros if zero else init.head
         self.linear = Linear(hidden_dim, self.out_dim, weight_init=weight_init, key=key)
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
 
     def __call__(
         self, x: Float[Array, "*tokens {self.dim}"], *, key: PRNGKeyArray | None = None
@@ -128,14 +128,15 @@ class MLPHead(AbstractHead):
 
         The logits.
         """
-        return self.linear(self.activation(self.hidden(x)))
+        return self.linear(ACTIVATIONS[self.activation](self.hidden(x)))
 
 
 @final
 class DistilledHead(AbstractHead):
     """DeiT's two classifiers, one for the class token and one for the distillation token, their logits averaged.
 
-    It belongs with the pool `cls_distilled`, which gives it the two tokens one after the other.
+    It goes with `POOLS.configure("cls", num_tokens=2)` and `num_registers=1`: that pool returns the two tokens one
+    after the other.
 
     ??? cite
 
@@ -148,20 +149,30 @@ class DistilledHead(AbstractHead):
     dim: int = eqx.field(static=True)
     out_dim: int = eqx.field(static=True)
 
-    def __init__(self, dim: int, *, num_classes: int | None, init: Init = TRUNC_NORMAL, key: PRNGKeyArray):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_classes: int | None,
+        token_dim: int | None = None,
+        init: Init = TRUNC_NORMAL,
+        key: PRNGKeyArray,
+    ):
         """**Arguments:**
 
         - `dim`: the width of what comes in: two tokens.
+        - `token_dim`: the width of a token, half of `dim`; the model passes its own.
         - `num_classes`: how many logits come out.
         - `init`: draws the weights; the biases start at zero.
         - `key`: for the weights.
 
-        **Raises:** `ValueError` where `num_classes` is missing or not positive, or `dim` is odd.
+        **Raises:** `ValueError` where `num_classes` is missing or not positive, or `dim` is not the width of two
+        tokens.
         """
-        if dim % 2:
+        if dim % 2 or token_dim not in (None, dim // 2):
             raise ValueError(
-                f"dim must be the width of two tokens for the head 'distilled', but {dim} came: take it with "
-                "pool='cls_distilled', or take head='linear'"
+                f"dim must be the width of two tokens for the head 'distilled', got {dim} for tokens of {token_dim}: "
+                "use pool=POOLS.configure('cls', num_tokens=2) and num_registers=1, or head='linear'"
             )
         self.dim = dim
         self.out_dim = check_num_classes(num_classes)

@@ -11,6 +11,7 @@ HEADS: Final[Registry[HeadFactory]] = Registry(
     group="vitrail.heads",
     part=AbstractHead,
     supplied=("dim", "num_classes", "init", "key"),
+    offered=("token_dim",),
     builtins={
         "linear": LinearHead,
         "mlp": MLPHead,

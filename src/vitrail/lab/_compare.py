@@ -17,12 +17,11 @@ from jaxtyping import Array, Float, Int
 
 from .._check import check_not_negative, check_positive
 from .._registry import PartSpec
-from .._tokens import Tokens
-from ..model import ViT
+from ..model import Readout, ViT
 from ..pool import POOLS, AbstractPool, AbstractWeighingPool
 from ..train import Augmentation, Dataset, Progress, Recipe
-from ._kept import Kept, LabProgress, kept_tokens
-from ._probe import Probe, Standard, all_features, all_logits, logits_of, order_of, train_probe
+from ._kept import Kept, LabProgress, Layout, kept_tokens
+from ._probe import Standard, all_features, all_logits, logits_of, make_probe, order_of, train_probe
 from ._results import Comparison, Finished, PoolRow, SkippedPool
 from ._statistics import holm, knn_predictions, sign_flip_p_value
 
@@ -161,19 +160,16 @@ def _label(choice: PartSpec) -> str:
 
 def _reason_against(model: ViT, choice: str | PartSpec) -> str | None:
     """Why a pool cannot take part; `None` where it can. Nothing is computed."""
-    probe = cast(Probe, eqx.filter_eval_shape(Probe, model, choice, 2, key=jax.random.key(0)))
-    has_class_token = model.prefix.shape[0] > model.config.num_registers
-    if probe.pool.needs_class_token and not has_class_token:
+    probe = cast(Readout, eqx.filter_eval_shape(make_probe, model, choice, 2, key=jax.random.key(0)))
+    layout = Layout.of(model.backbone)
+    if probe.pool.needs_class_token and not layout.has_class_token:
         return "it reads the class token, and the backbone has none"
-    rows, cols, dim = *model.config.grid, model.config.size.dim
 
-    def run(
-        pool: AbstractPool, prefix: Float[Array, "prefix dim"], patches: Float[Array, "patches dim"]
-    ) -> Float[Array, "..."]:
-        return pool(Tokens(prefix, patches, (rows, cols), has_class_token=has_class_token))
+    def run(pool: AbstractPool, sequence: Float[Array, "tokens dim"]) -> Float[Array, "..."]:
+        return pool(layout.tokens(sequence))
 
-    shapes = [jax.ShapeDtypeStruct((n, dim), jnp.float32) for n in (model.prefix.shape[0], rows * cols)]
-    made = cast(jax.ShapeDtypeStruct, eqx.filter_eval_shape(run, probe.pool, *shapes))
+    sequence = jax.ShapeDtypeStruct((layout.length, model.backbone.dim), jnp.float32)
+    made = cast(jax.ShapeDtypeStruct, eqx.filter_eval_shape(run, probe.pool, sequence))
     return None if made.ndim == 1 else f"it gives {made.shape}, and not one vector"
 
 
@@ -218,7 +214,7 @@ def _judge(
     """Trains a pool once for each seed, and finds out what its row says."""
     classes, labels = len(data.classes), data.train.labels
 
-    def run(seed: int) -> tuple[Probe, Standard]:
+    def run(seed: int) -> tuple[Readout, Standard]:
         name = f"{label}, run {seed + 1} of {len(orders)}"
 
         def tell(progress: Progress) -> None:
@@ -250,7 +246,7 @@ def _count(module: object) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(module, eqx.is_array)))
 
 
-def _microseconds(probe: Probe, standard: Standard, kept: Kept) -> float:
+def _microseconds(probe: Readout, standard: Standard, kept: Kept) -> float:
     batch = jnp.asarray(kept.test[:_TIMED_BATCH])
     seconds: list[float] = []
     for _ in range(_TIMED_CALLS + 1):

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
 from .._tokens import Tokens
-from ..model import ViT
+from ..model import Backbone, ViT
 from ..train import Dataset, Examples, Normalisation
 from ..train._evaluate import each_batch
 
@@ -39,16 +39,32 @@ class LabProgress:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a sequence divides into prefix and patches. It hashes, so that a compiled function can depend on it."""
+    """How a sequence divides into class token, registers and patches. It hashes, so that a compiled function can
+    depend on it."""
 
-    num_prefix: int
     grid: tuple[int, int]
     has_class_token: bool
+    num_prefix: int
+
+    @staticmethod
+    def of(backbone: Backbone) -> "Layout":
+        """How the sequences of a backbone divide."""
+        return Layout(backbone.grid, backbone.class_token is not None, backbone.num_prefix)
+
+    @property
+    def length(self) -> int:
+        """The number of tokens."""
+        return self.num_prefix + self.grid[0] * self.grid[1]
 
     def tokens(self, sequence: Float[Array, "tokens dim"]) -> Tokens:
-        """One image's tokens, prefix and patches apart."""
-        prefix, patches = sequence[: self.num_prefix], sequence[self.num_prefix :]
-        return Tokens(prefix, patches, self.grid, has_class_token=self.has_class_token)
+        """The tokens of one image."""
+        first = int(self.has_class_token)
+        return Tokens(
+            sequence[self.num_prefix :],
+            self.grid,
+            class_token=sequence[0] if self.has_class_token else None,
+            registers=sequence[first : self.num_prefix] if self.num_prefix > first else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -72,9 +88,8 @@ def kept_tokens(
     report: Callable[[LabProgress], object],
 ) -> Generator[Kept]:
     """Runs the backbone once over all images. What exceeds the budget in GiB lies in a file as long as this lasts."""
-    num_prefix = model.prefix.shape[0]
-    count = num_prefix + model.config.grid[0] * model.config.grid[1]
-    shapes = [(len(part), count, model.config.size.dim) for part in (data.train, data.test)]
+    layout = Layout.of(model.backbone)
+    shapes = [(len(part), layout.length, model.backbone.dim) for part in (data.train, data.test)]
     size = sum(4 * int(np.prod(shape)) for shape in shapes)
     with contextlib.ExitStack() as stack:
         if size <= budget * _GIB:
@@ -92,7 +107,6 @@ def kept_tokens(
                 array[where] = made
                 seen += len(made)
                 report(LabProgress("backbone", "", seen, total))
-        layout = Layout(num_prefix, model.config.grid, num_prefix > model.config.num_registers)
         yield Kept(arrays[0], arrays[1], layout)
 
 
@@ -105,7 +119,7 @@ def _run(
     model: ViT, images: UInt8[Array, "batch height width channels"], normalisation: Normalisation
 ) -> Float[Array, "batch tokens dim"]:
     def sequence(image: Float[Array, "height width channels"]) -> Float[Array, "tokens dim"]:
-        return model.tokens(image).sequence
+        return model.backbone(image).sequence
 
     return jax.vmap(sequence)(normalisation(images)).astype(jnp.float32)
 

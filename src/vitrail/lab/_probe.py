@@ -1,5 +1,6 @@
 """What the lab trains: a pool and a linear head on kept tokens."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast, final
 
@@ -9,12 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32, PRNGKeyArray
 
-from .._init import INITS
-from .._layers import LayerNorm
 from .._registry import PartSpec
-from ..head import LinearHead
-from ..model import ViT
-from ..pool import POOLS, AbstractPool
+from ..model import Readout, ViT
 from ..train import Progress, Recipe
 from ..train._batches import batches
 from ..train._evaluate import in_batches
@@ -24,46 +21,10 @@ from ._kept import Kept, Layout
 _BATCH: Final = 250
 
 
-@final
-class Probe(eqx.Module):
-    """A pool, the final norm where it comes after the pool, and a linear head."""
-
-    pool: AbstractPool
-    norm: LayerNorm | None
-    head: LinearHead
-
-    def __init__(self, model: ViT, choice: str | PartSpec, num_classes: int, *, key: PRNGKeyArray):
-        """**Arguments:**
-
-        - `model`: the backbone; its grid, width, order of norm and pool, and scheme of initialisation count.
-        - `choice`: the pool.
-        - `num_classes`: how many logits the head returns.
-        - `key`: for the weights.
-        """
-        pool_key, head_key = jax.random.split(key)
-        config = model.config
-        init = INITS[config.init]
-        self.pool = POOLS.resolve(choice, grid=config.grid, init=init)(config.size.dim, key=pool_key)
-        POOLS.check(self.pool, choice)
-        after_pool = config.norm_order == "pool_norm"
-        self.norm = LayerNorm(self.pool.out_dim, eps=config.encoder.norm_eps) if after_pool else None
-        self.head = LinearHead(self.pool.out_dim, num_classes=num_classes, init=init, key=head_key)
-
-    def features(
-        self, sequence: Float[Array, "tokens dim"], layout: Layout, *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " features"]:
-        """**Arguments:**
-
-        - `sequence`: the tokens of one image, prefix first.
-        - `layout`: how it divides into prefix and patches.
-        - `key`: for what is random in training.
-
-        **Returns:**
-
-        The pooled vector.
-        """
-        pooled = self.pool(layout.tokens(sequence), key=key)
-        return pooled if self.norm is None else self.norm(pooled)
+def make_probe(model: ViT, choice: str | PartSpec, num_classes: int, *, key: PRNGKeyArray) -> Readout:
+    """A readout for the tokens of a model: that pool, the norm if it comes after the pool, and a linear head."""
+    config = dataclasses.replace(model.config, pool=choice, head="linear", num_classes=num_classes)
+    return config.build_readout(key=key)
 
 
 @final
@@ -115,10 +76,10 @@ def train_probe(
     seed: int,
     order: Sequence[Int[np.ndarray, " batch"]],
     report: Callable[[Progress], object],
-) -> tuple[Probe, Standard]:
+) -> tuple[Readout, Standard]:
     """A trained probe. It depends on the seed and its order, and on no other pool that is trained."""
     probe_key, steps_key = jax.random.split(jax.random.key(seed))
-    probe = Probe(model, choice, num_classes, key=probe_key)
+    probe = make_probe(model, choice, num_classes, key=probe_key)
     features = all_features(probe, kept.train, kept.layout)
     standard = Standard(features)
     # A pool that neither learns nor draws gives the same vectors in every step: only its head is left to train.
@@ -130,7 +91,7 @@ def train_probe(
     return trained, standard
 
 
-def _is_settled(probe: Probe, kept: Kept) -> bool:
+def _is_settled(probe: Readout, kept: Kept) -> bool:
     if probe.norm is not None or jax.tree.leaves(eqx.filter(probe.pool, eqx.is_inexact_array)):
         return False
     tokens = kept.layout.tokens(jnp.asarray(kept.train[0]))
@@ -142,14 +103,14 @@ def _as_it_is(which: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
 
 
 def all_features(
-    probe: Probe, sequences: Float32[np.ndarray, "images tokens dim"], layout: Layout
+    probe: Readout, sequences: Float32[np.ndarray, "images tokens dim"], layout: Layout
 ) -> Float32[np.ndarray, "images features"]:
     """What the pool makes of all images."""
     return in_batches(_features, probe, sequences, layout, _BATCH)
 
 
 def all_logits(
-    probe: Probe, standard: Standard, sequences: Float32[np.ndarray, "images tokens dim"], layout: Layout
+    probe: Readout, standard: Standard, sequences: Float32[np.ndarray, "images tokens dim"], layout: Layout
 ) -> Float32[np.ndarray, "images classes"]:
     """What the head says of all images."""
     return in_batches(logits_of, (probe, standard), sequences, layout, _BATCH)
@@ -157,23 +118,23 @@ def all_logits(
 
 @eqx.filter_jit
 def _features(
-    probe: Probe, sequences: Float[Array, "batch tokens dim"], layout: Layout
+    probe: Readout, sequences: Float[Array, "batch tokens dim"], layout: Layout
 ) -> Float[Array, "batch features"]:
     def features(sequence: Float[Array, "tokens dim"]) -> Float[Array, " features"]:
-        return probe.features(sequence, layout)
+        return probe.pooled(layout.tokens(sequence))
 
     return jax.vmap(features)(sequences)
 
 
 @eqx.filter_jit
 def logits_of(
-    probe_and_standard: tuple[Probe, Standard], sequences: Float[Array, "batch tokens dim"], layout: Layout
+    probe_and_standard: tuple[Readout, Standard], sequences: Float[Array, "batch tokens dim"], layout: Layout
 ) -> Float[Array, "batch classes"]:
     """The logits of a batch."""
     probe, standard = probe_and_standard
 
     def logits(sequence: Float[Array, "tokens dim"]) -> Float[Array, " classes"]:
-        return probe.head(standard(probe.features(sequence, layout)))
+        return probe.head(standard(probe.pooled(layout.tokens(sequence))))
 
     return jax.vmap(logits)(sequences)
 
@@ -188,7 +149,7 @@ def _loss(
     standard, layout, smoothing = fixed
 
     def classify(sequence: Float[Array, "tokens dim"], key: PRNGKeyArray) -> Float[Array, " classes"]:
-        return cast(Array, probe.head(standard(probe.features(sequence, layout, key=key)), key=key))
+        return cast(Array, probe.head(standard(probe.pooled(layout.tokens(sequence), key=key)), key=key))
 
     logits = jax.vmap(classify)(sequences, jax.random.split(key, len(sequences)))
     return cross_entropy(logits, labels, smoothing)

@@ -11,8 +11,9 @@ from ..head import HeadFactory
 from ..patch import PatchFactory
 from ..pool import PoolFactory
 from ..position import PositionFactory
+from ._config import ViTConfig, pair
 from ._presets import parse_preset
-from ._vit import ViT, ViTConfig, pair
+from ._vit import ViT
 
 
 def vit(

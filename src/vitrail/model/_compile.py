@@ -29,15 +29,15 @@ class CompiledViT:
 
         - `model`: whose logits are wanted.
         """
-        scan = model.encoder.options.scan
-        apart = model if scan else eqx.tree_at(_stack, model, list(model.encoder.blocks))
+        scan = model.backbone.encoder.options.scan
+        apart = model if scan else eqx.tree_at(_stack, model, list(model.backbone.encoder.blocks))
         arrays, static = cast(tuple[Any, Any], eqx.partition(apart, eqx.is_array))
         self._arrays, structure = cast(tuple[list[Array], Any], jax.tree.flatten(arrays))
 
         def run(arrays: list[Array], images: Any) -> Array:
             ready: Any = eqx.combine(jax.tree.unflatten(structure, arrays), static)
             if not scan:  # XLA takes each block's arrays as they came, and stacks none
-                ready = eqx.tree_at(_stack, ready, jax.tree.map(_stacked, *ready.encoder.stack))
+                ready = eqx.tree_at(_stack, ready, jax.tree.map(_stacked, *ready.backbone.encoder.stack))
             return cast(Array, jax.vmap(ready)(images))
 
         self._run: Callable[[list[Array], Any], Array] = jax.jit(run)
@@ -63,7 +63,7 @@ class CompiledViT:
 
 
 def _stack(model: ViT) -> Any:
-    return model.encoder.stack
+    return model.backbone.encoder.stack
 
 
 def _stacked(*leaves: Float[Array, "..."]) -> Float[Array, "depth ..."]:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from .._check import check_divisible, check_finite, check_heads, check_image, check_positive
 from ..encoder import EncoderSize
-from ._vit import ViTConfig
+from ._config import ViTConfig
 
 
 # One program draws the weights and runs the model: a first call takes 0.7 times as long as with the two apart (Ti/16).

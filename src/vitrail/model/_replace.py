@@ -5,16 +5,18 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from .._init import INITS
+from .._init import INITS, Init
 from .._layers import LayerNorm
 from .._registry import PartSpec
 from ..head import HeadFactory
 from ..pool import PoolFactory
-from ..position import AbstractPosition, PositionFactory
-from ._parts import make_head, make_pool, make_position, wants_class_token
-from ._vit import ViT, ViTConfig
+from ..position import PositionFactory
+from ._backbone import Backbone
+from ._parts import make_head, make_pool, make_position, needs_class_token
+from ._readout import Readout
+from ._vit import ViT
 
 
 def replace(
@@ -70,43 +72,39 @@ def replace(
         norm_order=before.norm_order if norm_order is None else norm_order,
         class_token=before.class_token if class_token == "keep" else class_token,
     )
-    pool_key, prefix_key, position_key, head_key = jax.random.split(key, 4)
-    init = INITS[config.init]
+    pool_key, token_key, position_key, head_key = jax.random.split(key, 4)
+    readout, backbone = model.readout, model.backbone
 
-    new_pool, new_norm, new_head = model.pool, model.norm, model.head
-    if pool is not None:
-        new_pool = make_pool(config.pool, config.token_dim, grid=config.grid, init=init, key=pool_key)
-    class_token = wants_class_token(config.class_token, new_pool, config.pool)
-    prefix, new_position = _fit_class_token(model, config, class_token, key=prefix_key)
+    new_pool = readout.pool if pool is None else make_pool(config, key=pool_key)
+    has_class_token = needs_class_token(config, new_pool)
+    backbone = _with_class_token(backbone, has_class_token, INITS[config.init], key=token_key)
     if position is not None:
-        new_position = make_position(
-            config.position,
-            config.size,
-            grid=config.grid,
-            num_prefix=prefix.shape[0],
-            has_class_token=class_token,
-            init=init,
-            key=position_key,
-        )
-    if new_norm.weight.shape != (config.norm_width(new_pool),):
-        new_norm = LayerNorm(config.norm_width(new_pool), eps=config.norm_eps)
+        new_position = make_position(config, class_token=has_class_token, key=position_key)
+        backbone = dataclasses.replace(backbone, position=new_position)
+
+    old_norm = backbone.norm if readout.norm is None else readout.norm
+    norm_first = config.norm_order == "norm_pool"
+    width = config.token_dim if norm_first else new_pool.out_dim
+    if old_norm is None or old_norm.weight.shape != (width,):
+        old_norm = LayerNorm(width, eps=config.norm_eps)
+    new_head = readout.head
     if head is not None or config.num_classes != before.num_classes or new_head.dim != new_pool.out_dim:
-        new_head = make_head(config.head, new_pool.out_dim, num_classes=config.num_classes, init=init, key=head_key)
-    return dataclasses.replace(
-        model, prefix=prefix, position=new_position, norm=new_norm, pool=new_pool, head=new_head, config=config
+        new_head = make_head(config, new_pool.out_dim, key=head_key)
+    return ViT(
+        dataclasses.replace(backbone, norm=old_norm if norm_first else None),
+        Readout(new_pool, None if norm_first else old_norm, new_head),
+        config,
     )
 
 
-def _fit_class_token(
-    model: ViT, config: ViTConfig, wanted: bool, *, key: PRNGKeyArray
-) -> tuple[Float[Array, "prefix dim"], AbstractPosition]:
-    """The prefix tokens and the position embedding, with a class token put before them or taken away."""
-    has_class_token = model.prefix.shape[0] > config.num_registers
-    if wanted == has_class_token:
-        return model.prefix, model.position
-    if not wanted:
-        return model.prefix[1:], model.position.with_class_token(None)
-    token_key, row_key = jax.random.split(key)
-    init, shape, dtype = INITS[config.init], (1, config.size.dim), jnp.dtype(jnp.float32)
-    prefix = jnp.concatenate([init.class_token(token_key, shape, dtype), model.prefix])
-    return prefix, model.position.with_class_token(init.position(row_key, shape, dtype)[0])
+def _with_class_token(backbone: Backbone, wanted: bool, init: Init, *, key: PRNGKeyArray) -> Backbone:
+    """The backbone with a class token and its position, or without."""
+    if wanted == (backbone.class_token is not None):
+        return backbone
+    token = row = None
+    if wanted:
+        token_key, row_key = jax.random.split(key)
+        shape, dtype = (1, backbone.encoder.dim), jnp.dtype(jnp.float32)
+        token, row = init.class_token(token_key, shape, dtype)[0], init.position(row_key, shape, dtype)[0]
+    position = backbone.position.with_class_token(row)
+    return dataclasses.replace(backbone, class_token=token, position=position)

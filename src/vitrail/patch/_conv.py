@@ -1,6 +1,6 @@
 """Patches by a strided convolution."""
 
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import equinox as eqx
 import jax
@@ -37,6 +37,8 @@ class ConvPatchEmbed(AbstractPatchEmbed):
 
         Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv:2010.11929, equation 1.
     """
+
+    decayed: ClassVar[tuple[str, ...]] = ("weight",)
 
     weight: Float[Array, "dim channels patch_height patch_width"]
     bias: Float[Array, " dim"] | None

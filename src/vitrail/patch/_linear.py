@@ -1,6 +1,6 @@
 """Patches by one matrix product."""
 
-from typing import final
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ class LinearPatchEmbed(AbstractPatchEmbed):
 
         Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv:2010.11929, equation 1.
     """
+
+    decayed: ClassVar[tuple[str, ...]] = ("weight",)
 
     weight: Float[Array, "dim channels patch_height patch_width"]
     bias: Float[Array, " dim"] | None

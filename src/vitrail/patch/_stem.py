@@ -1,6 +1,6 @@
 """Patches by a stem of small convolutions."""
 
-from typing import final
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax
@@ -26,6 +26,8 @@ class ConvStemPatchEmbed(AbstractPatchEmbed):
 
         Xiao et al., *Early Convolutions Help Transformers See Better*, NeurIPS 2021, arXiv:2106.14881.
     """
+
+    decayed: ClassVar[tuple[str, ...]] = ("kernels",)
 
     kernels: tuple[Float[Array, "out_channels in_channels 3 3"], ...]
     norms: tuple[LayerNorm, ...]

@@ -3,6 +3,7 @@
 from ._abmil import ABMILPool as ABMILPool
 from ._attention import AttentionPool as AttentionPool
 from ._base import (
+    AbstractGridPool as AbstractGridPool,
     AbstractPool as AbstractPool,
     AbstractWeighingPool as AbstractWeighingPool,
     PoolFactory as PoolFactory,

@@ -1,11 +1,11 @@
 """Gated attention of multiple-instance learning."""
 
-from typing import final
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._init import BIG_VISION, Init
@@ -35,8 +35,8 @@ class ABMILPool(AbstractWeighingPool):
     gate: Linear
     score: Linear
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, hidden_dim: int = 128, init: Init = BIG_VISION, key: PRNGKeyArray):
         """**Arguments:**
@@ -54,35 +54,29 @@ class ABMILPool(AbstractWeighingPool):
         self.gate = Linear(dim, hidden_dim, weight_init=init.mlp, bias_init=None, key=keys[1])
         self.score = Linear(hidden_dim, 1, weight_init=init.mlp, bias_init=None, key=keys[2])
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        patches, _ = kept_patches(tokens, mask)
-        return self.weights(tokens, mask=mask)[0].astype(patches.dtype) @ patches
+        patches, _ = kept_patches(tokens)
+        return self.weights(tokens)[0].astype(patches.dtype) @ patches
 
-    def weights(self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None) -> Float[Array, "maps patches"]:
+    def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
 
         **Returns:**
 
         How much each patch counts, in one row that sums to one.
         """
-        patches, mask = kept_patches(tokens, mask)
+        patches, mask = kept_patches(tokens)
         scores = self.score(jnp.tanh(self.signal(patches)) * jax.nn.sigmoid(self.gate(patches)))
         return masked_softmax(scores.T.astype(at_least_float32(scores.dtype)), mask)

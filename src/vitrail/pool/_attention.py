@@ -1,11 +1,11 @@
 """Multi-head attention pooling."""
 
-from typing import final
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._init import BIG_VISION, Init, each
@@ -40,8 +40,8 @@ class AttentionPool(AbstractWeighingPool):
     norm: LayerNorm
     mlp: MLP
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -76,35 +76,29 @@ class AttentionPool(AbstractWeighingPool):
         self.norm = LayerNorm(dim, eps=norm_eps)
         self.mlp = MLP(dim, mlp_dim, activation=activation, init=init, key=mlp_key)
         self.out_dim = num_queries * dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        patches, mask = kept_patches(tokens, mask)
+        patches, mask = kept_patches(tokens)
         y = self.attention(self.queries, patches, mask)
         return (y + self.mlp(self.norm(y))).reshape(-1)
 
-    def weights(self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None) -> Float[Array, "maps patches"]:
+    def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
 
         **Returns:**
 
         How much each query takes from each patch: one row for each head and query, heads outermost. Rows sum to one.
         """
-        patches, mask = kept_patches(tokens, mask)
+        patches, mask = kept_patches(tokens)
         return self.attention.weights(self.queries, patches, mask).reshape(-1, patches.shape[0])

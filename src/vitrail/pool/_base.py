@@ -1,12 +1,17 @@
 """The contract of a pooling."""
 
 import abc
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._tokens import Tokens
+
+if TYPE_CHECKING:
+    from typing import ClassVar as AbstractClassVar  # what Equinox's own means to a type checker
+else:
+    from equinox import AbstractClassVar
 
 
 class AbstractPool(eqx.Module):
@@ -18,20 +23,17 @@ class AbstractPool(eqx.Module):
 
     out_dim: eqx.AbstractVar[int]
     """The width of what comes out: the head is built for it."""
-    needs_class_token: eqx.AbstractVar[bool]
+    needs_class_token: AbstractClassVar[bool]
     """Whether it reads the class token. The assembly adds one to the model for a pool that does."""
-    order_invariant: eqx.AbstractVar[bool]
+    order_invariant: AbstractClassVar[bool]
     """Whether the patches may come in any order: whether it leaves open where a patch lies."""
 
     @abc.abstractmethod
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "*tokens {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, "*tokens {self.out_dim}"]:
         """**Arguments:**
 
-        - `tokens`: prefix and patches apart, after the encoder.
-        - `mask`: which patches count, true for those that do; `None` for all. What a patch that does not count holds,
-            be it NaN, changes nothing. The prefix tokens always count.
+        - `tokens`: after the encoder. Only the patches count for which `tokens.mask` is true; what the others hold, NaN
+            included, changes nothing. The class token and the registers always count.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
@@ -44,16 +46,30 @@ class AbstractWeighingPool(AbstractPool):
     """A pool that weighs the patches against each other, and says how."""
 
     @abc.abstractmethod
-    def weights(self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None) -> Float[Array, "maps patches"]:
+    def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
         """**Arguments:**
 
-        - `tokens`: prefix and patches apart, after the encoder.
-        - `mask`: which patches count, as in a call.
+        - `tokens`: after the encoder.
 
         **Returns:**
 
         How much each patch counts, in float32 at least: one row for each head and each query. A row is not negative and
         sums to one, less what goes to tokens that are no patches.
+        """
+
+
+class AbstractGridPool(AbstractPool):
+    """A pool with parameters for each cell of the grid."""
+
+    @abc.abstractmethod
+    def resized(self, grid: tuple[int, int]) -> "AbstractGridPool":
+        """**Arguments:**
+
+        - `grid`: rows and columns of patches of the new image size.
+
+        **Returns:**
+
+        The pool for that grid.
         """
 
 

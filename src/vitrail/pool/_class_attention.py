@@ -1,6 +1,6 @@
 """Class attention."""
 
-from typing import final
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax
@@ -121,8 +121,8 @@ class ClassAttentionPool(AbstractWeighingPool):
     class_token: Float[Array, "1 dim"]
     blocks: tuple[ClassAttentionBlock, ...]
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -160,41 +160,35 @@ class ClassAttentionPool(AbstractWeighingPool):
             for k in block_keys
         )
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        patches, mask = kept_patches(tokens, mask)
+        patches, mask = kept_patches(tokens)
         mask = _with_class_token(mask)
         token = self.class_token
         for block in self.blocks:
             token = block(token, patches, mask)
         return token[0]
 
-    def weights(self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None) -> Float[Array, "maps patches"]:
+    def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
 
         **Returns:**
 
         How much the class token takes from each patch in each block: one row for each block and head, blocks outermost.
         What is missing to one it takes from itself.
         """
-        patches, mask = kept_patches(tokens, mask)
+        patches, mask = kept_patches(tokens)
         mask = _with_class_token(mask)
         token, rows = self.class_token, list[Float[Array, "heads patches"]]()
         for block in self.blocks:

@@ -1,15 +1,16 @@
 """The pools without parameters."""
 
-from typing import final
+import dataclasses
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._tokens import Tokens
 from ._base import AbstractPool
-from ._mask import kept_patches, masked_max, masked_mean
+from ._mask import class_token_of, kept_patches, masked_max, masked_mean
 
 
 @final
@@ -26,8 +27,8 @@ class MeanPool(AbstractPool):
     """
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
     include_prefix: bool = eqx.field(static=True)
 
     def __init__(self, dim: int, *, include_prefix: bool = False, key: PRNGKeyArray | None = None):
@@ -39,17 +40,12 @@ class MeanPool(AbstractPool):
         """
         check_positive(dim=dim)
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
         self.include_prefix = include_prefix
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
@@ -57,10 +53,11 @@ class MeanPool(AbstractPool):
         One vector.
         """
         if not self.include_prefix:
-            return masked_mean(tokens, mask)
-        patches, mask = kept_patches(tokens, mask)
+            return masked_mean(tokens)
+        patches, mask = kept_patches(tokens)
         count = patches.shape[0] if mask is None else jnp.sum(mask).astype(patches.dtype)
-        return (jnp.sum(tokens.prefix, axis=0) + jnp.sum(patches, axis=0)) / (tokens.num_prefix + count)
+        total = jnp.sum(dataclasses.replace(tokens, patches=patches).sequence, axis=0)
+        return total / (tokens.num_prefix + count)
 
 
 @final
@@ -76,8 +73,8 @@ class ClassTokenPool(AbstractPool):
     """
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = True
+    order_invariant: ClassVar[bool] = True
     num_tokens: int = eqx.field(static=True)
 
     def __init__(self, dim: int, *, num_tokens: int = 1, key: PRNGKeyArray | None = None):
@@ -91,16 +88,11 @@ class ClassTokenPool(AbstractPool):
         check_positive(dim=dim, num_tokens=num_tokens)
         self.num_tokens = num_tokens
         self.out_dim = num_tokens * dim
-        self.needs_class_token = True
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder, with a class token.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
@@ -110,13 +102,14 @@ class ClassTokenPool(AbstractPool):
         **Raises:** `ValueError` where there is no class token, or too few registers follow it.
         """
         if self.num_tokens == 1:
-            return tokens.class_token
-        if not tokens.has_class_token or tokens.num_prefix < self.num_tokens:
+            return class_token_of(tokens)
+        if tokens.class_token is None or tokens.num_prefix < self.num_tokens:
             raise ValueError(
-                f"tokens must have a class token and {self.num_tokens - 1} registers for this pool, but "
-                f"{tokens.num_prefix} prefix tokens came: build the model with num_registers={self.num_tokens - 1}"
+                f"tokens must have a class token and {self.num_tokens - 1} registers for this pool, got "
+                f"{tokens.num_prefix} tokens before the patches: build the model with "
+                f"num_registers={self.num_tokens - 1}"
             )
-        return tokens.prefix[: self.num_tokens].reshape(-1)
+        return tokens.sequence[: self.num_tokens].reshape(-1)
 
 
 @final
@@ -132,8 +125,8 @@ class MaxPool(AbstractPool):
     """
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
         """**Arguments:**
@@ -143,23 +136,18 @@ class MaxPool(AbstractPool):
         """
         check_positive(dim=dim)
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        return masked_max(tokens, mask)
+        return masked_max(tokens)
 
 
 @final
@@ -177,8 +165,8 @@ class SumPool(AbstractPool):
     """
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
         """**Arguments:**
@@ -188,23 +176,18 @@ class SumPool(AbstractPool):
         """
         check_positive(dim=dim)
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        patches, _ = kept_patches(tokens, mask)
+        patches, _ = kept_patches(tokens)
         return jnp.sum(patches, axis=0)
 
 
@@ -222,8 +205,8 @@ class MeanMaxPool(AbstractPool):
     """
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
         """**Arguments:**
@@ -233,23 +216,18 @@ class MeanMaxPool(AbstractPool):
         """
         check_positive(dim=dim)
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        return 0.5 * (masked_mean(tokens, mask) + masked_max(tokens, mask))
+        return 0.5 * (masked_mean(tokens) + masked_max(tokens))
 
 
 @final
@@ -265,8 +243,8 @@ class ClassMeanPool(AbstractPool):
     """
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = True
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
         """**Arguments:**
@@ -276,16 +254,11 @@ class ClassMeanPool(AbstractPool):
         """
         check_positive(dim=dim)
         self.out_dim = 2 * dim
-        self.needs_class_token = True
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder, with a class token.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
@@ -294,7 +267,7 @@ class ClassMeanPool(AbstractPool):
 
         **Raises:** `ValueError` where there is no class token.
         """
-        return jnp.concatenate([tokens.class_token, masked_mean(tokens, mask)])
+        return jnp.concatenate([class_token_of(tokens), masked_mean(tokens)])
 
 
 @final
@@ -306,8 +279,8 @@ class NoPool(AbstractPool):
     """
 
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = False
 
     def __init__(self, dim: int, *, key: PRNGKeyArray | None = None):
         """**Arguments:**
@@ -317,21 +290,16 @@ class NoPool(AbstractPool):
         """
         check_positive(dim=dim)
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = False
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "tokens {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, "tokens {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         `(prefix + patches, dim)`; zeros for a patch that does not count.
         """
-        patches, _ = kept_patches(tokens, mask)
-        return jnp.concatenate([tokens.prefix, patches])
+        patches, _ = kept_patches(tokens)
+        return dataclasses.replace(tokens, patches=patches).sequence

@@ -1,22 +1,22 @@
 """Pools that weigh patches by where they lie, or keep the best of them."""
 
-from typing import Literal, cast, final
+from typing import Any, ClassVar, Literal, cast, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._init import BIG_VISION, Init
 from .._layers import Linear, at_least_float32, masked_softmax
 from .._tokens import Tokens
-from ._base import AbstractWeighingPool
+from ._base import AbstractGridPool, AbstractWeighingPool
 from ._mask import kept_patches
 
 
 @final
-class WeightedPool(AbstractWeighingPool):
+class WeightedPool(AbstractWeighingPool, AbstractGridPool):
     r"""A mean of the patches with one learned weight for each position.
 
     $z = \sum_i a_i x_i$ with $a = \mathrm{softmax}(w)$.
@@ -27,8 +27,8 @@ class WeightedPool(AbstractWeighingPool):
 
     scores: Float[Array, "rows cols"]
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = False
 
     def __init__(self, dim: int, *, grid: tuple[int, int] = (14, 14), key: PRNGKeyArray | None = None):
         """**Arguments:**
@@ -40,41 +40,53 @@ class WeightedPool(AbstractWeighingPool):
         check_positive(dim=dim, grid=grid)
         self.scores = jnp.zeros(grid, jnp.float32)
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = False
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        patches, _ = kept_patches(tokens, mask)
-        return self.weights(tokens, mask=mask)[0].astype(patches.dtype) @ patches
+        patches, _ = kept_patches(tokens)
+        return self.weights(tokens)[0].astype(patches.dtype) @ patches
 
-    def weights(self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None) -> Float[Array, "maps patches"]:
+    def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
 
         **Returns:**
 
-        How much each patch counts, in one row that sums to one. On another grid than it was made for, as after
-        `model.resized`, the scores before the softmax are interpolated bilinearly.
+        How much each patch counts, in one row that sums to one. On another grid than it was made for,
+        the scores before the softmax are interpolated bilinearly.
         """
-        _, mask = kept_patches(tokens, mask)
+        _, mask = kept_patches(tokens)
+        scores = self._scores(tokens.grid).reshape(-1, 1)
+        return masked_softmax(tokens.at_places(scores).T, mask)
+
+    def resized(self, grid: tuple[int, int]) -> "WeightedPool":
+        """**Arguments:**
+
+        - `grid`: the new rows and columns.
+
+        **Returns:**
+
+        The pool with its scores interpolated bilinearly.
+        """
+        return eqx.tree_at(_scores, self, self._scores(grid))
+
+    def _scores(self, grid: tuple[int, int]) -> Float[Array, "rows cols"]:
         scores = self.scores.astype(at_least_float32(self.scores.dtype))
-        if scores.shape != tokens.grid:
-            scores = cast(Array, jax.image.resize(scores, tokens.grid, "linear"))
-        return masked_softmax(scores.reshape(1, -1), mask)
+        return scores if scores.shape == grid else cast(Array, jax.image.resize(scores, grid, "linear"))
+
+
+# Equinox passes a placeholder to this, so that no narrower type holds.
+def _scores(pool: Any) -> Any:
+    return pool.scores
 
 
 @final
@@ -98,8 +110,8 @@ class TopKPool(AbstractWeighingPool):
     score: Linear | None
     k: int = eqx.field(static=True)
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -124,36 +136,30 @@ class TopKPool(AbstractWeighingPool):
         self.score = Linear(dim, 1, weight_init=init.mlp, bias_init=None, key=key) if by == "score" else None
         self.k = k
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        patches, _ = kept_patches(tokens, mask)
-        return self.weights(tokens, mask=mask)[0].astype(patches.dtype) @ patches
+        patches, _ = kept_patches(tokens)
+        return self.weights(tokens)[0].astype(patches.dtype) @ patches
 
-    def weights(self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None) -> Float[Array, "maps patches"]:
+    def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
 
         **Returns:**
 
         How much each patch counts, in one row that sums to one: zero but for the `k` largest.
         """
-        patches, mask = kept_patches(tokens, mask)
+        patches, mask = kept_patches(tokens)
         wide = patches.astype(at_least_float32(patches.dtype))
         if self.score is None:
             sizes = jnp.linalg.vector_norm(jax.lax.stop_gradient(wide), axis=-1)

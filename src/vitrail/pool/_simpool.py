@@ -1,11 +1,11 @@
 """SimPool: attention whose query is the mean."""
 
-from typing import final
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_above_zero, check_positive
 from .._init import BIG_VISION, Init
@@ -37,8 +37,8 @@ class SimPool(AbstractWeighingPool):
     k: Linear
     gamma: float = eqx.field(static=True)
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(
         self, dim: int, *, gamma: float = 1.25, norm_eps: float = 1e-6, init: Init = BIG_VISION, key: PRNGKeyArray
@@ -61,39 +61,34 @@ class SimPool(AbstractWeighingPool):
         self.k = Linear(dim, dim, weight_init=init.attention, bias_init=None, key=k_key)
         self.gamma = gamma
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        patches, kept = kept_patches(tokens, mask)
+        patches, kept = kept_patches(tokens)
         values = self.norm(patches).astype(at_least_float32(patches.dtype))
-        lowest = jnp.min(values if kept is None else jnp.where(kept[:, None], values, jnp.inf))
+        counted = (values if kept is None else jnp.where(kept[:, None], values, jnp.inf)).reshape(-1)
+        lowest = counted[jnp.argmin(counted)]  # by its place, as in masked_max
         shifted = jnp.maximum(values - lowest, 0.0) + 1e-6  # masked patches may lie below the lowest
-        pooled = self.weights(tokens, mask=mask)[0] @ shifted**self.gamma
+        pooled = self.weights(tokens)[0] @ shifted**self.gamma
         return (pooled ** (1 / self.gamma)).astype(patches.dtype)
 
-    def weights(self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None) -> Float[Array, "maps patches"]:
+    def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
 
         **Returns:**
 
         How much each patch counts, in one row that sums to one.
         """
-        patches, kept = kept_patches(tokens, mask)
-        query = self.q(masked_mean(tokens, mask))
+        patches, kept = kept_patches(tokens)
+        query = self.q(masked_mean(tokens))
         return attention_weights(query[None, None], self.k(self.norm(patches))[None], kept)[0]

@@ -1,7 +1,7 @@
 """Pools between the mean and the maximum, with one learned number: log-sum-exp and the generalised mean."""
 
 import math
-from typing import final
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax
@@ -32,8 +32,8 @@ class LogSumExpPool(AbstractPool):
     log_temperature: Float[Array, ""] | None
     temperature: float = eqx.field(static=True)
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, temperature: float = 1.0, learned: bool = True, key: PRNGKeyArray | None = None):
         """**Arguments:**
@@ -50,23 +50,18 @@ class LogSumExpPool(AbstractPool):
         self.log_temperature = jnp.asarray(math.log(temperature), jnp.float32) if learned else None
         self.temperature = temperature
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        patches, mask = kept_patches(tokens, mask)
+        patches, mask = kept_patches(tokens)
         dtype = at_least_float32(patches.dtype)
         learned = self.log_temperature
         temperature = self.temperature if learned is None else jnp.exp(learned.astype(dtype))
@@ -92,8 +87,8 @@ class GeMPool(AbstractPool):
     log_power: Float[Array, ""]
     eps: float = eqx.field(static=True)
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, power: float = 3.0, eps: float = 1e-6, key: PRNGKeyArray | None = None):
         """**Arguments:**
@@ -110,23 +105,18 @@ class GeMPool(AbstractPool):
         self.log_power = jnp.asarray(math.log(power), jnp.float32)
         self.eps = eps
         self.out_dim = dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         """**Arguments:**
 
         - `tokens`: after the encoder.
-        - `mask`: which patches count; `None` for all.
         - `key`: part of the contract; nothing is random here.
 
         **Returns:**
 
         One vector.
         """
-        patches, mask = kept_patches(tokens, mask)
+        patches, mask = kept_patches(tokens)
         dtype = at_least_float32(patches.dtype)
         power = jnp.exp(self.log_power.astype(dtype))
         logs = jnp.log(jnp.maximum(patches.astype(dtype), self.eps))

@@ -20,7 +20,7 @@ class AbstractPosition(eqx.Module):
     def __call__(self, tokens: Tokens) -> Tokens:
         """**Arguments:**
 
-        - `tokens`: prefix and patches, before the encoder.
+        - `tokens`: before the encoder.
 
         **Returns:**
 
@@ -31,7 +31,8 @@ class AbstractPosition(eqx.Module):
     def rotation(self, tokens: Tokens) -> Rotation | None:
         """**Arguments:**
 
-        - `tokens`: what the encoder is about to read. Only the grid and the number of prefix tokens count.
+        - `tokens`: what the encoder is about to read. Only the grid, the places, and the number of tokens
+            before the patches count.
 
         **Returns:**
 
@@ -53,12 +54,12 @@ class AbstractPosition(eqx.Module):
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "AbstractPosition":
         """**Arguments:**
 
-        - `row`: the position of a class token that is put before the prefix tokens, for those positions that hold one
-            for each; `None` where the class token, the first of the prefix tokens, is taken away.
+        - `row`: the position of a class token that is added to the model, for position embeddings that have one;
+            `None` if the class token is taken away.
 
         **Returns:**
 
-        The position embedding for one prefix token more, or one fewer. The others keep theirs.
+        The position embedding for tokens with, or without, a class token. The others keep theirs.
         """
 
 
@@ -74,7 +75,8 @@ class PositionFactory(Protocol):
         dim: int,
         *,
         grid: tuple[int, int],
-        num_prefix: int,
+        class_token: bool,
+        num_registers: int,
         head_dim: int,
         init: Init,
         key: PRNGKeyArray,

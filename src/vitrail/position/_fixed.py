@@ -51,7 +51,8 @@ class SinCos2DPosition(AbstractPosition):
         dim: int,
         *,
         grid: tuple[int, int] | None = None,
-        num_prefix: int = 0,
+        class_token: bool = False,
+        num_registers: int = 0,
         head_dim: int | None = None,
         init: Init | None = None,
         rule: Literal["big_vision", "mae", "moco_v3"] = "big_vision",
@@ -61,7 +62,7 @@ class SinCos2DPosition(AbstractPosition):
         """**Arguments:**
 
         - `dim`: the width of a token, a multiple of four, and eight at least under `"big_vision"`.
-        - `grid`, `num_prefix`, `head_dim`, `init`, `key`: part of the contract; do not matter here.
+        - `grid`, `class_token`, `num_registers`, `head_dim`, `init`, `key`: not used.
         - `rule`: whose order and frequencies: `"big_vision"`, `"mae"` or `"moco_v3"`.
         - `temperature`: the base of the frequencies.
 
@@ -103,7 +104,7 @@ class SinCos2DPosition(AbstractPosition):
 
         The tokens, their patches plus the table.
         """
-        table = self.table(tokens.grid, tokens.dim).astype(tokens.patches.dtype)
+        table = tokens.at_places(self.table(tokens.grid, tokens.dim)).astype(tokens.patches.dtype)
         return dataclasses.replace(tokens, patches=tokens.patches + table)
 
     def rotation(self, tokens: Tokens) -> Rotation | None:
@@ -137,14 +138,15 @@ class NoPosition(AbstractPosition):
         dim: int,
         *,
         grid: tuple[int, int] | None = None,
-        num_prefix: int = 0,
+        class_token: bool = False,
+        num_registers: int = 0,
         head_dim: int | None = None,
         init: Init | None = None,
         key: PRNGKeyArray | None = None,
     ):
         """**Arguments:**
 
-        - `dim`, `grid`, `num_prefix`, `head_dim`, `init`, `key`: part of the contract; none matters here.
+        - `dim`, `grid`, `class_token`, `num_registers`, `head_dim`, `init`, `key`: not used.
         """
 
     def __call__(self, tokens: Tokens) -> Tokens:

@@ -36,7 +36,8 @@ class LearnedPosition(AbstractPosition):
         Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv:2010.11929, equation 1 and section 3.2.
     """
 
-    prefix: Float[Array, "prefix dim"] | None
+    class_token: Float[Array, " dim"] | None
+    registers: Float[Array, "registers dim"] | None
     patches: Float[Array, "rows cols dim"]
     covers_prefix: bool | Literal["class"] = eqx.field(static=True)
     resize: ResizeRule = eqx.field(static=True)
@@ -46,8 +47,8 @@ class LearnedPosition(AbstractPosition):
         dim: int,
         *,
         grid: tuple[int, int],
-        num_prefix: int = 0,
-        has_class_token: bool = True,
+        class_token: bool = False,
+        num_registers: int = 0,
         head_dim: int | None = None,
         init: Init = TRUNC_NORMAL,
         covers_prefix: bool | Literal["class"] = True,
@@ -58,8 +59,8 @@ class LearnedPosition(AbstractPosition):
 
         - `dim`: the width of a token.
         - `grid`: rows and columns of patches.
-        - `num_prefix`: how many prefix tokens there are.
-        - `has_class_token`: whether the first of them, where there are any, is the class token.
+        - `class_token`: whether there is a class token.
+        - `num_registers`: how many registers there are.
         - `head_dim`: part of the contract; does not matter here.
         - `init`: draws the table.
         - `covers_prefix`: whether the prefix tokens have a position of their own, as in ViT, DeiT and CLIP; or only the
@@ -71,8 +72,12 @@ class LearnedPosition(AbstractPosition):
         check_positive(dim=dim, grid=grid)
         prefix_key, patches_key = jax.random.split(key)
         dtype = jnp.dtype(jnp.float32)
-        num_rows = int(has_class_token and num_prefix > 0) if covers_prefix == "class" else num_prefix
-        self.prefix = init.position(prefix_key, (num_rows, dim), dtype) if covers_prefix else None
+        class_key, registers_key = jax.random.split(prefix_key)
+        covers_class_token, covers_registers = class_token and bool(covers_prefix), covers_prefix is True
+        self.class_token = init.position(class_key, (1, dim), dtype)[0] if covers_class_token else None
+        self.registers = (
+            init.position(registers_key, (num_registers, dim), dtype) if covers_registers and num_registers else None
+        )
         self.patches = init.position(patches_key, (*grid, dim), dtype)
         self.covers_prefix = covers_prefix
         self.resize = resize
@@ -86,20 +91,17 @@ class LearnedPosition(AbstractPosition):
 
         The tokens plus their positions.
 
-        **Raises:** `ValueError` where the grid, or the number of prefix tokens, is not what the table was made for.
+        **Raises:** `ValueError` if the grid, the class token or the registers are not those that the table was made
+        for.
         """
         _check_grid(tokens.grid, self.patches.shape[:2])
-        patches = tokens.patches + self.patches.reshape(-1, tokens.dim)
-        if self.prefix is None:
-            return dataclasses.replace(tokens, patches=patches)
-        covered = int(tokens.has_class_token) if self.covers_prefix == "class" else tokens.num_prefix
-        if covered != self.prefix.shape[0]:
-            raise ValueError(
-                f"tokens must have {self.prefix.shape[0]} prefix tokens with a position, for which this position "
-                f"embedding was made, but {covered} came: make it anew with num_prefix={tokens.num_prefix}"
-            )
-        rows = jnp.pad(self.prefix, ((0, tokens.num_prefix - covered), (0, 0)))
-        return dataclasses.replace(tokens, prefix=tokens.prefix + rows, patches=patches)
+        class_token, registers = tokens.class_token, tokens.registers
+        if self.covers_prefix:
+            class_token = _add("class token", class_token, self.class_token)
+        if self.covers_prefix is True:
+            registers = _add("registers", registers, self.registers)
+        patches = tokens.patches + tokens.at_places(self.patches.reshape(-1, tokens.dim))
+        return dataclasses.replace(tokens, class_token=class_token, registers=registers, patches=patches)
 
     def rotation(self, tokens: Tokens) -> Rotation | None:
         """**Returns:**
@@ -115,23 +117,23 @@ class LearnedPosition(AbstractPosition):
 
         **Returns:**
 
-        The position embedding with its table resampled by its rule. The prefix rows stay as they are.
+        The position embedding with its table resampled by its rule. Class token and registers keep
+        their rows.
         """
         return eqx.tree_at(_patches, self, resample(self.patches, grid, self.resize))
 
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "LearnedPosition":
         """**Arguments:**
 
-        - `row`: the position of the class token that is put first; `None` where the first is taken away.
+        - `row`: the position of the new class token; `None` if the class token is taken away.
 
         **Returns:**
 
-        The position embedding with one row more, or one fewer, for the prefix; itself where it does not cover it.
+        The position embedding with that row; itself if it has no row for the class token.
         """
-        if self.prefix is None:
+        if not self.covers_prefix:
             return self
-        kept = self.prefix[1:] if row is None else jnp.concatenate([row[None], self.prefix])
-        return eqx.tree_at(_prefix, self, kept)
+        return eqx.tree_at(_class_token, self, row, is_leaf=_is_none)
 
 
 @final
@@ -154,7 +156,8 @@ class FactorizedPosition(AbstractPosition):
         dim: int,
         *,
         grid: tuple[int, int],
-        num_prefix: int = 0,
+        class_token: bool = False,
+        num_registers: int = 0,
         head_dim: int | None = None,
         init: Init = TRUNC_NORMAL,
         key: PRNGKeyArray,
@@ -163,7 +166,7 @@ class FactorizedPosition(AbstractPosition):
 
         - `dim`: the width of a token.
         - `grid`: rows and columns of patches.
-        - `num_prefix`, `head_dim`: part of the contract; do not matter here.
+        - `class_token`, `num_registers`, `head_dim`: part of the contract; do not matter here.
         - `init`: draws the two tables.
         - `key`: for the tables.
         """
@@ -185,7 +188,7 @@ class FactorizedPosition(AbstractPosition):
         """
         _check_grid(tokens.grid, (self.rows.shape[0], self.cols.shape[0]))
         table = self.rows[:, None, :] + self.cols[None, :, :]
-        return dataclasses.replace(tokens, patches=tokens.patches + table.reshape(-1, tokens.dim))
+        return dataclasses.replace(tokens, patches=tokens.patches + tokens.at_places(table.reshape(-1, tokens.dim)))
 
     def rotation(self, tokens: Tokens) -> Rotation | None:
         """**Returns:**
@@ -222,8 +225,25 @@ def _patches(position: Any) -> Any:
     return position.patches
 
 
-def _prefix(position: Any) -> Any:
-    return position.prefix
+def _class_token(position: Any) -> Any:
+    return position.class_token
+
+
+def _is_none(leaf: object) -> bool:
+    return leaf is None
+
+
+def _add(
+    name: str, tokens: Float[Array, "*tokens"] | None, rows: Float[Array, "*tokens"] | None
+) -> Float[Array, "*tokens"] | None:
+    """Class token or registers plus their positions; a `ValueError` unless there is one for each."""
+    shapes = [None if array is None else array.shape for array in (tokens, rows)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"this position embedding has positions of shape {shapes[1]} for the {name}, got {name} of shape "
+            f"{shapes[0]}: build it anew with class_token= and num_registers= of these tokens"
+        )
+    return None if tokens is None or rows is None else tokens + rows
 
 
 def _rows_and_cols(position: Any) -> Any:

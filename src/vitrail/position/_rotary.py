@@ -44,7 +44,8 @@ class RotaryPosition(AbstractPosition):
         dim: int,
         *,
         grid: tuple[int, int] | None = None,
-        num_prefix: int = 0,
+        class_token: bool = False,
+        num_registers: int = 0,
         head_dim: int,
         init: Init | None = None,
         rule: Literal["axial", "dinov3"] = "axial",
@@ -54,7 +55,7 @@ class RotaryPosition(AbstractPosition):
         """**Arguments:**
 
         - `head_dim`: the width of a head, a multiple of four.
-        - `dim`, `grid`, `num_prefix`, `init`, `key`: part of the contract; do not matter here.
+        - `dim`, `grid`, `class_token`, `num_registers`, `init`, `key`: part of the contract; do not matter here.
         - `rule`: `"axial"` or `"dinov3"`.
         - `base`: of the frequencies. Both papers take 100.
 
@@ -99,7 +100,7 @@ class RotaryPosition(AbstractPosition):
         else:
             first, second = cols, rows
         angles = jnp.concatenate([jnp.outer(first, frequencies), jnp.outer(second, frequencies)], axis=1)
-        return Rotation(angles, num_prefix=tokens.num_prefix, interleaved=self.rule == "axial")
+        return Rotation(tokens.at_places(angles), num_prefix=tokens.num_prefix, interleaved=self.rule == "axial")
 
     def resized(self, grid: tuple[int, int]) -> "RotaryPosition":
         """**Returns:**

@@ -12,8 +12,7 @@ POSITIONS: Final[Registry[PositionFactory]] = Registry(
     "position embedding",
     group="vitrail.positions",
     part=AbstractPosition,
-    supplied=("dim", "grid", "num_prefix", "head_dim", "init", "key"),
-    offered=("has_class_token",),
+    supplied=("dim", "grid", "class_token", "num_registers", "head_dim", "init", "key"),
     builtins={
         "learned": LearnedPosition,
         "sincos2d": SinCos2DPosition,

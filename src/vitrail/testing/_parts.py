@@ -13,6 +13,7 @@ from .._registry import PartSpec
 from .._tokens import Tokens
 from ..head import HEADS, AbstractHead, HeadFactory
 from ..patch import PATCHES, AbstractPatchEmbed, PatchFactory
+from ..pool import PoolFactory
 from ..position import POSITIONS, AbstractPosition, PositionFactory
 from ._common import COMMON
 from ._subject import (
@@ -24,13 +25,14 @@ from ._subject import (
     name_of,
     random_array,
     random_part,
+    random_tokens,
     run_compiled,
     shape_of,
     tree,
 )
 
 _GRID: Final = (3, 2)
-_PREFIX: Final = 3
+_REGISTERS: Final = 2
 
 
 def check_patch_embed(
@@ -79,10 +81,9 @@ def check_position(
     dim: int = 24,
     head_dim: int = 12,
     grid: tuple[int, int] = _GRID,
-    num_prefix: int = _PREFIX,
+    num_registers: int = _REGISTERS,
 ) -> None:
-    """Runs the whole contract of a position embedding: what it adds, how it turns, how it is resized, and how it takes
-    a class token or gives one away.
+    """Runs the whole contract of a position embedding.
 
     **Arguments:**
 
@@ -90,12 +91,12 @@ def check_position(
     - `dim`: the width of a token to check it with.
     - `head_dim`: that of a head.
     - `grid`: rows and columns of patches.
-    - `num_prefix`: how many prefix tokens there are.
+    - `num_registers`: how many registers there are beside the class token.
 
     **Raises:** `ContractError` with a sentence for each breach; `UnknownPartError`, `OptionError` or `TypeError` where
     this is no factory of a position embedding.
     """
-    check_all(_position_subject(position, dim, head_dim, grid, num_prefix), POSITION_CHECKS)
+    check_all(_position_subject(position, dim, head_dim, grid, num_registers), POSITION_CHECKS)
 
 
 def position_checks(
@@ -104,7 +105,7 @@ def position_checks(
     dim: int = 24,
     head_dim: int = 12,
     grid: tuple[int, int] = _GRID,
-    num_prefix: int = _PREFIX,
+    num_registers: int = _REGISTERS,
 ) -> Callable[..., None]:
     """A test for pytest of what `check_position` checks, with a case for each check.
 
@@ -114,10 +115,16 @@ def position_checks(
 
     A parametrised test function: assign it to a name that begins with `test`.
     """
-    return as_test(lambda: _position_subject(position, dim, head_dim, grid, num_prefix), POSITION_CHECKS)
+    return as_test(lambda: _position_subject(position, dim, head_dim, grid, num_registers), POSITION_CHECKS)
 
 
-def check_head(head: str | PartSpec | HeadFactory, *, dim: int = 24, num_classes: int | None = 7) -> None:
+def check_head(
+    head: str | PartSpec | HeadFactory,
+    *,
+    dim: int = 24,
+    num_classes: int | None = 7,
+    pool: str | PartSpec | PoolFactory = "mean",
+) -> None:
     """Runs the whole contract of a head.
 
     **Arguments:**
@@ -125,15 +132,20 @@ def check_head(head: str | PartSpec | HeadFactory, *, dim: int = 24, num_classes
     - `head`: a name, a `PartSpec`, a class or a `functools.partial`, as `vitrail.vit` takes it.
     - `dim`: the width of what comes in.
     - `num_classes`: how many logits there are; `None` for a head without classes.
+    - `pool`: of the model that it is tried in, for a head that does not go with every pool.
 
     **Raises:** `ContractError` with a sentence for each breach; `UnknownPartError`, `OptionError` or `TypeError` where
     this is no factory of a head.
     """
-    check_all(_head_subject(head, dim, num_classes), HEAD_CHECKS)
+    check_all(_head_subject(head, dim, num_classes, pool), HEAD_CHECKS)
 
 
 def head_checks(
-    head: str | PartSpec | HeadFactory, *, dim: int = 24, num_classes: int | None = 7
+    head: str | PartSpec | HeadFactory,
+    *,
+    dim: int = 24,
+    num_classes: int | None = 7,
+    pool: str | PartSpec | PoolFactory = "mean",
 ) -> Callable[..., None]:
     """A test for pytest of what `check_head` checks, with a case for each check.
 
@@ -143,7 +155,7 @@ def head_checks(
 
     A parametrised test function: assign it to a name that begins with `test`.
     """
-    return as_test(lambda: _head_subject(head, dim, num_classes), HEAD_CHECKS)
+    return as_test(lambda: _head_subject(head, dim, num_classes, pool), HEAD_CHECKS)
 
 
 # Patch embeddings ------------------------------------------------------------------------------------------------
@@ -244,12 +256,20 @@ PATCH_CHECKS: Final[tuple[Check, ...]] = (
 
 
 def _position_subject(
-    position: str | PartSpec | PositionFactory, dim: int, head_dim: int, grid: tuple[int, int], num_prefix: int
+    position: str | PartSpec | PositionFactory, dim: int, head_dim: int, grid: tuple[int, int], num_registers: int
 ) -> Subject:
     factory = POSITIONS.resolve(position)
 
     def make(key: Any) -> Any:
-        return factory(dim, grid=grid, num_prefix=num_prefix, head_dim=head_dim, init=TRUNC_NORMAL, key=key)
+        return factory(
+            dim,
+            grid=grid,
+            class_token=True,
+            num_registers=num_registers,
+            head_dim=head_dim,
+            init=TRUNC_NORMAL,
+            key=key,
+        )
 
     def call(part: Any, inputs: Any, key: Any) -> Any:
         tokens, queries = inputs
@@ -263,7 +283,7 @@ def _position_subject(
         registry=POSITIONS,
         abstract=AbstractPosition,
         make=make,
-        inputs=_placed(dim, head_dim, grid, num_prefix),
+        inputs=_placed(dim, head_dim, grid, num_registers),
         call=call,
         takes_key=False,
         config={"class_token": True, "num_registers": 1},
@@ -271,13 +291,10 @@ def _position_subject(
 
 
 def _placed(
-    dim: int, head_dim: int, grid: tuple[int, int], num_prefix: int, *, has_class_token: bool = True
+    dim: int, head_dim: int, grid: tuple[int, int], num_registers: int, *, class_token: bool = True
 ) -> tuple[Tokens, Any]:
-    patches = grid[0] * grid[1]
-    tokens = Tokens(
-        random_array(num_prefix, dim), random_array(patches, dim, seed=1), grid, has_class_token=has_class_token
-    )
-    return tokens, random_array(2, num_prefix + patches, head_dim, seed=5)
+    tokens = random_tokens(dim, grid, class_token=class_token, num_registers=num_registers)
+    return tokens, random_array(2, tokens.num_prefix + grid[0] * grid[1], head_dim, seed=5)
 
 
 def returns_the_tokens_that_came(subject: Subject) -> Iterator[str]:
@@ -285,11 +302,22 @@ def returns_the_tokens_that_came(subject: Subject) -> Iterator[str]:
     yield from _fits(subject, subject.make(jax.random.key(0)), subject.inputs, "")
 
 
+def a_subset_keeps_its_places(subject: Subject) -> Iterator[str]:
+    """Some of the tokens get the positions, and their queries the rotation, that they get among all."""
+    part, (tokens, queries) = random_part(subject), subject.inputs
+    kept = jnp.asarray([tokens.patches.shape[0] - 1, 0])
+    rows = jnp.concatenate([jnp.arange(tokens.num_prefix), tokens.num_prefix + kept])
+    placed, turned = run_compiled(subject.call, part, subject.inputs, None)
+    subset = run_compiled(subject.call, part, (tokens.take(kept), queries[:, rows]), None)
+    if difference := differ(subset, (placed.take(kept), turned[:, rows]), 1e-5):
+        yield f"tokens.take(...) must keep its positions, but {difference}: index the table with tokens.at_places"
+
+
 def fits_another_grid_when_resized(subject: Subject) -> Iterator[str]:
     """Resized to another grid it takes tokens of that grid, and resized to its own it stays."""
     part, (tokens, queries) = random_part(subject), subject.inputs
     for grid in ((2, 5), (6, 4), (1, 1)):
-        inputs = _placed(tokens.dim, queries.shape[-1], grid, tokens.num_prefix)
+        inputs = _placed(tokens.dim, queries.shape[-1], grid, tokens.num_registers)
         yield from _fits(subject, part.resized(grid), inputs, f"resized to {grid}, ")
     if not eqx.tree_equal(part.resized(tokens.grid), part):
         yield "resized to the grid that it has, it must stay as it is"
@@ -299,12 +327,11 @@ def takes_and_gives_away_a_class_token(subject: Subject) -> Iterator[str]:
     """Without its class token it takes tokens without one, and with one again tokens with one."""
     part, (tokens, queries) = random_part(subject), subject.inputs
     row, head_dim = random_array(tokens.dim, seed=7), queries.shape[-1]
-    others = tokens.num_prefix - int(tokens.has_class_token)
-    bare = part.with_class_token(None) if tokens.has_class_token else part
-    without = _placed(tokens.dim, head_dim, tokens.grid, others, has_class_token=False)
+    bare = part.with_class_token(None)
+    without = _placed(tokens.dim, head_dim, tokens.grid, tokens.num_registers, class_token=False)
     yield from _fits(subject, bare, without, "without a class token, ")
     again = bare.with_class_token(row)
-    yield from _fits(subject, again, _placed(tokens.dim, head_dim, tokens.grid, others + 1), "with a class token, ")
+    yield from _fits(subject, again, subject.inputs, "with a class token, ")
     if not eqx.tree_equal(again.with_class_token(None), bare):
         yield "with a class token more and then less, it must be as before"
 
@@ -319,6 +346,7 @@ def _fits(subject: Subject, part: Any, inputs: Any, when: str) -> Iterator[str]:
 POSITION_CHECKS: Final[tuple[Check, ...]] = (
     *COMMON,
     returns_the_tokens_that_came,
+    a_subset_keeps_its_places,
     fits_another_grid_when_resized,
     takes_and_gives_away_a_class_token,
 )
@@ -327,7 +355,9 @@ POSITION_CHECKS: Final[tuple[Check, ...]] = (
 # Heads -----------------------------------------------------------------------------------------------------------
 
 
-def _head_subject(head: str | PartSpec | HeadFactory, dim: int, num_classes: int | None) -> Subject:
+def _head_subject(
+    head: str | PartSpec | HeadFactory, dim: int, num_classes: int | None, pool: str | PartSpec | PoolFactory
+) -> Subject:
     factory = HEADS.resolve(head)
 
     def make(key: Any) -> Any:
@@ -346,7 +376,7 @@ def _head_subject(head: str | PartSpec | HeadFactory, dim: int, num_classes: int
         inputs=random_array(dim),
         call=call,
         takes_key=True,
-        config={"num_classes": num_classes},
+        config={"num_classes": num_classes, "pool": pool, "num_registers": 1},
     )
 
 

@@ -21,8 +21,8 @@ from ._subject import (
     check_all,
     differ,
     name_of,
-    random_array,
     random_part,
+    random_tokens,
     run_compiled,
     shape_of,
     tree,
@@ -142,12 +142,11 @@ def reads_the_class_token_if_it_says_so(subject: Subject) -> Iterator[str]:
     if not part.needs_class_token:
         return
     tokens = subject.inputs
-    other = dataclasses.replace(tokens, prefix=tokens.prefix.at[0].add(1.0))
+    other = dataclasses.replace(tokens, class_token=tokens.class_token + 1.0)
     if not differ(_run(subject, part, other), _run(subject, part, tokens), 1e-6):
         yield "needs_class_token is True, but another class token changes nothing: declare False"
-    registers = Tokens(tokens.prefix, tokens.patches, tokens.grid, has_class_token=False)
     try:
-        subject.call(part, registers, None)
+        subject.call(part, dataclasses.replace(tokens, class_token=None), None)
     except ValueError:
         return
     yield "needs_class_token is True, but it takes a register where there is no class token: read tokens.class_token"
@@ -159,10 +158,11 @@ def leaves_the_prefix_alone(subject: Subject) -> Iterator[str]:
     out = _run(subject, part, tokens)
     if out.ndim > 1:
         return  # a pool for dense tasks gives the prefix tokens as well
-    first = 1 if part.needs_class_token else 0
-    other = dataclasses.replace(tokens, prefix=tokens.prefix.at[first:].add(1.0))
+    other = dataclasses.replace(tokens, registers=tokens.registers + 1.0)
+    if not part.needs_class_token:
+        other = dataclasses.replace(other, class_token=tokens.class_token + 1.0)
     if differ(_run(subject, part, other), out, 1e-6):
-        which = "registers" if first else "the class token or registers"
+        which = "registers" if part.needs_class_token else "the class token or registers"
         yield (
             f"needs_class_token is {part.needs_class_token}, but it depends on {which}: pool tokens.patches and not "
             "tokens.sequence, or say reads_prefix=True if that is meant"
@@ -199,7 +199,7 @@ def heeds_the_mask(subject: Subject) -> Iterator[str]:
             return
 
     def call(part: Any, tokens: Any, key: Any) -> Any:
-        return part(tokens, mask=mask, key=key)
+        return part(dataclasses.replace(tokens, mask=mask), key=key)
 
     both = gradients(call)
     expected, of_tokens = run_compiled(both, part, tokens, None)
@@ -211,14 +211,12 @@ def heeds_the_mask(subject: Subject) -> Iterator[str]:
 
 
 def pools_the_kept_patches_alone(subject: Subject) -> Iterator[str]:
-    """With a mask, an order-invariant pool gives what it gives for the kept patches alone."""
+    """With a mask, a pool gives what it gives for the kept patches alone, with their places."""
     part, tokens = random_part(subject), subject.inputs
     out = _masked(part, tokens, jnp.asarray(_KEPT))
-    kept = Tokens(tokens.prefix, tokens.patches[_KEPT], (1, int(_KEPT.sum())))
+    kept = tokens.take(jnp.flatnonzero(_KEPT))
     if out.ndim > 1:
         out = out[np.concatenate([np.ones(tokens.num_prefix, bool), _KEPT])]
-    elif not part.order_invariant:
-        return  # which patches are left then says where they lie
     if difference := differ(out, _run(subject, part, kept), 1e-5):
         yield f"with a mask it must give what it gives for the kept patches alone, but {difference}"
 
@@ -247,7 +245,7 @@ def weights_are_shares(subject: Subject) -> Iterator[str]:
         return
 
     def weights(part: Any, tokens: Any, mask: Any) -> Any:
-        return part.weights(tokens, mask=mask)
+        return part.weights(dataclasses.replace(tokens, mask=mask))
 
     for name, given in (("without a mask", None), ("with a mask", mask)):
         made = np.asarray(run_compiled(weights, part, tokens, given), np.float64)
@@ -273,7 +271,7 @@ POOL_CHECKS: Final[tuple[Check, ...]] = (
 
 
 def _tokens(dim: int, *, grid: tuple[int, int] = _GRID, prefix: int = 3) -> Tokens:
-    return Tokens(random_array(prefix, dim), random_array(grid[0] * grid[1], dim, seed=1), grid)
+    return random_tokens(dim, grid, class_token=prefix > 0, num_registers=max(prefix - 1, 0))
 
 
 def _filled(tokens: Tokens, value: float) -> Tokens:
@@ -295,4 +293,4 @@ def _run(subject: Subject, part: Any, tokens: Tokens) -> Any:
 
 @eqx.filter_jit
 def _masked(part: Any, tokens: Tokens, mask: Any) -> Any:
-    return part(tokens, mask=mask)
+    return part(dataclasses.replace(tokens, mask=mask))

@@ -14,6 +14,7 @@ from jaxtyping import PRNGKeyArray
 from .._check import listed
 from .._extras import require
 from .._registry import PartSpec, Registry
+from .._tokens import Tokens
 
 _T = TypeVar("_T")
 
@@ -139,6 +140,16 @@ def random_part(subject: Subject, *, seed: int = 0) -> Any:
 def random_array(*shape: int, seed: int = 0) -> Any:
     """Normal numbers."""
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def random_tokens(dim: int, grid: tuple[int, int], *, class_token: bool, num_registers: int) -> Tokens:
+    """Tokens of normal numbers."""
+    return Tokens(
+        random_array(grid[0] * grid[1], dim, seed=1),
+        grid,
+        class_token=random_array(dim) if class_token else None,
+        registers=random_array(num_registers, dim, seed=2) if num_registers else None,
+    )
 
 
 def differ(actual: Any, expected: Any, tolerance: float) -> str | None:

@@ -24,7 +24,7 @@ def attention_map(model: ViT, image: Shaped[Array, "..."]) -> Float[Array, "rows
 
     **Raises:** what calling the model raises.
     """
-    last = jnp.mean(model.attention(image)[-1], axis=0)
-    num_prefix = model.prefix.shape[0]
-    queries = last[:1] if model.pool.needs_class_token else last[num_prefix:]
-    return jnp.mean(queries[:, num_prefix:], axis=0).reshape(model.config.grid)
+    backbone = model.backbone
+    last = jnp.mean(backbone.attention(image)[-1], axis=0)
+    queries = last[:1] if model.readout.pool.needs_class_token else last[backbone.num_prefix :]
+    return jnp.mean(queries[:, backbone.num_prefix :], axis=0).reshape(backbone.grid)

@@ -3,10 +3,11 @@
 import functools
 from typing import Any, Final, Protocol, TypeVar, cast, runtime_checkable
 
+import equinox as eqx
 import jax
 
 from .._extras import require
-from .._layers import Linear, is_norm
+from .._layers import Decayed
 from ._recipe import Recipe
 
 
@@ -21,7 +22,7 @@ class Optimiser(Protocol):
 
 _T = TypeVar("_T")
 
-_SPARED: Final = (["position"], ["prefix"], ["pool"])
+_EQUINOX: Final = (eqx.nn.Linear, eqx.nn.Conv)
 
 
 @functools.cache  # the same recipe gives the same functions, so that a second run does not compile again
@@ -42,23 +43,18 @@ def make_optimiser(recipe: Recipe, steps: int) -> Optimiser:
 
 
 def decayed(parameters: _T) -> _T:
-    """Which parameters weight decay acts on: matrices and kernels, but not norms, positions, prefix tokens, nor what a
-    pool holds besides its linear layers, such as queries.
+    """Which parameters weight decay acts on: those that their modules name as `decayed`, and the weights of Equinox's
+    own linear and convolutional layers. Biases, norms, positions, tokens, queries and scales are spared."""
+    chosen: set[int] = set()
 
-    In the encoder each array has one axis more, that over depth, so a matrix has three there and a bias two.
-    """
+    def visit(node: object) -> bool:
+        names = node.decayed if isinstance(node, Decayed) else ("weight",) if isinstance(node, _EQUINOX) else ()
+        chosen.update(id(leaf) for name in names for leaf in cast("list[object]", jax.tree.leaves(getattr(node, name))))
+        return False  # to see the modules inside of this one, too
 
-    def is_layer(part: object) -> bool:
-        return is_norm(part) or isinstance(part, Linear)
+    jax.tree.leaves(parameters, is_leaf=visit)
 
-    def decide(path: tuple[Any, ...], part: Any) -> Any:
-        names = [getattr(key, "name", "") for key in path]
-        spared = is_norm(part) or (names[:1] in _SPARED and not isinstance(part, Linear))
-        over_depth = names[:2] == ["encoder", "stack"]
+    def is_chosen(leaf: object) -> bool:
+        return id(leaf) in chosen
 
-        def is_matrix(leaf: Any) -> bool:
-            return not spared and leaf.ndim - over_depth >= 2
-
-        return jax.tree.map(is_matrix, part)
-
-    return cast(_T, jax.tree_util.tree_map_with_path(decide, parameters, is_leaf=is_layer))
+    return cast(_T, jax.tree.map(is_chosen, parameters))

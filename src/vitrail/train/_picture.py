@@ -78,7 +78,7 @@ def draw_predictions(model: ViT, data: Dataset, evaluation: Evaluation, path: Pa
             label = _label(data.classes, evaluation, int(index))
             write(x + cell_width / 2, y + cell_height + 0.19, label, fontsize=10, color=colour, ha="center")
         top += -(-len(chosen) // _COLUMNS) * (cell_height + _LABEL)
-    queries = "the class token" if model.pool.needs_class_token else "all patches"
+    queries = "the class token" if model.readout.pool.needs_class_token else "all patches"
     write(
         _MARGIN,
         page_height - 0.2,
@@ -142,7 +142,7 @@ def _upsampled_shares(
 
 def _pool_name(model: ViT) -> str:
     pool = model.config.pool
-    return pool if isinstance(pool, str) else type(model.pool).__name__
+    return pool if isinstance(pool, str) else type(model.readout.pool).__name__
 
 
 def _label(classes: tuple[str, ...], evaluation: Evaluation, index: int) -> str:

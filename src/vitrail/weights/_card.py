@@ -50,7 +50,7 @@ class ModelCard:
     @property
     def tokens(self) -> int:
         """How many tokens the encoder reads for one image."""
-        return math.prod(self.config.grid) + outline(self.config).prefix.shape[0]
+        return math.prod(self.config.grid) + outline(self.config).backbone.num_prefix
 
     @property
     def flops(self) -> int:

@@ -12,10 +12,10 @@ from .._registry import PartSpec
 from ..encoder import EncoderOptions, EncoderSize
 from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, learned
-from ._rules import Rule, rule
+from ._rules import POSITIONS, Rule, rule
 
 _BLOCK: Final = "Transformer/encoderblock_{i}/"
-_STACK: Final = "encoder.stack."
+_STACK: Final = "backbone.encoder.stack."
 _OLD_TABLE: Final = "Transformer/posembed_input/pos_embedding"
 _DENSE: Final = "i o -> o i"
 
@@ -88,15 +88,15 @@ def _configure(checkpoint: Checkpoint) -> ViTConfig:
 def _rules(config: ViTConfig) -> tuple[Rule, ...]:
     return (
         *_trunk("pos_embedding", attention=0, norm2=1, mlp=0),
-        rule("MAPHead_0/probe", "pool.queries", "1 n d -> n d"),
+        rule("MAPHead_0/probe", "readout.pool.queries", "1 n d -> n d"),
         *_attention(
             "MAPHead_0/MultiHeadDotProductAttention_0",
-            ("pool.attention.q", "pool.attention.kv"),
-            "pool.attention.project",
+            ("readout.pool.attention.q", "readout.pool.attention.kv"),
+            "readout.pool.attention.project",
         ),
-        *_norm("MAPHead_0/LayerNorm_0", "pool.norm"),
-        *_dense("MAPHead_0/MlpBlock_0/Dense_0", "pool.mlp.hidden"),
-        *_dense("MAPHead_0/MlpBlock_0/Dense_1", "pool.mlp.out"),
+        *_norm("MAPHead_0/LayerNorm_0", "readout.pool.norm"),
+        *_dense("MAPHead_0/MlpBlock_0/Dense_0", "readout.pool.mlp.hidden"),
+        *_dense("MAPHead_0/MlpBlock_0/Dense_1", "readout.pool.mlp.out"),
     )
 
 
@@ -107,10 +107,10 @@ def _old_rules(config: ViTConfig) -> tuple[Rule, ...]:
 def _trunk(positions: str, *, attention: int, norm2: int, mlp: int) -> tuple[Rule, ...]:
     """What both have: Flax numbers the submodules of a block, each kind by itself or all together."""
     return (
-        rule("embedding/kernel", "patch.weight", "h w i o -> o i h w"),
-        rule("embedding/bias", "patch.bias"),
-        rule("cls", "prefix", "1 n d -> n d"),
-        rule(positions, ("position.prefix", "position.patches"), "1 n d -> n d"),
+        rule("embedding/kernel", "backbone.patch.weight", "h w i o -> o i h w"),
+        rule("embedding/bias", "backbone.patch.bias"),
+        rule("cls", "backbone.class_token", "1 1 d -> d"),
+        rule(positions, POSITIONS, "1 n d -> n d"),
         *_norm(_BLOCK + "LayerNorm_0", _STACK + "norm1"),
         *_attention(
             f"{_BLOCK}MultiHeadDotProductAttention_{attention}",
@@ -120,9 +120,9 @@ def _trunk(positions: str, *, attention: int, norm2: int, mlp: int) -> tuple[Rul
         *_norm(f"{_BLOCK}LayerNorm_{norm2}", _STACK + "norm2"),
         *_dense(f"{_BLOCK}MlpBlock_{mlp}/Dense_0", _STACK + "mlp.hidden"),
         *_dense(f"{_BLOCK}MlpBlock_{mlp}/Dense_1", _STACK + "mlp.out"),
-        *_norm("Transformer/encoder_norm", "norm"),
-        *_dense("pre_logits", "head.hidden"),
-        *_dense("head", "head.linear"),
+        *_norm("Transformer/encoder_norm", "backbone.norm"),
+        *_dense("pre_logits", "readout.head.hidden"),
+        *_dense("head", "readout.head.linear"),
     )
 
 

@@ -13,7 +13,7 @@ from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, activation, classes, learned, model_config
 from ._errors import CheckpointError
 from ._hf_settings import ACTIVATIONS, MASK_TOKEN, TEXT_TOWER, check_type, vision_tower, written_settings
-from ._rules import ZEROS, Rule, block_rules, rule
+from ._rules import FINAL_NORM, POSITIONS, ZEROS, Rule, block_rules, rule
 
 _LAYER: Final = "encoder.layers.{i}."
 _KERNEL: Final = "embeddings.patch_embedding.weight"
@@ -64,13 +64,13 @@ def _configure_clip(checkpoint: Checkpoint) -> ViTConfig:
 
 def _clip_rules(config: ViTConfig) -> tuple[Rule, ...]:
     return (
-        rule(_KERNEL, "patch.weight"),
-        rule("embeddings.class_embedding", "prefix", "d -> 1 d"),
-        rule(_POSITIONS, ("position.prefix", "position.patches"), "n d -> n d"),
-        rule("pre_layrnorm.*", "encoder.pre_norm.*"),
+        rule(_KERNEL, "backbone.patch.weight"),
+        rule("embeddings.class_embedding", "backbone.class_token"),
+        rule(_POSITIONS, POSITIONS, "n d -> n d"),
+        rule("pre_layrnorm.*", "backbone.encoder.pre_norm.*"),
         *_blocks(),
-        rule("post_layernorm.*", "norm.*"),
-        rule("visual_projection.weight", "head.linear.weight"),
+        rule("post_layernorm.*", FINAL_NORM),
+        rule("visual_projection.weight", "readout.head.linear.weight"),
     )
 
 
@@ -140,23 +140,23 @@ def _siglip_rules(config: ViTConfig) -> tuple[Rule, ...]:
     height, width = config.patch_size
     # SigLIP 2 of native aspect has a matrix for flattened patches, and resamples its positions by another rule.
     flat = config.position == _NATIVE_ASPECT
-    kernel = rule(_KERNEL, "patch.weight")
+    kernel = rule(_KERNEL, "backbone.patch.weight")
     if flat:
-        kernel = rule(_KERNEL, "patch.weight", "d (h w c) -> d c h w", sizes=(("h", height), ("w", width)))
+        kernel = rule(_KERNEL, "backbone.patch.weight", "d (h w c) -> d c h w", sizes=(("h", height), ("w", width)))
     return (
         kernel,
-        rule("embeddings.patch_embedding.bias", "patch.bias"),
-        rule(_POSITIONS, ("position.prefix", "position.patches"), "n d -> n d"),
+        rule("embeddings.patch_embedding.bias", "backbone.patch.bias"),
+        rule(_POSITIONS, POSITIONS, "n d -> n d"),
         *_blocks(),
-        rule("post_layernorm.*", "norm.*"),
-        rule("head.probe", "pool.queries", "1 n d -> n d"),
-        rule("head.attention.in_proj_weight", ("pool.attention.q.weight", "pool.attention.kv.weight")),
-        rule("head.attention.in_proj_bias", ("pool.attention.q.bias", "pool.attention.kv.bias")),
-        rule("head.attention.out_proj.*", "pool.attention.project.*"),
-        rule("head.layernorm.*", "pool.norm.*"),
-        rule("head.mlp.fc1.*", "pool.mlp.hidden.*"),
-        rule("head.mlp.fc2.*", "pool.mlp.out.*"),
-        rule("classifier.*", "head.linear.*"),
+        rule("post_layernorm.*", FINAL_NORM),
+        rule("head.probe", "readout.pool.queries", "1 n d -> n d"),
+        rule("head.attention.in_proj_weight", ("readout.pool.attention.q.weight", "readout.pool.attention.kv.weight")),
+        rule("head.attention.in_proj_bias", ("readout.pool.attention.q.bias", "readout.pool.attention.kv.bias")),
+        rule("head.attention.out_proj.*", "readout.pool.attention.project.*"),
+        rule("head.layernorm.*", "readout.pool.norm.*"),
+        rule("head.mlp.fc1.*", "readout.pool.mlp.hidden.*"),
+        rule("head.mlp.fc2.*", "readout.pool.mlp.out.*"),
+        rule("classifier.*", "readout.head.linear.*"),
     )
 
 
@@ -221,15 +221,11 @@ def _dinov3_rules(layer: str) -> Callable[[ViTConfig], tuple[Rule, ...]]:
         gated = config.encoder.activation == "swiglu"
         q, k, v = (f"{layer}{{i}}.attention.{n}_proj." for n in "qkv")
         return (
-            rule("embeddings.patch_embeddings.*", "patch.*"),
-            rule(
-                ("embeddings.cls_token", "embeddings.register_tokens"),
-                "prefix",
-                "1 n d -> n d",
-                rows=("class", "registers"),
-            ),
-            rule((q + "weight", k + "weight", v + "weight"), "encoder.stack.attention.qkv.weight"),
-            rule((q + "bias", ZEROS, v + "bias"), "encoder.stack.attention.qkv.bias"),
+            rule("embeddings.patch_embeddings.*", "backbone.patch.*"),
+            rule("embeddings.cls_token", "backbone.class_token", "1 1 d -> d"),
+            rule("embeddings.register_tokens", "backbone.registers", "1 n d -> n d"),
+            rule((q + "weight", k + "weight", v + "weight"), "backbone.encoder.stack.attention.qkv.weight"),
+            rule((q + "bias", ZEROS, v + "bias"), "backbone.encoder.stack.attention.qkv.bias"),
             *block_rules(
                 layer + "{i}.",
                 norm1="norm1",
@@ -240,7 +236,7 @@ def _dinov3_rules(layer: str) -> Callable[[ViTConfig], tuple[Rule, ...]]:
                 out="mlp.down_proj",
                 scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
             ),
-            rule("norm.*", "norm.*"),
+            rule("norm.*", FINAL_NORM),
         )
 
     return rules

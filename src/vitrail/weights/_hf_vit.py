@@ -13,7 +13,7 @@ from ..encoder import EncoderOptions
 from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, activation, classes, has_pooler, learned, model_config
 from ._hf_settings import ACTIVATIONS, MASK_TOKEN, check_type, written_settings
-from ._rules import Rule, block_rules, rule
+from ._rules import FINAL_NORM, POSITIONS, Rule, block_rules, rule
 
 _Blocks = Callable[[ViTConfig], tuple[Rule, ...]]
 
@@ -49,19 +49,15 @@ def _vit_blocks_new(config: ViTConfig) -> tuple[Rule, ...]:
 def _vit_rules(blocks: _Blocks) -> Callable[[ViTConfig], tuple[Rule, ...]]:
     def rules(config: ViTConfig) -> tuple[Rule, ...]:
         return (
-            rule("embeddings.patch_embeddings.projection.*", "patch.*"),
-            rule(
-                ("embeddings.cls_token", "embeddings.distillation_token"),
-                "prefix",
-                "1 n d -> n d",
-                rows=("class", "registers"),
-            ),
-            rule("embeddings.position_embeddings", ("position.prefix", "position.patches"), "1 n d -> n d"),
+            rule("embeddings.patch_embeddings.projection.*", "backbone.patch.*"),
+            rule("embeddings.cls_token", "backbone.class_token", "1 1 d -> d"),
+            rule("embeddings.distillation_token", "backbone.registers", "1 n d -> n d"),
+            rule("embeddings.position_embeddings", POSITIONS, "1 n d -> n d"),
             *blocks(config),
-            rule("layernorm.*", "norm.*"),
-            rule("pooler.dense.*" if has_pooler(config) else "classifier.*", "head.linear.*"),
-            rule("cls_classifier.*", "head.class_token.*"),
-            rule("distillation_classifier.*", "head.distillation_token.*"),
+            rule("layernorm.*", FINAL_NORM),
+            rule("pooler.dense.*" if has_pooler(config) else "classifier.*", "readout.head.linear.*"),
+            rule("cls_classifier.*", "readout.head.class_token.*"),
+            rule("distillation_classifier.*", "readout.head.distillation_token.*"),
         )
 
     return rules
@@ -174,17 +170,13 @@ def _dinov2_blocks(linear: Mapping[str, Any], gated: Any, out: str) -> _Blocks:
 def _dinov2_rules(blocks: _Blocks) -> Callable[[ViTConfig], tuple[Rule, ...]]:
     def rules(config: ViTConfig) -> tuple[Rule, ...]:
         return (
-            rule("embeddings.patch_embeddings.projection.*", "patch.*"),
-            rule(
-                ("embeddings.cls_token", "embeddings.register_tokens"),
-                "prefix",
-                "1 n d -> n d",
-                rows=("class", "registers"),
-            ),
-            rule("embeddings.position_embeddings", ("position.prefix", "position.patches"), "1 n d -> n d"),
+            rule("embeddings.patch_embeddings.projection.*", "backbone.patch.*"),
+            rule("embeddings.cls_token", "backbone.class_token", "1 1 d -> d"),
+            rule("embeddings.register_tokens", "backbone.registers", "1 n d -> n d"),
+            rule("embeddings.position_embeddings", POSITIONS, "1 n d -> n d"),
             *blocks(config),
-            rule("layernorm.*", "norm.*"),
-            rule("classifier.*", "head.linear.*"),
+            rule("layernorm.*", FINAL_NORM),
+            rule("classifier.*", "readout.head.linear.*"),
         )
 
     return rules

@@ -13,7 +13,7 @@ from .._registry import PartSpec
 from ..encoder import EncoderOptions
 from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, divisor, learned, model_config
-from ._rules import Rule, block_rules, rule
+from ._rules import FINAL_NORM, POSITIONS, Rule, block_rules, rule
 
 _KERNEL: Final = "patch_embed.proj.weight"
 _BASE: Final = 100.0
@@ -63,11 +63,12 @@ def _configure_dinov2(checkpoint: Checkpoint) -> ViTConfig:
 
 def _dinov2_rules(config: ViTConfig) -> tuple[Rule, ...]:
     return (
-        rule("patch_embed.proj.*", "patch.*"),
-        rule(("cls_token", "register_tokens"), "prefix", "1 n d -> n d", rows=("class", "registers")),
-        rule("pos_embed", ("position.prefix", "position.patches"), "1 n d -> n d"),
+        rule("patch_embed.proj.*", "backbone.patch.*"),
+        rule("cls_token", "backbone.class_token", "1 1 d -> d"),
+        rule("register_tokens", "backbone.registers", "1 n d -> n d"),
+        rule("pos_embed", POSITIONS, "1 n d -> n d"),
         *_blocks(config),
-        rule("norm.*", "norm.*"),
+        rule("norm.*", FINAL_NORM),
     )
 
 
@@ -111,10 +112,11 @@ def _dinov3_rules(config: ViTConfig) -> tuple[Rule, ...]:
     gated = config.encoder.activation == "swiglu"
     qkv = "blocks.{i}.attn.qkv."
     return (
-        rule("patch_embed.proj.*", "patch.*"),
-        rule(("cls_token", "storage_tokens"), "prefix", "1 n d -> n d", rows=("class", "registers")),
-        rule(qkv + "weight", "encoder.stack.attention.qkv.weight"),
-        rule(qkv + "bias", "encoder.stack.attention.qkv.bias", mask=qkv + "bias_mask"),
+        rule("patch_embed.proj.*", "backbone.patch.*"),
+        rule("cls_token", "backbone.class_token", "1 1 d -> d"),
+        rule("storage_tokens", "backbone.registers", "1 n d -> n d"),
+        rule(qkv + "weight", "backbone.encoder.stack.attention.qkv.weight"),
+        rule(qkv + "bias", "backbone.encoder.stack.attention.qkv.bias", mask=qkv + "bias_mask"),
         *block_rules(
             "blocks.{i}.",
             norm1="norm1",
@@ -125,7 +127,7 @@ def _dinov3_rules(config: ViTConfig) -> tuple[Rule, ...]:
             out="mlp.w3" if gated else "mlp.fc2",
             scales=("ls1.gamma", "ls2.gamma"),
         ),
-        rule("norm.*", "norm.*"),
+        rule("norm.*", FINAL_NORM),
     )
 
 

@@ -11,7 +11,7 @@ from ..encoder import EncoderOptions
 from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, classes, learned, model_config
 from ._errors import CheckpointError
-from ._rules import Rule, block_rules, rule
+from ._rules import FINAL_NORM, POSITIONS, Rule, block_rules, rule
 
 _CLIP_BLOCK: Final = "visual.transformer.resblocks.{i}."
 
@@ -48,16 +48,17 @@ def _configure_clip(checkpoint: Checkpoint) -> ViTConfig:
 def _attention(block: str, name: str) -> tuple[Rule, ...]:
     """PyTorch's `MultiheadAttention`, whose joint weight and bias are joined to their names by an underscore."""
     return tuple(
-        rule(f"{block}{name}.in_proj_{part}", f"encoder.stack.attention.qkv.{part}") for part in ("weight", "bias")
+        rule(f"{block}{name}.in_proj_{part}", f"backbone.encoder.stack.attention.qkv.{part}")
+        for part in ("weight", "bias")
     )
 
 
 def _clip_rules(config: ViTConfig) -> tuple[Rule, ...]:
     return (
-        rule("visual.conv1.weight", "patch.weight"),
-        rule("visual.class_embedding", "prefix", "d -> 1 d"),
-        rule("visual.positional_embedding", ("position.prefix", "position.patches"), "n d -> n d"),
-        rule("visual.ln_pre.*", "encoder.pre_norm.*"),
+        rule("visual.conv1.weight", "backbone.patch.weight"),
+        rule("visual.class_embedding", "backbone.class_token"),
+        rule("visual.positional_embedding", POSITIONS, "n d -> n d"),
+        rule("visual.ln_pre.*", "backbone.encoder.pre_norm.*"),
         *_attention(_CLIP_BLOCK, "attn"),
         *block_rules(
             _CLIP_BLOCK,
@@ -68,8 +69,8 @@ def _clip_rules(config: ViTConfig) -> tuple[Rule, ...]:
             hidden="mlp.c_fc",
             out="mlp.c_proj",
         ),
-        rule("visual.ln_post.*", "norm.*"),
-        rule("visual.proj", "head.linear.weight", "i o -> o i"),
+        rule("visual.ln_post.*", FINAL_NORM),
+        rule("visual.proj", "readout.head.linear.weight", "i o -> o i"),
     )
 
 
@@ -123,7 +124,7 @@ def _configure_torchvision(checkpoint: Checkpoint) -> ViTConfig:
 
 
 def _torchvision_rules(config: ViTConfig) -> tuple[Rule, ...]:
-    head = "head.linear.*"
+    head = "readout.head.linear.*"
     blocks = [
         block_rules(
             _TV_BLOCK,
@@ -137,14 +138,14 @@ def _torchvision_rules(config: ViTConfig) -> tuple[Rule, ...]:
         for hidden, out in (("0", "3"), ("linear_1", "linear_2"))
     ]
     return (
-        rule("conv_proj.*", "patch.*"),
-        rule("class_token", "prefix", "1 n d -> n d"),
-        rule("encoder.pos_embedding", ("position.prefix", "position.patches"), "1 n d -> n d"),
+        rule("conv_proj.*", "backbone.patch.*"),
+        rule("class_token", "backbone.class_token", "1 1 d -> d"),
+        rule("encoder.pos_embedding", POSITIONS, "1 n d -> n d"),
         *_attention(_TV_BLOCK, "self_attention"),
         *blocks[0],
         *blocks[1],
-        rule("encoder.ln.*", "norm.*"),
-        rule("heads.pre_logits.*", "head.hidden.*"),
+        rule("encoder.ln.*", FINAL_NORM),
+        rule("heads.pre_logits.*", "readout.head.hidden.*"),
         rule("heads.head.*", head),
     )
 

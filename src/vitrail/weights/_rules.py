@@ -23,6 +23,12 @@ _MOST_AXES: Final = 32
 """That NumPy and einops can see; none that is needed has more than five."""
 
 
+POSITIONS: Final = ("backbone.position.class_token", "backbone.position.registers", "backbone.position.patches")
+"""The rows of a learned position embedding, where one tensor of the file holds them all."""
+FINAL_NORM: Final = ("backbone.norm.*", "readout.norm.*")
+"""The final norm, of which a model has the one or the other."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """Some tensors of a file, one after the other along their first axis, are some arrays of the model.
@@ -37,8 +43,6 @@ class Rule:
     """The paths in the model."""
     view: str = ""
     """How each of theirs is seen: a pattern of einops, such as `1 n d -> n d`."""
-    rows: tuple[str, ...] = ()
-    """Where theirs have not the same number of rows, whose each has: `"class"` or `"registers"`."""
     sizes: tuple[tuple[str, int], ...] = ()
     """The lengths of axes in the view that nothing else says."""
     block: int | None = None
@@ -82,9 +86,11 @@ def block_rules(
         (out, "mlp.out"),
         *zip(qk_norms or (), ("attention.q_norm", "attention.k_norm"), strict=False),
     ]
-    rules = tuple(Rule(names(theirs), (f"encoder.stack.{ours}.*",)) for theirs, ours in pairs if theirs)
+    rules = tuple(Rule(names(theirs), (f"backbone.encoder.stack.{ours}.*",)) for theirs, ours in pairs if theirs)
     scale_pairs = zip(scales or (), ("scale1", "scale2"), strict=False)
-    return rules + tuple(Rule((f"{prefix}{theirs}",), (f"encoder.stack.{ours}",)) for theirs, ours in scale_pairs)
+    return rules + tuple(
+        Rule((f"{prefix}{theirs}",), (f"backbone.encoder.stack.{ours}",)) for theirs, ours in scale_pairs
+    )
 
 
 @dataclass(frozen=True)
@@ -146,12 +152,12 @@ def plan(rules: Sequence[Rule], ours: Arrays, theirs: Mapping[str, TensorInfo], 
             made.steps.setdefault(path, []).append(Step(concrete, there, slots))
     for concrete, slots in _concrete(rules, ours, depth):
         for slot in slots:
-            if slot not in planned and 0 not in slot.shape:
+            if slot not in planned:
                 planned.add(slot)
                 made.missing.append(f"{' or '.join(repr(n) for n in concrete.theirs if n != ZEROS)} for {slot.path!r}")
     known = {slot.path for slot in planned}
-    for path, array in ours.items():
-        if path not in known and 0 not in array.shape:
+    for path in ours:
+        if path not in known:
             made.missing.append(f"whatever {path!r} would be filled from")
     return made
 
@@ -169,13 +175,10 @@ def fill(steps: Sequence[Step], path: str, out: NumpyArray, source: AbstractSour
             start += rows
 
 
-def written(
-    rules: Sequence[Rule], ours: Arrays, depth: int, *, class_rows: int, register_rows: int
-) -> dict[str, NumpyArray]:
+def written(rules: Sequence[Rule], ours: Arrays, depth: int) -> dict[str, NumpyArray]:
     """The tensors of a layout for the arrays of a model: the way back."""
     found: dict[str, NumpyArray] = {}
     filled: set[Slot] = set()
-    counts = {"class": class_rows, "registers": register_rows}
     for concrete, slots in _concrete(rules, ours, depth):
         if set(slots) <= filled:
             continue
@@ -183,12 +186,7 @@ def written(
         parts = [ours[s.path] if s.block is None else ours[s.path][s.block] for s in slots]
         arrays = [np.asarray(part) for part in parts]
         whole = np.concatenate([a.reshape(-1, *a.shape[a.ndim - _width(concrete, a) + 1 :]) for a in arrays])
-        if len(concrete.theirs) == 1:
-            pieces = [whole]
-        elif concrete.rows:
-            pieces = np.split(whole, np.cumsum([counts[r] for r in concrete.rows])[:-1])
-        else:
-            pieces = np.split(whole, len(concrete.theirs))
+        pieces = np.split(whole, len(concrete.theirs))
         for name, piece in zip(concrete.theirs, pieces, strict=True):
             if name == ZEROS:
                 if np.any(piece):
@@ -196,10 +194,10 @@ def written(
                         f"{slots[0].path!r} must be zero where this layout does not store it, but it is not: the model "
                         "was trained on; save it in vitrail's own format"
                     )
-            elif piece.shape[0] or not concrete.rows:
+            else:
                 before, _, after = concrete.view.partition(" -> ")
                 found[name] = _rearrange(piece, f"{after} -> {before}", concrete.sizes) if concrete.view else piece
-    if missed := sorted(path for path in ours.keys() - {slot.path for slot in filled} if 0 not in ours[path].shape):
+    if missed := sorted(ours.keys() - {slot.path for slot in filled}):
         raise ValueError(
             f"{missed[0]!r} must have a name in the layout to be written in it, but it has none: the model has a part "
             "that its library does not know; save it in vitrail's own format"
@@ -257,7 +255,7 @@ def _misfit(
     ndim = len(shapes[0])
     rows = sum(shape[0] for shape in shapes) + shapes[0][0] * there.count(ZEROS)
     missing_rows = sum(_num_rows(slot.shape, ndim) for slot in slots) - rows
-    same_rows = missing_rows == 0 and (concrete.rows or len({shape[0] for shape in shapes}) == 1)
+    same_rows = missing_rows == 0 and len({shape[0] for shape in shapes}) == 1
     same_width = all(slot.shape[max(len(slot.shape) - ndim + 1, 0) :] == shapes[0][1:] for slot in slots)
     # A view says which axes are one in the file; without one the arrays have the axes that the tensors have.
     same_axes = concrete.view or all(len(slot.shape) == ndim for slot in slots)

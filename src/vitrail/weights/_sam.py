@@ -14,7 +14,7 @@ from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, activation
 from ._errors import CheckpointError
 from ._hf_settings import ACTIVATIONS, vision_tower, written_settings
-from ._rules import Rule, block_rules, rule
+from ._rules import FINAL_NORM, Rule, block_rules, rule
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,12 @@ def _rules(names: _Names) -> Callable[[ViTConfig], tuple[Rule, ...]]:
             kind = i in global_blocks
             for theirs, ours in (("h", "rows"), ("w", "cols")):
                 name = names.blocks.format(i=i) + f"attn.rel_pos_{theirs}"
-                relative.append(rule(name, f"encoder.{kinds[kind]}.{ours}", block=counts[kind]))
+                relative.append(rule(name, f"backbone.encoder.{kinds[kind]}.{ours}", block=counts[kind]))
             counts[kind] += 1
         conv1, norm1, conv2, norm2 = names.neck
         return (
-            rule(names.patch + ".*", "patch.*"),
-            rule("pos_embed", "position.patches", "1 r c d -> r c d"),
+            rule(names.patch + ".*", "backbone.patch.*"),
+            rule("pos_embed", "backbone.position.patches", "1 r c d -> r c d"),
             *block_rules(
                 names.blocks,
                 norm1=names.norm1,
@@ -134,10 +134,10 @@ def _rules(names: _Names) -> Callable[[ViTConfig], tuple[Rule, ...]]:
                 out=names.out,
             ),
             *relative,
-            rule(conv1 + ".weight", "neck.project.weight", "o i 1 1 -> o i"),
-            rule(norm1 + ".*", "neck.norm.*"),
-            rule(conv2 + ".weight", "neck.weight"),
-            rule(norm2 + ".*", "norm.*"),
+            rule(conv1 + ".weight", "backbone.neck.project.weight", "o i 1 1 -> o i"),
+            rule(norm1 + ".*", "backbone.neck.norm.*"),
+            rule(conv2 + ".weight", "backbone.neck.weight"),
+            rule(norm2 + ".*", FINAL_NORM),
         )
 
     return rules

@@ -58,13 +58,7 @@ def save(model: ViT, path: Path | str, *, layout: WritableLayout = "vitrail") ->
     for name, leaf in leaves.items():
         if leaf.dtype != jnp.float32:
             raise ValueError(f"model must be float32 to be written as {layout!r}, but {name!r} is {leaf.dtype}")
-    tensors = written(
-        known.rules(config),
-        leaves,
-        config.size.depth,
-        class_rows=model.prefix.shape[0] - config.num_registers,
-        register_rows=config.num_registers,
-    )
+    tensors = written(known.rules(config), leaves, config.size.depth)
     prefix, bare = written_prefix(config)
     named = {name if name.startswith(bare) else prefix + name: array for name, array in tensors.items()}
     if problem := _misread(_Written(Path(path), named), known, config):
@@ -110,20 +104,25 @@ def _misread(source: AbstractSource, layout: Layout, config: ViTConfig) -> str:
     ours = outline(config)
     for name in ("encoder", "norm_order", "num_registers", "image_size", "patch", "position", "pool", "head"):
         came, wanted = getattr(read, name), getattr(config, name)
-        if came != wanted and (name not in _PARTS or not _alike(getattr(ours, name), getattr(theirs, name))):
+        if came != wanted and (name not in _PARTS or not _alike(_PARTS[name](ours), _PARTS[name](theirs))):
             return f"{name} {wanted!r} would be read as {came!r}"
     return ""
 
 
 _OF_RUNNING: Final = ("dropout", "drop_path", "scan", "remat", "attention_chunk", "fused_attention")
-_PARTS: Final = ("patch", "position", "pool", "head")
+_PARTS: Final[Mapping[str, Callable[[ViT], eqx.Module]]] = {
+    "patch": lambda model: model.backbone.patch,
+    "position": lambda model: model.backbone.position,
+    "pool": lambda model: model.readout.pool,
+    "head": lambda model: model.readout.head,
+}
 
 
 def _alike(ours: eqx.Module, theirs: eqx.Module) -> bool:
     """Whether two parts without their numbers are the same; by which rule positions are resampled, each library says
     for itself."""
     if isinstance(ours, LearnedPosition) and isinstance(theirs, LearnedPosition):
-        sizes = ({n: a.shape for n, a in arrays_of(part).items() if 0 not in a.shape} for part in (ours, theirs))
+        sizes = ({n: a.shape for n, a in arrays_of(part).items()} for part in (ours, theirs))
         return next(sizes) == next(sizes)
     mine, other = (cast(object, jax.tree.structure(part)) for part in (ours, theirs))
     return mine == other

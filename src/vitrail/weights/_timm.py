@@ -18,7 +18,7 @@ from ..model import ViTConfig
 from ..pool import POOLS
 from ._checkpoint import Checkpoint, Layout, Settings, classes, divisor, learned, model_config
 from ._errors import CheckpointError
-from ._rules import ZEROS, Rule, block_rules, rule
+from ._rules import FINAL_NORM, POSITIONS, ZEROS, Rule, block_rules, rule
 
 _VIT: Final = re.compile(
     r"(vit|deit|deit3)_(tiny|xsmall|small|wee|little|medium|mediumd|betwixt|base|large|huge|giant|giantopt|gigantic|"
@@ -165,15 +165,11 @@ def _is_square(number: int) -> bool:
 def _vit_rules(config: ViTConfig) -> tuple[Rule, ...]:
     distilled = config.head == "distilled"
     return (
-        rule("patch_embed.proj.*", "patch.*"),
-        rule(
-            ("cls_token", "dist_token" if distilled else "reg_token"),
-            "prefix",
-            "1 n d -> n d",
-            rows=("class", "registers"),
-        ),
-        rule("pos_embed", ("position.prefix", "position.patches"), "1 n d -> n d"),
-        rule("norm_pre.*", "encoder.pre_norm.*"),
+        rule("patch_embed.proj.*", "backbone.patch.*"),
+        rule("cls_token", "backbone.class_token", "1 1 d -> d"),
+        rule("dist_token" if distilled else "reg_token", "backbone.registers", "1 n d -> n d"),
+        rule("pos_embed", POSITIONS, "1 n d -> n d"),
+        rule("norm_pre.*", "backbone.encoder.pre_norm.*"),
         *block_rules(
             "blocks.{i}.",
             norm1="norm1",
@@ -185,16 +181,16 @@ def _vit_rules(config: ViTConfig) -> tuple[Rule, ...]:
             scales=("ls1.gamma", "ls2.gamma"),
             qk_norms=("attn.q_norm", "attn.k_norm"),
         ),
-        rule("fc_norm.*" if config.norm_order == "pool_norm" else "norm.*", "norm.*"),
-        rule("attn_pool.latent", "pool.queries", "1 n d -> n d"),
-        rule("attn_pool.q.*", "pool.attention.q.*"),
-        rule("attn_pool.kv.*", "pool.attention.kv.*"),
-        rule("attn_pool.proj.*", "pool.attention.project.*"),
-        rule("attn_pool.norm.*", "pool.norm.*"),
-        rule("attn_pool.mlp.fc1.*", "pool.mlp.hidden.*"),
-        rule("attn_pool.mlp.fc2.*", "pool.mlp.out.*"),
-        rule("head.*", "head.class_token.*" if distilled else "head.linear.*"),
-        rule("head_dist.*", "head.distillation_token.*"),
+        rule("fc_norm.*" if config.norm_order == "pool_norm" else "norm.*", FINAL_NORM),
+        rule("attn_pool.latent", "readout.pool.queries", "1 n d -> n d"),
+        rule("attn_pool.q.*", "readout.pool.attention.q.*"),
+        rule("attn_pool.kv.*", "readout.pool.attention.kv.*"),
+        rule("attn_pool.proj.*", "readout.pool.attention.project.*"),
+        rule("attn_pool.norm.*", "readout.pool.norm.*"),
+        rule("attn_pool.mlp.fc1.*", "readout.pool.mlp.hidden.*"),
+        rule("attn_pool.mlp.fc2.*", "readout.pool.mlp.out.*"),
+        rule("head.*", "readout.head.class_token.*" if distilled else "readout.head.linear.*"),
+        rule("head_dist.*", "readout.head.distillation_token.*"),
     )
 
 
@@ -248,11 +244,12 @@ def _configure_eva(checkpoint: Checkpoint) -> ViTConfig:
 def _eva_rules(config: ViTConfig) -> tuple[Rule, ...]:
     gated = config.encoder.activation == "swiglu"
     return (
-        rule("patch_embed.proj.*", "patch.*"),
-        rule(("cls_token", "reg_token"), "prefix", "1 n d -> n d", rows=("class", "registers")),
-        rule("pos_embed", ("position.prefix", "position.patches"), "1 n d -> n d"),
-        rule("blocks.{i}.attn.qkv.weight", "encoder.stack.attention.qkv.weight"),
-        rule(("blocks.{i}.attn.q_bias", ZEROS, "blocks.{i}.attn.v_bias"), "encoder.stack.attention.qkv.bias"),
+        rule("patch_embed.proj.*", "backbone.patch.*"),
+        rule("cls_token", "backbone.class_token", "1 1 d -> d"),
+        rule("reg_token", "backbone.registers", "1 n d -> n d"),
+        rule("pos_embed", POSITIONS, "1 n d -> n d"),
+        rule("blocks.{i}.attn.qkv.weight", "backbone.encoder.stack.attention.qkv.weight"),
+        rule(("blocks.{i}.attn.q_bias", ZEROS, "blocks.{i}.attn.v_bias"), "backbone.encoder.stack.attention.qkv.bias"),
         *block_rules(
             "blocks.{i}.",
             norm1="norm1",
@@ -263,8 +260,8 @@ def _eva_rules(config: ViTConfig) -> tuple[Rule, ...]:
             out="mlp.fc2",
             scales=("gamma_1", "gamma_2"),
         ),
-        rule("fc_norm.*" if config.norm_order == "pool_norm" else "norm.*", "norm.*"),
-        rule("head.*", "head.linear.*"),
+        rule("fc_norm.*" if config.norm_order == "pool_norm" else "norm.*", FINAL_NORM),
+        rule("head.*", "readout.head.linear.*"),
     )
 
 

@@ -40,10 +40,17 @@ def build(case: Case, weights: dict[str, Any] | None) -> Program:
 
 def with_weights(model: Any, weights: dict[str, Any]) -> Any:
     def parts(model: Any) -> list[Any]:
-        block = model.encoder.stack
+        block = model.backbone.encoder.stack
         linear = (block.attention.qkv, block.attention.project, block.mlp.hidden, block.mlp.out)
-        layers = (model.patch, *linear, block.norm1, block.norm2, model.norm, model.head.linear)
-        return [model.position.patches, *(array for layer in layers for array in (layer.weight, layer.bias))]
+        layers = (
+            model.backbone.patch,
+            *linear,
+            block.norm1,
+            block.norm2,
+            model.backbone.norm,
+            model.readout.head.linear,
+        )
+        return [model.backbone.position.patches, *(array for layer in layers for array in (layer.weight, layer.bias))]
 
     blocks = [block_weights(weights, i) for i in range(model.config.size.depth)]
     names = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "norm1", "norm2")
@@ -52,5 +59,5 @@ def with_weights(model: Any, weights: dict[str, Any]) -> Any:
         [jnp.asarray(weights[f"{name}.{kind}"]) for kind in ("weight", "bias")]
         for name in ("patch_embed.proj", "norm", "head")
     )
-    position = jnp.asarray(weights["pos_embed"]).reshape(model.position.patches.shape)
+    position = jnp.asarray(weights["pos_embed"]).reshape(model.backbone.position.patches.shape)
     return eqx.tree_at(parts, model, [position, *patch, *stacked, *norm, *head])

@@ -1,10 +1,10 @@
 """Statistics pooling for vitrail."""
 
-from typing import final
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from vitrail import AbstractPool, Tokens
 
@@ -18,19 +18,15 @@ class MeanStdPool(AbstractPool):
 
     eps: float = eqx.field(static=True)
     out_dim: int = eqx.field(static=True)
-    needs_class_token: bool = eqx.field(static=True)
-    order_invariant: bool = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, eps: float = 1e-6, key: PRNGKeyArray | None = None):
         self.eps = eps
         self.out_dim = 2 * dim
-        self.needs_class_token = False
-        self.order_invariant = True
 
-    def __call__(
-        self, tokens: Tokens, *, mask: Bool[Array, " patches"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " {self.out_dim}"]:
-        where = None if mask is None else mask[:, None]
+    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
+        where = None if tokens.mask is None else tokens.mask[:, None]
         # What a masked patch holds must not reach a gradient either, be it NaN.
         patches = tokens.patches if where is None else jnp.where(where, tokens.patches, 0)
         mean = jnp.mean(patches, axis=0, where=where)

@@ -1,0 +1,68 @@
+"""The readout: tokens become a vector or logits."""
+
+from typing import final
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._layers import LayerNorm, split_key, to_dtype
+from .._tokens import Tokens
+from ..head import AbstractHead
+from ..pool import AbstractPool
+
+
+@final
+class Readout(eqx.Module):
+    """Turns the tokens of a backbone into logits: a pool, a norm if it comes after the pool, and a head."""
+
+    pool: AbstractPool
+    norm: LayerNorm | None
+    head: AbstractHead
+
+    def __init__(self, pool: AbstractPool, norm: LayerNorm | None, head: AbstractHead):
+        """**Arguments:**
+
+        - `pool`: the pool.
+        - `norm`: the norm of what the pool returns; `None` for none.
+        - `head`: the head.
+        """
+        self.pool = pool
+        self.norm = norm
+        self.head = head
+
+    def __call__(
+        self, tokens: Tokens, *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*tokens {self.head.out_dim}"]:
+        """**Arguments:**
+
+        - `tokens`: of one image, as a backbone returns them. Pool and head compute in their dtype.
+        - `key`: for whatever the pool or the head draws in training; `None` means inference.
+
+        **Returns:**
+
+        The logits, `(classes,)`, in float32; `(tokens, classes)` with the pool `none`; with the head `none`, what the
+        pool returns.
+        """
+        pool_key, head_key = split_key(key, 2)
+        pooled = self.pooled(tokens, key=pool_key)
+        return to_dtype(self.head, pooled.dtype)(pooled, key=head_key).astype(jnp.float32)
+
+    def pooled(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, "*tokens features"]:
+        """What the head reads.
+
+        **Arguments:** those of a call.
+
+        **Returns:**
+
+        What the pool returns, after the norm if there is one, in the dtype of the tokens.
+
+        **Raises:** `ValueError` if the pool returns another width than its `out_dim`.
+        """
+        pooled = to_dtype(self.pool, tokens.patches.dtype)(tokens, key=key)
+        if pooled.shape[-1:] != (self.pool.out_dim,):
+            raise ValueError(
+                f"the pool {type(self.pool).__name__} must return vectors of out_dim={self.pool.out_dim} channels, got "
+                f"shape {pooled.shape}: fix that class"
+            )
+        return pooled if self.norm is None else self.norm(pooled)
