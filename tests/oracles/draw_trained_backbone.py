@@ -31,9 +31,9 @@ def draw(out: Path) -> None:
         model = vitrail.load(write_checkpoint(Path(folder)), image_size=SIZE)
     card = vitrail.model_card(model)
     image = card.preprocess(data.chelsea())
-    tokens = eqx.filter_jit(model.tokens)(image)
+    tokens = eqx.filter_jit(model.backbone)(image)
     rows, cols = tokens.grid
-    looked = np.asarray(eqx.filter_jit(model.attention)(image)[-1, :, 0, 1:]).reshape(-1, rows, cols)
+    looked = np.asarray(eqx.filter_jit(model.backbone.attention)(image)[-1, :, 0, 1:]).reshape(-1, rows, cols)
 
     preprocess = card.config.preprocess
     assert preprocess is not None

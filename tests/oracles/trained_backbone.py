@@ -71,5 +71,5 @@ def both(checkpoint: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The final tokens of a photograph by vitrail, and by onnxruntime."""
     model = vitrail.load(checkpoint, image_size=size)
     image = vitrail.model_card(model).preprocess(data.chelsea())
-    tokens = eqx.filter_jit(model.tokens)(image)
+    tokens = eqx.filter_jit(model.backbone)(image)
     return np.asarray(tokens.sequence), final_tokens(np.asarray(image))
