@@ -63,13 +63,13 @@ def assert_trees_close(actual: Any, expected: Any, *, tolerance: float = 1e-5) -
 
 
 def parameters(tree: Any) -> dict[str, jax.Array]:
-    """The arrays of a tree by their paths, those without elements left out."""
+    """The arrays of a tree by their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if leaf.size}
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 def tokens_of(
-    prefix: jax.Array, patches: jax.Array, grid: tuple[int, int], *, class_token: bool = True, **others: Any
+    prefix: jax.Array, patches: jax.Array, grid: tuple[int, int], *, class_token: bool = True
 ) -> vitrail.Tokens:
     """Tokens whose class token and registers are the rows of one array."""
     first = int(class_token and len(prefix) > 0)
@@ -78,7 +78,6 @@ def tokens_of(
         grid,
         class_token=prefix[0] if first else None,
         registers=prefix[first:] if len(prefix) > first else None,
-        **others,
     )
 
 

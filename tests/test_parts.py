@@ -27,6 +27,19 @@ def make_tokens(*, seed: int = 0, grid: tuple[int, int] = GRID, prefix: int = PR
     return tokens_of(random_array(prefix, dim, seed=seed), random_array(grid[0] * grid[1], dim, seed=seed + 1), grid)
 
 
+def position_of(name: str, *, grid: tuple[int, int] = GRID) -> Any:
+    """A position embedding for tokens as `make_tokens` gives them."""
+    return POSITIONS[name](
+        DIM,
+        grid=grid,
+        class_token=True,
+        num_registers=PREFIX - 1,
+        head_dim=HEAD_DIM,
+        init=vitrail.TRUNC_NORMAL,
+        key=KEY,
+    )
+
+
 def builtins(registry: Mapping[str, Any]) -> list[str]:
     """The names that come with vitrail: plugins on this machine are not ours to test."""
     return [name for name in registry if registry.entry(name).origins == ("vitrail",)]  # type: ignore[attr-defined]
@@ -291,30 +304,14 @@ def test_factorized_adds_the_vector_of_the_row_and_of_the_column() -> None:
 @pytest.mark.parametrize("grid", [(2, 3), (6, 1), (2, 2)])
 def test_tables_refuse_tokens_of_another_grid(name: str, grid: tuple[int, int]) -> None:
     # (2, 3) and (6, 1) have as many cells as the (3, 2) that the table was made for.
-    position = POSITIONS[name](
-        DIM,
-        grid=GRID,
-        class_token=True,
-        num_registers=PREFIX - 1,
-        head_dim=HEAD_DIM,
-        init=vitrail.TRUNC_NORMAL,
-        key=KEY,
-    )
+    position = position_of(name)
     with pytest.raises((ValueError, TypeError)):
         position(make_tokens(grid=grid))
 
 
 @pytest.mark.parametrize("name", ["learned", "factorized"])
 def test_a_table_of_one_cell_does_not_spread_over_a_grid(name: str) -> None:
-    position = POSITIONS[name](
-        DIM,
-        grid=(1, 1),
-        class_token=True,
-        num_registers=PREFIX - 1,
-        head_dim=HEAD_DIM,
-        init=vitrail.TRUNC_NORMAL,
-        key=KEY,
-    )
+    position = position_of(name, grid=(1, 1))
     with pytest.raises((ValueError, TypeError)):
         position(make_tokens())
 
@@ -416,31 +413,13 @@ def test_resized_tables_equal_an_antialiased_bicubic_interpolation(size: tuple[i
 
 @pytest.mark.parametrize("name", builtins(POSITIONS))
 def test_resized_to_the_same_grid_is_the_identity(name: str) -> None:
-    position = randomised(
-        lambda: POSITIONS[name](
-            DIM,
-            grid=GRID,
-            class_token=True,
-            num_registers=PREFIX - 1,
-            head_dim=HEAD_DIM,
-            init=vitrail.TRUNC_NORMAL,
-            key=KEY,
-        )
-    )
+    position = randomised(lambda: position_of(name))
     assert eqx.tree_equal(position.resized(GRID), position)
 
 
 @pytest.mark.parametrize("name", builtins(POSITIONS))
 def test_resized_positions_fit_tokens_of_the_new_grid(name: str) -> None:
-    position = POSITIONS[name](
-        DIM,
-        grid=GRID,
-        class_token=True,
-        num_registers=PREFIX - 1,
-        head_dim=HEAD_DIM,
-        init=vitrail.TRUNC_NORMAL,
-        key=KEY,
-    )
+    position = position_of(name)
     tokens = make_tokens(grid=(2, 5))
     assert position.resized((2, 5))(tokens).grid == (2, 5)
 

@@ -65,6 +65,39 @@ class Tokens(eqx.Module):
         self.mask = mask
         self.grid = grid
 
+    @staticmethod
+    def from_sequence(
+        sequence: Float[Array, "*batch tokens dim"],
+        grid: tuple[int, int],
+        *,
+        class_token: bool,
+        num_registers: int,
+        places: Int[Array, "*batch patches"] | None = None,
+        mask: Bool[Array, "*batch patches"] | None = None,
+    ) -> "Tokens":
+        """**Arguments:**
+
+        - `sequence`: class token, registers and patches as one array.
+        - `grid`: rows and columns of patches in the whole image.
+        - `class_token`: whether the first row is a class token.
+        - `num_registers`: how many rows after it are registers.
+        - `places`, `mask`: of the patches, as in the constructor.
+
+        **Returns:**
+
+        The `Tokens` whose `sequence` that is.
+        """
+        first = int(class_token)
+        last = first + num_registers
+        return Tokens(
+            sequence[..., last:, :],
+            grid,
+            class_token=sequence[..., 0, :] if class_token else None,
+            registers=sequence[..., first:last, :] if num_registers else None,
+            places=places,
+            mask=mask,
+        )
+
     @property
     def dim(self) -> int:
         """The width of a token."""
@@ -159,12 +192,11 @@ class Tokens(eqx.Module):
 
         `Tokens` with the same grid, places and mask.
         """
-        first, last = self.num_prefix - self.num_registers, self.num_prefix
-        return Tokens(
-            sequence[..., last:, :],
+        return Tokens.from_sequence(
+            sequence,
             self.grid,
-            class_token=None if self.class_token is None else sequence[..., 0, :],
-            registers=None if self.registers is None else sequence[..., first:last, :],
+            class_token=self.class_token is not None,
+            num_registers=self.num_registers,
             places=self.places,
             mask=self.mask,
         )

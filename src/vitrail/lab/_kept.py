@@ -44,26 +44,22 @@ class Layout:
 
     grid: tuple[int, int]
     has_class_token: bool
-    num_prefix: int
+    num_registers: int
 
     @staticmethod
     def of(backbone: Backbone) -> "Layout":
         """How the sequences of a backbone divide."""
-        return Layout(backbone.grid, backbone.class_token is not None, backbone.num_prefix)
+        return Layout(backbone.grid, backbone.class_token is not None, backbone.num_registers)
 
     @property
     def length(self) -> int:
         """The number of tokens."""
-        return self.num_prefix + self.grid[0] * self.grid[1]
+        return int(self.has_class_token) + self.num_registers + self.grid[0] * self.grid[1]
 
     def tokens(self, sequence: Float[Array, "tokens dim"]) -> Tokens:
         """The tokens of one image."""
-        first = int(self.has_class_token)
-        return Tokens(
-            sequence[self.num_prefix :],
-            self.grid,
-            class_token=sequence[0] if self.has_class_token else None,
-            registers=sequence[first : self.num_prefix] if self.num_prefix > first else None,
+        return Tokens.from_sequence(
+            sequence, self.grid, class_token=self.has_class_token, num_registers=self.num_registers
         )
 
 

@@ -83,9 +83,14 @@ class Backbone(eqx.Module):
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
 
     @property
+    def num_registers(self) -> int:
+        """The number of registers."""
+        return 0 if self.registers is None else self.registers.shape[0]
+
+    @property
     def num_prefix(self) -> int:
         """The number of tokens before the patches: the class token and the registers."""
-        return int(self.class_token is not None) + (0 if self.registers is None else self.registers.shape[0])
+        return int(self.class_token is not None) + self.num_registers
 
     @property
     def dim(self) -> int:

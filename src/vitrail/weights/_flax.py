@@ -12,7 +12,7 @@ from .._registry import PartSpec
 from ..encoder import EncoderOptions, EncoderSize
 from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, learned
-from ._rules import POSITIONS, Rule, rule
+from ._rules import POSITION_ROWS, Rule, rule
 
 _BLOCK: Final = "Transformer/encoderblock_{i}/"
 _STACK: Final = "backbone.encoder.stack."
@@ -110,7 +110,7 @@ def _trunk(positions: str, *, attention: int, norm2: int, mlp: int) -> tuple[Rul
         rule("embedding/kernel", "backbone.patch.weight", "h w i o -> o i h w"),
         rule("embedding/bias", "backbone.patch.bias"),
         rule("cls", "backbone.class_token", "1 1 d -> d"),
-        rule(positions, POSITIONS, "1 n d -> n d"),
+        rule(positions, POSITION_ROWS, "1 n d -> n d"),
         *_norm(_BLOCK + "LayerNorm_0", _STACK + "norm1"),
         *_attention(
             f"{_BLOCK}MultiHeadDotProductAttention_{attention}",

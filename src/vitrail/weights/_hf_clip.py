@@ -13,7 +13,7 @@ from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, activation, classes, learned, model_config
 from ._errors import CheckpointError
 from ._hf_settings import ACTIVATIONS, MASK_TOKEN, TEXT_TOWER, check_type, vision_tower, written_settings
-from ._rules import FINAL_NORM, POSITIONS, ZEROS, Rule, block_rules, rule
+from ._rules import FINAL_NORM, POSITION_ROWS, ZEROS, Rule, block_rules, rule
 
 _LAYER: Final = "encoder.layers.{i}."
 _KERNEL: Final = "embeddings.patch_embedding.weight"
@@ -66,7 +66,7 @@ def _clip_rules(config: ViTConfig) -> tuple[Rule, ...]:
     return (
         rule(_KERNEL, "backbone.patch.weight"),
         rule("embeddings.class_embedding", "backbone.class_token"),
-        rule(_POSITIONS, POSITIONS, "n d -> n d"),
+        rule(_POSITIONS, POSITION_ROWS, "n d -> n d"),
         rule("pre_layrnorm.*", "backbone.encoder.pre_norm.*"),
         *_blocks(),
         rule("post_layernorm.*", FINAL_NORM),
@@ -146,7 +146,7 @@ def _siglip_rules(config: ViTConfig) -> tuple[Rule, ...]:
     return (
         kernel,
         rule("embeddings.patch_embedding.bias", "backbone.patch.bias"),
-        rule(_POSITIONS, POSITIONS, "n d -> n d"),
+        rule(_POSITIONS, POSITION_ROWS, "n d -> n d"),
         *_blocks(),
         rule("post_layernorm.*", FINAL_NORM),
         rule("head.probe", "readout.pool.queries", "1 n d -> n d"),

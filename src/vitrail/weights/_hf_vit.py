@@ -13,7 +13,7 @@ from ..encoder import EncoderOptions
 from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, activation, classes, has_pooler, learned, model_config
 from ._hf_settings import ACTIVATIONS, MASK_TOKEN, check_type, written_settings
-from ._rules import FINAL_NORM, POSITIONS, Rule, block_rules, rule
+from ._rules import FINAL_NORM, POSITION_ROWS, Rule, block_rules, rule
 
 _Blocks = Callable[[ViTConfig], tuple[Rule, ...]]
 
@@ -52,7 +52,7 @@ def _vit_rules(blocks: _Blocks) -> Callable[[ViTConfig], tuple[Rule, ...]]:
             rule("embeddings.patch_embeddings.projection.*", "backbone.patch.*"),
             rule("embeddings.cls_token", "backbone.class_token", "1 1 d -> d"),
             rule("embeddings.distillation_token", "backbone.registers", "1 n d -> n d"),
-            rule("embeddings.position_embeddings", POSITIONS, "1 n d -> n d"),
+            rule("embeddings.position_embeddings", POSITION_ROWS, "1 n d -> n d"),
             *blocks(config),
             rule("layernorm.*", FINAL_NORM),
             rule("pooler.dense.*" if has_pooler(config) else "classifier.*", "readout.head.linear.*"),
@@ -173,7 +173,7 @@ def _dinov2_rules(blocks: _Blocks) -> Callable[[ViTConfig], tuple[Rule, ...]]:
             rule("embeddings.patch_embeddings.projection.*", "backbone.patch.*"),
             rule("embeddings.cls_token", "backbone.class_token", "1 1 d -> d"),
             rule("embeddings.register_tokens", "backbone.registers", "1 n d -> n d"),
-            rule("embeddings.position_embeddings", POSITIONS, "1 n d -> n d"),
+            rule("embeddings.position_embeddings", POSITION_ROWS, "1 n d -> n d"),
             *blocks(config),
             rule("layernorm.*", FINAL_NORM),
             rule("classifier.*", "readout.head.linear.*"),

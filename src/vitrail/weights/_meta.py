@@ -13,7 +13,7 @@ from .._registry import PartSpec
 from ..encoder import EncoderOptions
 from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, divisor, learned, model_config
-from ._rules import FINAL_NORM, POSITIONS, Rule, block_rules, rule
+from ._rules import FINAL_NORM, POSITION_ROWS, Rule, block_rules, rule
 
 _KERNEL: Final = "patch_embed.proj.weight"
 _BASE: Final = 100.0
@@ -66,7 +66,7 @@ def _dinov2_rules(config: ViTConfig) -> tuple[Rule, ...]:
         rule("patch_embed.proj.*", "backbone.patch.*"),
         rule("cls_token", "backbone.class_token", "1 1 d -> d"),
         rule("register_tokens", "backbone.registers", "1 n d -> n d"),
-        rule("pos_embed", POSITIONS, "1 n d -> n d"),
+        rule("pos_embed", POSITION_ROWS, "1 n d -> n d"),
         *_blocks(config),
         rule("norm.*", FINAL_NORM),
     )

@@ -11,7 +11,7 @@ from ..encoder import EncoderOptions
 from ..model import ViTConfig
 from ._checkpoint import Checkpoint, Layout, classes, learned, model_config
 from ._errors import CheckpointError
-from ._rules import FINAL_NORM, POSITIONS, Rule, block_rules, rule
+from ._rules import FINAL_NORM, POSITION_ROWS, Rule, block_rules, rule
 
 _CLIP_BLOCK: Final = "visual.transformer.resblocks.{i}."
 
@@ -57,7 +57,7 @@ def _clip_rules(config: ViTConfig) -> tuple[Rule, ...]:
     return (
         rule("visual.conv1.weight", "backbone.patch.weight"),
         rule("visual.class_embedding", "backbone.class_token"),
-        rule("visual.positional_embedding", POSITIONS, "n d -> n d"),
+        rule("visual.positional_embedding", POSITION_ROWS, "n d -> n d"),
         rule("visual.ln_pre.*", "backbone.encoder.pre_norm.*"),
         *_attention(_CLIP_BLOCK, "attn"),
         *block_rules(
@@ -140,7 +140,7 @@ def _torchvision_rules(config: ViTConfig) -> tuple[Rule, ...]:
     return (
         rule("conv_proj.*", "backbone.patch.*"),
         rule("class_token", "backbone.class_token", "1 1 d -> d"),
-        rule("encoder.pos_embedding", POSITIONS, "1 n d -> n d"),
+        rule("encoder.pos_embedding", POSITION_ROWS, "1 n d -> n d"),
         *_attention(_TV_BLOCK, "self_attention"),
         *blocks[0],
         *blocks[1],

@@ -23,7 +23,7 @@ _MOST_AXES: Final = 32
 """That NumPy and einops can see; none that is needed has more than five."""
 
 
-POSITIONS: Final = ("backbone.position.class_token", "backbone.position.registers", "backbone.position.patches")
+POSITION_ROWS: Final = ("backbone.position.class_token", "backbone.position.registers", "backbone.position.patches")
 """The rows of a learned position embedding, where one tensor of the file holds them all."""
 FINAL_NORM: Final = ("backbone.norm.*", "readout.norm.*")
 """The final norm, of which a model has the one or the other."""

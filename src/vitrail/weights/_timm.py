@@ -18,7 +18,7 @@ from ..model import ViTConfig
 from ..pool import POOLS
 from ._checkpoint import Checkpoint, Layout, Settings, classes, divisor, learned, model_config
 from ._errors import CheckpointError
-from ._rules import FINAL_NORM, POSITIONS, ZEROS, Rule, block_rules, rule
+from ._rules import FINAL_NORM, POSITION_ROWS, ZEROS, Rule, block_rules, rule
 
 _VIT: Final = re.compile(
     r"(vit|deit|deit3)_(tiny|xsmall|small|wee|little|medium|mediumd|betwixt|base|large|huge|giant|giantopt|gigantic|"
@@ -168,7 +168,7 @@ def _vit_rules(config: ViTConfig) -> tuple[Rule, ...]:
         rule("patch_embed.proj.*", "backbone.patch.*"),
         rule("cls_token", "backbone.class_token", "1 1 d -> d"),
         rule("dist_token" if distilled else "reg_token", "backbone.registers", "1 n d -> n d"),
-        rule("pos_embed", POSITIONS, "1 n d -> n d"),
+        rule("pos_embed", POSITION_ROWS, "1 n d -> n d"),
         rule("norm_pre.*", "backbone.encoder.pre_norm.*"),
         *block_rules(
             "blocks.{i}.",
@@ -247,7 +247,7 @@ def _eva_rules(config: ViTConfig) -> tuple[Rule, ...]:
         rule("patch_embed.proj.*", "backbone.patch.*"),
         rule("cls_token", "backbone.class_token", "1 1 d -> d"),
         rule("reg_token", "backbone.registers", "1 n d -> n d"),
-        rule("pos_embed", POSITIONS, "1 n d -> n d"),
+        rule("pos_embed", POSITION_ROWS, "1 n d -> n d"),
         rule("blocks.{i}.attn.qkv.weight", "backbone.encoder.stack.attention.qkv.weight"),
         rule(("blocks.{i}.attn.q_bias", ZEROS, "blocks.{i}.attn.v_bias"), "backbone.encoder.stack.attention.qkv.bias"),
         *block_rules(
