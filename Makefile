@@ -49,11 +49,11 @@ site/index.html: $(SOURCES) | $(VENV)/docs.installed
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(ORACLES) $(BENCH)-jax $(BENCH)-torch site
+	rm -rf $(VENV) $(ORACLES) $(BENCH)-jax $(BENCH)-torch .pytest_cache site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "vitrail needs Python 3.11 or newer, but $$($(PYTHON) --version) came: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+		{ echo "vitrail needs Python 3.11 or newer, got $$($(PYTHON) --version): make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	rm -f $(VENV)/*.installed
 	$(if $(UV),uv venv --clear --python "$$(command -v $(PYTHON))" $(VENV),$(PYTHON) -m venv --clear $(VENV))
 

@@ -5,6 +5,7 @@ ever.
 """
 
 import dataclasses
+import functools
 import json
 import zlib
 from pathlib import Path
@@ -20,6 +21,7 @@ import vitrail
 
 Arrays = dict[str, np.ndarray]
 TOLERANCE = 1e-5
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 @dataclasses.dataclass
@@ -123,3 +125,15 @@ def case_from(kept: dict[str, Any], arrays: Arrays) -> Case:
         outputs[height, width] = {key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)}
     fixed = {name: arrays[f"fixed/{name}"] for name in kept.pop("fixed")}
     return Case(**kept, outputs=outputs, fixed=fixed)
+
+
+@functools.cache
+def load_cases() -> dict[str, Case]:
+    """All cases of the fixtures, which `tests/oracles/make_fixtures.py` writes."""
+    with np.load(FIXTURES / "checkpoints.npz") as file:
+        arrays = dict(file)
+    kept: dict[str, Any] = json.loads((FIXTURES / "checkpoints.json").read_text())
+    return {
+        name: case_from(values, {k.removeprefix(f"{name}/"): a for k, a in arrays.items() if k.startswith(f"{name}/")})
+        for name, values in kept.items()
+    }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import vitrail
-from vitrail.testing import randomised as randomised
+from vitrail.testing import randomise as randomise
 
 T = TypeVar("T")
 
@@ -31,10 +31,16 @@ def small_config(**changes: Any) -> vitrail.ViTConfig:
     return vitrail.ViTConfig(**(fields | changes))
 
 
-def small_model(*, seed: int = 0, **changes: Any) -> vitrail.ViT:
+def small_model(
+    *,
+    seed: int = 0,
+    execution: vitrail.Execution = vitrail.Execution(),
+    dropout: vitrail.Dropout = vitrail.Dropout(),
+    **changes: Any,
+) -> vitrail.ViT:
     """A tiny model, every parameter random."""
     config = small_config(**changes)
-    return randomised(lambda: config.build(key=jax.random.key(0)), seed=seed)
+    return randomise(lambda: config.build(execution=execution, dropout=dropout, key=jax.random.key(0)), seed=seed)
 
 
 def image_for(model: vitrail.ViT, *, seed: int = 0) -> jax.Array:
@@ -99,3 +105,8 @@ def final_norm(model: vitrail.ViT) -> vitrail.LayerNorm:
 def masked(tokens: vitrail.Tokens, mask: Any) -> vitrail.Tokens:
     """The tokens with a mask."""
     return dataclasses.replace(tokens, mask=mask)
+
+
+def builtins(registry: vitrail.Registry[Any, Any]) -> list[str]:
+    """The names that come with vitrail. Plugins on this machine are not ours to test."""
+    return [name for name in registry if registry.get_entry(name).origins == ("vitrail",)]

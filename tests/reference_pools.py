@@ -1,12 +1,15 @@
 """The pools in float64 NumPy, from the equations of their papers and a patch at a time: independent of ours."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from reference import ACTIVATIONS, np_layer_norm
 
 Weights = Mapping[str, np.ndarray]
+Grid = tuple[int, int]
+Result = tuple[np.ndarray, np.ndarray | None]
+"""The pooled vector, and the weights of the patches if the pool has some."""
 
 
 def softmax(scores: list[float]) -> list[float]:
@@ -56,9 +59,8 @@ def np_cross_attention(
     """Vaswani et al. 2017, one head and one query at a time: what is gathered, and (heads, queries, tokens)."""
     dim = x.shape[1]
     width = dim // heads
-    q = queries @ w[f"{prefix}q.weight"].T + w[f"{prefix}q.bias"]
-    kv = x @ w[f"{prefix}kv.weight"].T + w[f"{prefix}kv.bias"]
-    k, v = kv[:, :dim], kv[:, dim:]
+    matrices, biases = np.split(w[f"{prefix}qkv.weight"], 3), np.split(w[f"{prefix}qkv.bias"], 3)
+    q, k, v = (tokens @ m.T + b for tokens, m, b in zip((queries, x, x), matrices, biases, strict=True))
     gathered, shares = np.zeros_like(q), np.zeros((heads, len(q), len(x)))
     for head in range(heads):
         part = slice(head * width, (head + 1) * width)
@@ -115,3 +117,54 @@ def np_bilinear(table: np.ndarray, size: tuple[int, int]) -> np.ndarray:
             rows.append(weights / weights.sum())
         table = np.moveaxis(np.tensordot(np.array(rows), table, axes=(1, axis)), 0, axis)
     return table
+
+
+def np_mean(x: np.ndarray, *more: np.ndarray) -> np.ndarray:
+    rows = [*x, *(row for rows in more for row in rows)]
+    return sum(rows) / len(rows)  # type: ignore[return-value]
+
+
+def np_max(x: np.ndarray) -> np.ndarray:
+    return np.array([max(column) for column in x.T])
+
+
+def np_weighted(x: np.ndarray, scores: np.ndarray, grid: Grid) -> Result:
+    scores = scores if scores.shape == grid else np_bilinear(scores, grid)
+    shares = np.array(softmax(list(scores.ravel())))
+    return shares @ x, shares[None]
+
+
+def with_one_row(result: tuple[np.ndarray, np.ndarray]) -> Result:
+    """The same with the weights as one row."""
+    value, shares = result
+    return value, shares[None]
+
+
+REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray, Weights, Grid], Result]] = {
+    "mean": lambda x, prefix, w, grid: (np_mean(x), None),
+    "mean with prefix": lambda x, prefix, w, grid: (np_mean(x, prefix), None),
+    "cls": lambda x, prefix, w, grid: (prefix[0], None),
+    "max": lambda x, prefix, w, grid: (np_max(x), None),
+    "mean_max": lambda x, prefix, w, grid: ((np_mean(x) + np_max(x)) / 2, None),
+    "cls_mean": lambda x, prefix, w, grid: (np.array([*prefix[0], *np_mean(x)]), None),
+    "sum": lambda x, prefix, w, grid: (sum(x), None),  # type: ignore[return-value]
+    "none": lambda x, prefix, w, grid: (np.array([*prefix, *x]), None),
+    "lse": lambda x, prefix, w, grid: (np_log_sum_exp(x, math.exp(w["log_temperature"])), None),
+    "lse fixed": lambda x, prefix, w, grid: (np_log_sum_exp(x, 0.3), None),
+    "gem": lambda x, prefix, w, grid: (np_generalised_mean(x, math.exp(w["log_power"]), 1e-6), None),
+    "attention": lambda x, prefix, w, grid: np_map(x, w, 1, "gelu", 1e-6),
+    "attention of three heads and two queries": lambda x, prefix, w, grid: np_map(x, w, 3, "gelu_tanh", 1e-3),
+    "abmil": lambda x, prefix, w, grid: with_one_row(np_gated_attention(x, w)),
+    "abmil of five": lambda x, prefix, w, grid: with_one_row(np_gated_attention(x, w)),
+    "simpool": lambda x, prefix, w, grid: with_one_row(np_simpool(x, w, 1.25, 1e-6)),
+    "simpool of one": lambda x, prefix, w, grid: with_one_row(np_simpool(x, w, 1.0, 1e-6)),
+    "simpool of two": lambda x, prefix, w, grid: with_one_row(np_simpool(x, w, 2.0, 1e-3)),
+    "cait": lambda x, prefix, w, grid: np_class_attention(x, w, 2, 1, 1e-6),
+    "cait of one": lambda x, prefix, w, grid: np_class_attention(x, w, 1, 1, 1e-6),
+    "cait of three": lambda x, prefix, w, grid: np_class_attention(x, w, 3, 4, 1e-6),
+    "weighted": lambda x, prefix, w, grid: np_weighted(x, w["scores"], grid),
+    "top_k": lambda x, prefix, w, grid: with_one_row(np_top_k(x, 8, None)),
+    "top 1": lambda x, prefix, w, grid: with_one_row(np_top_k(x, 1, None)),
+    "top 2 by score": lambda x, prefix, w, grid: with_one_row(np_top_k(x, 2, w["score.weight"])),
+}
+"""Each takes patches, prefix tokens, the parameters by dotted path and the grid."""

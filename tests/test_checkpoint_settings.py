@@ -10,18 +10,17 @@ import equinox as eqx
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoint_cases import Case, drawn, published, tensors_of
+from checkpoint_cases import Case, drawn, load_cases, published, tensors_of
 from safetensors.numpy import save_file
-from test_checkpoints import CASES
 
 import vitrail
 from vitrail import CheckpointError, Preprocess
-from vitrail.model import CLIP
-from vitrail.weights._checkpoint import Checkpoint
-from vitrail.weights._layouts import LAYOUTS, open_source
-from vitrail.weights._preprocess import preprocess_of
-from vitrail.weights._settings import settings_beside
+from vitrail.images import CLIP
+from vitrail.weights import LAYOUTS
+from vitrail.weights.formats import open_source
+from vitrail.weights.layouts import Checkpoint, find_settings
 
+CASES = load_cases()
 TIMM = CASES["timm vit_tiny_patch16_224"]
 HF = CASES["transformers ViTForImageClassification"]
 
@@ -73,13 +72,13 @@ def test_a_table_of_positions_is_read_as_the_settings_have_it(
 def test_an_image_size_that_the_positions_deny_is_an_error(
     case: Case, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"has positions for 16 patches, but an image of \d+ pixels"):
+    with pytest.raises(CheckpointError, match=r"has positions for 16 patches, but the image size of \d+ pixels"):
         vitrail.load(beside(case, tmp_path, settings))
 
 
 def test_positions_that_are_no_square_want_an_image_size(tmp_path: Path) -> None:
     settings = {"model_args": {"num_heads": 2}, "pretrained_cfg": {}}
-    with pytest.raises(CheckpointError, match="has 13 positions, which is no square"):
+    with pytest.raises(CheckpointError, match="has 13 positions, which is not a square number"):
         vitrail.load(beside(TIMM, tmp_path, settings, pos_embed=drawn("pos_embed", (1, 14, 16))))
 
 
@@ -87,12 +86,12 @@ def test_positions_that_are_no_square_want_an_image_size(tmp_path: Path) -> None
     ("name", "settings", "message"),
     [
         ("timm vit_tiny_patch16_224", {"model_args": {"num_heads": math.inf}}, "'num_heads' beside .* must divide 16"),
-        ("transformers Siglip2VisionModel", {"patch_size": 0}, "describes no model that there can be"),
+        ("transformers Siglip2VisionModel", {"patch_size": 0}, "describes a model that cannot be built"),
         *(
             (
                 "transformers DINOv3ViTModel",
                 {"rope_theta": base},
-                "model.safetensors describes no model .* base must be",
+                "model.safetensors describes a model .* base must be",
             )
             for base in (math.nan, 0.0, -3.0)
         ),
@@ -122,7 +121,7 @@ def test_a_setting_that_nothing_reads_is_named_where_it_was_typed(
 ) -> None:
     path = published(CASES[name], tmp_path)
     for read in (vitrail.load, vitrail.model_card):
-        with pytest.raises(ValueError, match=rf"does not read {unread} of this file: it reads .*'num_\w*heads'"):
+        with pytest.raises(ValueError, match=rf"reads from this file, got {unread}: it reads .*'num_\w*heads'"):
             read(path, config=settings)
     (tmp_path / "config.json").write_text(json.dumps(settings))
     assert vitrail.load(path).config.size.num_heads == 2  # a library writes much that is for others
@@ -178,12 +177,12 @@ def test_a_vision_tower_of_open_clips_that_is_not_known_is_named(setting: dict[s
 
 @pytest.mark.parametrize("width", [0, "64"])
 def test_a_head_width_that_cannot_be_is_named(width: Any, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="describes no model that there can be"):
+    with pytest.raises(CheckpointError, match="describes a model that cannot be built"):
         vitrail.load(open_clip(tmp_path, VISION | {"head_width": width}))
 
 
 def test_preprocessing_of_open_clips_that_is_no_object_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="describes no model that there can be"):
+    with pytest.raises(CheckpointError, match="describes a model that cannot be built"):
         vitrail.load(open_clip(tmp_path, VISION, preprocess_cfg=5))
 
 
@@ -209,11 +208,82 @@ def test_the_pictures_of_open_clip_are_prepared_as_it_says(given: Any, expected:
     folder = open_clip(tmp_path, tower | {"image_size": 16}, CASES["timm vit_base_patch16_siglip_224"], "visual.trunk.")
     whole = json.loads((folder / "open_clip_config.json").read_text())
     (folder / "open_clip_config.json").write_text(json.dumps(whole | given))
-    settings, layout = settings_beside(folder), LAYOUTS["timm"]
-    checkpoint = Checkpoint(open_source(folder), layout.prefixes, {**settings, "model_args": {"num_heads": 2}})
-    assert layout.configure(checkpoint).encoder.activation == "gelu"
-    assert preprocess_of(layout, checkpoint, folder) == expected
+    source, layout = open_source(folder), LAYOUTS["timm"]
+    settings = find_settings(source.path)
+    checkpoint = Checkpoint(source, layout, {**settings, "model_args": {"num_heads": 2}}, folder)
+    config = layout.read_config(checkpoint)
+    assert config.encoder.activation == "gelu"
+    assert config.preprocess == expected
     assert settings["model_args"] == {"img_size": 16}
+
+
+# Channels --------------------------------------------------------------------------------------------------------
+
+GREY = np.asarray([[[0], [51]], [[102], [255]]], np.uint8)
+
+
+def with_channels(case: Case, channels: int) -> Case:
+    """A case whose patch embedding reads another number of channels."""
+    shapes = {
+        name: (shape[0], channels, *shape[2:])
+        if name.endswith(("patch_embed.proj.weight", "projection.weight"))
+        else shape
+        for name, shape in case.shapes.items()
+    }
+    return dataclasses.replace(case, shapes=shapes)
+
+
+def timm_settings(mean: list[float], std: list[float]) -> dict[str, Any]:
+    return {"pretrained_cfg": {"interpolation": "bicubic", "crop_mode": "squash", "mean": mean, "std": std}}
+
+
+@pytest.mark.parametrize(
+    ("channels", "mean", "std", "expected"),
+    [
+        (1, [0.2], [0.4], ((0.2,), (0.4,))),
+        (1, [0.5, 0.5, 0.5], [0.25, 0.25, 0.25], ((0.5,), (0.25,))),
+        (3, [0.2], [0.4], ((0.2, 0.2, 0.2), (0.4, 0.4, 0.4))),
+        (3, [0.2], [0.4, 0.5, 0.6], ((0.2, 0.2, 0.2), (0.4, 0.5, 0.6))),
+        (1, [0.4, 0.5, 0.6], [0.4], None),  # which of the three is for grey, nothing says
+        (3, [0.4, 0.5], [0.4], None),
+        (4, [0.5], [0.5], None),
+    ],
+)
+def test_a_mean_of_one_number_counts_for_every_channel(
+    channels: int, mean: list[float], std: list[float], expected: Any, tmp_path: Path
+) -> None:
+    timm = beside(with_channels(TIMM, channels), tmp_path / "timm", timm_settings(mean, std))
+    hugging_face = published(with_channels(HF, channels), tmp_path / "hf")
+    processor = {"size": {"height": 16, "width": 16}, "image_mean": mean, "image_std": std}
+    (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(processor))
+    for path in (timm, hugging_face):
+        card = vitrail.model_card(path)
+        assert card.config.channels == channels
+        found = card.config.preprocess
+        assert (None if found is None else (found.mean, found.std)) == expected
+        if expected is not None:
+            pixels = card.preprocess(np.repeat(np.repeat(GREY, 8, 0), 8, 1))
+            assert pixels.shape == (16, 16, channels)
+            places = np.asarray(pixels)[::8, ::8]
+            np.testing.assert_allclose(places, (GREY / 255 - np.asarray(expected[0])) / expected[1], atol=1e-6)
+            assert eqx.filter_jit(vitrail.load(path))(pixels).shape == (5,)
+
+
+def test_a_mean_that_is_a_number_is_read(tmp_path: Path) -> None:
+    path = published(HF, tmp_path)
+    processor = {"size": {"height": 16, "width": 16}, "image_mean": 0.2, "image_std": 0.4}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    found = vitrail.model_card(path).config.preprocess
+    assert found == Preprocess("squash", "bilinear", (0.2,) * 3, (0.4,) * 3, half_pixel="down")
+
+
+def test_what_is_known_of_a_family_follows_the_channels_of_the_model(tmp_path: Path) -> None:
+    grey = published(with_channels(HF, 1), tmp_path)
+    assert vitrail.model_card(grey).config.preprocess == Preprocess(
+        "squash", "bilinear", (0.5,), (0.5,), half_pixel="down"
+    )
+    deit = beside(with_channels(HF, 1), tmp_path, {"model_type": "deit"})  # whose mean is that of colours
+    assert vitrail.model_card(deit).config.preprocess is None
 
 
 # Pools, towers, activations --------------------------------------------------------------------------------------
@@ -224,7 +294,7 @@ def test_the_pictures_of_open_clip_are_prepared_as_it_says(given: Any, expected:
 def test_a_pool_of_timms_that_is_not_known_is_named(name: str, pool: object, tmp_path: Path) -> None:
     arguments = {key: value for key, value in (CASES[name].settings or {})["model_args"].items() if "pool" not in key}
     for settings in ({"model_args": arguments | {"global_pool": pool}}, {"global_pool": pool, "model_args": arguments}):
-        with pytest.raises(CheckpointError, match=rf"'global_pool' beside .* must be one of .*, but it is {pool!r}"):
+        with pytest.raises(CheckpointError, match=rf"'global_pool' beside .* must be one of .*, got {pool!r}"):
             vitrail.load(beside(CASES[name], tmp_path, settings))
 
 
@@ -244,7 +314,7 @@ SAM, CLIP_TOWER = CASES["transformers SamVisionModel"], CASES["transformers CLIP
         (SAM, {"model_type": "vit"}, "says 'vit'"),
         (SAM, {"model_type": "sam", "vision_config": {"model_type": "vit"}}, "says 'vit'"),
         (CLIP_TOWER, {"vision_config": {"model_type": "siglip_vision_model"}}, "says 'siglip_vision_model'"),
-        (CLIP_TOWER, {"vision_config": 5}, "describes no model that there can be"),
+        (CLIP_TOWER, {"vision_config": 5}, "describes a model that cannot be built"),
     ],
 )
 def test_the_settings_of_a_tower_are_checked(
@@ -278,7 +348,8 @@ def test_timms_sam_may_have_a_classifier_which_is_ignored(tmp_path: Path) -> Non
 def test_what_vitrail_computes_itself_has_to_be_that(name: str, tensor: str, change: Any, tmp_path: Path) -> None:
     case = CASES[name]
     path = beside(case, tmp_path, {}, **{tensor: change(tensors_of(case).get(tensor))})
-    with pytest.raises(CheckpointError, match=rf"must have '{tensor}' as \[.*\], as the layout '.*' computes it"):
+    message = rf"must have '{tensor}' as \[.*\], which the layout '.*' computes, got \["
+    with pytest.raises(CheckpointError, match=message):
         vitrail.load(path, **case.options)
 
 

@@ -1,12 +1,12 @@
 """Checkpoints of other libraries: what those gave when the fixtures were made, and Flax now."""
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
 import textwrap
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_cases import TOLERANCE, Case, case_from, differences, image_of, published, tensors_of
+from checkpoint_cases import TOLERANCE, differences, image_of, load_cases, published, tensors_of
 from helpers import image_for, prefix_of, run, small_model
 from safetensors.numpy import load_file
 
 import vitrail
-from vitrail.weights._checkpoint import Layout
-from vitrail.weights._layouts import LAYOUTS
+from vitrail.weights import LAYOUTS, Layout
 
-FIXTURES = Path(__file__).parent / "fixtures"
-
-with np.load(FIXTURES / "checkpoints.npz") as _file:
-    _ARRAYS = dict(_file)
-
-
-def _cases() -> dict[str, Case]:
-    kept: dict[str, Any] = json.loads((FIXTURES / "checkpoints.json").read_text())
-    return {
-        name: case_from(values, {k.removeprefix(f"{name}/"): a for k, a in _ARRAYS.items() if k.startswith(f"{name}/")})
-        for name, values in kept.items()
-    }
-
-
-CASES = _cases()
+CASES = load_cases()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -47,7 +32,7 @@ def test_a_checkpoint_gives_the_numbers_of_its_library(name: str, tmp_path: Path
     assert max(found.values()) <= TOLERANCE, found
 
 
-WRITABLE = {name: case for name, case in CASES.items() if LAYOUTS[case.layout].written_prefix is not None}
+WRITABLE = {name: case for name, case in CASES.items() if LAYOUTS[case.layout].export is not None}
 
 
 @pytest.mark.parametrize("name", WRITABLE)
@@ -58,11 +43,11 @@ def test_a_layout_is_written_back_to_the_bit(name: str, tmp_path: Path) -> None:
     written, layout, given = load_file(tmp_path / "again.safetensors"), LAYOUTS[case.layout], tensors_of(case)
     written, given = ({short(layout, key): array for key, array in each.items()} for each in (written, given))
     assert written.keys() <= given.keys()
-    assert all(layout.reason(key) for key in given.keys() - written.keys())
+    assert all(layout.reason_to_ignore(key) for key in given.keys() - written.keys())
     assert all(np.array_equal(array, given[key]) for key, array in written.items())
 
 
-def short(layout: Layout, name: str) -> str:
+def short(layout: Layout[Any], name: str) -> str:
     """A name without what the layout leaves out: a model with a head has it, and its backbone alone has not."""
     return name.removeprefix(next((prefix for prefix in layout.prefixes if name.startswith(prefix)), ""))
 
@@ -92,7 +77,7 @@ def test_sines_and_cosines_that_big_vision_does_not_store_are_known(tmp_path: Pa
     np.savez(tmp_path / "m.npz", **tensors)
     model = vitrail.load(tmp_path / "m.npz", config={"image_size": 16})
     assert isinstance(model.backbone.position, vitrail.SinCos2DPosition)
-    table = model.backbone.position.table((4, 4), 16)[None]
+    table = model.backbone.position.compute_table((4, 4), 16)[None]
     expected = flax_vit.ViT("gap", positions=table).apply(
         {"params": flax_vit.nested(tensors)}, jnp.asarray(image_of((16, 16)))[None]
     )
@@ -123,7 +108,7 @@ def test_a_loaded_model_takes_another_pool_head_and_size(tmp_path: Path) -> None
 def test_weights_that_would_be_new_want_a_key(tmp_path: Path) -> None:
     path = published(VIT, tmp_path)
     assert vitrail.load(path, pool="max").config.pool == "max"
-    with pytest.raises(ValueError, match=r"key must be given where weights are new.*'readout.head.linear"):
+    with pytest.raises(ValueError, match=r"key must be given for new weights.*'readout.head.linear"):
         vitrail.load(path, num_classes=7)
 
 
@@ -138,16 +123,16 @@ def test_layout_and_config_can_be_given(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="layout must be one of 'timm'"):
         vitrail.load(path, layout="keras")
     vitrail.save(vitrail.load(path, config=config), tmp_path / "ours.safetensors")
-    with pytest.raises(ValueError, match="must be left out for a file of vitrail's own"):
+    with pytest.raises(ValueError, match="must be None for a file of vitrail's own"):
         vitrail.load(tmp_path / "ours.safetensors", layout="hf_vit")
 
 
 def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) -> None:
     model = vitrail.load(published(VIT, tmp_path), pool="gem", key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"'readout.pool.log_power' must have a name in the layout"):
+    with pytest.raises(ValueError, match=r"'readout.pool.log_power' has no name in this layout"):
         vitrail.save(model, tmp_path / "m", layout="hf_vit")
     for unknown in ("mae", "TIMM"):  # one that is read but not written, and one that there is not
-        with pytest.raises(TypeError, match=rf"^layout must be one of 'vitrail', 'timm', .*, but '{unknown}' came$"):
+        with pytest.raises(TypeError, match=rf"^layout must be one of 'vitrail', 'timm', .*, got '{unknown}'$"):
             vitrail.save(model, tmp_path / "m", layout=unknown)  # type: ignore[arg-type]
     dinov3 = vitrail.load(published(CASES["transformers DINOv3ViTModel"], tmp_path / "d"))
     trained = eqx.tree_at(
@@ -161,9 +146,9 @@ def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("layout", "changes", "message"),
     [
-        ("timm", {"position": "sincos2d"}, "is of no layout"),
-        ("timm", {"position": "rope"}, "is of no layout"),
-        ("timm", {"pool": "max"}, "'global_pool' beside .* but it is 'max'"),
+        ("timm", {"position": "sincos2d"}, "has no layout"),
+        ("timm", {"position": "rope"}, "has no layout"),
+        ("timm", {"pool": "max"}, "'global_pool' beside .* got 'max'"),
         (
             "timm",
             {"encoder": vitrail.EncoderOptions(activation="relu")},
@@ -179,9 +164,9 @@ def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) ->
         ("hf_vit", {"pool": "mean", "class_token": True}, "pool 'mean' would be read as 'cls'"),
         ("hf_vit", {"norm_order": "pool_norm"}, "norm_order 'pool_norm' would be read as 'norm_pool'"),
         ("hf_vit", {"position": vitrail.POSITIONS.configure("learned", covers_prefix=False)}, "has positions for"),
-        ("hf_dinov2", {}, "is of no layout|would be read as"),
+        ("hf_dinov2", {}, "has no layout|would be read as"),
         ("hf_dinov2", {"encoder": vitrail.EncoderOptions(layer_scale=1.0)}, "'readout.head.linear.weight'"),
-        ("hf_clip", {"encoder": vitrail.EncoderOptions(pre_norm=True)}, "'backbone.patch.bias' must have a name"),
+        ("hf_clip", {"encoder": vitrail.EncoderOptions(pre_norm=True)}, "'backbone.patch.bias' has no name"),
     ],
     ids=str,
 )
@@ -209,12 +194,12 @@ def test_a_model_that_would_be_read_as_another_is_not_written(
         ),
         (
             "timm",
-            {"num_registers": 2, "encoder": vitrail.EncoderOptions(dropout=0.1, layer_scale=0.1)},
+            {"num_registers": 2, "encoder": vitrail.EncoderOptions(layer_scale=0.1)},
             {"model_args": {"num_heads": 2}},
         ),
         (
             "timm",
-            {"encoder": vitrail.EncoderOptions(attention_chunk=100, remat="blocks")},
+            {"dropout": vitrail.Dropout(drop_path=0.2)},
             {"model_args": {"num_heads": 2}},
         ),
         ("timm", {"pool": "mean"}, {"architecture": "vit_base_patch16_gap_224", "num_heads": 2}),
@@ -231,8 +216,21 @@ def test_a_model_of_our_own_is_written_for_another_library(
 
 
 def test_the_layouts_that_are_written_are_those_that_the_type_names() -> None:
-    written = {name for name, layout in LAYOUTS.items() if layout.written_prefix is not None}
+    written = {name for name, layout in LAYOUTS.items() if layout.export is not None}
     assert {"vitrail"} | written == set(typing.get_args(vitrail.WritableLayout))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_facts_of_a_layout_fit_each_other(name: str) -> None:
+    layout = LAYOUTS[name]
+    assert layout.name == name
+    assert layout.signature
+    assert not {*layout.signature, *layout.one_of} & {*layout.foreign}
+    assert {pattern for pattern, _ in layout.computed} <= {pattern for pattern, _ in layout.ignored}
+    assert layout.preprocess.keys() <= {"", *layout.model_types}
+    if layout.library.name == "Hugging Face":
+        assert layout.model_types
+        assert "layer_norm_eps" in layout.usual
 
 
 def test_every_case_is_of_one_layout_and_all_layouts_have_one() -> None:
@@ -240,28 +238,28 @@ def test_every_case_is_of_one_layout_and_all_layouts_have_one() -> None:
     assert {case.layout for case in CASES.values()} | flax == LAYOUTS.keys()
 
 
-HF_FILE = """
-    import jax, vitrail
+def write_hugging_face_file(path: Path) -> None:
     size = vitrail.EncoderSize(dim=768, depth=6, num_heads=12, mlp_dim=3072)
     config = vitrail.ViTConfig(image_size=(224, 224), patch_size=(16, 16), size=size, pool="cls", num_classes=10)
-    vitrail.save(config.build(key=jax.random.key(0)), "model", layout="hf_vit")
-"""
-STACKED_NPZ = """
-    import flax_vit, numpy as np
-    large, whole = {2: 12, 8: 64, 16: 768, 24: 3072}, {}
+    outline = eqx.filter_eval_shape(lambda: config.build(key=jax.random.key(0)))
+    vitrail.save(jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, leaf.dtype), outline), path, layout="hf_vit")
+
+
+def write_stacked_file(path: Path) -> None:
+    large, whole = {2: 12, 8: 64, 16: 768, 24: 3072}, dict[str, np.ndarray]()
     for name, shape in flax_vit.CASES["big_vision gap, no head"]().shapes.items():
         if "encoderblock_0/" in name:
             name, shape = name.replace("_0/", "/", 1), (6, *(large[n] for n in shape))
         elif "encoderblock" in name:
             continue
         whole[name] = np.full((*shape[:-1], large.get(shape[-1], shape[-1])), 0.1, np.float32)
-    with open("model", "wb") as file:
+    with path.open("wb") as file:
         np.savez(file, **whole)
-"""
 
 
-@pytest.mark.parametrize("program", [HF_FILE, STACKED_NPZ], ids=["safetensors", "stacked npz"])
-def test_loading_takes_little_more_memory_than_the_weights(program: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [write_hugging_face_file, write_stacked_file])
+def test_loading_takes_little_more_memory_than_the_weights(write: Callable[[Path], None], tmp_path: Path) -> None:
+    write(tmp_path / "model")
     measured = """
         import einops, jax, vitrail
         jax.random.normal(jax.random.key(0), (3,))
@@ -275,15 +273,14 @@ def test_loading_takes_little_more_memory_than_the_weights(program: str, tmp_pat
         weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model) if hasattr(leaf, "nbytes"))
         print((status("VmHWM") - before) * 1024 / weights)
     """
-    for code in (program, measured):
-        run = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert run.returncode == 0, run.stderr
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(measured)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
     assert float(run.stdout) < 1.2

@@ -16,7 +16,7 @@ import vitrail
 from vitrail._extras import require
 from vitrail.cli import main
 from vitrail.lab import _compare
-from vitrail.train import MissingExtraError, Recipe
+from vitrail.train import Recipe
 
 
 @pytest.fixture
@@ -48,13 +48,13 @@ def test_demo(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     ("arguments", "sentence"),
     [
         (["--pool", "maen"], "there is no pool 'maen': did you mean 'mean'"),
-        (["--pool", "none"], "one logit for each"),
+        (["--pool", "none"], "model must return logits of shape (2,)"),
         (["--head", "none"], "num_classes must be None"),
-        (["--patch-size", "5"], "patch_size 5 x 5 came"),
+        (["--patch-size", "5"], "patch_size"),
         (["--image-size", "-8"], "image_size must be positive"),
         (["--epochs", "0"], "epochs must be positive"),
         (["--seed", "-1"], "seed must be in"),
-        (["--out", "nowhere/out.png"], "out must end in .png, .pdf, .svg and lie in a folder"),
+        (["--out", "nowhere/out.png"], "out must end in .png, .pdf, .svg and be in a folder that exists"),
         (["--out", "out.txt"], "out must end in"),
         (["--data", "nowhere"], "nowhere must be a folder"),
     ],
@@ -98,7 +98,7 @@ def test_list(kind: str, registry: vitrail.Registry, capsys: pytest.CaptureFixtu
         where = lines.index(f"{name}  (vitrail)" + (f", also {', '.join(aliases)}" if aliases else ""))
         assert lines[where + 1].startswith("    ")
         assert lines[where + 1].endswith(".")
-        for place, option in enumerate(registry.options(name).values(), start=2):
+        for place, option in enumerate(registry.list_options(name).values(), start=2):
             assert lines[where + place] == f"    option {option}"
 
 
@@ -127,13 +127,15 @@ def test_list_with_plugins(tmp_path: Path):
     where = lines.index("good  (pool_shop 1.2)")
     assert lines[where + 1] == "    good_pool:Good"
     where = lines.index("max  (vitrail, pool_shop 1.2)")
-    assert lines[where + 1].startswith("    claimed more than once: an error to use")
+    assert lines[where + 1].startswith("    claimed by several packages: to use it, uninstall all but one")
     assert "gap  (vitrail, b 3)" in lines
     assert "mean  (vitrail), also gap, avg" in lines
 
 
 def test_a_missing_extra_is_named():
-    with pytest.raises(MissingExtraError, match=r"no_such_library must be installed .* pip install 'vitrail\[train\]'"):
+    with pytest.raises(
+        vitrail.MissingExtraError, match=r"no_such_library is not installed: run pip install 'vitrail\[train\]'"
+    ):
         require("no_such_library", extra="train")
 
 
@@ -152,7 +154,7 @@ QUICK = ["--image-size", "8", "--epochs", "2", "--batch-size", "8", "--seeds", "
 
 @pytest.fixture
 def quick_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backbone on the spot that is small and trained for a moment."""
+    """A small backbone, trained for one epoch."""
     monkeypatch.setattr("vitrail.cli._setup.SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
     monkeypatch.setattr("vitrail.cli._compare.Recipe", lambda: Recipe(epochs=1, batch_size=8))
 
@@ -176,7 +178,10 @@ def test_compare(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(json.loads((out / "results.json").read_text())["rows"]) == 4
     with Image.open(out / "figure.png") as picture:
         assert picture.format == "PNG"
-    assert isinstance(vitrail.load(out / "backbone.safetensors").readout.pool, vitrail.ClassMeanPool)
+    backbone = vitrail.load(out / "backbone.safetensors")
+    assert isinstance(backbone.readout.pool, vitrail.ClassMeanPool)
+    data = vitrail.images.load_folder(folder, image_size=(8, 8))
+    assert backbone.config.preprocess == data.preprocess  # so that `vitrail predict` prepares pictures as in training
 
     # A second run has nothing to do, and says the same.
     assert main(["compare", "--data", str(folder), *QUICK, "--out", str(out)]) == 0
@@ -189,7 +194,9 @@ def test_compare(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     # The backbone that it left is one that can be given.
     weights = ["--weights", str(out / "backbone.safetensors"), "--pools", "mean", "--epochs", "1", "--batch-size", "8"]
     assert main(["compare", "--data", str(folder), *weights, "--out", str(tmp_path / "other")]) == 0
-    assert "backbone: trained" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "backbone: trained" not in printed
+    assert "preprocess: not known" not in printed
 
 
 def test_compare_goes_on_after_an_interruption(
@@ -199,17 +206,17 @@ def test_compare_goes_on_after_an_interruption(
     monkeypatch: pytest.MonkeyPatch,
     quick_backbone: None,
 ):
-    judge = _compare._judge
+    evaluate_pool = _compare._evaluate_pool
 
     def interrupted(*arguments: Any) -> Any:
         if "gap" in arguments:
             raise KeyboardInterrupt
-        return judge(*arguments)
+        return evaluate_pool(*arguments)
 
     command = ["compare", "--data", str(folder), *QUICK, "--out", str(tmp_path / "out")]
-    monkeypatch.setattr(_compare, "_judge", interrupted)
+    monkeypatch.setattr(_compare, "_evaluate_pool", interrupted)
     assert main(command) == 130
-    assert "finished: cls, mean. The same command goes on" in capsys.readouterr().out
+    assert "finished: cls, mean. Run the same command again to continue" in capsys.readouterr().out
     monkeypatch.undo()
     monkeypatch.setattr("vitrail.cli._setup.SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
     monkeypatch.setattr("vitrail.cli._compare.Recipe", lambda: Recipe(epochs=1, batch_size=8))
@@ -221,13 +228,12 @@ def test_compare_goes_on_after_an_interruption(
     ("arguments", "sentence"),
     [
         (["--pools", "maen"], "there is no pool 'maen': did you mean 'mean'"),
-        (["--pools", "none"], "pools must be such as can be compared"),
-        (["--pools", ","], "pools must name at least one"),
+        (["--pools", "none"], "which cannot be compared on this model"),
+        (["--pools", ","], "pools must have at least one"),
         (["--seeds", "0"], "seeds must be positive"),
         (["--seed", "-1"], "seed must be in"),
         (["--weights", "nowhere"], "nowhere"),
-        (["--weights", "model", "--image-size", "9"], "image_size must be left out with weights"),
-        (["--weights", "model"], "weights must be of a model for the 3 channels of the images"),
+        (["--weights", "model", "--image-size", "9"], "image_size must be 8 x 8, that of the weights, got 9"),
         (["--token-budget", "-1"], "token_budget must be finite and not negative"),
     ],
 )
@@ -256,4 +262,30 @@ def test_compare_refuses_the_folder_of_another_backbone(
     command = ["compare", "--data", str(folder), *QUICK[:-2], "--pools", "mean", "--out", str(tmp_path / "out")]
     assert main(command) == 0
     assert main([*command, "--seed", "1"]) == 1
-    assert "holds a backbone of another: seed changed" in capsys.readouterr().err
+    assert "has the backbone of another comparison (seed changed)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_compare_prepares_images_as_the_weights_say(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, channels: int
+):
+    """By the preprocessing in the file and in the channels of the model, whatever the images have."""
+    preprocess = vitrail.Preprocess("squash", "bilinear", (0.25,) * channels, (0.5,) * channels)
+    model = small_model(channels=channels, image_size=(8, 8), preprocess=preprocess)
+    vitrail.save(model, tmp_path / "model.safetensors")
+    seen: list[Any] = []
+    compare = vitrail.cli._compare.compare_pools  # type: ignore[attr-defined]
+
+    def spy(model: Any, data: Any, **options: Any) -> Any:
+        seen.append(data)
+        return compare(model, data, **options)
+
+    monkeypatch.setattr("vitrail.cli._compare.compare_pools", spy)
+    command = ["compare", "--data", str(folder), "--weights", str(tmp_path / "model.safetensors"), "--pools", "mean"]
+    assert main([*command, "--epochs", "1", "--batch-size", "8", "--out", str(tmp_path / "out")]) == 0
+    assert ("grey" if channels == 1 else "RGB") in capsys.readouterr().out
+    (data,) = seen
+    assert data.preprocess == preprocess
+    with Image.open(folder / "dark" / "2.png") as image:
+        expected = preprocess(image, (8, 8))
+    np.testing.assert_allclose(data.preprocess.normalise(data.test.images[:1])[0], expected, atol=1e-6)

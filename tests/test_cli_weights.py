@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_cases import published, tensors_of
+from checkpoint_cases import load_cases, published, tensors_of
 from helpers import small_config
 from PIL import Image
 from safetensors.numpy import save_file
-from test_checkpoints import CASES
 
 import vitrail
 from vitrail.cli import main
-from vitrail.model import CLIP, HALF, IMAGENET
+from vitrail.images import CLIP, HALF, IMAGENET
 
+CASES = load_cases()
 MAE = CASES["transformers ViTMAEForPreTraining"]
 HF = CASES["transformers ViTForImageClassification"]
 
@@ -165,9 +165,9 @@ def test_predict_without_names_numbers_the_classes(
         (["model.safetensors", "nowhere.png"], "nowhere.png"),
         (["model.safetensors", "photo.png", "--top", "0"], "top must be positive"),
         (["model.safetensors", "photo.png", "--attention", "out.txt"], "attention must end in"),
-        (["model.safetensors", "photo.png", "--attention", "nowhere/out.png"], "lie in a folder"),
-        (["model.safetensors", "photo.png", "--attention", "./photo.png"], "attention must be another file than"),
-        (["model.safetensors", "photo.png", "cut.png"], "cut.png must be a picture that Pillow opens without doubt"),
+        (["model.safetensors", "photo.png", "--attention", "nowhere/out.png"], "be in a folder that exists"),
+        (["model.safetensors", "photo.png", "--attention", "./photo.png"], "attention must not be one of the images"),
+        (["model.safetensors", "photo.png", "cut.png"], "cut.png must be an image that Pillow can read"),
         (["nowhere.safetensors", "photo.png"], "error: nowhere.safetensors: No such file or directory"),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_model_without_a_classifier_or_preprocessing_does_not_predict(
     unknown = tmp_path / "unknown.safetensors"
     vitrail.save(small_config().build(key=jax.random.key(0)), unknown)
     said = error_of(["predict", str(unknown), str(photograph)], capsys)
-    assert "neither the file nor what lies beside it says how" in said
+    assert "neither from the file nor from the settings beside it" in said
     assert "pass --preprocess with one of 'imagenet', 'half', 'clip'" in said
 
 
@@ -222,11 +222,27 @@ def test_preprocessing_can_be_given(
     assert f"  {shares.max():6.1%}  class {shares.argmax()}\n" in capsys.readouterr().out
 
 
+def test_a_grey_model_predicts(photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "grey.safetensors", tmp_path / "out.png"
+    half = vitrail.Preprocess("squash", "bicubic", (0.5,), (0.5,))
+    vitrail.save(small_config(channels=1, preprocess=half).build(key=jax.random.key(0)), path)
+    shares = expected_shares(path, photograph)
+    vitrail.save(small_config(channels=1).build(key=jax.random.key(0)), path)
+    arguments = ["predict", str(path), str(photograph), "--top", "1", "--attention", str(out), "--preprocess"]
+    assert main([*arguments, "half"]) == 0
+    assert f"  {shares.max():6.1%}  class {shares.argmax()}\n" in capsys.readouterr().out
+    with Image.open(out) as drawn:
+        assert np.asarray(drawn).shape == (8, 24, 3)
+    assert "preprocess must be 'half' for images with 1 channels, got 'imagenet'" in error_of(
+        [*arguments, "imagenet"], capsys
+    )
+
+
 def test_nothing_is_said_before_all_is_known_to_fit(
     photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = vitrail.EncoderOptions(windows=vitrail.WindowOptions(size=2, global_blocks=(1,), relative_grid=(4, 4)))
-    path = classifier(tmp_path, encoder=options, image_size=(16, 16))
+    windows = vitrail.WindowOptions(size=2, global_blocks=(1,), relative_grid=(4, 4))
+    path = classifier(tmp_path, windows=windows, image_size=(16, 16))
     for arguments in (["nowhere.png"], ["--attention", str(tmp_path / "out.png")]):
         assert main(["predict", str(path), str(photograph), *arguments]) == 1
         printed = capsys.readouterr()
@@ -253,7 +269,7 @@ def test_an_embedding_is_no_prediction(
     name: str, head: str, photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = error_of(["predict", str(published(CASES[name], tmp_path)), str(photograph)], capsys)
-    assert f"its head is {head}, which gives features" in said
+    assert f"got the head {head}, which returns features" in said
 
 
 def test_half_precision_is_said_and_converted(
@@ -262,8 +278,8 @@ def test_half_precision_is_said_and_converted(
     path = published(HF, tmp_path)
     save_file({name: array.astype(np.float16) for name, array in tensors_of(HF).items()}, path)
     assert main(["inspect", str(path)]) == 0
-    assert f"dtypes      float16 ({len(HF.shapes)}): convert makes them float32" in capsys.readouterr().out
-    assert "convert=True makes it float32" in error_of(["predict", str(path), str(photograph)], capsys)
+    assert f"dtypes      float16 ({len(HF.shapes)}): use convert to make them float32" in capsys.readouterr().out
+    assert "pass convert=True to make it float32" in error_of(["predict", str(path), str(photograph)], capsys)
     assert main(["predict", str(path), str(photograph), "--convert"]) == 0
     assert "%" in capsys.readouterr().out
 
@@ -273,7 +289,7 @@ def test_a_picture_of_too_many_pixels_is_one_line(
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a picture of 20,000 x 20,000 takes a while to make
     said = error_of(["predict", str(classifier(tmp_path)), str(photograph)], capsys)
-    assert "photo.png must be a picture that Pillow opens without doubt, but Image size (600 pixels)" in said
+    assert "photo.png must be an image that Pillow can read, got an error: Image size (600 pixels)" in said
 
 
 def test_inspect_shows_what_is_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,7 +302,7 @@ def test_inspect_shows_what_is_assumed(tmp_path: Path, capsys: pytest.CaptureFix
     for layout, assumed in expected.items():
         vitrail.save(model, tmp_path / "m.safetensors", layout=layout)  # type: ignore[arg-type]
         assert main(["inspect", str(tmp_path / "m.safetensors")]) == 0
-        assert f"\nassumed     {assumed}: no settings say otherwise\n" in capsys.readouterr().out
+        assert f"\nassumed     {assumed}: no settings say it\n" in capsys.readouterr().out
     assert main(["inspect", str(published(HF, tmp_path / "said"))]) == 0
     assert "assumed" not in capsys.readouterr().out
 

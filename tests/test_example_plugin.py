@@ -22,7 +22,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(site: Path, *command: str) -> str:
-    """What a new process prints that finds the example."""
+    """What a new process prints in which the example is installed."""
     environment = os.environ | {"PYTHONPATH": str(site)}
     environment.pop("VITRAIL_NO_PLUGINS", None)
     done = subprocess.run(
@@ -36,8 +36,8 @@ def test_it_has_its_name_and_works_in_a_model(site: Path) -> None:
     program = """
 import jax, numpy as np, vitrail
 model = vitrail.vit("Ti/16", image_size=32, pool="mean_std", num_classes=3, key=jax.random.key(0))
-print(model.readout.pool.out_dim, model.readout.head.dim, vitrail.POOLS.entry("mean_std").origins)
-pool = vitrail.POOLS["mean_std"](4, key=jax.random.key(0))
+print(model.readout.pool.out_dim, model.readout.head.dim, vitrail.POOLS.get_entry("mean_std").origins)
+pool = vitrail.POOLS["mean_std"](4)
 mask = jax.numpy.asarray([True, False, True, True, True, False])
 tokens = vitrail.Tokens(jax.numpy.arange(24.0).reshape(6, 4) ** 2, (2, 3), mask=mask)
 print(*np.asarray(pool(tokens)))

@@ -18,25 +18,29 @@ import pytest
 from helpers import small_model
 
 import vitrail
-from vitrail import POOLS, lab, train
-from vitrail.lab import _compare, _kept, _probe
-from vitrail.lab._kept import kept_tokens
-from vitrail.lab._probe import Standard, all_features, all_logits, order_of, train_probe
-from vitrail.lab._statistics import holm, knn_predictions, sign_flip_p_value
+from vitrail import POOLS, images, lab, show, train
+from vitrail.lab import _compare, _probe, _tokens
+from vitrail.lab._probe import Standard, compute_features, compute_logits, draw_order, train_probe
+from vitrail.lab._statistics import adjust_by_holm, compute_sign_flip_p_value, predict_by_knn
+from vitrail.lab._tokens import store_tokens
 
 RECIPE = dataclasses.replace(lab.PROBE_RECIPE, epochs=2, batch_size=8)
 
 
 @pytest.fixture(scope="module")
-def data() -> train.Dataset:
+def data() -> images.Dataset:
     """Two classes of small images that differ in brightness."""
     rng = np.random.default_rng(0)
     labels = np.tile(np.arange(2, dtype=np.int32), 30)
     noise = rng.integers(0, 120, (60, 8, 12, 3))
-    images = (noise + 100 * labels[:, None, None, None]).astype(np.uint8)
-    examples = train.Examples(images, labels)
-    return train.Dataset(
-        "noise", examples[:40], examples[40:], ("dark", "bright"), train.Normalisation((0.5,) * 3, (0.3,) * 3)
+    pixels = (noise + 100 * labels[:, None, None, None]).astype(np.uint8)
+    examples = images.Examples(pixels, labels)
+    return images.Dataset(
+        "noise",
+        examples[:40],
+        examples[40:],
+        ("dark", "bright"),
+        images.Preprocess("cover", "bicubic", (0.5,) * 3, (0.3,) * 3),
     )
 
 
@@ -45,15 +49,15 @@ def model() -> vitrail.ViT:
     return small_model(pool="cls_mean", num_registers=1)
 
 
-def compare(model: vitrail.ViT, data: train.Dataset, **options: Any) -> lab.Comparison:
+def compare(model: vitrail.ViT, data: images.Dataset, **options: Any) -> lab.Comparison:
     return vitrail.compare_pools(model, data, **({"recipe": RECIPE, "seeds": 2} | options))
 
 
 def same(a: lab.PoolRow, b: lab.PoolRow) -> bool:
     """Whether two rows found the same, but for the time it took and the significance, which depends on the others."""
-    looks = (a.looks is None and b.looks is None) or np.array_equal(a.looks, b.looks)  # type: ignore[arg-type]
+    maps = (a.maps is None and b.maps is None) or np.array_equal(a.maps, b.maps)  # type: ignore[arg-type]
     fields = ("pool", "pool_parameters", "head_parameters", "needs_class_token", "knn_accuracy")
-    return looks and np.array_equal(a.correct, b.correct) and all(getattr(a, f) == getattr(b, f) for f in fields)
+    return maps and np.array_equal(a.correct, b.correct) and all(getattr(a, f) == getattr(b, f) for f in fields)
 
 
 # Tokens ----------------------------------------------------------------------------------------------------------
@@ -61,39 +65,39 @@ def same(a: lab.PoolRow, b: lab.PoolRow) -> bool:
 
 @pytest.mark.parametrize("budget", [1.0, 0.0])
 def test_what_is_kept_are_the_tokens_of_the_model(
-    model: vitrail.ViT, data: train.Dataset, budget: float, tmp_path: Path
+    model: vitrail.ViT, data: images.Dataset, budget: float, tmp_path: Path
 ) -> None:
     told: list[lab.LabProgress] = []
-    with kept_tokens(model, data, budget, tmp_path, told.append) as kept:
-        assert isinstance(kept.train, np.memmap) == (budget == 0)
+    with store_tokens(model, data, budget, tmp_path, told.append) as stored:
+        assert isinstance(stored.train, np.memmap) == (budget == 0)
         assert len(list(tmp_path.rglob("*.npy"))) == (0 if budget else 2)
-        for part, examples in ((kept.train, data.train), (kept.test, data.test)):
+        for part, examples in ((stored.train, data.train), (stored.test, data.test)):
             for index in (0, len(examples) - 1):
-                expected = model.backbone(data.normalisation(jnp.asarray(examples.images[index])))
-                tokens = kept.layout.tokens(jnp.asarray(part[index]))
+                expected = model.backbone(data.preprocess.normalise(jnp.asarray(examples.images[index])))
+                tokens = stored.form.divide(jnp.asarray(part[index]))
                 np.testing.assert_allclose(tokens.sequence, expected.sequence, rtol=1e-5, atol=1e-5)
                 assert jax.tree.structure(tokens) == jax.tree.structure(expected)
     assert not list(tmp_path.iterdir())
     assert (told[-1].doing, told[-1].done, told[-1].total) == ("backbone", 60, 60)
 
 
-def test_memory_and_file_give_the_same(model: vitrail.ViT, data: train.Dataset) -> None:
+def test_memory_and_file_give_the_same(model: vitrail.ViT, data: images.Dataset) -> None:
     pools = ["mean", "abmil"]
     one, other = (compare(model, data, pools=pools, token_budget=b) for b in (1.0, 0.0))
     assert all(same(a, b) for a, b in zip(one.rows, other.rows, strict=True))
 
 
 def test_a_file_of_tokens_that_has_no_room_is_an_error(
-    model: vitrail.ViT, data: train.Dataset, monkeypatch: pytest.MonkeyPatch
+    model: vitrail.ViT, data: images.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(_kept.shutil, "disk_usage", lambda place: usage)
-    with pytest.raises(OSError, match=r"the tokens take .* GiB, but only 0.0 are free.*token_budget"):
+    monkeypatch.setattr(_tokens.shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(OSError, match=r"the tokens need .* GiB, got 0.0 free in .*token_budget"):
         compare(model, data, pools=["mean"], token_budget=0.0)
 
 
 def test_the_backbone_runs_once_and_not_at_all_where_nothing_is_missing(
-    model: vitrail.ViT, data: train.Dataset, tmp_path: Path
+    model: vitrail.ViT, data: images.Dataset, tmp_path: Path
 ) -> None:
     told: list[lab.LabProgress] = []
     compare(model, data, pools=["mean", "max", "gem"], folder=tmp_path, report=told.append)
@@ -107,7 +111,7 @@ def test_the_backbone_runs_once_and_not_at_all_where_nothing_is_missing(
 
 
 @pytest.mark.parametrize("name", ["mean", "attention", "lse"])
-def test_a_pool_among_others_equals_the_pool_alone(name: str, model: vitrail.ViT, data: train.Dataset) -> None:
+def test_a_pool_among_others_equals_the_pool_alone(name: str, model: vitrail.ViT, data: images.Dataset) -> None:
     alone = compare(model, data, pools=[name]).rows[0]
     (among,) = [row for row in compare(model, data, pools=["cls", name, "weighted"]).rows if row.pool == name]
     assert same(alone, among)
@@ -122,7 +126,7 @@ class NoisyMean(vitrail.AbstractPool):
     needs_class_token: ClassVar[bool] = False
     order_invariant: ClassVar[bool] = True
 
-    def __init__(self, dim: int, *, key: Any):
+    def __init__(self, dim: int):
         self.out_dim = dim
 
     def __call__(self, tokens: vitrail.Tokens, *, key: Any = None) -> Any:
@@ -131,42 +135,46 @@ class NoisyMean(vitrail.AbstractPool):
 
 
 def test_only_a_pool_that_neither_learns_nor_draws_is_computed_once(
-    model: vitrail.ViT, data: train.Dataset, monkeypatch: pytest.MonkeyPatch
+    model: vitrail.ViT, data: images.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noisy: Any = _probe.make_probe(model, "mean", 2, key=jax.random.key(0))
-    noisy = eqx.tree_at(lambda p: p.pool, noisy, NoisyMean(16, key=None))
-    with kept_tokens(model, data, 1.0, None, lambda progress: None) as kept:
-        assert not _probe._is_settled(noisy, kept)
+    noisy = eqx.tree_at(lambda p: p.pool, noisy, NoisyMean(16))
+    with store_tokens(model, data, 1.0, None, lambda progress: None) as stored:
+        assert not _probe._is_settled(noisy, stored)
         for name, settled in (("mean", True), ("top_k", True), ("gem", False), ("weighted", False)):
             probe = _probe.make_probe(model, name, 2, key=jax.random.key(0))
-            assert _probe._is_settled(probe, kept) == settled
-        order = order_of(0, len(data.train), RECIPE)
+            assert _probe._is_settled(probe, stored) == settled
+        order = draw_order(0, len(data.train), RECIPE)
 
         def logits() -> Any:
             trained = train_probe(
-                model, "mean_max", kept, data.train.labels, 2, RECIPE, 0, order, lambda progress: None
+                model, "mean_max", stored, data.train.labels, 2, RECIPE, 0, order, lambda progress: None
             )
-            return all_logits(*trained, kept.test, kept.layout)
+            return compute_logits(*trained, stored.test, stored.form)
 
         once = logits()
-        monkeypatch.setattr(_probe, "_is_settled", lambda probe, kept: False)
+        monkeypatch.setattr(_probe, "_is_settled", lambda probe, stored: False)
         np.testing.assert_allclose(once, logits(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_run_equals_a_plain_loop(model: vitrail.ViT, data: train.Dataset) -> None:
+def test_a_run_equals_a_plain_loop(model: vitrail.ViT, data: images.Dataset) -> None:
     """Against optax by hand, on the model's own tokens, with the pool and the head called as a user would."""
     recipe = dataclasses.replace(RECIPE, epochs=1, warmup=0.0, weight_decay=0.0, clip_norm=1e9, label_smoothing=0.1)
-    order = order_of(3, len(data.train), recipe)
-    with kept_tokens(model, data, 1.0, None, lambda progress: None) as kept:
-        probe, standard = train_probe(model, "gem", kept, data.train.labels, 2, recipe, 3, order, lambda progress: None)
-        logits = all_logits(probe, standard, kept.test, kept.layout)
+    order = draw_order(3, len(data.train), recipe)
+    with store_tokens(model, data, 1.0, None, lambda progress: None) as stored:
+        probe, standard = train_probe(
+            model, "gem", stored, data.train.labels, 2, recipe, 3, order, lambda progress: None
+        )
+        logits = compute_logits(probe, standard, stored.test, stored.form)
 
     probe_key, _ = jax.random.split(jax.random.key(3))
-    pool_key, head_key = jax.random.split(probe_key)
-    pool = vitrail.GeMPool(16, key=pool_key)
+    _, head_key = jax.random.split(probe_key)
+    pool = vitrail.GeMPool(16)
     head = vitrail.LinearHead(16, num_classes=2, key=head_key)
     run = eqx.filter_jit(lambda image: model.backbone(image))
-    tokens = [run(data.normalisation(jnp.asarray(i))) for i in np.concatenate([data.train.images, data.test.images])]
+    tokens = [
+        run(data.preprocess.normalise(jnp.asarray(i))) for i in np.concatenate([data.train.images, data.test.images])
+    ]
     features = np.stack([np.asarray(pool(t), np.float64) for t in tokens[:40]])
     mean = jnp.asarray(features.mean(axis=0), jnp.float32)
     factor = float(1 / np.sqrt(features.var(axis=0).mean()))
@@ -195,7 +203,7 @@ def test_a_run_equals_a_plain_loop(model: vitrail.ViT, data: train.Dataset) -> N
 
 
 def test_the_order_is_that_of_the_seed() -> None:
-    one, same_seed, other = (np.stack(order_of(seed, 40, RECIPE)) for seed in (1, 1, 2))
+    one, same_seed, other = (np.stack(draw_order(seed, 40, RECIPE)) for seed in (1, 1, 2))
     assert np.array_equal(one, same_seed)
     assert not np.array_equal(one, other)
     assert np.array_equal(np.sort(one[:5].ravel()), np.arange(40))
@@ -214,31 +222,31 @@ def test_the_standard_folds_into_the_head() -> None:
     assert float(Standard(np.ones((3, 2), np.float32)).scale) == 1.0
 
 
-def test_under_pool_norm_each_pool_has_its_own_norm(data: train.Dataset) -> None:
+def test_under_pool_norm_each_pool_has_its_own_norm(data: images.Dataset) -> None:
     model = small_model(pool="cls", norm_order="pool_norm")
-    with kept_tokens(model, data, 1.0, None, lambda progress: None) as kept:
+    with store_tokens(model, data, 1.0, None, lambda progress: None) as stored:
         probe = _probe.make_probe(model, "cls_mean", 2, key=jax.random.key(0))
         assert probe.norm is not None
         assert probe.norm.weight.shape == (32,)
-        made = all_features(probe, kept.test, kept.layout)
+        made = compute_features(probe, stored.test, stored.form)
     np.testing.assert_allclose(made.mean(axis=1), np.zeros(len(made)), atol=1e-4)
     assert compare(model, data, pools=["cls_mean", "mean"]).rows
 
 
 def test_features_do_not_depend_on_the_batches(
-    model: vitrail.ViT, data: train.Dataset, monkeypatch: pytest.MonkeyPatch
+    model: vitrail.ViT, data: images.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe = _probe.make_probe(model, "attention", 2, key=jax.random.key(0))
-    with kept_tokens(model, data, 1.0, None, lambda progress: None) as kept:
-        whole = all_features(probe, kept.train, kept.layout)
+    with store_tokens(model, data, 1.0, None, lambda progress: None) as stored:
+        whole = compute_features(probe, stored.train, stored.form)
         monkeypatch.setattr(_probe, "_BATCH", 7)
-        np.testing.assert_allclose(all_features(probe, kept.train, kept.layout), whole, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(compute_features(probe, stored.train, stored.form), whole, rtol=1e-5, atol=1e-5)
 
 
 # Rows ------------------------------------------------------------------------------------------------------------
 
 
-def test_rows_say_what_there_is(model: vitrail.ViT, data: train.Dataset) -> None:
+def test_rows_say_what_there_is(model: vitrail.ViT, data: images.Dataset) -> None:
     spec = POOLS.configure("attention", num_heads=2)
     comparison = compare(model, data, pools=["mean", "cls", spec, "cls_mean", "gap"])
     rows = {row.pool: row for row in comparison.rows}
@@ -254,17 +262,17 @@ def test_rows_say_what_there_is(model: vitrail.ViT, data: train.Dataset) -> None
     assert {name for name, row in rows.items() if row.needs_class_token} == {"cls", "cls_mean"}
     assert {name for name, row in rows.items() if row.knn_accuracy is None} == {"attention(num_heads=2)"}
     assert all(row.microseconds > 0 for row in rows.values())
-    looks = rows["attention(num_heads=2)"].looks
-    assert looks is not None
-    assert looks.shape == (2, 2, 3)  # two classes, so two images, on a grid of 2 x 3
-    np.testing.assert_allclose(looks.sum(axis=(1, 2)), 1, rtol=1e-5)
-    assert [int(data.test.labels[i]) for i in comparison.shown] == [0, 1]
+    maps = rows["attention(num_heads=2)"].maps
+    assert maps is not None
+    assert maps.shape == (2, 2, 3)  # two classes, so two images, on a grid of 2 x 3
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), 1, rtol=1e-5)
+    assert [int(data.test.labels[i]) for i in comparison.map_images] == [0, 1]
     assert comparison.rows[0].p_value is None
     assert all(row.p_value is not None and 0 < row.p_value <= 1 for row in comparison.rows[1:])
     assert comparison.skipped == ()
 
 
-def test_every_registered_pool_by_default_and_a_reason_for_those_that_cannot(data: train.Dataset) -> None:
+def test_every_registered_pool_by_default_and_a_reason_for_those_that_cannot(data: images.Dataset) -> None:
     choices, skipped = _compare._choose(small_model(), None)
     reasons = {s.pool: s.reason for s in skipped}
     assert set(choices) | set(reasons) == set(POOLS)
@@ -275,16 +283,16 @@ def test_every_registered_pool_by_default_and_a_reason_for_those_that_cannot(dat
 
 
 def test_one_pool_that_fails_does_not_take_the_others_along(
-    data: train.Dataset, monkeypatch: pytest.MonkeyPatch
+    data: images.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = _compare._judge
+    evaluate_pool = _compare._evaluate_pool
 
     def fails(*arguments: Any) -> Any:
         if "max" in arguments:
             raise FloatingPointError("the loss must stay finite")
-        return judge(*arguments)
+        return evaluate_pool(*arguments)
 
-    monkeypatch.setattr(_compare, "_judge", fails)
+    monkeypatch.setattr(_compare, "_evaluate_pool", fails)
     monkeypatch.setattr(_compare, "POOLS", {name: POOLS[name] for name in ("mean", "max", "sum")})
     comparison = compare(small_model(), data, seeds=1)
     assert {row.pool for row in comparison.rows} == {"mean", "sum"}
@@ -296,17 +304,17 @@ def test_one_pool_that_fails_does_not_take_the_others_along(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pools": ["none"]}, r"pools must be such as can be compared.*'none' came: it gives \(8, 16\)"),
+        ({"pools": ["none"]}, r"pools has 'none', which cannot be compared on this model: it returns shape \(8, 16\)"),
         ({"pools": ["meen"]}, "there is no pool 'meen': did you mean 'mean'"),
-        ({"pools": []}, "pools must name at least one pool"),
-        ({"pools": ["mean", "mean"]}, "pools must name each pool once, but 'mean' came twice"),
+        ({"pools": []}, "pools must have at least one pool"),
+        ({"pools": ["mean", "mean"]}, "pools must have each pool once, got 'mean' twice"),
         ({"seeds": 0}, "seeds must be positive"),
         ({"token_budget": -1.0}, "token_budget must be finite and not negative"),
         ({"recipe": train.Recipe()}, "recipe must have no augmentation"),
     ],
 )
 def test_what_cannot_be_compared_is_an_error_before_anything_runs(
-    options: dict[str, Any], message: str, model: vitrail.ViT, data: train.Dataset
+    options: dict[str, Any], message: str, model: vitrail.ViT, data: images.Dataset
 ) -> None:
     told: list[lab.LabProgress] = []
     with pytest.raises((ValueError, KeyError), match=message):
@@ -314,15 +322,17 @@ def test_what_cannot_be_compared_is_an_error_before_anything_runs(
     assert told == []
 
 
-def test_a_class_token_that_the_backbone_has_not_is_an_error(data: train.Dataset) -> None:
-    with pytest.raises(ValueError, match=r"'cls' came: it reads the class token, and the backbone has none"):
+def test_a_class_token_that_the_backbone_has_not_is_an_error(data: images.Dataset) -> None:
+    with pytest.raises(
+        ValueError, match=r"'cls', which cannot be compared .*: it reads the class token, and the backbone has none"
+    ):
         compare(small_model(), data, pools=["cls"])
 
 
 # Files -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_interruption_loses_no_finished_pool(model: vitrail.ViT, data: train.Dataset, tmp_path: Path) -> None:
+def test_an_interruption_loses_no_finished_pool(model: vitrail.ViT, data: images.Dataset, tmp_path: Path) -> None:
     def interrupt(progress: lab.LabProgress) -> None:
         if progress.name.startswith("gem"):
             raise KeyboardInterrupt
@@ -340,19 +350,19 @@ def test_an_interruption_loses_no_finished_pool(model: vitrail.ViT, data: train.
     assert [row.p_value for row in again.rows] == [row.p_value for row in whole.rows]
 
 
-def test_a_damaged_result_is_done_again(model: vitrail.ViT, data: train.Dataset, tmp_path: Path) -> None:
+def test_a_damaged_result_is_done_again(model: vitrail.ViT, data: images.Dataset, tmp_path: Path) -> None:
     first = compare(model, data, pools=["abmil"], folder=tmp_path)
     path = tmp_path / "pools" / "abmil.json"
     for damaged in (path.read_text()[:-9], "{}", json.dumps(json.loads(path.read_text()) | {"pool": "mean"})):
         path.write_text(damaged)
-        with pytest.warns(UserWarning, match=r"abmil.json cannot be read as the result of abmil.*done again"):
+        with pytest.warns(UserWarning, match=r"abmil.json cannot be read as the result of abmil.*trained again"):
             again = compare(model, data, pools=["abmil"], folder=tmp_path)
         assert same(again.rows[0], first.rows[0])
 
 
 @pytest.mark.parametrize("what", ["model", "data", "recipe", "seeds"])
 def test_a_folder_of_another_comparison_is_refused(
-    what: str, model: vitrail.ViT, data: train.Dataset, tmp_path: Path
+    what: str, model: vitrail.ViT, data: images.Dataset, tmp_path: Path
 ) -> None:
     compare(model, data, pools=["mean"], folder=tmp_path)
     changed: dict[str, Any] = {
@@ -361,17 +371,17 @@ def test_a_folder_of_another_comparison_is_refused(
         "recipe": {"recipe": dataclasses.replace(RECIPE, epochs=3)},
         "seeds": {"seeds": 1},
     }[what]
-    with pytest.raises(ValueError, match=rf"folder must be new.*another: {what} changed"):
+    with pytest.raises(ValueError, match=rf"results of another comparison \({what} changed\)"):
         compare(**({"model": model, "data": data, "pools": ["mean"], "folder": tmp_path} | changed))
 
 
-def test_json_and_csv_say_what_the_rows_say(model: vitrail.ViT, data: train.Dataset) -> None:
+def test_json_and_csv_say_what_the_rows_say(model: vitrail.ViT, data: images.Dataset) -> None:
     comparison = compare(model, data, pools=["mean", "abmil"])
     told = json.loads(comparison.to_json())
     for row, values in zip(comparison.rows, told["rows"], strict=True):
         assert np.array_equal([[c == "1" for c in run] for run in values["correct"]], row.correct)
         assert (values["pool"], values["accuracy"], values["p_value"]) == (row.pool, row.accuracy, row.p_value)
-        assert values["looks"] is None if row.looks is None else np.array_equal(values["looks"], row.looks)
+        assert values["maps"] is None if row.maps is None else np.array_equal(values["maps"], row.maps)
     lines = list(csv.DictReader(io.StringIO(comparison.to_csv())))
     for row, line in zip(comparison.rows, lines, strict=True):
         assert line["pool"] == row.pool
@@ -382,8 +392,8 @@ def test_json_and_csv_say_what_the_rows_say(model: vitrail.ViT, data: train.Data
 
 
 @pytest.mark.parametrize("pools", [["mean"], ["mean", "max", "abmil", "top_k"]])
-def test_the_figure_is_drawn(pools: list[str], model: vitrail.ViT, data: train.Dataset, tmp_path: Path) -> None:
-    lab.draw_comparison(compare(model, data, pools=pools, seeds=1), data, tmp_path / "figure.svg")
+def test_the_figure_is_drawn(pools: list[str], model: vitrail.ViT, data: images.Dataset, tmp_path: Path) -> None:
+    show.draw_comparison(compare(model, data, pools=pools, seeds=1), data, tmp_path / "figure.svg")
     drawn = (tmp_path / "figure.svg").read_text()
     assert drawn.count("<image") == 2 * len({"abmil", "top_k"} & set(pools))
 
@@ -400,22 +410,22 @@ def test_the_sign_flip_test_equals_counting_all_signs(seed: int) -> None:
         abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
         for signs in itertools.product((1, -1), repeat=10)
     ]
-    assert sign_flip_p_value(differences) == pytest.approx(np.mean([s >= observed - 1e-9 for s in sums]))
+    assert compute_sign_flip_p_value(differences) == pytest.approx(np.mean([s >= observed - 1e-9 for s in sums]))
 
 
 def test_the_sign_flip_test_of_one_run_is_mcnemars() -> None:
     """Of wins and losses alone, it is the binomial test of a fair coin: here 12 to 28."""
     differences = np.array([1.0] * 12 + [-1.0] * 28 + [0.0] * 500)
     exact = 2 * sum(math.comb(40, k) for k in range(13)) / 2**40
-    assert sign_flip_p_value(differences) == pytest.approx(exact, rel=0.25)
-    assert sign_flip_p_value(np.zeros(9)) == 1.0
-    assert sign_flip_p_value(np.ones(200)) == pytest.approx(1 / 10_001)
+    assert compute_sign_flip_p_value(differences) == pytest.approx(exact, rel=0.25)
+    assert compute_sign_flip_p_value(np.zeros(9)) == 1.0
+    assert compute_sign_flip_p_value(np.ones(200)) == pytest.approx(1 / 10_001)
 
 
 def test_holm_equals_the_example_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.5]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert adjust_by_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_by_holm([0.6, 0.5]) == [1.0, 1.0]
+    assert adjust_by_holm([]) == []
 
 
 def test_knn_equals_a_loop() -> None:
@@ -429,6 +439,6 @@ def test_knn_equals_a_loop() -> None:
         for i in sorted(range(60), key=lambda i: -similar[i])[:20]:
             votes[labels[i]] += math.exp(similar[i] / 0.07)
         expected.append(int(np.argmax(votes)))
-    assert knn_predictions(train_features, labels, test_features, 4).tolist() == expected
-    few = knn_predictions(train_features[:3], labels[:3], test_features, 4)  # fewer than twenty neighbours
+    assert predict_by_knn(train_features, labels, test_features, 4).tolist() == expected
+    few = predict_by_knn(train_features[:3], labels[:3], test_features, 4)  # fewer than twenty neighbours
     assert set(few.tolist()) <= set(labels[:3].tolist())

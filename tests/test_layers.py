@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, random_array, randomised
+from helpers import assert_close, random_array, randomise
 from reference import ACTIVATIONS, float64, np_layer_norm
 
 import vitrail
@@ -44,7 +44,7 @@ def test_activations_differ_from_each_other() -> None:
 
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5)])
 def test_linear_is_a_matrix_product_of_the_last_axis(shape: tuple[int, ...]) -> None:
-    layer = randomised(lambda: vitrail.Linear(5, 4, weight_init=jax.nn.initializers.normal(), key=KEY))
+    layer = randomise(lambda: vitrail.Linear(5, 4, weight_init=jax.nn.initializers.normal(), key=KEY))
     x = random_array(*shape)
     assert layer.bias is not None
     assert layer.weight.shape == (4, 5)
@@ -60,7 +60,7 @@ def test_linear_without_a_bias() -> None:
 
 @pytest.mark.parametrize("eps", [1e-6, 1e-2])
 def test_layer_norm_equals_its_formula(eps: float) -> None:
-    layer = randomised(lambda: vitrail.LayerNorm(7, eps=eps))
+    layer = randomise(lambda: vitrail.LayerNorm(7, eps=eps))
     x = 3 * random_array(4, 7) + 2
     assert_close(layer(x), np_layer_norm(float64(x), float64(layer.weight), float64(layer.bias), eps))
 
@@ -101,7 +101,7 @@ def test_the_hook_of_jaxtyping_and_beartype_is_on() -> None:
 
 def test_whole_numbers_are_taken_where_the_signature_says_float() -> None:
     """A type checker takes an int for a float (PEP 484), so the hook must too."""
-    options = vitrail.EncoderOptions(dropout=0, drop_path=0, layer_scale=1)
+    options = vitrail.EncoderOptions(layer_scale=1)
     assert options == vitrail.EncoderOptions(layer_scale=1.0)
     assert vitrail.SinCos2DPosition(8, temperature=100).temperature == 100
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 import equinox as eqx
@@ -19,7 +20,7 @@ from helpers import (
     parameters,
     prefix_of,
     random_array,
-    randomised,
+    randomise,
     run,
     small_config,
     small_model,
@@ -28,7 +29,18 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from reference import float64, np_layer_norm
 
 import vitrail
-from vitrail import HEADS, PATCHES, POOLS, POSITIONS, PRESETS, EncoderOptions, EncoderSize, ViTConfig
+from vitrail import (
+    HEADS,
+    PATCHES,
+    POOLS,
+    POSITIONS,
+    PRESETS,
+    Dropout,
+    EncoderOptions,
+    EncoderSize,
+    Execution,
+    ViTConfig,
+)
 
 KEY = jax.random.key(0)
 
@@ -141,8 +153,7 @@ def test_sizes_that_do_not_fit_are_errors_that_name_them(wrong: dict[str, Any], 
         {"num_classes": 2.5},
         {"norm_order": "pool-norm"},
         {"init": "xavier"},
-        {"compute_dtype": "float16"},
-        {"encoder": {"dropout": 0.1}},
+        {"encoder": {"qk_norm": True}},
         {"size": (16, 2, 2, 24)},
         {"pool": 3},
         {"class_token": "yes"},
@@ -165,7 +176,7 @@ def test_unknown_option_of_vit_is_an_error() -> None:
 CONFIGS = {
     "default": small_config(),
     "everything": small_config(
-        channels=4,
+        channels=1,
         patch=PATCHES.configure("conv_stem"),
         position=POSITIONS.configure("rope", rule="dinov3", base=50.0),
         pool="cls",
@@ -180,22 +191,13 @@ CONFIGS = {
             norm_eps=1e-5,
             pre_norm=True,
             layer_scale=1e-5,
-            windows=vitrail.WindowOptions(size=3, global_blocks=(1,)),
-            dropout=0.1,
-            drop_path=0.2,
-            scan=False,
-            attention_chunk=3,
-            remat="blocks",
         ),
+        windows=vitrail.WindowOptions(size=3, global_blocks=(1,)),
         neck_dim=8,
         init="big_vision",
-        preprocess=vitrail.Preprocess("pad", "lanczos", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.875, "down"),
-        compute_dtype="bfloat16",
+        preprocess=vitrail.Preprocess("cover", "lanczos", (0.1,), (0.4,), 0.875, "down"),
     ),
-    "relative positions": small_config(
-        encoder=EncoderOptions(windows=vitrail.WindowOptions(size=3, global_blocks=(1,), relative_grid=(4, 5)))
-    ),
-    "fused attention": small_config(compute_dtype="bfloat16", encoder=EncoderOptions(fused_attention=True)),
+    "relative positions": small_config(windows=vitrail.WindowOptions(size=3, global_blocks=(1,), relative_grid=(4, 5))),
     "no head": small_config(
         head="none", num_classes=None, position=POSITIONS.configure("learned", covers_prefix=False)
     ),
@@ -242,14 +244,14 @@ def changed_json(**changes: Any) -> str:
     [
         ("{", ValueError, "must be JSON"),
         ("[1, 2]", ValueError, "ViTConfig must be a JSON object"),
-        (changed_json(imagesize=3), ValueError, "ViTConfig has no 'imagesize'.*'image_size'"),
-        ('{"channels": 1, "channels": 3}', ValueError, "each name once, but 'channels' came twice"),
-        (changed_json(image_size=...), ValueError, "ViTConfig lacks 'image_size'"),
-        (changed_json(size={"dim": 8, "depth": 1}), ValueError, "size lacks 'mlp_dim', 'num_heads'"),
+        (changed_json(imagesize=3), ValueError, "ViTConfig has no field 'imagesize'.*'image_size'"),
+        ('{"channels": 1, "channels": 3}', ValueError, "each name once, got 'channels' twice"),
+        (changed_json(image_size=...), ValueError, "ViTConfig is missing 'image_size'"),
+        (changed_json(size={"dim": 8, "depth": 1}), ValueError, "size is missing 'mlp_dim', 'num_heads'"),
         (changed_json(size=7), ValueError, "size must be a JSON object"),
-        (changed_json(encoder={"dropuot": 0.1}), ValueError, "encoder has no 'dropuot'"),
-        (changed_json(pool={"name": "mean", "option": {}}), ValueError, "pool has no 'option'"),
-        (changed_json(pool={"options": {}}), ValueError, "pool lacks 'name'"),
+        (changed_json(encoder={"dropuot": 0.1}), ValueError, "encoder has no field 'dropuot'"),
+        (changed_json(pool={"name": "mean", "option": {}}), ValueError, "pool has no field 'option'"),
+        (changed_json(pool={"options": {}}), ValueError, "pool is missing 'name'"),
         (changed_json(pool={"name": "mean", "options": 3}), ValueError, "options of pool must be a JSON object"),
         (changed_json(channels="3"), TypeError, "'channels'"),
         (changed_json(image_size=[8]), TypeError, "'image_size'"),
@@ -257,8 +259,8 @@ def changed_json(**changes: Any) -> str:
         (changed_json(image_size=[8.0, 12.0]), TypeError, "'image_size'"),
         (changed_json(pool=3), TypeError, "'pool'"),
         (changed_json(pool={"name": 3}), TypeError, "'name'"),
-        (changed_json(encoder={"dropout": "0.1"}), TypeError, "'dropout'"),
-        (changed_json(encoder={"scan": 1}), TypeError, "'scan'"),
+        (changed_json(encoder={"norm_eps": "0.1"}), TypeError, "'norm_eps'"),
+        (changed_json(encoder={"pre_norm": 1}), TypeError, "'pre_norm'"),
         (changed_json(init="xavier"), TypeError, "'init'"),
         (changed_json(image_size=[9, 12]), ValueError, "VALID"),
     ],
@@ -339,8 +341,8 @@ def test_a_strangers_pool_tells_the_head_and_the_norm_its_width(norm_order: Any)
 @pytest.mark.parametrize(
     ("field", "part"),
     [
-        ("patch", vitrail.LinearPatchEmbed(16, patch_size=(4, 4), channels=3, key=KEY)),
-        ("position", vitrail.NoPosition(16)),
+        ("patch", vitrail.ConvPatchEmbed(16, patch_size=(4, 4), channels=3, key=KEY)),
+        ("position", vitrail.NoPosition()),
         ("pool", vitrail.MeanPool(16)),
         ("head", vitrail.LinearHead(16, num_classes=5, key=KEY)),
     ],
@@ -359,10 +361,10 @@ def test_a_class_of_another_kind_is_an_error_that_names_the_contract(field: str)
 
 
 def test_a_factory_that_makes_something_else_is_an_error_that_says_what() -> None:
-    def wrong(dim: int, *, key: PRNGKeyArray) -> Any:
+    def wrong(dim: int) -> Any:
         return eqx.nn.Identity()
 
-    with pytest.raises(TypeError, match=r"made a Identity.*must extend vitrail.AbstractPool"):
+    with pytest.raises(TypeError, match=r"vitrail.AbstractPool, got Identity"):
         small_config(pool=wrong).build(key=KEY)
 
 
@@ -370,7 +372,7 @@ def test_a_factory_of_another_signature_is_an_error_that_says_which() -> None:
     def wrong(width: int) -> vitrail.AbstractPool:
         return vitrail.MeanPool(width)
 
-    with pytest.raises(TypeError, match=r"callable as pool\(dim, \*, key\).*unexpected keyword argument 'key'"):
+    with pytest.raises(TypeError, match=r"width"):
         small_config(pool=wrong).build(key=KEY)
 
 
@@ -467,8 +469,8 @@ def test_norm_and_pool_act_in_the_order_that_was_asked_for(norm_order: Any, pool
     model, raw = (small_model(pool=pool, norm_order=o, class_token=True) for o in (norm_order, "pool_norm"))
     image = image_for(model)
     before, after = run(raw.backbone, image), run(model.backbone, image)
-    (last,) = run(lambda m, x: m.backbone.features(x, layers=[-1]), model, image)
-    assert_close(before.patches, float64(last).reshape(6, 16))
+    last = run(model.backbone.activations, image, layers=(-1,), form="patches")["tokens"]
+    assert_close(before.patches, last[0])
 
     def norm(x: np.ndarray) -> np.ndarray:
         return np_layer_norm(x, float64(final_norm(model).weight), float64(final_norm(model).bias), 1e-6)
@@ -493,66 +495,41 @@ def test_the_two_orders_differ() -> None:
     assert np.abs(run(first, image_for(first)) - run(second, image_for(second))).max() > 1e-3
 
 
-# Looking inside --------------------------------------------------------------------------------------------------
+# Execution -------------------------------------------------------------------------------------------------------
 
 
-def test_features_are_the_grids_that_leave_the_blocks() -> None:
-    model = small_model(size=EncoderSize(dim=16, depth=3, num_heads=2, mlp_dim=24), num_registers=1)
+def test_execution_changes_in_one_line_and_keeps_the_arrays() -> None:
+    model = small_model(pool="cls", dropout=Dropout(0.1))
     image = image_for(model)
-
-    def composed(model: Any, image: jax.Array) -> list[jax.Array]:
-        x = jnp.concatenate([prefix_of(model.backbone), model.backbone.patch(image).reshape(6, 16)])
-        x = x + jnp.concatenate([prefix_of(model.backbone.position), model.backbone.position.patches.reshape(6, 16)])
-        outputs = []
-        for block in model.blocks:
-            x = block(x)
-            outputs.append(x[1:].reshape(2, 3, 16))
-        return outputs
-
-    expected = run(composed, model, image)
-    for layers in ([0, 1, 2], [-1], [2, 0, -3], (1, 1), []):
-        features = run(lambda m, x, layers=tuple(layers): m.backbone.features(x, layers=layers), model, image)
-        assert isinstance(features, tuple)
-        assert len(features) == len(layers)
-        for layer, grid in zip(layers, features, strict=True):
-            assert_close(grid, expected[layer])
-
-
-@pytest.mark.parametrize("layers", [[3], [-4], [0, 7]])
-def test_features_of_a_block_that_there_is_not_are_an_error(layers: list[int]) -> None:
-    model = small_model(size=EncoderSize(dim=8, depth=3, num_heads=2, mlp_dim=8))
-    with pytest.raises(IndexError, match=r"layers must be in \[-3, 3\), got (3|-4|7): there are 3 blocks"):
-        model.backbone.features(image_for(model), layers=layers)
+    executions = [
+        Execution(scan=False),
+        Execution(remat="blocks"),
+        Execution(attention="plain"),
+        Execution(attention=2),
+        Execution(compute_dtype="bfloat16"),
+    ]
+    for execution in executions:
+        other = model.with_execution(execution)
+        assert other.backbone.execution == execution
+        assert other.config == model.config
+        for ours, theirs in zip(jax.tree.leaves(model), jax.tree.leaves(other), strict=True):
+            assert ours is theirs
+        exact = execution.compute_dtype == "float32"
+        assert_close(run(other, image), run(model, image), tolerance=2e-5 if exact else 0.1)
+        twin = model.config.build(execution=execution, dropout=Dropout(0.1), key=KEY)
+        assert jax.tree.structure(twin) == jax.tree.structure(other)
+        assert model.resized((16, 20)).with_execution(execution).resized((8, 12)).backbone.execution == execution
+        assert vitrail.replace(other, pool="mean", key=KEY).backbone.execution == execution
 
 
-def test_attention_has_layers_heads_queries_and_keys() -> None:
-    model = small_model(
-        pool="cls", num_registers=1, position="rope", size=EncoderSize(dim=16, depth=2, num_heads=4, mlp_dim=8)
-    )
-    weights = run(model.backbone.attention, image_for(model))
-    assert weights.shape == (2, 4, 8, 8)
-    assert_close(weights.sum(-1), np.ones((2, 4, 8)))
-
-
-def test_everything_is_safe_under_jit_vmap_and_grad() -> None:
-    model = small_model(pool="cls")
-    images = random_array(3, 8, 12, 3)
-
-    def everything(model: vitrail.ViT, image: jax.Array) -> Any:
-        features = model.backbone.features(image, layers=[0, -1])
-        return model(image), model.backbone(image), features, model.backbone.attention(image)
-
-    batched = run(lambda m, xs: jax.vmap(lambda x: everything(m, x))(xs), model, images)
-    one_by_one = [run(everything, model, image) for image in images]
-    assert_trees_close(batched, jax.tree.map(lambda *xs: jnp.stack(xs), *one_by_one), tolerance=2e-5)
-
-    def loss(image: jax.Array) -> jax.Array:
-        out = jax.tree.leaves(everything(model, image))
-        return jnp.sum(jnp.stack([jnp.vdot(x, random_array(*x.shape, seed=3)) for x in out]))
-
-    gradient = run(jax.grad(loss), images[0])
-    assert jnp.isfinite(gradient).all()
-    assert jnp.any(gradient != 0, axis=(0, 1)).all()
+def test_execution_and_dropout_are_in_no_file(tmp_path: Path) -> None:
+    half, dropout = Execution(compute_dtype="bfloat16", scan=False), Dropout(0.1, 0.2)
+    model = small_model(execution=half, dropout=dropout)
+    vitrail.save(model, tmp_path / "model.safetensors")
+    plain = vitrail.load(tmp_path / "model.safetensors").backbone
+    assert (plain.execution, plain.dropout) == (Execution(), Dropout())
+    assert eqx.tree_equal(vitrail.load(tmp_path / "model.safetensors", execution=half, dropout=dropout), model)
+    assert not any(field in model.config.to_json() for field in ("scan", "remat", "compute_dtype", "drop"))
 
 
 @pytest.mark.parametrize("options", [
@@ -574,25 +551,24 @@ def test_gradient_reaches_every_parameter(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        (jnp.ones((12, 8, 3)), ValueError, r"8 x 12.*12 x 8 came.*jax.image.resize.*model.resized\(\(12, 8\)\)"),
+        (jnp.ones((12, 8, 3)), ValueError, r"8 x 12.*got 12 x 8: .*jax.image.resize.*model.resized\(\(12, 8\)\)"),
         (jnp.ones((16, 24, 3)), ValueError, r"model.resized\(\(16, 24\)\)"),
         (jnp.ones((8, 12, 1)), ValueError, r"3 channels.*channels=1"),
-        (jnp.ones((3, 8, 12)), ValueError, "channels come last.*moveaxis"),
+        (jnp.ones((3, 8, 12)), ValueError, "channels are last.*moveaxis"),
         (jnp.ones((8, 12)), ValueError, r"three axes.*image\[\.\.\., None\]"),
         (jnp.ones((2, 8, 12, 3)), ValueError, r"jax.vmap\(model\)\(images\)"),
         (jnp.ones((8, 12, 3), jnp.uint8), TypeError, "floating point.*uint8.*/ 255"),
         ([[[1.0] * 3] * 12] * 8, TypeError, "'image'"),
     ],
 )
-@pytest.mark.parametrize("method", ["__call__", "embed", "features", "attention"])
+@pytest.mark.parametrize("method", ["__call__", "embed", "activations"])
 def test_images_that_do_not_fit_are_errors_that_say_how_to_mend_them(
     method: str, image: Any, error: type, message: str
 ) -> None:
     model = small_model()
-    options = {"layers": [0]} if method == "features" else {}
     call = model if method == "__call__" else getattr(model.backbone, method)
     with pytest.raises(error, match=message):
-        call(image, **options)
+        call(image)
 
 
 def test_images_in_numpy_are_taken_whatever_their_floating_dtype() -> None:
@@ -642,11 +618,12 @@ def test_resized_to_a_size_that_does_not_fit_is_an_error(size: Any) -> None:
 @pytest.mark.parametrize("options", [
     {},
     {"pool": "cls", "position": "rope", "norm_order": "pool_norm", "patch": "conv_stem", "head": "mlp"},
-    {"pool": "max", "position": "sincos2d", "num_registers": 2, "patch": "linear"},
+    {"pool": "max", "position": "sincos2d", "num_registers": 2,
+     "patch": PATCHES.configure("conv", implementation="matmul")},
     {"pool": "none", "position": "factorized", "encoder": EncoderOptions(activation="swiglu", qk_norm=True)},
 ])  # fmt: skip
 def test_bfloat16_keeps_parameters_and_logits_in_float32_and_is_near(options: dict[str, Any]) -> None:
-    wide, narrow = small_model(**options), small_model(**options, compute_dtype="bfloat16")
+    wide, narrow = small_model(**options), small_model(**options, execution=Execution(compute_dtype="bfloat16"))
     image = image_for(wide)
     assert_trees_close(wide.backbone.encoder, narrow.backbone.encoder, tolerance=0)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(narrow)} == {"float32"}
@@ -678,12 +655,15 @@ def test_blocks_of_a_model_are_a_view() -> None:
 
 
 def test_key_turns_on_what_is_random_and_none_is_inference() -> None:
-    model = small_model(encoder=EncoderOptions(dropout=0.5, drop_path=0.5))
+    model = small_model(dropout=Dropout(0.5, 0.5))
     quiet, image = small_model(), image_for(model)
     assert np.array_equal(run(model, image), run(quiet, image))
     first, again, other = (run(model, image, key=jax.random.key(seed)) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
+    changed = quiet.with_dropout(model.backbone.dropout)
+    assert eqx.tree_equal(changed, model)
+    assert changed.config == quiet.config
 
 
 def test_one_compilation_serves_all_weights_and_images_of_a_size() -> None:
@@ -696,7 +676,7 @@ def test_one_compilation_serves_all_weights_and_images_of_a_size() -> None:
         return model(image, key=key)
 
     for seed in range(3):
-        model = randomised(lambda: small_config().build(key=KEY), seed=seed)  # equal configurations, built anew
+        model = randomise(lambda: small_config().build(key=KEY), seed=seed)  # equal configurations, built anew
         forward(model, image_for(model, seed=seed), None)
     assert traces == 1
 

@@ -24,19 +24,20 @@ import report
 import run as benchmark
 
 SIZE = {"dim": 32, "num_heads": 2, "mlp_dim": 80}
+UNROLLED = vitrail.Execution(scan=False)
 IMAGES = jax.ShapeDtypeStruct((2, 16, 24, 3), jnp.float32)
 
 
-def model_of(depth: int, **encoder: Any) -> vitrail.ViT:
-    """The shapes of a small model, none of whose widths is another's."""
+def model_of(depth: int, **execution: Any) -> vitrail.ViT:
+    """The shapes of a small model whose widths all differ."""
     config = vitrail.ViTConfig(
         image_size=(16, 24),
         patch_size=(8, 8),
         size=vitrail.EncoderSize(depth=depth, **SIZE),
         num_classes=7,
-        encoder=vitrail.EncoderOptions(**encoder),
     )
-    return eqx.filter_eval_shape(config.build, key=jax.random.key(0))
+    model = eqx.filter_eval_shape(config.build, key=jax.random.key(0))
+    return model.with_execution(vitrail.Execution(**execution))
 
 
 def forward(model: Any, images: Any) -> Any:
@@ -113,7 +114,7 @@ def test_keeping_less_takes_a_third_of_the_memory_away() -> None:
 
 
 def test_attention_in_chunks_takes_memory_that_grows_with_the_patches_and_not_their_square() -> None:
-    def growth(chunk: int | None) -> float:
+    def growth(attention: Any) -> float:
         """How many times the memory of a step grows with four times the patches."""
 
         def memory(side: int) -> int:
@@ -121,17 +122,17 @@ def test_attention_in_chunks_takes_memory_that_grows_with_the_patches_and_not_th
                 image_size=(side, side),
                 patch_size=(4, 4),
                 size=vitrail.EncoderSize(depth=2, **SIZE),
-                encoder=vitrail.EncoderOptions(attention_chunk=chunk),
                 head="none",
             )
             model = eqx.filter_eval_shape(config.build, key=jax.random.key(0))
+            model = model.with_execution(vitrail.Execution(attention=attention))
             images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
             return compiled(train, model, images).memory_analysis().temp_size_in_bytes
 
         return memory(256) / memory(128)
 
     assert growth(32) < 5
-    assert growth(None) > 8
+    assert growth("plain") > 8
 
 
 def test_a_shape_is_compiled_once() -> None:
@@ -164,10 +165,11 @@ def test_a_shape_is_compiled_once() -> None:
 
 @pytest.mark.parametrize("name", ["Ti/16", "S/16", "B/16"])
 def test_the_operations_that_xla_counts_are_those_of_the_formula(name: str) -> None:
-    encoder = vitrail.EncoderOptions(scan=False, activation="relu")  # as XLA counts many operations for an exp or erf
+    encoder = vitrail.EncoderOptions(activation="relu")  # as XLA counts many operations for an exp or erf
     model = eqx.filter_eval_shape(
         lambda key: vitrail.vit(name, num_classes=1000, encoder=encoder, key=key), jax.random.key(0)
     )
+    model = model.with_execution(vitrail.Execution(scan=False))
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     counted = lowered(forward, model, image).cost_analysis()["flops"]
     case = cases.Case("forward", name[:-3], 1)  # pyright: ignore
@@ -182,12 +184,13 @@ def test_the_operations_that_xla_counts_are_those_of_the_formula(name: str) -> N
     "changes",
     [
         {"pool": "cls_mean"},
-        {"pool": "cls_mean", "encoder": vitrail.EncoderOptions(scan=False)},
+        {"pool": "cls_mean", "execution": UNROLLED},
         {
             "position": "rope",
-            "encoder": vitrail.EncoderOptions(scan=False, qk_norm=True, layer_scale=0.1, pre_norm=True),
+            "encoder": vitrail.EncoderOptions(qk_norm=True, layer_scale=0.1, pre_norm=True),
+            "execution": UNROLLED,
         },
-        {"encoder": vitrail.EncoderOptions(scan=False, windows=vitrail.WindowOptions(2, (1,), (2, 3)))},
+        {"windows": vitrail.WindowOptions(2, (1,), (2, 3)), "execution": UNROLLED},
     ],
     ids=str,
 )
@@ -214,9 +217,12 @@ def test_compile_takes_no_array_out_of_a_stack_for_a_straight_line_of_blocks() -
 @pytest.mark.parametrize(
     ("images", "said"),
     [
-        (np.zeros((8, 12, 3), np.float32), r"four axes .* but the shape \(8, 12, 3\) came: .* images\[None\]"),
-        (np.zeros((1, 8, 12, 4), np.float32), r"3 channels, but the shape \(8, 12, 4\) came"),
-        (np.zeros((1, 8, 12, 3), np.uint8), "dtype uint8 came"),
+        (
+            np.zeros((8, 12, 3), np.float32),
+            r"shape \(batch, height, width, channels\), got \(8, 12, 3\): .* images\[None\]",
+        ),
+        (np.zeros((1, 8, 12, 4), np.float32), r"3 channels, got shape \(8, 12, 4\)"),
+        (np.zeros((1, 8, 12, 3), np.uint8), "got dtype uint8"),
     ],
 )
 def test_compile_says_what_is_wrong_with_images(images: np.ndarray, said: str) -> None:

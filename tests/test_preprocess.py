@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from checkpoint_cases import published
+from checkpoint_cases import load_cases, published
 from helpers import prefix_of, small_model
 from PIL import Image
-from test_checkpoints import CASES
 
 import vitrail
 from vitrail import Preprocess
 
+CASES = load_cases()
 PLAIN = Preprocess("squash", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 STATE = np.random.RandomState(0)
 PIXELS = STATE.randint(0, 256, (6, 8, 3), np.uint8)
@@ -50,6 +50,22 @@ def test_grey_is_three_times_the_same() -> None:
         assert np.array_equal(eight_bits(image), np.repeat(grey[..., None], 3, axis=2))
     bits = Image.fromarray(grey > 100)
     assert np.array_equal(eight_bits(bits), np.repeat((grey > 100)[..., None] * np.uint8(255), 3, axis=2))
+
+
+def test_colours_become_grey_for_one_channel() -> None:
+    """By their luma, whatever kind of picture they are in; pictures without colour stay as they are."""
+    grey = dataclasses.replace(PLAIN, mean=(0.0,), std=(1.0,))
+    luma = np.round(PIXELS @ [0.299, 0.587, 0.114])
+    for image in (PIXELS, Image.fromarray(PIXELS), reopened(Image.fromarray(PIXELS), "PNG")):
+        found = eight_bits(image, grey)
+        assert found.shape == (6, 8, 1)
+        assert np.abs(found[..., 0].astype(float) - luma).max() <= 1
+    plain = PIXELS[..., 0]
+    deep = plain.astype(np.uint16) * 257
+    for image in (plain, plain[..., None], Image.fromarray(plain), deep):
+        assert np.array_equal(eight_bits(image, grey)[..., 0], plain)
+    normal = dataclasses.replace(PLAIN, mean=(0.25,), std=(0.5,))(plain, (6, 8))
+    np.testing.assert_allclose(normal[..., 0], (plain / 255 - 0.25) / 0.5, atol=1e-6)
 
 
 def test_what_is_transparent_lies_on_white() -> None:
@@ -127,15 +143,15 @@ def with_exif(exif: bytes) -> Image.Image:
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        ("cat.jpg", TypeError, "a str came: open a file with PIL.Image.open"),
-        (PIXELS / 255, ValueError, "must be uint8 or uint16 as an array, but float64 came"),
-        (PIXELS.astype(np.int64), ValueError, "but int64 came"),
-        (PIXELS[None], ValueError, r"but \(1, 6, 8, 3\) came: put the channels last"),
-        (PIXELS[..., :2], ValueError, r"but \(6, 8, 2\) came"),
-        (PIXELS[:0], ValueError, r"but \(0, 8, 3\) came"),
+        ("cat.jpg", TypeError, "got str: open a file with PIL.Image.open"),
+        (PIXELS / 255, ValueError, "must have dtype uint8 or uint16, got float64"),
+        (PIXELS.astype(np.int64), ValueError, "got int64"),
+        (PIXELS[None], ValueError, r"got \(1, 6, 8, 3\): move the channels last"),
+        (PIXELS[..., :2], ValueError, r"got \(6, 8, 2\)"),
+        (PIXELS[:0], ValueError, r"got \(0, 8, 3\)"),
         (Image.new("F", (8, 6)), ValueError, "mode F"),
-        (Image.new("RGB", (0, 6)), ValueError, "must have pixels, but 6 x 0 came"),
-        (with_exif(b"garbage"), ValueError, "must have EXIF that can be read"),
+        (Image.new("RGB", (0, 6)), ValueError, "must have pixels, got 6 x 0"),
+        (with_exif(b"garbage"), ValueError, "the EXIF of the image cannot be read"),
         (Image.fromarray(np.full((6, 8), 70000, np.int32)), ValueError, "at most 16 bits a channel"),
     ],
 )
@@ -145,10 +161,20 @@ def test_what_is_no_picture_is_an_error(image: Any, error: type[Exception], mess
 
 
 @pytest.mark.parametrize(
-    "changes", [{"crop": 0.0}, {"crop": 1.5}, {"std": (0.5, 0.0, 0.5)}, {"mean": (0.5, math.nan, 0.5)}]
+    "changes",
+    [
+        {"crop": 0.0},
+        {"crop": 1.5},
+        {"std": (0.5, 0.0, 0.5)},
+        {"mean": (0.5, math.nan, 0.5)},
+        {"mean": (0.5,)},
+        {"mean": (), "std": ()},
+        {"fit": "pad", "crop": 0.5},
+        {"mean": (0.5, 0.5), "std": (0.5, 0.5)},
+    ],
 )
 def test_numbers_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"crop must be|std must be|mean must be finite"):
+    with pytest.raises(ValueError, match=r"crop must be|mean and std must"):
         dataclasses.replace(PLAIN, **changes)
 
 
@@ -185,7 +211,7 @@ def test_a_crop_costs_no_pixel(size: int, scaled: int) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 20_000), (400_000, 1)])
 def test_a_picture_that_would_become_huge_is_an_error(height: int, width: int) -> None:
-    with pytest.raises(ValueError, match=rf"less narrow, but {height} x {width} pixels came.*crop it first"):
+    with pytest.raises(ValueError, match=rf"too narrow, got {height} x {width} pixels.*crop it first"):
         dataclasses.replace(PLAIN, fit="cover")(np.zeros((height, width), np.uint8), (224, 224))
 
 
@@ -248,7 +274,7 @@ def test_a_processor_that_does_not_say_it_leaves_it_open(settings: dict[str, Any
     whole = STATED | {"size": 16} if settings else {}
     card = card_with(tmp_path, whole | settings)
     assert card.config.preprocess is None
-    with pytest.raises(ValueError, match="preprocess must be known for these weights"):
+    with pytest.raises(ValueError, match="preprocess is not known for these weights"):
         card.preprocess(PIXELS)
 
 
@@ -258,10 +284,10 @@ CENTRE = {"size": {"shortest_edge": "256"}, "do_center_crop": True, "crop_size":
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_mean": [0.5, math.nan, 0.5]}, "mean must be finite"),
-        ({"image_mean": [0.5, "a", 0.5]}, "must be in numbers, but 'a' came$"),
-        ({"rescale_factor": "1/255"}, "must be in numbers, but '1/255' came$"),
-        (CENTRE, "must be in numbers, but '256' came$"),
+        ({"image_mean": [0.5, math.nan, 0.5]}, "mean and std must be finite"),
+        ({"image_mean": [0.5, "a", 0.5]}, "must have numbers, got 'a'$"),
+        ({"rescale_factor": "1/255"}, "must have numbers, got '1/255'$"),
+        (CENTRE, "must have numbers, got '256'$"),
         ({**CENTRE, "size": 100}, "crop must be in"),
     ],
 )
@@ -275,7 +301,7 @@ def test_timms_numbers_that_are_none_are_named(given: object, tmp_path: Path) ->
     path = published(CASES["timm vit_tiny_patch16_224"], tmp_path)
     settings = (CASES["timm vit_tiny_patch16_224"].settings or {}) | {"pretrained_cfg": given}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(vitrail.CheckpointError, match="describes no model that there can be"):
+    with pytest.raises(vitrail.CheckpointError, match="describes a model that cannot be built"):
         vitrail.load(path)
 
 
@@ -292,7 +318,7 @@ def test_timms_own_numbers_are_read(tmp_path: Path) -> None:
 
 def test_preprocessing_stays_with_the_weights(tmp_path: Path) -> None:
     model = vitrail.load(published(CASES["transformers CLIPVisionModel"], tmp_path))
-    assert model.config.preprocess == Preprocess("cover", "bicubic", *vitrail.model.CLIP, half_pixel="down")
+    assert model.config.preprocess == Preprocess("cover", "bicubic", *vitrail.images.CLIP, half_pixel="down")
     vitrail.save(model.resized(32), tmp_path / "m.safetensors")
     card = vitrail.model_card(tmp_path / "m.safetensors")
     assert card.config.preprocess == model.config.preprocess
@@ -311,9 +337,8 @@ def test_a_card_counts_what_xla_counts() -> None:
     for change in changes:
         config = small_model(**change).config
         size = vitrail.EncoderSize(dim=768, depth=1, num_heads=12, mlp_dim=3072)
-        encoder = dataclasses.replace(config.encoder, scan=False)
-        config = dataclasses.replace(config, size=size, image_size=(64, 96), patch_size=(8, 8), encoder=encoder)
-        model = config.build(key=jax.random.key(0))
+        config = dataclasses.replace(config, size=size, image_size=(64, 96), patch_size=(8, 8))
+        model = config.build(execution=vitrail.Execution(scan=False), key=jax.random.key(0))
         card = vitrail.model_card(model)
         compiled = jax.jit(lambda image, model=model: model(image)).lower(np.zeros((64, 96, 3), np.float32)).compile()
         counted: Any = compiled.cost_analysis()

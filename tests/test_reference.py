@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, image_for, random_array, randomised, run, small_model, tokens_of
+from helpers import assert_close, image_for, random_array, randomise, run, small_model, tokens_of
 from hypothesis import given, settings, strategies as st
 from jaxtyping import Array, Float, PRNGKeyArray
 from reference import FlaxViT, flax_parameters, float64, np_mean_pool_vit, numpy_weights
@@ -57,7 +57,7 @@ def config_of(grid: tuple[int, int], patch_size: tuple[int, int], size: Any, **f
 @given(drawn=sizes(), seed=st.integers(0, 2**16))
 def test_logits_equal_the_numpy_reference(drawn: dict[str, Any], seed: int) -> None:
     config = config_of(**drawn)
-    model = randomised(lambda: config.build(key=jax.random.key(0)), seed=seed)
+    model = randomise(lambda: config.build(key=jax.random.key(0)), seed=seed)
     image = image_for(model, seed=seed)
     expected = np_mean_pool_vit(float64(image), numpy_weights(model), config.size.num_heads, config.encoder.norm_eps)
     assert_close(run(model, image), expected)
@@ -67,7 +67,7 @@ def test_logits_equal_the_numpy_reference(drawn: dict[str, Any], seed: int) -> N
 @given(drawn=sizes(square_patches=True), seed=st.integers(0, 2**16))
 def test_logits_equal_a_flax_module_with_the_same_parameters(drawn: dict[str, Any], seed: int) -> None:
     config = config_of(**drawn)
-    model = randomised(lambda: config.build(key=jax.random.key(0)), seed=seed)
+    model = randomise(lambda: config.build(key=jax.random.key(0)), seed=seed)
     image = image_for(model, seed=seed)
     size = config.size
     flax_model = FlaxViT(
@@ -265,7 +265,7 @@ def test_seed_out_of_range_is_an_error(seed: Any) -> None:
 @pytest.mark.parametrize("name", list(FORWARD))
 @pytest.mark.parametrize("value", [0, -4])
 def test_size_that_is_not_positive_is_an_error_that_names_it(name: str, value: int) -> None:
-    with pytest.raises(ValueError, match=rf"{name} must be positive, but {value} came: pass"):
+    with pytest.raises(ValueError, match=rf"{name} must be positive, got {value}: pass"):
         forward(**{name: value})
 
 
@@ -303,7 +303,7 @@ def test_image_without_three_axes_is_an_error_that_says_how_to_mend_it(shape: tu
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
 def test_image_of_integers_is_an_error_that_says_how_to_scale(dtype: str) -> None:
-    with pytest.raises(TypeError, match=rf"image must be floating point, but the dtype {dtype} came.*/ 255"):
+    with pytest.raises(TypeError, match=rf"image must be floating point, got dtype {dtype}: .*/ 255"):
         forward(jnp.ones((8, 12, 3), dtype))
 
 

@@ -1,6 +1,7 @@
 """A model as a PyTree: what other libraries do to one."""
 
 import copy
+import functools
 import pickle
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import image_for, run, small_model
+from helpers import image_for, run, small_config, small_model
 
 import vitrail
 from vitrail import HEADS, POOLS, EncoderOptions
@@ -28,7 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "tanh head": {"head": HEADS.configure("linear", activation="tanh")},
     "attention pool": {"pool": POOLS.configure("attention", activation="gelu_tanh")},
     "cait": {"pool": "cait", "norm_order": "pool_norm"},
-    "windows and a neck": {"encoder": EncoderOptions(windows=vitrail.WindowOptions(2)), "neck_dim": 8},
+    "windows and a neck": {"windows": vitrail.WindowOptions(2, relative_grid=(2, 3)), "neck_dim": 8},
 }
 
 
@@ -93,6 +94,57 @@ def test_the_distilled_head_wants_two_tokens(pool: Any) -> None:
 def test_the_distilled_head_goes_with_the_pool_that_its_error_names() -> None:
     model = small_model(pool=POOLS.configure("cls", num_tokens=2), head="distilled", num_registers=1)
     assert run(model, image_for(model)).shape == (5,)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [*KINDS.values(), {"position": "rope"}, {"position": "factorized", "pool": "weighted"}, {"patch": "conv_stem"}],
+    ids=[*KINDS, "rope", "factorized and weighted", "conv_stem"],
+)
+def test_numpy_leaves_are_leaves(changes: dict[str, Any]) -> None:
+    """As `jax.device_get` returns them, and as a user puts them in by `eqx.tree_at`."""
+    model = small_model(**changes)
+    plain, image = jax.device_get(model), image_for(model)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(plain))
+    expected = run(model, image)
+    for logits in (plain(image), run(plain, image), vitrail.compile(plain)(image[None])[0]):
+        np.testing.assert_allclose(logits, expected, rtol=2e-5, atol=2e-5)
+    assert eqx.tree_equal(plain.blocks[1], model.blocks[1])
+    larger, expected_larger = (m.resized((16, 20)) for m in (plain, model))
+    assert eqx.tree_equal(larger, expected_larger)
+    other, expected_other = (vitrail.replace(m, pool="max", num_classes=3, key=KEY) for m in (plain, model))
+    assert eqx.tree_equal(other, expected_other)
+
+
+def test_execution_changes_on_numpy_leaves() -> None:
+    model = small_model(pool="cls", num_registers=1)
+    other = jax.device_get(model).with_execution(vitrail.Execution(scan=False))
+    assert eqx.tree_equal(other, model.with_execution(vitrail.Execution(scan=False)))
+
+
+def test_a_partial_in_a_configuration_is_equal_to_its_copies() -> None:
+    """It is a static field of the model, so the structure of a copy depends on it."""
+    config = small_config(pool=functools.partial(vitrail.TopKPool, k=2))
+    model = config.build(key=KEY)
+    again = small_config(pool=functools.partial(vitrail.TopKPool, k=2)).build(key=KEY)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), again):
+        assert jax.tree.structure(other) == jax.tree.structure(model)
+        assert eqx.tree_equal(jax.tree.map(lambda a, b: (a + b) / 2, other, model), model)
+    assert config != small_config(pool=functools.partial(vitrail.TopKPool, k=3))
+
+
+@pytest.mark.parametrize("changed", ["pool", "rotation"])
+def test_a_model_that_its_configuration_does_not_describe_is_not_saved(changed: str, tmp_path: Path) -> None:
+    """Another model would be loaded, without a word."""
+    model = small_model(pool="cls", position="rope")
+    if changed == "pool":
+        model = eqx.tree_at(lambda m: m.readout.pool, model, vitrail.MeanPool(16))
+    else:
+        rope = vitrail.RotaryPosition(head_dim=8, rule="dinov3")
+        model = eqx.tree_at(lambda m: m.backbone.position, model, rope)
+    with pytest.raises(ValueError, match="a part or a setting that its configuration does not describe"):
+        vitrail.save(model, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_gradients_have_the_structure_of_the_model() -> None:

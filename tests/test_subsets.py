@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, image_for, random_array, randomised, run, small_model
+from helpers import assert_close, builtins, image_for, random_array, randomise, run, small_model
 from reference import ROTATIONS, float64, np_block, np_layer_norm, numpy_block_weights
 
 import vitrail
@@ -19,11 +19,11 @@ MASK = np.isin(np.arange(6), KEPT)
 PREFIX = 2
 ROWS = np.concatenate([np.arange(PREFIX), PREFIX + KEPT])
 POSITION_CHOICES: dict[str, Any] = {
-    **{name: name for name in POSITIONS if POSITIONS.entry(name).origins == ("vitrail",)},
+    **{name: name for name in builtins(POSITIONS)},
     "dinov3": POSITIONS.configure("rope", rule="dinov3"),
     "mae": POSITIONS.configure("sincos2d", rule="mae"),
 }
-POOL_NAMES = [name for name in POOLS if POOLS.entry(name).origins == ("vitrail",)]
+POOL_NAMES = builtins(POOLS)
 
 
 def model_with(position: Any, **changes: Any) -> vitrail.ViT:
@@ -58,14 +58,31 @@ def test_encoding_the_kept_tokens_equals_numpy(position: str) -> None:
     assert_close(run(model.backbone.encode, tokens).sequence, expected, tolerance=2e-5)
 
 
-def weighted_outputs(parts: Any, tokens: Tokens, rows: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """A random sum of what every pool gives, and what it gives; of all tokens only those rows."""
-    backbone, readouts = parts
-    encoded = backbone.encode(tokens)
-    made = {name: readout(encoded) for name, readout in readouts.items()}
-    made = {name: value[rows] if value.ndim > 1 else value for name, value in made.items()}
-    terms = [jnp.vdot(value, random_array(*value.shape, seed=8)) for value in made.values()]
-    return jnp.sum(jnp.stack(terms)), made
+@eqx.filter_jit  # the chain rule in two programs, of which this one is the same for every position
+def read(readouts: Any, encoded: Tokens, rows: Any) -> tuple[Any, Any, Any]:
+    """What every pool gives, of all tokens only those rows; the gradients of a random sum of it."""
+
+    def weigh(parts: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        readouts, encoded = parts
+        made = {name: readout(encoded) for name, readout in readouts.items()}
+        made = {name: value[rows] if value.ndim > 1 else value for name, value in made.items()}
+        terms = [jnp.vdot(value, random_array(*value.shape, seed=8)) for value in made.values()]
+        return jnp.sum(jnp.stack(terms)), made
+
+    gradient, made = eqx.filter_grad(weigh, has_aux=True)((readouts, encoded))
+    return made, *gradient
+
+
+@eqx.filter_jit
+def pull_back(backbone: Any, tokens: Tokens, of_encoded: Tokens) -> Any:
+    """The gradient of the backbone's parameters, from that of the encoded tokens."""
+
+    def weigh(backbone: Any) -> jax.Array:
+        leaves = jax.tree.leaves(eqx.filter(backbone.encode(tokens), eqx.is_inexact_array))
+        terms = [jnp.vdot(*pair) for pair in zip(leaves, jax.tree.leaves(of_encoded), strict=True)]
+        return jnp.sum(jnp.stack(terms))
+
+    return eqx.filter_grad(weigh)(backbone)
 
 
 @pytest.mark.parametrize("position", POSITION_CHOICES)
@@ -73,37 +90,40 @@ def test_a_mask_equals_the_kept_tokens_alone_for_every_pool_and_so_does_the_grad
     model = model_with(POSITION_CHOICES[position])
     config = model.config
     readouts = {
-        name: randomised(lambda n=name: dataclasses.replace(config, pool=n).build_readout(key=jax.random.key(0)))
+        name: randomise(lambda n=name: dataclasses.replace(config, pool=n).build_readout(key=jax.random.key(0)))
         for name in POOL_NAMES
     }
     embedded = run(model.backbone.embed, image_for(model))
     hidden = jnp.where(jnp.asarray(MASK)[:, None], embedded.patches, jnp.nan)
-    gradient = eqx.filter_jit(eqx.filter_value_and_grad(weighted_outputs, has_aux=True))
 
-    alone, masked, poisoned = (
-        gradient((model.backbone, readouts), tokens, rows)
-        for tokens, rows in (
-            (embedded.take(jnp.asarray(KEPT)), np.arange(len(ROWS))),
-            (dataclasses.replace(embedded, mask=jnp.asarray(MASK)), ROWS),
-            (dataclasses.replace(embedded, patches=hidden, mask=jnp.asarray(MASK)), ROWS),
-        )
-    )
-    for (_, found), gradients in (masked, poisoned):
+    def encode_and_read(tokens: Tokens, rows: Any) -> tuple[Any, Any]:
+        """What every pool gives, and the gradients of readouts and backbone."""
+        encoded = run(model.backbone.encode, tokens)
+        made, of_readouts, of_encoded = read(readouts, encoded, rows)
+        return made, (of_readouts, pull_back(model.backbone, tokens, of_encoded))
+
+    made, gradients = encode_and_read(embedded.take(jnp.asarray(KEPT)), np.arange(len(ROWS)))
+    for patches in (embedded.patches, hidden):
+        found = encode_and_read(dataclasses.replace(embedded, patches=patches, mask=jnp.asarray(MASK)), ROWS)
         for name in POOL_NAMES:
-            assert_close(found[name], alone[0][1][name])
-        expected = jax.tree_util.tree_leaves_with_path(alone[1])
-        for (path, one), other in zip(expected, jax.tree.leaves(gradients), strict=True):
+            assert_close(found[0][name], made[name])
+        expected = jax.tree_util.tree_leaves_with_path(gradients)
+        for (path, one), other in zip(expected, jax.tree.leaves(found[1]), strict=True):
             scale = max(1.0, float(jnp.abs(one).max()))
             assert_close(other / scale, one / scale), path
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"attention_chunk": 3}, {"qk_norm": True, "pre_norm": True}, {"scan": False, "remat": "blocks"}],
+    [
+        {"execution": vitrail.Execution(attention=3)},
+        {"encoder": vitrail.EncoderOptions(qk_norm=True, pre_norm=True)},
+        {"execution": vitrail.Execution(scan=False, remat="blocks")},
+    ],
     ids=str,
 )
 def test_a_mask_reaches_the_attention_however_it_is_computed(options: dict[str, Any]) -> None:
-    model = model_with("learned", encoder=vitrail.EncoderOptions(**options))
+    model = model_with("learned", **options)
     embedded = run(model.backbone.embed, image_for(model))
     masked = dataclasses.replace(embedded, mask=jnp.asarray(MASK))
     alone = run(model.backbone.encode, embedded.take(jnp.asarray(KEPT)))
@@ -136,9 +156,9 @@ def test_windows_and_necks_want_all_patches() -> None:
     for wrong in (embedded.take(jnp.asarray(KEPT)), dataclasses.replace(embedded, mask=jnp.asarray(MASK))):
         with pytest.raises(ValueError, match=r"use all patches|every cell of the grid"):
             model.backbone.encode(wrong)
-    windows = small_model(encoder=vitrail.EncoderOptions(windows=vitrail.WindowOptions(2)))
+    windows = small_model(windows=vitrail.WindowOptions(2))
     embedded = run(windows.backbone.embed, image_for(windows))
-    with pytest.raises(ValueError, match=r"one token for each cell of the grid, got 4 tokens on the grid \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"one token for each cell of the grid \(2, 3\), got 4 tokens"):
         windows.backbone.encode(embedded.take(jnp.asarray(KEPT)))
     with pytest.raises(ValueError, match="got a mask"):
         windows.backbone.encode(dataclasses.replace(embedded, mask=jnp.asarray(MASK)))

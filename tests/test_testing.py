@@ -1,4 +1,4 @@
-"""The plugin kit: a right part passes, and each wrong one is caught by a sentence that says what is wrong with it."""
+"""The checks of parts: a right part passes, and each wrong one gets a sentence that says what is wrong with it."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ Key = PRNGKeyArray | None
 
 @final
 class RightPool(vitrail.AbstractPool):
-    """A scaled mean with dropout: what every wrong pool below is, but for one thing."""
+    """A scaled mean with dropout. Each wrong pool below differs from it in one thing."""
 
     scale: Float[Array, " dim"]
     out_dim: int = eqx.field(static=True)
@@ -51,9 +51,9 @@ class RightPool(vitrail.AbstractPool):
 
 
 def wrong(name: str, *, is_final: bool = True, **changes: Any) -> Any:
-    """A pool that is right but for what is changed: attributes of its class."""
+    """A pool that is right except for the changed attributes of its class."""
     body = dict(vars(RightPool))
-    kept = {k: body[k] for k in ("__init__", "__call__")}
+    methods = {k: body[k] for k in ("__init__", "__call__")}
     annotations = {
         "scale": Any,
         "out_dim": int,
@@ -63,7 +63,7 @@ def wrong(name: str, *, is_final: bool = True, **changes: Any) -> Any:
     static = {"out_dim": eqx.field(static=True), "needs_class_token": False, "order_invariant": True}
     annotations |= changes.pop("__annotations__", {})
     made = type(vitrail.AbstractPool)(
-        name, (vitrail.AbstractPool,), {"__annotations__": annotations, **static, **kept, **changes}
+        name, (vitrail.AbstractPool,), {"__annotations__": annotations, **static, **methods, **changes}
     )
     return final(made) if is_final else made
 
@@ -123,7 +123,7 @@ def deciding(self: Any, tokens: Tokens, mask: Any, key: Key) -> Any:
 
 
 def host_mean(self: Any, tokens: Tokens, mask: Any, key: Key) -> Any:
-    """What no gradient passes through."""
+    """No gradient passes through it."""
     shape = jax.ShapeDtypeStruct((tokens.dim,), tokens.patches.dtype)
     return self.scale * jax.pure_callback(lambda x: x, shape, mean(tokens, mask), vmap_method="sequential")
 
@@ -138,9 +138,9 @@ def first_row(tokens: Tokens) -> Any:
 
 WRONG: dict[str, tuple[str, Any, str]] = {
     "mean over the channels": (
-        "gives_the_width_it_declares",
+        "returns_the_width_it_declares",
         wrong("A", __call__=call(lambda s, t, m, k: jnp.sum(masked(t, m), axis=1))),
-        r"it must give \(24,\) as out_dim says, or one row a token, but it gives \(6,\)",
+        r"the output must have the shape \(24,\) by its out_dim, or one row for each token, got \(6,\) for 6 patches",
     ),
     "includes the class token": (
         "leaves_the_prefix_alone",
@@ -150,7 +150,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "reads a register instead of the class token": (
         "reads_the_class_token_if_it_says_so",
         wrong("C", needs_class_token=True, __call__=call(lambda s, t, m, k: s.scale * first_row(t))),
-        "it takes a register where there is no class token",
+        "it takes tokens without a class token: read tokens.class_token",
     ),
     "declares a class token that it does not read": (
         "reads_the_class_token_if_it_says_so",
@@ -158,29 +158,29 @@ WRONG: dict[str, tuple[str, Any, str]] = {
         "needs_class_token is True, but another class token changes nothing",
     ),
     "ignores the mask": (
-        "heeds_the_mask",
+        "respects_the_mask",
         wrong("E", __call__=call(lambda s, t, m, k: s.scale * mean(t, None))),
         "other numbers in masked patches must not change the result",
     ),
     "counts masked patches as zeros": (
-        "pools_the_kept_patches_alone",
+        "a_mask_equals_a_subset",
         wrong("F", __call__=call(lambda s, t, m, k: s.scale * jnp.mean(masked(t, m), axis=0))),
-        "it must give what it gives for the kept patches alone",
+        "the result with a mask must be that for the unmasked patches alone",
     ),
     "multiplies by the mask": (
-        "heeds_the_mask",
+        "respects_the_mask",
         wrong("G", __call__=call(multiplying)),
         "NaN in masked patches must not change the result",
     ),
     "is not final": (
-        "is_a_final_class_of_its_kind",
+        "is_a_final_class",
         wrong("H", is_final=False),
         "H must be decorated with typing.final",
     ),
     "declares another width": (
-        "gives_the_width_it_declares",
+        "returns_the_width_it_declares",
         wrong("I", __init__=init(out_dim=lambda dim, key: dim + 1)),
-        r"it must give \(25,\) as out_dim says, or one row a token, but it gives \(24,\)",
+        r"the output must have the shape \(25,\) by its out_dim, .* got \(24,\) for 6 patches and 3 prefix tokens",
     ),
     "draws its parameters without the key": (
         "parameters_follow_the_key",
@@ -190,22 +190,22 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "ignores the key for its parameters": (
         "parameters_follow_the_key",
         wrong("K", __init__=init(scale=lambda dim, key: jax.random.normal(jax.random.key(0), (dim,)))),
-        "the parameters .scale must be drawn with the key, but are the same for two keys",
+        "the parameters .scale must be drawn with the key, but two keys draw the same",
     ),
     "is random without a key": (
         "nothing_is_random_without_a_key",
         wrong("L", __call__=call(lambda s, t, m, k: s.scale * mean(t, m) * (1 + float(next(HIDDEN))))),
-        "without a key a call must be repeatable",
+        "two calls without a key must give the same result",
     ),
     "promotes to float32": (
         "keeps_the_dtype",
         wrong("M", __call__=call(lambda s, t, m, k: (s.scale * mean(t, m)).astype(jnp.float32))),
-        "what comes in bfloat16 must go out in bfloat16, but float32 went out",
+        "for inputs in bfloat16 the output must be in bfloat16, got float32",
     ),
     "sums in half precision": (
         "keeps_the_dtype",
         wrong("N", __call__=call(lambda s, t, m, k: s.scale * (1000 + mean(t, m)) - 1000 * s.scale)),
-        "in bfloat16 it must give nearly what it gives in float32",
+        "the result in bfloat16 must be nearly that in float32",
     ),
     "has a parameter that nothing uses": (
         "gradients_reach_every_parameter",
@@ -220,20 +220,20 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "divides by what may be zero": (
         "stays_finite",
         wrong("Q", __call__=call(lambda s, t, m, k: s.scale * mean(t, m) / jnp.linalg.norm(mean(t, m)))),
-        "on tokens of zeros its result and its gradients must be finite",
+        "the result and the gradients must be finite for tokens of zeros",
     ),
     "overflows": (
         "stays_finite",
         wrong("R", __call__=call(lambda s, t, m, k: s.scale * mean(t.map(jnp.exp), m))),
-        "on tokens a hundred times as large its result and its gradients must be finite",
+        "the result and the gradients must be finite for tokens a hundred times as large",
     ),
-    "declares an order that does not count": (
-        "order_counts_as_declared",
+    "declares an order that does not matter": (
+        "the_order_matters_as_declared",
         wrong("S", order_invariant=False),
         "order_invariant is False, but the order of the patches changes nothing",
     ),
     "reads the first patch": (
-        "order_counts_as_declared",
+        "the_order_matters_as_declared",
         wrong("T", __call__=call(lambda s, t, m, k: s.scale * t.patches[0 if m is None else jnp.argmax(m)])),
         "order_invariant is True, but in another order of the patches",
     ),
@@ -262,20 +262,20 @@ WRONG: dict[str, tuple[str, Any, str]] = {
         ),
         "its static field table must hash",
     ),
-    "declares a width that is no number": (
+    "declares a width that is not a whole number": (
         "declares_what_it_is",
         wrong("Y", __init__=init(out_dim=lambda dim, key: float(dim))),
-        r"out_dim must be a plain int, but it is 24.0",
+        r"out_dim must be a plain int, got 24.0",
     ),
     "decides by a value": (
         "jit_equals_eager",
         wrong("Z", __call__=call(deciding)),
-        "it raised ConcretizationTypeError",
+        "the check 'jit equals eager' raised ConcretizationTypeError",
     ),
     "leaves the device": (
         "gradients_reach_every_parameter",
         wrong("AA", __call__=call(host_mean)),
-        "'gradients reach every parameter'.* it raised ValueError",
+        "the check 'gradients reach every parameter' raised ValueError",
     ),
 }
 
@@ -289,6 +289,96 @@ def case_of(test: Any, name: str) -> Any:
     """One case of a parametrised test."""
     (check,) = [check for check in test.pytestmark[0].args[1] if check.__name__ == name]
     return functools.partial(test, check=check)
+
+
+@final
+class EmptyArrayPool(vitrail.AbstractPool):
+    """It has an array of size zero."""
+
+    nothing: Float[Array, "0 dim"]
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
+
+    def __init__(self, dim: int):
+        self.nothing = jnp.zeros((0, dim))
+        self.out_dim = dim
+
+    def __call__(self, tokens: Tokens, *, key: Key = None) -> Float[Array, " dim"]:
+        return vitrail.MeanPool(tokens.dim)(tokens)
+
+
+@final
+class FunctionPool(vitrail.AbstractPool):
+    """It has a function in a static field."""
+
+    out_dim: int = eqx.field(static=True)
+    activation: Any = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
+
+    def __init__(self, dim: int):
+        self.out_dim = dim
+        self.activation = jax.nn.relu
+
+    def __call__(self, tokens: Tokens, *, key: Key = None) -> Float[Array, " dim"]:
+        return self.activation(vitrail.MeanPool(tokens.dim)(tokens))
+
+
+def _weigh(pool: Any, tokens: Tokens) -> Float[Array, " dim"]:
+    weighted = eqx.tree_at(lambda p: p.scores, vitrail.WeightedPool(tokens.dim, grid=pool.scores.shape), pool.scores)
+    return weighted(tokens)
+
+
+@final
+class ForgetfulPool(vitrail.AbstractPool):
+    """It has an array for each cell of the grid, and no `resized`."""
+
+    scores: Float[Array, "rows cols"]
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = False
+
+    def __init__(self, dim: int, *, grid: tuple[int, int]):
+        self.scores = jnp.zeros(grid)
+        self.out_dim = dim
+
+    def __call__(self, tokens: Tokens, *, key: Key = None) -> Float[Array, " dim"]:
+        return _weigh(self, tokens)
+
+
+@final
+class WronglyResizedPool(vitrail.AbstractGridPool):
+    """Its `resized` returns the pool for the old grid."""
+
+    scores: Float[Array, "rows cols"]
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = False
+
+    def __init__(self, dim: int, *, grid: tuple[int, int]):
+        self.scores = jnp.zeros(grid)
+        self.out_dim = dim
+
+    def __call__(self, tokens: Tokens, *, key: Key = None) -> Float[Array, " dim"]:
+        return _weigh(self, tokens)
+
+    def resized(self, grid: tuple[int, int]) -> "WronglyResizedPool":
+        return self
+
+
+@pytest.mark.parametrize(
+    ("pool", "sentence"),
+    [
+        (EmptyArrayPool, "must not have size zero"),
+        (FunctionPool, "activation must not be a function"),
+        (ForgetfulPool, "must extend AbstractGridPool"),
+        (WronglyResizedPool, "resized must return such a pool for the new grid"),
+    ],
+)
+def test_a_pool_that_is_no_ordinary_pytree_or_forgets_the_grid_is_caught(pool: Any, sentence: str) -> None:
+    with pytest.raises(ContractError, match=sentence):
+        check_pool(pool)
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -309,7 +399,7 @@ def test_one_call_runs_every_check(name: str, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ContractError, match=sentence):
         check_pool(pool)
     ran: list[str] = []
-    monkeypatch.setattr(_pool, "check_all", lambda subject, checks: ran.extend(c.__name__ for c in checks))
+    monkeypatch.setattr(_pool, "check_contract", lambda subject, checks: ran.extend(c.__name__ for c in checks))
     check_pool(pool)
     assert ran == [c.__name__ for c in pool_checks(pool).pytestmark[0].args[1]]  # type: ignore[attr-defined]
 
@@ -318,7 +408,7 @@ class Subclass(vitrail.AbstractHead):
     """Not a pool at all."""
 
 
-def test_what_is_no_pool_is_refused() -> None:
+def test_what_is_not_a_pool_is_refused() -> None:
     with pytest.raises(TypeError, match=r"must be a class that extends vitrail.AbstractPool"):
         check_pool(vitrail.LinearHead)  # type: ignore[arg-type]
     with pytest.raises(vitrail.UnknownPartError, match="did you mean 'mean'"):
@@ -337,13 +427,13 @@ def test_every_breach_gets_its_sentence() -> None:
 
 @final
 class NegativeWeights(vitrail.AbstractWeighingPool):
-    """Its weights are no shares, and its masked patches have some."""
+    """Its weights are negative, and its masked patches have some."""
 
     out_dim: int = eqx.field(static=True)
     needs_class_token: ClassVar[bool] = False
     order_invariant: ClassVar[bool] = True
 
-    def __init__(self, dim: int, *, key: PRNGKeyArray):
+    def __init__(self, dim: int):
         self.out_dim = dim
 
     def __call__(self, tokens: Tokens, *, key: Key = None) -> Float[Array, " dim"]:
@@ -353,12 +443,12 @@ class NegativeWeights(vitrail.AbstractWeighingPool):
         return jnp.sin(jnp.arange(tokens.patches.shape[0], dtype=jnp.float32) + 1)[None]
 
 
-def test_weights_that_are_no_shares_are_caught() -> None:
+def test_negative_weights_are_caught() -> None:
     with pytest.raises(ContractError, match=r"must not be negative(.|\n)*weights of masked patches must be zero"):
         check_pool(NegativeWeights)
 
 
-def test_a_prefix_that_is_read_on_purpose_has_to_be_said() -> None:
+def test_a_prefix_that_is_read_on_purpose_needs_reads_prefix() -> None:
     spec = vitrail.POOLS.configure("mean", include_prefix=True)
     with pytest.raises(ContractError, match=r"the pool mean\(include_prefix=True\) breaks.*\n.*reads_prefix=True"):
         check_pool(spec)
@@ -372,11 +462,11 @@ def test_a_prefix_that_is_read_on_purpose_has_to_be_said() -> None:
 class TransposedPatches(vitrail.AbstractPatchEmbed):
     """Rows for columns, and cut off where a patch is not whole."""
 
-    inner: vitrail.LinearPatchEmbed
+    inner: vitrail.ConvPatchEmbed
     patch_size: tuple[int, int] = eqx.field(static=True)
 
     def __init__(self, dim: int, *, patch_size: tuple[int, int], channels: int, init: vitrail.Init, key: PRNGKeyArray):
-        self.inner = vitrail.LinearPatchEmbed(dim, patch_size=patch_size, channels=channels, init=init, key=key)
+        self.inner = vitrail.ConvPatchEmbed(dim, patch_size=patch_size, channels=channels, init=init, key=key)
         self.patch_size = patch_size
 
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
@@ -391,9 +481,9 @@ def test_a_wrong_patch_embedding_is_caught() -> None:
     with pytest.raises(ContractError) as caught:
         check_patch_embed(TransposedPatches)
     said = str(caught.value)
-    assert "it must give (rows, cols, dim) = (3, 2, 24), but it gives (2, 3, 24)" in said
-    assert "must be refused, as its last patches are not whole" in said
-    assert "resized to patches twice as large it must give" in said
+    assert "the output must have the shape (rows, cols, dim) = (3, 2, 24), got (2, 3, 24)" in said
+    assert "an image of 13 x 8 must raise a ValueError, because it does not divide into patches of 4 x 4" in said
+    assert "resized to patches twice as large, the output for an image twice as large must have the shape" in said
 
 
 @final
@@ -402,19 +492,9 @@ class StubbornPosition(vitrail.AbstractPosition):
 
     inner: vitrail.LearnedPosition
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        grid: tuple[int, int],
-        class_token: bool,
-        num_registers: int,
-        head_dim: int,
-        init: vitrail.Init,
-        key: PRNGKeyArray,
-    ):
+    def __init__(self, dim: int, *, grid: tuple[int, int], class_token: bool, num_registers: int, key: PRNGKeyArray):
         self.inner = vitrail.LearnedPosition(
-            dim, grid=grid, class_token=class_token, num_registers=num_registers, init=init, key=key
+            dim, grid=grid, class_token=class_token, num_registers=num_registers, key=key
         )
 
     def __call__(self, tokens: Tokens) -> Tokens:
@@ -434,19 +514,6 @@ class StubbornPosition(vitrail.AbstractPosition):
 class DroppingPosition(vitrail.AbstractPosition):
     """It loses the prefix."""
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        grid: tuple[int, int],
-        class_token: bool,
-        num_registers: int,
-        head_dim: int,
-        init: vitrail.Init,
-        key: PRNGKeyArray,
-    ):
-        pass
-
     def __call__(self, tokens: Tokens) -> Tokens:
         return dataclasses.replace(tokens, class_token=None, registers=None)
 
@@ -463,12 +530,12 @@ class DroppingPosition(vitrail.AbstractPosition):
 @pytest.mark.parametrize(
     ("position", "sentence"),
     [
-        (StubbornPosition, r"'fits another grid when resized' it raised ValueError: tokens must lie on the grid"),
+        (StubbornPosition, r"'fits another grid when resized' raised ValueError: tokens must have the grid"),
         (
             StubbornPosition,
-            r"'takes and gives away a class token' it raised ValueError: this position embedding has",
+            r"'takes and drops a class token' raised ValueError: this position embedding has",
         ),
-        (DroppingPosition, "it must return the tokens that came, moved"),
+        (DroppingPosition, "it must return tokens and rotate queries without changing a shape"),
     ],
 )
 def test_a_wrong_position_is_caught(position: Any, sentence: str) -> None:
@@ -478,7 +545,7 @@ def test_a_wrong_position_is_caught(position: Any, sentence: str) -> None:
 
 @final
 class FlatteningHead(vitrail.AbstractHead):
-    """It mixes the tokens, and has another width than it says."""
+    """It mixes the tokens, and has another width than it declares."""
 
     linear: vitrail.Linear
     dim: int = eqx.field(static=True)
@@ -497,14 +564,16 @@ class FlatteningHead(vitrail.AbstractHead):
 def test_a_wrong_head_is_caught() -> None:
     with pytest.raises(ContractError) as caught:
         check_head(FlatteningHead)
-    assert "out_dim must be num_classes=7, but it is 8" in str(caught.value)
-    assert "of several tokens it must give the logits of each" in str(caught.value)
+    assert "out_dim must be num_classes=7, got 8" in str(caught.value)
+    assert "the output for several tokens must be that of each alone" in str(caught.value)
 
 
 # For pytest ------------------------------------------------------------------------------------------------------
 
+MATMUL = vitrail.PATCHES.configure("conv", implementation="matmul")
+
 test_of_three_lines = pool_checks(RightPool)
-test_of_a_patch_embedding = patch_embed_checks("linear", patch_size=(3, 5), channels=2)
+test_of_a_patch_embedding = patch_embed_checks(MATMUL, patch_size=(3, 5), channels=2)
 test_of_a_position = position_checks("rope", grid=(1, 5), num_registers=0)
 test_of_a_head = head_checks(vitrail.HEADS.configure("mlp", hidden_dim=5))
 
@@ -513,7 +582,7 @@ def test_the_helper_makes_one_case_for_each_check_and_each_can_fail() -> None:
     test = pool_checks(wrong("NotFinal", is_final=False))
     (mark,) = test.pytestmark  # type: ignore[attr-defined]
     names = [check.__name__ for check in mark.args[1]]
-    assert {"is_a_final_class_of_its_kind", "heeds_the_mask", "order_counts_as_declared"} <= set(names)
+    assert {"is_a_final_class", "respects_the_mask", "the_order_matters_as_declared"} <= set(names)
     outcomes = {}
     for check in mark.args[1][:2]:
         try:
@@ -521,4 +590,4 @@ def test_the_helper_makes_one_case_for_each_check_and_each_can_fail() -> None:
             outcomes[check.__name__] = True
         except ContractError:
             outcomes[check.__name__] = False
-    assert outcomes == {"is_a_final_class_of_its_kind": False, "options_are_keyword_only": True}
+    assert outcomes == {"is_a_final_class": False, "options_are_keyword_only": True}

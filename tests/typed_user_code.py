@@ -6,12 +6,12 @@ from typing import ClassVar, assert_type, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import vitrail
+import vitrail.images
 import vitrail.lab
 import vitrail.testing
-import vitrail.train
 
 
 @final
@@ -58,20 +58,8 @@ class ShiftedPosition(vitrail.AbstractPosition):
 
     inner: vitrail.AbstractPosition
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        grid: tuple[int, int],
-        class_token: bool,
-        num_registers: int,
-        head_dim: int,
-        init: vitrail.Init,
-        key: PRNGKeyArray,
-    ):
-        self.inner = vitrail.LearnedPosition(
-            dim, grid=grid, class_token=class_token, num_registers=num_registers, init=init, key=key
-        )
+    def __init__(self, dim: int, *, grid: tuple[int, int], init: vitrail.Init, key: PRNGKeyArray):
+        self.inner = vitrail.LearnedPosition(dim, grid=grid, init=init, covers_prefix=False, key=key)
 
     def __call__(self, tokens: vitrail.Tokens) -> vitrail.Tokens:
         return self.inner(tokens).map(lambda x: x + 1)
@@ -91,7 +79,23 @@ def make_pool(dim: int, *, key: PRNGKeyArray) -> vitrail.AbstractPool:
     return PowerPool(dim, start=2.0, key=key)
 
 
-pool_factories: list[vitrail.PoolFactory] = [PowerPool, make_pool, vitrail.MeanPool, vitrail.POOLS["max"]]
+@final
+class MedianPool(vitrail.AbstractPool):
+    """The smallest pool: no parameters, no options, no key."""
+
+    out_dim: int = eqx.field(static=True)
+    needs_class_token: ClassVar[bool] = False
+    order_invariant: ClassVar[bool] = True
+
+    def __init__(self, dim: int):
+        self.out_dim = dim
+
+    def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
+        mask = True if tokens.mask is None else tokens.mask[:, None]
+        return jnp.nanmedian(jnp.where(mask, tokens.patches, jnp.nan), axis=0)
+
+
+pool_factories: list[vitrail.PoolFactory] = [PowerPool, MedianPool, make_pool, vitrail.MeanPool, vitrail.POOLS["max"]]
 head_factory: vitrail.HeadFactory = CosineHead
 position_factory: vitrail.PositionFactory = ShiftedPosition
 
@@ -104,7 +108,14 @@ def build(key: PRNGKeyArray) -> list[vitrail.ViT]:
         vitrail.vit("Ti/16", pool=vitrail.POOLS.configure("mean"), num_classes=2, key=key),
         vitrail.vit("Ti/16", pool=PowerPool, head=CosineHead, position=ShiftedPosition, num_classes=2, key=key),
         vitrail.vit("Ti/16", pool=functools.partial(PowerPool, start=4.0), num_classes=2, key=key),
-        vitrail.vit("Ti/16", pool=make_pool, patch=vitrail.LinearPatchEmbed, num_classes=2, key=key),
+        vitrail.vit("Ti/16", pool=MedianPool, num_classes=2, key=key),
+        vitrail.vit(
+            "Ti/16",
+            pool=make_pool,
+            patch=functools.partial(vitrail.ConvPatchEmbed, implementation="matmul"),
+            num_classes=2,
+            key=key,
+        ),
         vitrail.vit("Ti/16", position=vitrail.POSITIONS.configure("rope", rule="dinov3"), head="none", key=key),
         vitrail.vit(
             "B/16",
@@ -112,9 +123,10 @@ def build(key: PRNGKeyArray) -> list[vitrail.ViT]:
             norm_order="pool_norm",
             class_token=True,
             num_registers=4,
-            encoder=vitrail.EncoderOptions(activation="gelu_tanh", layer_scale=1e-5, drop_path=0.1, remat="blocks"),
+            encoder=vitrail.EncoderOptions(activation="gelu_tanh", layer_scale=1e-5),
+            dropout=vitrail.Dropout(drop_path=0.1),
             init="big_vision",
-            compute_dtype="bfloat16",
+            execution=vitrail.Execution(compute_dtype="bfloat16", remat="blocks", attention=256),
             key=key,
         ),
     ]
@@ -155,18 +167,27 @@ def look(model: vitrail.ViT, image: Float[Array, "height width channels"]) -> No
     assert_type(len(model.blocks), int)
     assert_type(model.config.size.dim, int)
     assert_type(model.readout.pool.out_dim, int)
-    assert_type(vitrail.POOLS, vitrail.Registry[vitrail.PoolFactory])
+    assert_type(vitrail.POOLS, vitrail.Registry[vitrail.AbstractPool, vitrail.PoolContext])
+    context = vitrail.PoolContext(dim=192, grid=(14, 14), init=vitrail.TRUNC_NORMAL)
+    assert_type(vitrail.POOLS.build("mean", context, key=jax.random.key(0)), vitrail.AbstractPool)
+    assert_type(vitrail.POOLS.build(MedianPool, context, key=jax.random.key(0)).out_dim, int)
     assert_type(vitrail.POOLS["mean"], vitrail.PoolFactory)
     assert_type(list(vitrail.HEADS), list[str])
-    assert_type(vitrail.HEADS.entry("linear").origins, tuple[str, ...])
+    assert_type(vitrail.HEADS.get_entry("linear").origins, tuple[str, ...])
     assert_type(vitrail.PRESETS["S"], vitrail.EncoderSize)
-    for grid in model.backbone.features(image, layers=[0, -1]):
-        print(grid.shape)
+    found = model.backbone.activations(image, at=("tokens", "attention_weights"), layers=[0, -1])
+    assert_type(found, dict[vitrail.Intermediate, Array])
+    assert_type(model.with_execution(vitrail.Execution(scan=False)), vitrail.ViT)
+
+    def ablate(heads: Float[Array, "..."], layer: Int[Array, ""]) -> Float[Array, "..."]:
+        return jnp.where(layer == 3, heads.at[0].set(0), heads)
+
+    assert_type(model.backbone(image, edit={"attention_heads": ablate}), vitrail.Tokens)
     logits = vitrail.vit_forward(0, image, 16, 64, 4, 128, 2, 10)
-    print(logits.shape, model.backbone.attention(image).shape, eqx.filter_jit(model)(image).shape)
+    print(logits.shape, found["tokens"].shape, eqx.filter_jit(model)(image).shape)
 
 
-def operate(model: vitrail.ViT, data: vitrail.train.Dataset, key: PRNGKeyArray) -> None:
+def operate(model: vitrail.ViT, data: vitrail.images.Dataset, key: PRNGKeyArray) -> None:
     """Surgery, files, the lab, and the checks of parts."""
     assert_type(vitrail.replace(model, pool="attention", num_classes=None, head="none", key=key), vitrail.ViT)
     assert_type(

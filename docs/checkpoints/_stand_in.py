@@ -1,4 +1,4 @@
-"""What the pages on checkpoints share: files of random weights in the place of
+"""What the pages on checkpoints share: files with random weights in place of
 published ones, and the table."""
 
 import csv
@@ -26,8 +26,8 @@ def published(
     layout: str, settings: Mapping[str, Any], config: vitrail.ViTConfig
 ) -> Path:
     """A folder with `model.safetensors` and `config.json` as a library
-    publishes them, the weights drawn at random."""
-    # It goes when the site is made.
+    publishes them, with random weights."""
+    # The folder is removed when Python exits.
     _FOLDERS.append(tempfile.TemporaryDirectory())
     folder, state = Path(_FOLDERS[-1].name), np.random.default_rng(0)
     model = eqx.filter_eval_shape(lambda: config.build(key=jax.random.key(0)))
@@ -43,7 +43,7 @@ def published(
     if config.position == vitrail.PartSpec(
         "rope", (("base", 100.0), ("rule", "dinov3"))
     ):
-        # What DINOv3's file does not store, the bias of the keys, is zero.
+        # DINOv3's file does not store the bias of the keys, which is zero.
         bias = model.backbone.encoder.stack.attention.qkv.bias
         thirds = bias.reshape(config.size.depth, 3, -1).at[:, 1].set(0)
         model = eqx.tree_at(
@@ -57,7 +57,7 @@ def published(
 
 
 def encoder(name: str) -> vitrail.EncoderSize:
-    """The sizes that the families share."""
+    """A size by its name."""
     dim, heads = {"Ti": (192, 3), "S": (384, 6), "B": (768, 12)}[name]
     return vitrail.EncoderSize(
         dim=dim, depth=12, num_heads=heads, mlp_dim=4 * dim
@@ -65,7 +65,7 @@ def encoder(name: str) -> vitrail.EncoderSize:
 
 
 def rows(family: str | None = None) -> list[dict[str, str]]:
-    """What the comparison with the originals found, of one family or of all."""
+    """The differences from the originals, for one family or for all."""
     with (ASSETS / "checkpoints.csv").open() as file:
         return [
             row
@@ -76,8 +76,8 @@ def rows(family: str | None = None) -> list[dict[str, str]]:
 
 
 def table(family: str | None = None) -> str:
-    """The same as a table in Markdown, with the sizes of the images where they
-    are not the usual ones."""
+    """The same as a table in Markdown, with the sizes of the images if they are
+    not the usual ones."""
     first = "| family " if family is None else ""
     lines = [f"{first}| layout | checkpoint | compared | largest difference |"]
     lines.append(f"{'|---' * (4 + bool(first))}|")
@@ -92,7 +92,7 @@ def table(family: str | None = None) -> str:
 
 
 def without_folders(write: Callable[..., None]) -> Callable[..., None]:
-    """A `print` that leaves out the temporary folders that files lie in."""
+    """A `print` without the temporary folders of the files."""
     return lambda *values: write(
         *(
             re.sub(rf"{tempfile.gettempdir()}/[^/ ,]+/?", "", str(value))
@@ -102,8 +102,8 @@ def without_folders(write: Callable[..., None]) -> Callable[..., None]:
 
 
 def code_of(file: str, start: str = "", end: str | None = None) -> str:
-    """A file, or what stands in it from one text to another, as a block of code
-    as wide as a page."""
+    """A file, or its part from one text to another, as a block of code that
+    fits the page."""
     source = Path(file).read_text()
     part = source[
         source.index(start) : None if end is None else source.index(end)

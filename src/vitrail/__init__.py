@@ -12,21 +12,8 @@ from ._typecheck import TYPECHECKER as _TYPECHECKER, start as _start
 # that are imported later, and touches no other package. The module that it checks with has to be there before it.
 _install_import_hook("vitrail", _TYPECHECKER)
 
-from ._init import (
-    BIG_VISION as BIG_VISION,
-    INITS as INITS,
-    TRUNC_NORMAL as TRUNC_NORMAL,
-    Init as Init,
-    Initializer as Initializer,
-    InitName as InitName,
-)
-from ._layers import (
-    ACTIVATIONS as ACTIVATIONS,
-    ActivationName as ActivationName,
-    LayerNorm as LayerNorm,
-    Linear as Linear,
-)
-from ._mlp import MLP as MLP
+from ._extras import MissingExtraError as MissingExtraError
+from ._keep import KEEP as KEEP, Keep as Keep
 from ._registry import (
     Entry as Entry,
     OptionError as OptionError,
@@ -35,9 +22,8 @@ from ._registry import (
     Registry as Registry,
     UnknownPartError as UnknownPartError,
 )
-from ._tokens import Rotation as Rotation, Tokens as Tokens
+from ._tokens import Tokens as Tokens
 from .encoder import (
-    Attention as Attention,
     Block as Block,
     Blocks as Blocks,
     Encoder as Encoder,
@@ -45,22 +31,24 @@ from .encoder import (
     EncoderSize as EncoderSize,
     Neck as Neck,
     RelativePosition as RelativePosition,
+    WindowedEncoder as WindowedEncoder,
     WindowOptions as WindowOptions,
 )
 from .head import (
     HEADS as HEADS,
     AbstractHead as AbstractHead,
     DistilledHead as DistilledHead,
+    HeadContext as HeadContext,
     HeadFactory as HeadFactory,
     LinearHead as LinearHead,
     MLPHead as MLPHead,
     NoHead as NoHead,
 )
+from .images import Preprocess as Preprocess
 from .model import (
     PRESETS as PRESETS,
     Backbone as Backbone,
     CompiledViT as CompiledViT,
-    Preprocess as Preprocess,
     Readout as Readout,
     ViT as ViT,
     ViTConfig as ViTConfig,
@@ -69,12 +57,32 @@ from .model import (
     vit as vit,
     vit_forward as vit_forward,
 )
+from .nn import (
+    ACTIVATIONS as ACTIVATIONS,
+    BIG_VISION as BIG_VISION,
+    INITS as INITS,
+    INTERMEDIATES as INTERMEDIATES,
+    MLP as MLP,
+    TRUNC_NORMAL as TRUNC_NORMAL,
+    ActivationName as ActivationName,
+    Attention as Attention,
+    AttentionStrategy as AttentionStrategy,
+    Dropout as Dropout,
+    Execution as Execution,
+    Init as Init,
+    Initializer as Initializer,
+    InitName as InitName,
+    Intermediate as Intermediate,
+    LayerNorm as LayerNorm,
+    Linear as Linear,
+    Rotation as Rotation,
+)
 from .patch import (
     PATCHES as PATCHES,
     AbstractPatchEmbed as AbstractPatchEmbed,
     ConvPatchEmbed as ConvPatchEmbed,
     ConvStemPatchEmbed as ConvStemPatchEmbed,
-    LinearPatchEmbed as LinearPatchEmbed,
+    PatchContext as PatchContext,
     PatchFactory as PatchFactory,
 )
 from .pool import (
@@ -93,6 +101,7 @@ from .pool import (
     MeanMaxPool as MeanMaxPool,
     MeanPool as MeanPool,
     NoPool as NoPool,
+    PoolContext as PoolContext,
     PoolFactory as PoolFactory,
     SimPool as SimPool,
     SumPool as SumPool,
@@ -105,6 +114,7 @@ from .position import (
     FactorizedPosition as FactorizedPosition,
     LearnedPosition as LearnedPosition,
     NoPosition as NoPosition,
+    PositionContext as PositionContext,
     PositionFactory as PositionFactory,
     RotaryPosition as RotaryPosition,
     SinCos2DPosition as SinCos2DPosition,

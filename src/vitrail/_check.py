@@ -1,4 +1,4 @@
-"""Checks of plain arguments, and their sentences."""
+"""Checks of plain arguments, and their messages."""
 
 import math
 from collections.abc import Iterable
@@ -12,53 +12,53 @@ from jaxtyping import Array, Bool, Shaped
 
 
 def check_positive(**values: int | tuple[int, ...]) -> None:
-    """Raises a `ValueError` that names the first of the arguments that is not a positive whole number."""
+    """Raises a `ValueError` that names the first argument that is not a positive whole number."""
     for name, value in values.items():
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, bool) or number < 1:
-                raise ValueError(f"{name} must be positive, but {value!r} came: pass whole numbers of at least 1")
+                raise ValueError(f"{name} must be positive, got {value!r}: pass whole numbers of at least 1")
 
 
 def check_rate(**values: float) -> None:
-    """Raises a `ValueError` that names the first of the arguments that is no probability below one."""
+    """Raises a `ValueError` that names the first argument that is not a probability below one."""
     for name, value in values.items():
         if not 0.0 <= value < 1.0:
-            raise ValueError(f"{name} must be in [0, 1), but {value!r} came: pass a probability, 0 to turn it off")
+            raise ValueError(f"{name} must be in [0, 1), got {value!r}: pass a probability, 0 to turn it off")
 
 
 def check_above_zero(**values: float | None) -> None:
-    """Raises a `ValueError` that names the first of the arguments that is neither finite and above zero nor `None`."""
+    """Raises a `ValueError` that names the first argument that is neither finite and above zero nor `None`."""
     for name, value in values.items():
         if value is not None and not 0.0 < value < math.inf:
-            raise ValueError(f"{name} must be a finite number above zero, but {value!r} came")
+            raise ValueError(f"{name} must be a finite number above zero, got {value!r}")
 
 
 def check_not_negative(**values: float) -> None:
-    """Raises a `ValueError` that names the first of the arguments that is negative or not finite."""
+    """Raises a `ValueError` that names the first argument that is negative or not finite."""
     for name, value in values.items():
         if not 0.0 <= value < math.inf:
-            raise ValueError(f"{name} must be finite and not negative, but {value!r} came: pass 0 to turn it off")
+            raise ValueError(f"{name} must be finite and not negative, got {value!r}: pass 0 to turn it off")
 
 
 def check_heads(name: str, dim: int, num_heads: int) -> None:
-    """Raises a `ValueError` where the width, an argument of that name, does not divide into heads."""
+    """Raises a `ValueError` if a width, the argument `name`, does not divide into heads."""
     if dim % num_heads:
         fitting = [n for n in range(1, dim + 1) if dim % n == 0]
         nearest = min(fitting, key=lambda n: abs(n - num_heads))
         raise ValueError(
-            f"{name} must be divisible by num_heads, but {name}={dim} and num_heads={num_heads} came: "
-            f"each head gets {name} / num_heads channels; the nearest number of heads that fits is {nearest}"
+            f"{name} must be divisible by num_heads, got {name}={dim} and num_heads={num_heads}: each head gets "
+            f"{name} / num_heads channels, so use {nearest} heads, or another width"
         )
 
 
 def check_divisible(name: str, image_size: tuple[int, ...], patch_size: tuple[int, ...]) -> None:
-    """Raises a `ValueError` that names the argument which does not divide into whole patches."""
+    """Raises a `ValueError` if an image, the argument `name`, does not divide into whole patches."""
     if any(size % patch for size, patch in zip(image_size, patch_size, strict=True)):
         lower = tuple(max(size // patch, 1) * patch for size, patch in zip(image_size, patch_size, strict=True))
         raise ValueError(
-            f"height and width of {name} must be multiples of patch_size, but {image_size[0]} x {image_size[1]} and "
-            f"patch_size {patch_size[0]} x {patch_size[1]} came: a strided convolution without padding (VALID) would "
-            "silently drop the last partial patch. Resize the image first, for instance "
+            f"height and width of {name} must be multiples of patch_size, got {image_size[0]} x {image_size[1]} and "
+            f"patch_size {patch_size[0]} x {patch_size[1]}: a convolution without padding (VALID) would silently drop "
+            "the last partial patch. Resize the image first, for instance with "
             f"jax.image.resize(image, ({lower[0]}, {lower[1]}, channels), 'bilinear')"
         )
 
@@ -66,49 +66,49 @@ def check_divisible(name: str, image_size: tuple[int, ...], patch_size: tuple[in
 def check_image(
     image: Shaped[Array | np.ndarray, "..."], image_size: tuple[int, int] | None, channels: int | None
 ) -> None:
-    """Raises an error that says how to mend an image that does not fit.
+    """Raises an error that says how to fix an image that does not fit.
 
-    `image_size` and `channels` are what the model was built for; `None` takes any.
+    `image_size` and `channels` are what the model was built for; `None` accepts any.
     """
     if image.ndim == 4:
         raise ValueError(
-            f"image must be one image (height, width, channels), but the shape {image.shape} came: "
-            "batch the model with jax.vmap(model)(images)"
+            f"image must be one image (height, width, channels), got shape {image.shape}: batch the model with "
+            "jax.vmap(model)(images)"
         )
     if image.ndim != 3:
         raise ValueError(
-            f"image must have three axes (height, width, channels), but the shape {image.shape} came: "
-            "give a grey image a last axis with image[..., None]"
+            f"image must have three axes (height, width, channels), got shape {image.shape}: give a grey image a last "
+            "axis with image[..., None]"
         )
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise TypeError(
-            f"image must be floating point, but the dtype {image.dtype} came: scale it first, "
-            "for instance image.astype(jax.numpy.float32) / 255 for 8-bit pixels"
+            f"image must be floating point, got dtype {image.dtype}: scale it first, for instance with "
+            "image.astype(jax.numpy.float32) / 255 for 8-bit pixels"
         )
     if channels is not None and image.shape[2] != channels:
         hint = (
-            "channels come last, so move them with jax.numpy.moveaxis(image, 0, -1)"
+            "channels are last, so move them with jax.numpy.moveaxis(image, 0, -1)"
             if image.shape[0] == channels
-            else f"build the model with channels={image.shape[2]}"
+            else f"convert the image, or build the model with channels={image.shape[2]}"
         )
-        raise ValueError(f"image must have {channels} channels, but the shape {image.shape} came: {hint}")
+        raise ValueError(f"image must have {channels} channels, got shape {image.shape}: {hint}")
     if image_size is not None and image.shape[:2] != image_size:
         raise ValueError(
-            f"image must be {image_size[0]} x {image_size[1]}, the image_size that the model was built for, but "
-            f"{image.shape[0]} x {image.shape[1]} came: resize the image with jax.image.resize, or resize the position "
-            f"embedding with model.resized(({image.shape[0]}, {image.shape[1]}))"
+            f"image must be {image_size[0]} x {image_size[1]}, the image_size of the model, got {image.shape[0]} x "
+            f"{image.shape[1]}: resize the image with jax.image.resize, or the model with "
+            f"model.resized(({image.shape[0]}, {image.shape[1]}))"
         )
 
 
 def check_finite(image: Shaped[Array | np.ndarray, "*shape"]) -> Shaped[Array, "*shape"]:
-    """The image, or a `ValueError` if it is not finite; under `jax.jit` it is raised when the program runs."""
+    """Returns the image, or raises a `ValueError` if it is not finite; under `jax.jit` when the program runs."""
     image = jnp.asarray(image)
     message = "image must be finite, got NaN or infinity: fix the pixels before the forward pass"
     return check_all(jnp.isfinite(image), image, message)
 
 
 def check_all(holds: Bool[Array, "..."], value: Shaped[Array, "*shape"], message: str) -> Shaped[Array, "*shape"]:
-    """The value, or a `ValueError` if the condition is not true everywhere; under `jax.jit` it is raised when the
+    """Returns the value, or raises a `ValueError` if the condition is not true everywhere; under `jax.jit` when the
     program runs."""
     all_hold = jnp.all(holds)
     if not isinstance(all_hold, Tracer) and not all_hold:
@@ -116,6 +116,6 @@ def check_all(holds: Bool[Array, "..."], value: Shaped[Array, "*shape"], message
     return cast(Array, eqx.error_if(value, ~all_hold, message))
 
 
-def listed(names: Iterable[str]) -> str:
-    """`'a', 'b', 'c'`, for sentences."""
+def join_names(names: Iterable[str]) -> str:
+    """Returns `'a', 'b', 'c'`, for messages."""
     return ", ".join(repr(name) for name in names)

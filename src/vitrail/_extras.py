@@ -1,4 +1,4 @@
-"""Libraries that only an extra installs, imported where they are used."""
+"""Imports the libraries of extras when they are used."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -7,25 +7,23 @@ from typing import Literal
 
 
 class MissingExtraError(ImportError):
-    """A library that is not installed, because it belongs to an extra of vitrail that is not."""
+    """A library of an extra is not installed."""
 
 
 def require(library: str, *, extra: Literal["train", "demo", "weights", "hub", "torch", "test"]) -> ModuleType:
-    """Imports a library, or says how to install it.
+    """Imports a library of an extra.
 
     **Arguments:**
 
-    - `library`: the name it is imported by, dotted for a module within it.
-    - `extra`: of vitrail, to which it belongs.
+    - `library`: the name of the module to import.
+    - `extra`: the extra of vitrail that installs it.
 
     **Returns:**
 
     The module.
 
-    **Raises:** `MissingExtraError` that names the library and the command that installs it.
+    **Raises:** `MissingExtraError` with the command that installs the library.
     """
     if find_spec(library.partition(".")[0]) is None:
-        raise MissingExtraError(
-            f"{library} must be installed for this, but it cannot be found: pip install 'vitrail[{extra}]'"
-        )
+        raise MissingExtraError(f"{library} is not installed: run pip install 'vitrail[{extra}]'")
     return import_module(library)

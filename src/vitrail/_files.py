@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writing of files."""
 
 import os
 import tempfile
@@ -7,27 +7,25 @@ from pathlib import Path
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file next to its place and moves it there when it is complete and on the disk.
+    """Writes a file atomically: `path` has its old content or all of the new one, whatever happens.
 
-    Whatever happens, `path` holds what it held before, or all of what is new.
-
-    **Raises:** `FileNotFoundError` where the folder is not there, and what `write` raises.
+    **Raises:** `FileNotFoundError` if the folder does not exist, and what `write` raises.
     """
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path} must lie in a folder that there is, but {path.parent} is none: make it first")
+        raise FileNotFoundError(f"{path.parent} is not a folder: make it before writing {path}")
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(descriptor)
     part = Path(name)
     try:
         write(part)
         _flush(part)
-        # mkstemp lets nobody else read; a file that is written plainly has what the process's mask leaves.
-        part.chmod(0o666 & ~_mask())
+        # mkstemp lets nobody else read; other files have the permissions that the umask leaves.
+        part.chmod(0o666 & ~_read_umask())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     if os.name == "posix":
-        _flush(path.parent)  # the new name, too, has to reach the disk
+        _flush(path.parent)  # the new name has to reach the disk, too
 
 
 def _flush(path: Path) -> None:
@@ -38,7 +36,7 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _mask() -> int:
+def _read_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

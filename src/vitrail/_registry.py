@@ -1,8 +1,9 @@
-"""The registry of parts: built-in tables, plugins by entry point, and the errors that say what went wrong.
+"""The registry of parts: built-in tables, plugins by entry point, and errors that say what to do.
 
-A name is resolved here and nowhere else; what a model holds are the parts themselves.
+A name is resolved here and nowhere else. A model holds the parts themselves.
 """
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -11,122 +12,137 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
-from typing import Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
-from ._check import listed
+from jaxtyping import PRNGKeyArray
+
+from ._check import join_names
 
 NO_PLUGINS: Final = "VITRAIL_NO_PLUGINS"
 """The environment variable that turns plugins off: any value but the empty one and `0`."""
 
 Plain = bool | int | float | str | None | tuple["Plain", ...]
-"""What the value of an option may be, so that a configuration can be written as JSON. JSON's lists are tuples here."""
+"""The values that an option can have, so that a configuration can be written as JSON. JSON's lists are tuples here."""
 
 
 class UnknownPartError(KeyError):
-    """A name that no built-in and no plugin has."""
+    """No built-in and no plugin has this name."""
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would show the repr of its message
 
 
 class OptionError(TypeError):
-    """An option that a part does not have, or whose value a configuration could not hold."""
+    """A part does not have this option, needs an option that is not given, or the value cannot be saved."""
 
 
 class PluginError(RuntimeError):
-    """A plugin that does not load, is not what its group asks for, or claims a name that is taken."""
+    """A plugin does not load, is not a part of its group's kind, or claims a name that is taken."""
 
 
 @dataclass(frozen=True)
 class PartSpec:
-    """A part by name, with options: what `Registry.configure` returns."""
+    """A part by name, with options: what `Registry.configure` returns. It prints as `mlp(hidden_dim=64)`."""
 
     name: str
     """The registered name."""
     options: tuple[tuple[str, Plain], ...] = ()
     """Pairs of an option's name and its value, in alphabetical order."""
 
+    def __str__(self) -> str:
+        options = ", ".join(f"{option}={value!r}" for option, value in self.options)
+        return f"{self.name}({options})" if options else self.name
+
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one registered name comes from, read without importing it."""
+    """The origin of a registered name, read without importing it."""
 
     name: str
     """The registered name."""
     origins: tuple[str, ...]
-    """`("vitrail",)` for a built-in; `package version` for a plugin. More than one is a clash."""
+    """`("vitrail",)` for a built-in, `package version` for a plugin. More than one is a clash."""
     targets: tuple[str, ...] = ()
-    """Of a plugin, what its package declares the name to be: `module:object`. As many as there are plugins of it."""
+    """For each plugin of this name, the object that its package declares: `module:object`."""
     alias_of: str | None = None
-    """The name that this one is an alias of; `None` where it is none."""
+    """The name that this one is an alias of; `None` if it is not an alias."""
 
 
-F = TypeVar("F", bound=Callable[..., object])
+P = TypeVar("P")
+"""The abstract class of the parts."""
+C = TypeVar("C")
+"""The dataclass of their context."""
 
 
-def _origin(plugin: EntryPoint) -> str:
+def _name_origin(plugin: EntryPoint) -> str:
     return "an unknown package" if plugin.dist is None else f"{plugin.dist.name} {plugin.dist.version}"
 
 
-def _plugins_off() -> bool:
+def _are_plugins_off() -> bool:
     return os.environ.get(NO_PLUGINS, "") not in ("", "0")
 
 
-class Registry(Mapping[str, F], Generic[F]):
+class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
     """The parts of one kind by name: built-ins, and plugins that other packages declare as entry points.
 
-    It is a read-only `Mapping`. Listing it reads the metadata of installed packages and imports none; a plugin is
-    imported when its name is first looked up. A plugin that fails, or that claims a name which is taken, makes that
-    one name an error and leaves the others alone. An alias can be looked up like any name; iterating gives each part
-    once, by its own name, and `aliases` has the others.
+    It is a read-only `Mapping` from a name to a factory: a class, or a function that returns a part. A factory gets
+    what its signature names, by name: fields of the context, which says what model the part is built for, and `key`.
+    All its other parameters are options.
+
+    Listing a registry reads the metadata of installed packages and imports none; a plugin is imported when its name is
+    first looked up. A plugin that fails, or claims a name that is taken, makes that one name an error and leaves the
+    others alone. An alias can be looked up like any name; iterating gives each part once, by its own name.
     """
 
     kind: str
-    """The kind of part in the singular, for sentences."""
+    """The kind of part in the singular, for messages."""
     group: str
     """The entry-point group in which other packages declare parts of this kind."""
-
+    context: type[C]
+    """The dataclass whose fields a factory can name."""
     aliases: Mapping[str, str]
-    """What other libraries call the parts, and the name that each stands for here."""
+    """The names that other libraries use, and the name that each stands for here."""
 
     def __init__(
         self,
         kind: str,
         *,
         group: str,
-        part: type,
-        supplied: tuple[str, ...],
-        offered: tuple[str, ...] = (),
-        builtins: Mapping[str, F],
+        part: type[P],
+        context: type[C],
+        builtins: Mapping[str, Callable[..., P]],
         aliases: Mapping[str, str] = MappingProxyType({}),
     ):
         """**Arguments:**
 
-        - `kind`: what one is called, for sentences: `"pool"`.
+        - `kind`: what one part is called, for messages: `"pool"`.
         - `group`: the entry-point group of the plugins.
         - `part`: the abstract class that every part of this kind extends.
-        - `supplied`: the names of the arguments that the assembly passes to every factory.
-        - `offered`: the names of those that it passes to a factory which has them. All others are options.
+        - `context`: the dataclass whose fields a factory can name.
         - `builtins`: the factories that come with vitrail, by name.
         - `aliases`: other names of the built-ins.
         """
         self.kind = kind
         self.group = group
+        self.context = context
         self.aliases = MappingProxyType(dict(aliases))
         self._part = part
-        self._supplied = supplied
-        self._offered = offered
         self._builtins = MappingProxyType(dict(builtins))
-        self._loaded: dict[str, F] = {}
+        self._loaded: dict[str, Callable[..., P]] = {}
 
     @functools.cached_property
     def _plugins(self) -> Mapping[str, tuple[EntryPoint, ...]]:
-        if _plugins_off():
+        if _are_plugins_off():
             return {}
         found: dict[str, tuple[EntryPoint, ...]] = {}
         for plugin in entry_points(group=self.group):
             found[plugin.name] = (*found.get(plugin.name, ()), plugin)
         return found
+
+    @functools.cached_property
+    def _given(self) -> tuple[str, ...]:
+        """The names of the parameters that are not options."""
+        return (*(field.name for field in dataclasses.fields(cast(Any, self.context))), "key")
 
     def __iter__(self) -> Iterator[str]:
         yield from self._builtins
@@ -141,45 +157,53 @@ class Registry(Mapping[str, F], Generic[F]):
     def __repr__(self) -> str:
         return f"<Registry of {self.group}: {', '.join(self)}>"
 
-    def __getitem__(self, name: str) -> F:
-        """**Raises:** `UnknownPartError` where nothing has the name; `PluginError` where the plugin that has it does
-        not load, is not a factory of this kind, or shares the name with a built-in or another plugin.
+    def __getitem__(self, name: str) -> Callable[..., P]:
+        """**Arguments:**
+
+        - `name`: a registered name or alias.
+
+        **Returns:**
+
+        Its factory. A plugin of that name is imported.
+
+        **Raises:** `UnknownPartError` if nothing has the name; `PluginError` if the plugin of that name does not load,
+        is not a factory of this kind, or shares the name with a built-in or another plugin.
         """
         plugins = self._plugins.get(name, ())
         builtin = self.aliases.get(name, name)
         if len(plugins) + (builtin in self._builtins) > 1:
             raise PluginError(
-                f"the {self.kind} {name!r} is claimed by {' and by '.join(self.entry(name).origins)}: uninstall all "
-                f"but one, or turn plugins off with {NO_PLUGINS}=1"
+                f"the {self.kind} {name!r} is claimed by {' and by '.join(self.get_entry(name).origins)}: uninstall "
+                f"all but one, or turn plugins off with {NO_PLUGINS}=1"
             )
         if builtin in self._builtins:
             return self._builtins[builtin]
         if not plugins:
-            raise UnknownPartError(self._unknown(name))
+            raise UnknownPartError(self._explain_unknown(name))
         if name not in self._loaded:
             self._loaded[name] = self._load(plugins[0])
         return self._loaded[name]
 
-    def entry(self, name: str) -> Entry:
-        """Where a name comes from, without importing it.
+    def get_entry(self, name: str) -> Entry:
+        """The origin of a name. Nothing is imported.
 
         **Arguments:**
 
-        - `name`: a registered name.
+        - `name`: a registered name or alias.
 
         **Returns:**
 
         Its `Entry`.
 
-        **Raises:** `UnknownPartError` where nothing has the name.
+        **Raises:** `UnknownPartError` if nothing has the name.
         """
         if name not in self:
-            raise UnknownPartError(self._unknown(name))
+            raise UnknownPartError(self._explain_unknown(name))
         builtin = ("vitrail",) if name in self._builtins or name in self.aliases else ()
         plugins = self._plugins.get(name, ())
         return Entry(
             name,
-            origins=(*builtin, *map(_origin, plugins)),
+            origins=(*builtin, *map(_name_origin, plugins)),
             targets=tuple(plugin.value for plugin in plugins),
             alias_of=self.aliases.get(name),
         )
@@ -190,126 +214,178 @@ class Registry(Mapping[str, F], Generic[F]):
         **Arguments:**
 
         - `name`: a registered name.
-        - `options`: keyword options of that part. Their names are checked against its signature, their values must
-            be plain (numbers, strings, booleans, `None`, and tuples or lists of them), so that a configuration can be
-            written as JSON. For anything else pass a `functools.partial` of the class.
+        - `options`: options of that part. Their values must be plain (numbers, strings, booleans, `None`, and tuples or
+            lists of these), so that a configuration can be written as JSON. For anything else pass a
+            `functools.partial` of the class.
 
         **Returns:**
 
         A `PartSpec`.
 
-        **Raises:** `OptionError` for an option that the part does not have, that the assembly passes itself, or whose
-        value is not plain; and what looking up the name raises.
+        **Raises:** `OptionError` if the part does not have an option, or a value is not plain; and what looking up the
+        name raises.
         """
-        known = self.options(name)
+        known = self.list_options(name)
         for option in options:
             if option not in known:
                 near = difflib.get_close_matches(option, known, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
-                which = f"its options are {listed(known)}" if known else "it has no options"
-                given = " (the assembly passes it)" if option in self._passed else ""
+                which = f"its options are {join_names(known)}" if known else "it has no options"
+                given = " (the model passes it)" if option in self._given else ""
                 raise OptionError(f"the {self.kind} {name!r} has no option {option!r}{given}{hint}: {which}")
-        return PartSpec(name, tuple(sorted((option, self._plain(option, value)) for option, value in options.items())))
+        return PartSpec(name, tuple(sorted((option, _to_plain(option, value)) for option, value in options.items())))
 
-    def options(self, name: str) -> Mapping[str, inspect.Parameter]:
-        """The options of a part: the parameters of its factory that the assembly does not pass.
+    def list_options(self, name: str) -> Mapping[str, inspect.Parameter]:
+        """The options of a part: the parameters of its factory that are neither fields of the context nor `key`.
 
         **Arguments:**
 
-        - `name`: a registered name; a plugin of that name is imported.
+        - `name`: a registered name. A plugin of that name is imported.
 
         **Returns:**
 
         The parameters by name, in the order of the signature.
         """
-        parameters = inspect.signature(self[name]).parameters
-        return {option: p for option, p in parameters.items() if option not in self._passed}
+        parameters = _list_parameters(self[name])
+        return {option: parameter for option, parameter in parameters.items() if option not in self._given}
 
-    def resolve(self, choice: "str | PartSpec | F", /, **offers: object) -> F:
-        """The factory that a choice stands for.
+    def build(self, choice: str | PartSpec | Callable[..., P], context: C, *, key: PRNGKeyArray) -> P:
+        """Makes a part.
 
         **Arguments:**
 
-        - `choice`: a name, a `PartSpec`, or a factory itself: a class or a `functools.partial` of one.
-        - `offers`: arguments for those factories that have a parameter of that name, and did not bind it themselves.
+        - `choice`: a name, a `PartSpec`, or a factory itself: a class, a function, or a `functools.partial` of one.
+        - `context`: what model the part is built for. The factory gets the fields that its signature names, unless a
+            `functools.partial` binds them.
+        - `key`: for the weights.
 
         **Returns:**
 
-        A factory that takes the arguments which the assembly passes to all, with the options and the offers bound.
+        The part.
 
-        **Raises:** what `configure` raises, and `TypeError` where the choice is none of these.
+        **Raises:** `UnknownPartError`, `PluginError` or `OptionError` as looking up and configuring do; `OptionError`
+        if the factory requires an argument that is neither in the context nor bound; `TypeError` if the choice is not a
+        factory, or if it makes something else than a part of this kind.
         """
-        factory, bound = self._factory(choice)
-        names = inspect.signature(factory).parameters.keys() - bound.keys()
-        bound |= {name: value for name, value in offers.items() if name in names}
-        return cast(F, functools.partial(factory, **bound)) if bound else factory
-
-    def check(self, part: object, choice: "str | PartSpec | F") -> None:
-        """Raises a `TypeError` where a factory made something that is not a part of this kind."""
+        if not isinstance(context, self.context):
+            raise TypeError(f"context must be a {self.context.__name__}, got {type(context).__name__}")
+        factory, options = self._resolve(choice)
+        parameters, bound = _list_parameters(factory), _list_bound(factory)
+        arguments: dict[str, object] = dict(options)
+        for name in self._given:
+            if name in parameters and name not in bound:
+                arguments[name] = key if name == "key" else getattr(context, name)
+        missing = [name for name, p in parameters.items() if p.default is p.empty and name not in arguments]
+        if missing:
+            raise OptionError(
+                f"{self._describe(choice)} requires {join_names(missing)}, got only {join_names(self._given)}: pass it "
+                "as an option, with configure or functools.partial, or give it a default"
+            )
+        part = cast(object, factory(**arguments))
         if not isinstance(part, self._part):
             raise TypeError(
-                f"the {self.kind} {choice!r} made a {type(part).__name__}, but a {self.kind} must extend "
-                f"vitrail.{self._part.__name__}"
+                f"{self._describe(choice)} must return an instance of vitrail.{self._part.__name__}, got "
+                f"{type(part).__name__}: fix that factory"
             )
+        return part
 
-    @property
-    def _passed(self) -> tuple[str, ...]:
-        return (*self._supplied, *self._offered)
+    def describe(self, choice: str | PartSpec | Callable[..., P]) -> str:
+        """A choice in words, for messages.
 
-    def _factory(self, choice: "str | PartSpec | F") -> tuple[F, dict[str, object]]:
-        """The factory of a choice, and the arguments that are bound to it."""
+        **Arguments:**
+
+        - `choice`: as in `build`.
+
+        **Returns:**
+
+        `the pool 'mean'`, `the pool top_k(k=2)`, `the pool MyPool`.
+
+        **Raises:** what `build` raises for a choice that is not a factory of this kind.
+        """
+        self._resolve(choice)
+        return self._describe(choice)
+
+    def _describe(self, choice: object) -> str:
+        if isinstance(choice, str):
+            plugins = self._plugins.get(choice, ())
+            return f"the {self.kind} {choice!r}" + "".join(f" of {_name_origin(p)} ({p.value})" for p in plugins)
+        if isinstance(choice, PartSpec):
+            return f"the {self.kind} {choice}"
+        factory: object = getattr(choice, "func", choice)  # of a functools.partial
+        return f"the {self.kind} {getattr(factory, '__name__', repr(factory))}"
+
+    def _resolve(self, choice: str | PartSpec | Callable[..., P]) -> tuple[Callable[..., P], Mapping[str, Plain]]:
+        """The factory of a choice, and its options."""
         if isinstance(choice, str):
             return self[choice], {}
         if isinstance(choice, PartSpec):
             spec = self.configure(choice.name, **dict(choice.options))
             return self[spec.name], dict(spec.options)
-        self._check_factory(choice, "the one that came", TypeError)
-        return choice, dict(choice.keywords) if isinstance(choice, functools.partial) else {}
+        self._check_factory(choice, "got", TypeError)
+        return choice, {}
 
-    def _load(self, plugin: EntryPoint) -> F:
-        who = f"the {self.kind} {plugin.name!r} of {_origin(plugin)} ({plugin.value})"
+    def _load(self, plugin: EntryPoint) -> Callable[..., P]:
+        who = self._describe(plugin.name)
         try:
             factory = plugin.load()
         except (Exception, SystemExit) as error:  # a module that exits when imported must not take us along
             raise PluginError(
-                f"{who} does not load: {type(error).__name__}: {error}. Mend or uninstall that package, or turn "
+                f"{who} does not load: {type(error).__name__}: {error}. Fix or uninstall that package, or turn "
                 f"plugins off with {NO_PLUGINS}=1"
             ) from error
-        self._check_factory(factory, who, PluginError)
-        return cast(F, factory)
+        self._check_factory(factory, f"but {who} is", PluginError)
+        return cast("Callable[..., P]", factory)
 
     def _check_factory(self, factory: object, who: str, error: type[Exception]) -> None:
+        """Raises an error unless this can be a factory. `who` is what follows the expectation: `got`, `but ... is`."""
         if isinstance(factory, self._part):
             raise error(
-                f"a {self.kind} must be given as a name, a class or a functools.partial, but {who} is an instance of "
-                f"{type(factory).__name__}: pass the class, and its options with functools.partial"
+                f"a {self.kind} must be given as a name, a class or a functools.partial, {who} an instance of "
+                f"{type(factory).__name__}: pass the class, and bind its options with functools.partial"
             )
-        if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, self._part)):
+        is_class = isinstance(factory, type)
+        if not callable(factory) or (is_class and (not issubclass(factory, self._part) or inspect.isabstract(factory))):
             raise error(
-                f"a {self.kind} must be a class that extends vitrail.{self._part.__name__}, or a function that makes "
-                f"one, but {who} is {factory!r}"
+                f"a {self.kind} must be a class that extends vitrail.{self._part.__name__}, or a function that returns "
+                f"one, {who} {factory!r}"
             )
-        positional, *keywords = self._supplied
         try:
-            inspect.signature(factory).bind(positional, **dict.fromkeys(keywords))
+            _list_parameters(factory)
         except (TypeError, ValueError) as cause:
-            raise error(
-                f"a {self.kind} must be callable as {self.kind}({positional}, *, {', '.join(keywords)}), but {who} is "
-                f"not: {cause}"
-            ) from cause
+            raise error(f"a {self.kind} must have a signature that fits, {who} {factory!r}: {cause}") from cause
 
-    def _plain(self, option: str, value: object) -> Plain:
-        if isinstance(value, list | tuple):
-            return tuple(self._plain(option, item) for item in cast("tuple[object, ...]", value))
-        if value is None or isinstance(value, bool | int | float | str):
-            return value
-        raise OptionError(
-            f"the option {option!r} must be plain (a number, a string, a boolean, None, or a tuple of these), but a "
-            f"{type(value).__name__} came: pass a functools.partial of the class instead of a name"
-        )
-
-    def _unknown(self, name: str) -> str:
+    def _explain_unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name, [*self, *self.aliases], n=3)
-        hint = f"did you mean {listed(near)}? " if near else ""
-        off = f" (plugins are off: {NO_PLUGINS} is set)" if _plugins_off() else ""
-        return f"there is no {self.kind} {name!r}: {hint}known are {listed(self)}{off}"
+        hint = f"did you mean {join_names(near)}? " if near else ""
+        off = f" (plugins are off: {NO_PLUGINS} is set)" if _are_plugins_off() else ""
+        return f"there is no {self.kind} {name!r}: {hint}known are {join_names(self)}{off}"
+
+
+def _list_parameters(factory: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    """The parameters that a factory names. `*args` and `**kwargs` name none.
+
+    **Raises:** `TypeError` for a parameter that cannot be passed by name.
+    """
+    parameters = inspect.signature(factory).parameters
+    if positional := [name for name, p in parameters.items() if p.kind is p.POSITIONAL_ONLY]:
+        raise TypeError(f"{join_names(positional)} cannot be passed by name")
+    unnamed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: p for name, p in parameters.items() if p.kind not in unnamed}
+
+
+def _list_bound(factory: object) -> frozenset[str]:
+    """The names of the arguments that a `functools.partial` binds; none for any other factory."""
+    if not isinstance(factory, functools.partial):
+        return frozenset()
+    return frozenset(cast("functools.partial[object]", factory).keywords)
+
+
+def _to_plain(option: str, value: object) -> Plain:
+    if isinstance(value, list | tuple):
+        return tuple(_to_plain(option, item) for item in cast("tuple[object, ...]", value))
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise OptionError(
+        f"the option {option!r} must be plain (a number, a string, a boolean, None, or a tuple of these), got a "
+        f"{type(value).__name__}: pass a functools.partial of the class instead of a name"
+    )

@@ -1,10 +1,11 @@
-"""What flows between the parts: `Tokens`, and the `Rotation` that a rotary position hands to the attention."""
+"""What the parts pass to each other: `Tokens`."""
 
 from collections.abc import Callable
 from typing import final
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ._check import check_all
@@ -12,11 +13,11 @@ from ._check import check_all
 
 @final
 class Tokens(eqx.Module):
-    """The tokens of one image: class token, registers and patches, each on its own.
+    """The tokens of one image: class token, registers and patches, apart from each other.
 
-    A pool that reads `tokens.patches` cannot average over the class token. Where some patches are missing, `places`
-    says which cells of the grid the others stand in; where some are padding, `mask` is false for them. Both travel with
-    the tokens, so that the positions, the attention and the pool take them into account.
+    A pool that reads `tokens.patches` cannot average over the class token. If some patches are missing, `places` says
+    which cells of the grid the others stand in. If some are padding, `mask` is false for them. Positions, attention and
+    pools respect both.
 
     The properties also work on a batch of tokens, as `jax.vmap(model.backbone)(images)` returns it.
     """
@@ -54,7 +55,7 @@ class Tokens(eqx.Module):
         if places is None and grid[0] * grid[1] != patches.shape[-2]:
             raise ValueError(
                 f"grid {grid} has {grid[0] * grid[1]} cells, got {patches.shape[-2]} patch tokens: pass the (rows, "
-                "cols) that the patch tokens were flattened from, or say with places which cells they stand in"
+                "cols) that the patch tokens were flattened from, or pass places if some patches are missing"
             )
         if registers is not None and registers.shape[-2] == 0:
             raise ValueError(f"registers must have at least one row, got shape {registers.shape}: pass None for none")
@@ -80,12 +81,12 @@ class Tokens(eqx.Module):
         - `sequence`: class token, registers and patches as one array.
         - `grid`: rows and columns of patches in the whole image.
         - `class_token`: whether the first row is a class token.
-        - `num_registers`: how many rows after it are registers.
+        - `num_registers`: the number of registers after it.
         - `places`, `mask`: of the patches, as in the constructor.
 
         **Returns:**
 
-        The `Tokens` whose `sequence` that is.
+        The `Tokens` with that `sequence`.
         """
         first = int(class_token)
         last = first + num_registers
@@ -135,9 +136,9 @@ class Tokens(eqx.Module):
 
     @property
     def patch_grid(self) -> Float[Array, "*batch rows cols dim"]:
-        """The patch tokens as they lie in the image.
+        """The patch tokens by row and column of the image.
 
-        **Raises:** `ValueError` if the tokens have `places`: some cells may be empty.
+        **Raises:** `ValueError` if the tokens have `places`, because some cells may be empty.
         """
         if self.places is not None:
             raise ValueError(
@@ -145,19 +146,26 @@ class Tokens(eqx.Module):
             )
         return self.patches.reshape(*self.patches.shape[:-2], *self.grid, self.dim)
 
-    def take(self, indices: Int[Array, " kept"]) -> "Tokens":
+    def take(self, indices: Int[Array | np.ndarray, " subset"]) -> "Tokens":
         """A subset of the patch tokens, with the same class token and registers.
 
         **Arguments:**
 
-        - `indices`: of the patch tokens to keep, counted from zero.
+        - `indices`: the numbers of the patch tokens to keep, counted from zero.
 
         **Returns:**
 
-        `Tokens` that remember the `places` of the patches, so that positions and rotations stay right.
+        `Tokens` with the `places` of these patches, so that positions and rotations stay right.
 
-        **Raises:** `ValueError` if an index is out of range; inside `jax.jit` this is raised when the program runs.
+        **Raises:** `ValueError` for a batch of tokens, or if an index is out of range; inside `jax.jit` this is raised
+        when the program runs.
         """
+        if self.patches.ndim != 2:
+            raise ValueError(
+                f"take needs the tokens of one image, got patches of shape {self.patches.shape}: use "
+                "jax.vmap(lambda tokens, indices: tokens.take(indices))"
+            )
+        indices = jnp.asarray(indices)
         number = self.patches.shape[0]
         message = f"indices must be at least 0 and less than the number of patch tokens, {number}"
         indices = check_all((indices >= 0) & (indices < number), indices, message)
@@ -171,22 +179,30 @@ class Tokens(eqx.Module):
         )
 
     def at_places(self, table: Float[Array, "cells width"]) -> Float[Array, "patches width"]:
-        """**Arguments:**
+        """Picks the rows of a table over the grid.
+
+        **Arguments:**
 
         - `table`: one row for each cell of the grid, row-major.
 
         **Returns:**
 
         The rows of the cells that the patch tokens stand in.
+
+        **Raises:** `ValueError` if a place is not a cell; inside `jax.jit` this is raised when the program runs.
         """
-        return table if self.places is None else table[self.places]
+        if self.places is None:
+            return table
+        cells, places = table.shape[0], self.places
+        message = f"places must be at least 0 and less than the number of cells of the grid, {cells}"
+        return table[check_all((places >= 0) & (places < cells), places, message)]
 
     def with_sequence(self, sequence: Float[Array, "*batch tokens dim"]) -> "Tokens":
-        """These tokens with other values: the inverse of `sequence`.
+        """Replaces the values of the tokens: the inverse of `sequence`.
 
         **Arguments:**
 
-        - `sequence`: as many tokens as there are here, in the same order; the width may be another.
+        - `sequence`: the same number of tokens, in the same order. The width may be another.
 
         **Returns:**
 
@@ -208,63 +224,10 @@ class Tokens(eqx.Module):
 
         **Arguments:**
 
-        - `function`: takes `sequence` and returns an array of as many tokens.
+        - `function`: takes `sequence` and returns an array with the same number of tokens.
 
         **Returns:**
 
         The `Tokens` of the results.
         """
         return self.with_sequence(function(self.sequence))
-
-
-@final
-class Rotation(eqx.Module):
-    """A rotation of queries and keys by position, one row of angles for each token.
-
-    Pairs of channels of each head are turned by an angle that depends on where the token lies, so that the scores of
-    attention depend on the offset between two tokens. A prefix token has the angle zero: it is not turned.
-
-    ??? cite
-
-        Su et al., *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021, arXiv:2104.09864.
-    """
-
-    cos: Float[Array, "tokens pairs"]
-    sin: Float[Array, "tokens pairs"]
-    interleaved: bool = eqx.field(static=True)
-
-    def __init__(
-        self,
-        angles: Float[Array, "patches pairs"],
-        *,
-        num_prefix: int,
-        interleaved: bool,
-    ):
-        """**Arguments:**
-
-        - `angles`: in radians, one for each patch token and each pair of channels of a head.
-        - `num_prefix`: how many tokens before the patches stay as they are.
-        - `interleaved`: whether channels `2i` and `2i + 1` make a pair (RoFormer, RoPE-ViT), or channels `i` and
-            `i + head_dim / 2` do (DINOv3, GPT-NeoX).
-        """
-        angles = jnp.pad(angles, ((num_prefix, 0), (0, 0)))
-        self.cos = jnp.cos(angles)
-        self.sin = jnp.sin(angles)
-        self.interleaved = interleaved
-
-    def __call__(self, x: Float[Array, "heads tokens head_dim"]) -> Float[Array, "heads tokens head_dim"]:
-        """**Arguments:**
-
-        - `x`: the queries or the keys.
-
-        **Returns:**
-
-        The same, turned. The rotation is computed in float32 at least and comes back in the dtype of `x`.
-        """
-        heads, tokens, head_dim = x.shape
-        pairs = (head_dim // 2, 2) if self.interleaved else (2, head_dim // 2)
-        axis = -1 if self.interleaved else -2
-        first, second = jnp.moveaxis(x.reshape(heads, tokens, *pairs).astype(self.cos.dtype), axis, 0)
-        cos, sin = self.cos[None], self.sin[None]
-        turned = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis)
-        return turned.reshape(x.shape).astype(x.dtype)

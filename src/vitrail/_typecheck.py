@@ -1,4 +1,4 @@
-"""What checks every signature of the package when it is called, by way of the import hook."""
+"""Checks the arguments and the result of every function of the package, by jaxtyping's import hook."""
 
 import functools
 from collections.abc import Callable
@@ -11,24 +11,23 @@ _started = False
 
 
 def start() -> None:
-    """Checks from now on. The package's own constants, made while it is imported, are not checked: beartype, a fifth of
-    the time that the import takes, is imported when a user calls something."""
+    """Starts the checks. Nothing is checked while the package is imported, so that beartype, a fifth of the import
+    time, is imported at the first call of a user."""
     global _started
     _started = True
 
 
 def typecheck(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The function with its arguments and result checked.
+    """Returns the function with its arguments and result checked.
 
-    The check is written at the first call: for all functions at once it would be half of the time that importing the
-    package takes.
+    The check is generated at the first call: for all functions at once it would take half of the import time.
     """
 
     @functools.cache
     def checked() -> Callable[_P, _R]:
         from beartype import BeartypeConf, beartype
 
-        # The numeric tower of PEP 484: an int is welcome where a float is asked for, as it is to a type checker.
+        # The numeric tower of PEP 484: an int is accepted as a float, as by a type checker.
         return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
 
     @functools.wraps(function)
@@ -39,4 +38,4 @@ def typecheck(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 TYPECHECKER: Final = f"{__name__}.typecheck"
-"""Where the import hook finds it."""
+"""The name by which the import hook finds it."""

@@ -31,7 +31,7 @@ Shapes = dict[str, tuple[int, ...]]
 SIZES = ((16, 16), (24, 24), (20, 32))
 
 
-def randomised(module: Any) -> Any:
+def randomise(module: Any) -> Any:
     """The module with all that is saved drawn by its name: nothing hides behind zeros and ones."""
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
@@ -101,7 +101,7 @@ TIMM: dict[str, dict[str, Any]] = {
 def timm_case(name: str, images: Images) -> Case:
     """One of timm's architectures, made small and saved by timm itself."""
     arguments = {**SMALL, **TIMM[name]}
-    model: Any = randomised(timm.create_model(name, dynamic_img_size=True, **arguments))
+    model: Any = randomise(timm.create_model(name, dynamic_img_size=True, **arguments))
     shapes, settings = saved(
         lambda folder: timm.models.save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
     )
@@ -163,7 +163,7 @@ def hugging_face_case(name: str, images: Images, *, in_memory: bool = False) -> 
     if config == "SiglipConfig":
         settings = {"vision_config": {**WIDTHS, **PICTURE}, "text_config": {**WIDTHS, "vocab_size": 8}, **options}
     kind = getattr(transformers, name.partition(" ")[0])
-    model = randomised(kind(getattr(transformers, config)(**settings)))
+    model = randomise(kind(getattr(transformers, config)(**settings)))
     shapes, settings = saved(model.save_pretrained)
     if in_memory:
         shapes = shapes_of({key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()})
@@ -282,7 +282,7 @@ def dinov2_case(ffn: str, images: Images) -> Case:
         16, 4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=1.5, init_values=1.0, ffn_layer=ffn, block_chunks=0,
         block_fn=block,
     )  # fmt: skip
-    shapes = shapes_of(randomised(model).state_dict())
+    shapes = shapes_of(randomise(model).state_dict())
 
     def run(image: torch.Tensor) -> Tensors:
         found = model.forward_features(image)
@@ -386,13 +386,13 @@ def meta_sam_case(images: Images) -> Case:
         norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
     )  # fmt: skip
     whole = torch.nn.ModuleDict({"image_encoder": encoder, "mask_decoder": torch.nn.Linear(2, 2)})
-    return _sam_case("sam", randomised(whole), None, lambda image: encoder(image), images)
+    return _sam_case("sam", randomise(whole), None, lambda image: encoder(image), images)
 
 
 def hf_sam_case(images: Images) -> Case:
     """The vision encoder of transformers."""
     sizes = {"num_hidden_layers": 3, "mlp_dim": 24, "output_channels": 6, "window_size": 3, "global_attn_indexes": [1]}
-    model = randomised(transformers.SamVisionModel(transformers.SamVisionConfig(**{**WIDTHS, **PICTURE, **sizes})))
+    model = randomise(transformers.SamVisionModel(transformers.SamVisionConfig(**{**WIDTHS, **PICTURE, **sizes})))
     _, settings = saved(model.save_pretrained)
     return _sam_case("hf_sam", model, settings, lambda image: model(image).last_hidden_state, images)
 
@@ -401,7 +401,7 @@ def timm_sam_case(images: Images) -> Case:
     """timm's encoder, which takes images of other sizes, too."""
     sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2, "mlp_ratio": 1.5}
     windows = {"window_size": 3, "global_attn_indexes": (1,), "neck_chans": 6}
-    model = randomised(timm.create_model("samvit_base_patch16", **sizes, **windows))
+    model = randomise(timm.create_model("samvit_base_patch16", **sizes, **windows))
     return _sam_case("timm_sam", model, None, model.forward_features, images, other_sizes=True)
 
 

@@ -33,7 +33,8 @@ def draw(out: Path) -> None:
     image = card.preprocess(data.chelsea())
     tokens = eqx.filter_jit(model.backbone)(image)
     rows, cols = tokens.grid
-    looked = np.asarray(eqx.filter_jit(model.backbone.attention)(image)[-1, :, 0, 1:]).reshape(-1, rows, cols)
+    found = eqx.filter_jit(model.backbone.activations)(image, at=("attention_weights",), layers=[-1])
+    attention = np.asarray(found["attention_weights"][0, :, 0, 1:]).reshape(-1, rows, cols)
 
     preprocess = card.config.preprocess
     assert preprocess is not None
@@ -45,8 +46,8 @@ def draw(out: Path) -> None:
             colours_of(np.asarray(tokens.patches)).reshape(rows, cols, 3),
             None,
         ),
-        ("attention of the class token, mean of the heads", looked.mean(axis=0), "inferno"),
-        *((f"head {head + 1}", looked[head], "inferno") for head in range(len(looked))),
+        ("attention of the class token, mean of the heads", attention.mean(axis=0), "inferno"),
+        *((f"head {head + 1}", attention[head], "inferno") for head in range(len(attention))),
     ]
     figure = Figure(figsize=(9.6, 5.2), facecolor="#fbfaf7", layout="constrained")
     grid = figure.add_gridspec(2, 6, height_ratios=(2.05, 1))

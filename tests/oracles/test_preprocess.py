@@ -5,6 +5,7 @@ fixed point, which is up to three steps of eight bits away from Pillow in a few 
 compared with at the 99.9th percentile.
 """
 
+import dataclasses
 import importlib
 from typing import Any
 
@@ -16,7 +17,7 @@ from skimage import data
 from timm_oracle import timm
 
 from vitrail import Preprocess
-from vitrail.weights._preprocess import _KNOWN
+from vitrail.weights import LAYOUTS
 
 PHOTOGRAPHS = {
     "chelsea": Image.fromarray(data.chelsea()),
@@ -41,6 +42,15 @@ PROCESSORS: dict[str, tuple[str, str, dict[str, Any], int]] = {
 }
 
 
+# What the layouts of Hugging Face know, by the name of the family.
+KNOWN = {
+    kind or name: preprocess
+    for name, layout in LAYOUTS.items()
+    if layout.library.name == "Hugging Face"
+    for kind, preprocess in layout.preprocess.items()
+}
+
+
 def steps(reference: np.ndarray, image: Image.Image, preprocess: Preprocess, size: int) -> np.ndarray:
     """How far apart the two are, in steps of eight bits before normalising."""
     found = np.asarray(preprocess(image, (size, size)))
@@ -57,9 +67,7 @@ def processor(family: str, ending: str, prefix: str) -> Any:
 @pytest.mark.parametrize("photograph", PHOTOGRAPHS)
 @pytest.mark.parametrize("family", PROCESSORS)
 def test_a_picture_is_what_transformers_makes_of_it(family: str, photograph: str) -> None:
-    import dataclasses
-
-    image, preprocess = PHOTOGRAPHS[photograph], dataclasses.replace(_KNOWN[family], half_pixel="down")
+    image, preprocess = PHOTOGRAPHS[photograph], dataclasses.replace(KNOWN[family], half_pixel="down")
     size = PROCESSORS[family][3]
     torchvision = processor(family, "", "")(images=image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
     found = steps(torchvision, image, preprocess, size)

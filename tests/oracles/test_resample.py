@@ -5,7 +5,7 @@ import pytest
 from helpers import assert_close
 from resample_oracle import TABLE, resampled
 
-from vitrail._resample import ResizeRule, resample
+from vitrail.nn import ResizeRule, resample
 
 ORIGINALS = resampled()
 

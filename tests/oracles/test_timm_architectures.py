@@ -7,17 +7,22 @@ import torch
 from timm_oracle import timm
 
 from vitrail import PartSpec
-from vitrail.weights._checkpoint import Checkpoint
-from vitrail.weights._layouts import LAYOUTS
-from vitrail.weights._source import AbstractSource, TensorInfo
-from vitrail.weights._timm import _EVA, _VIT
+from vitrail.weights import LAYOUTS
+from vitrail.weights.formats import AbstractSource, TensorInfo
+from vitrail.weights.layouts import Checkpoint
 
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "swiglu"}
 POOLS = {"token": "cls", "avg": "mean", "map": "attention"}
-PUBLISHED = [
-    name for name in timm.list_pretrained() if _VIT.fullmatch(arch := name.partition(".")[0]) or _EVA.fullmatch(arch)
-]
-NAMES = [name for name in timm.list_models() if _VIT.fullmatch(name) or _EVA.fullmatch(name)]
+
+
+def is_known(name: str) -> bool:
+    """Whether one of the layouts claims an architecture, with or without the name of its weights."""
+    patterns = [layout.architectures for layout in LAYOUTS.values() if layout.architectures is not None]
+    return any(pattern.fullmatch(name.partition(".")[0]) for pattern in patterns)
+
+
+PUBLISHED = [name for name in timm.list_pretrained() if is_known(name)]
+NAMES = [name for name in timm.list_models() if is_known(name)]
 
 
 class Shapes(AbstractSource):
@@ -48,7 +53,7 @@ def test_an_architecture_is_read_as_timm_builds_it(name: str) -> None:
         "global_pool": model.global_pool,
         "model_args": {"img_size": model.patch_embed.img_size},
     }
-    config = layout.configure(Checkpoint(Shapes(model), layout.prefixes, settings))
+    config = layout.read_config(Checkpoint(Shapes(model), layout, settings))
     block = model.blocks[0]
     assert config.size.num_heads == block.attn.num_heads
     assert config.size.depth == len(model.blocks)
@@ -74,8 +79,8 @@ def test_settings_as_timm_publishes_them_fit_the_weights(name: str) -> None:
         "pretrained_cfg": model.pretrained_cfg,
     }
     layout = LAYOUTS["timm_eva" if type(model).__name__ == "Eva" else "timm"]
-    checkpoint = Checkpoint(Shapes(model), layout.prefixes, settings)
-    config = layout.configure(checkpoint)
+    checkpoint = Checkpoint(Shapes(model), layout, settings)
+    config = layout.read_config(checkpoint)
     if "pos_embed" in checkpoint:
         assert config.grid == model.patch_embed.grid_size
     assert config.size.num_heads == model.blocks[0].attn.num_heads

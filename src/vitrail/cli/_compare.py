@@ -1,4 +1,4 @@
-"""`vitrail compare`: every pool on your images, on one frozen backbone."""
+"""`vitrail compare`: compares every pool on your images, on one frozen backbone."""
 
 import dataclasses
 import hashlib
@@ -13,56 +13,57 @@ import jax
 
 from .._extras import require
 from .._files import write_whole
-from ..lab import PROBE_RECIPE, Comparison, PoolRow, compare_pools, draw_comparison, lab_progress_bar
+from ..images import Dataset
+from ..lab import PROBE_RECIPE, Comparison, PoolRow, compare_pools, show_comparison_progress
 from ..model import ViT
-from ..train import Dataset, Recipe, evaluate, fit, progress_bar
-from ..train._fit import check_classifier
+from ..nn import count_parameters
+from ..show import draw_comparison
+from ..train import Recipe, check_classifier, evaluate, fit, show_progress
 from ..weights import load, save
-from ._setup import by, check_seed, count, load_data, say_data, small_config
+from ._setup import EXECUTION, check_seed, format_size, load_data, make_small_config, print_data
 
 _COLUMNS: Final = ("pool", "accuracy", "p", "k-NN", "parameters", "µs an image", "class token")
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Trains every pooling, with a linear head, on the tokens of one frozen backbone, and says which is best.
+    """Trains every pool, with a linear head, on the tokens of one frozen backbone, and ranks them.
 
-    Without --weights the backbone is the small model of `vitrail demo`, trained on the spot with a head that reads the
-    class token and the mean of the patches. An interrupted run goes on when it is started again.
+    Without --weights the backbone is the small model of `vitrail demo`, which is trained first, with a head that reads
+    the class token and the mean of the patches. Start an interrupted run again to continue it.
     """
 
     data: Path | None = None
-    """Your own images, as for `vitrail demo`; without it the 5,000 digits of MNIST that come with a package."""
+    """Your own images, as for `vitrail demo`; without it 5,000 digits of MNIST."""
     weights: Path | None = None
-    """A model that vitrail.save wrote, as the backbone. Images are brought to its size, and their pixels normalised by
-    the mean and deviation of the training images."""
+    """The backbone: any file of weights that vitrail.load reads. Images are prepared as the file says; if it does not,
+    they are resized to the model's size, and normalised by the mean and deviation of the training images."""
     pools: str | None = None
-    """Names of `vitrail list pools`, with commas between them: mean,cls,attention. By default all that can take
-    part."""
+    """Names of `vitrail list pools`, separated by commas: mean,cls,attention. By default all that fit."""
     seeds: int = 3
-    """How many runs there are of each pool."""
+    """The number of runs of each pool."""
     epochs: int = PROBE_RECIPE.epochs
-    """How often each run sees each image."""
+    """How many times each run sees each image."""
     batch_size: int = PROBE_RECIPE.batch_size
-    """Images a step."""
+    """The number of images in a step."""
     learning_rate: float = PROBE_RECIPE.learning_rate
-    """At its highest."""
+    """The highest learning rate."""
     image_size: int | None = None
-    """Pixels to a side that images are brought to, as for `vitrail demo`; with --weights those of the model."""
+    """Height and width of the images after resizing, as for `vitrail demo`; with --weights those of the model."""
     patch_size: int | None = None
-    """Pixels to a side of a patch of the backbone that is trained on the spot."""
+    """Height and width of a patch of the backbone that is trained first."""
     backbone_pool: str = "cls_mean"
-    """The pooling that the backbone on the spot learns with. It favours itself: tokens that it reads are trained."""
+    """The pool of the backbone that is trained first. It has an advantage, because the tokens are trained for it."""
     seed: int = 0
-    """Of the backbone that is trained on the spot."""
+    """For the backbone that is trained first."""
     token_budget: float = 2.0
-    """GiB of tokens to keep in memory; if they are more, they lie in a temporary file in the folder of --out."""
+    """GiB of tokens to hold in memory; larger ones are in a temporary file in the folder of --out."""
     out: Path = Path("vitrail-compare")
     """The folder for the results: results.csv, results.json, figure.png, the backbone, and each finished pool."""
 
 
 def run_compare(command: Compare) -> None:
-    """Loads, gets a backbone, compares, and writes the results."""
+    """Loads images and a backbone, compares, and writes the results."""
     started = time.perf_counter()
     require("matplotlib", extra="demo")
     check_seed(command.seed)
@@ -70,22 +71,17 @@ def run_compare(command: Compare) -> None:
         PROBE_RECIPE, epochs=command.epochs, batch_size=command.batch_size, learning_rate=command.learning_rate
     )
     given = None if command.weights is None else load(command.weights)
-    data = load_data(command.data, _image_size(command, given))
+    data = _load_data(command, given)
     command.out.mkdir(parents=True, exist_ok=True)
-    say_data(data)
+    print_data(data)
     model = _train_backbone(command, data) if given is None else given
-    if model.config.channels != data.channels:
-        raise ValueError(
-            f"weights must be of a model for the {data.channels} channels of the images, but {command.weights} is for "
-            f"{model.config.channels}"
-        )
     names = None if command.pools is None else [name.strip() for name in command.pools.split(",") if name.strip()]
     print(
-        f"backbone: {model.config.grid[0]} x {model.config.grid[1]} patches of {by(model.config.patch_size)}, width "
-        f"{model.config.size.dim}, depth {model.config.size.depth}, {count(model):,} parameters"
+        f"backbone: {format_size(model.config.grid)} patches of {format_size(model.config.patch_size)}, width "
+        f"{model.config.size.dim}, depth {model.config.size.depth}, {count_parameters(model):,} parameters"
     )
     try:
-        with lab_progress_bar() as report:
+        with show_comparison_progress() as report:
             comparison = compare_pools(
                 model,
                 data,
@@ -98,36 +94,36 @@ def run_compare(command: Compare) -> None:
             )
     except KeyboardInterrupt:
         finished = sorted(path.stem for path in (command.out / "pools").glob("*.json"))
-        print(f"finished: {', '.join(finished) or 'none yet'}. The same command goes on with the others.")
+        print(f"finished: {', '.join(finished) or 'none yet'}. Run the same command again to continue.")
         raise
-    _write(comparison, data, command.out)
-    for line in table(comparison):
+    _write_results(comparison, data, command.out)
+    for line in format_table(comparison):
         print(line)
     print(f"results: {command.out / 'results.csv'}, {command.out / 'results.json'}, {command.out / 'figure.png'}")
     print(f"time: {time.perf_counter() - started:.0f} s")
 
 
-def table(comparison: Comparison) -> list[str]:
-    """The rows for people, one line each, and what they mean."""
-    cells = [_COLUMNS, *(_cells(row) for row in comparison.rows)]
+def format_table(comparison: Comparison) -> list[str]:
+    """Formats the rows as lines, with notes."""
+    cells = [_COLUMNS, *(_format_cells(row) for row in comparison.rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(_COLUMNS))]
 
-    def line(row: tuple[str, ...]) -> str:
+    def format_line(row: tuple[str, ...]) -> str:
         name, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
         return "  ".join([f"{name.strip():<{widths[0]}}", *others]).rstrip()
 
-    lines = [line(row) for row in cells]
+    lines = [format_line(row) for row in cells]
     seeds = len(comparison.rows[0].correct)
     notes = [
-        f"accuracy: mean and standard deviation of {seeds} run{'s' if seeds > 1 else ''}. p: of the difference to the "
-        "best, two-sided sign-flip test over the held-out images, after Holm.",
-        "k-NN: 20 nearest by cosine, for pools without parameters. µs: pool and head, noisy.",
+        f"accuracy: mean and standard deviation of {seeds} run{'s' if seeds > 1 else ''}. p: p-value of the difference "
+        "to the best, by a two-sided sign-flip test over the held-out images, after Holm.",
+        "k-NN: 20 nearest neighbours by cosine, for pools without parameters. µs: time of pool and head, noisy.",
     ]
-    skipped = [f"left out: {s.pool}, as {' '.join(s.reason.split())}" for s in comparison.skipped]
+    skipped = [f"left out: {s.pool} ({' '.join(s.reason.split())})" for s in comparison.skipped]
     return [lines[0], "-" * len(lines[0]), *lines[1:], "", *notes, *skipped]
 
 
-def _cells(row: PoolRow) -> tuple[str, ...]:
+def _format_cells(row: PoolRow) -> tuple[str, ...]:
     return (
         row.pool,
         f"{row.accuracy:.2%} ± {row.spread:.2%}",
@@ -139,44 +135,55 @@ def _cells(row: PoolRow) -> tuple[str, ...]:
     )
 
 
-def _image_size(command: Compare, model: ViT | None) -> tuple[int, int] | None:
+def _load_data(command: Compare, model: ViT | None) -> Dataset:
+    """Loads the images, prepared for the model if there is one."""
+    size = None if command.image_size is None else (command.image_size, command.image_size)
     if model is None:
-        return None if command.image_size is None else (command.image_size, command.image_size)
-    if command.image_size is not None and model.config.image_size != (command.image_size, command.image_size):
+        return load_data(command.data, size)
+    config = model.config
+    if size not in (None, config.image_size):
         raise ValueError(
-            f"image_size must be left out with weights, or be the {by(model.config.image_size)} of the model, but "
-            f"{command.image_size} came: resize the model with model.resized, and save it"
+            f"image_size must be {format_size(config.image_size)}, that of the weights, got {command.image_size}: "
+            "leave it out, or resize the model with model.resized and save it"
         )
-    return model.config.image_size
+    preprocess = config.preprocess
+    if preprocess is None:
+        print("preprocess: not known for the weights, so the normalisation is measured on the training images")
+    elif preprocess.fit == "pad":
+        print("preprocess: images are squashed, because data sets cannot be padded")
+        preprocess = dataclasses.replace(preprocess, fit="squash")
+    return load_data(command.data, config.image_size, preprocess, config.channels)
 
 
 def _train_backbone(command: Compare, data: Dataset) -> ViT:
-    """The demo's model, from the folder where an earlier run left it."""
+    """Trains the demo's model, or loads it from the folder of an earlier run."""
     path, note = command.out / "backbone.safetensors", command.out / "backbone.json"
-    config = small_config(data, patch_size=command.patch_size, pool=command.backbone_pool)
+    config = make_small_config(data, patch_size=command.patch_size, pool=command.backbone_pool)
     images = hashlib.sha256(data.train.images.tobytes() + data.train.labels.tobytes()).hexdigest()
-    made_of = {"config": config.to_json(), "recipe": repr(Recipe()), "seed": command.seed, "images": images}
+    description = {"config": config.to_json(), "recipe": repr(Recipe()), "seed": command.seed, "images": images}
     if note.exists() and path.exists():
         before = json.loads(note.read_text())
-        if before != made_of:
-            changed = sorted(name for name in made_of if before.get(name) != made_of[name])
+        if before != description:
+            changed = sorted(name for name in description if before.get(name) != description[name])
             raise ValueError(
-                f"out must be a new folder, or that of this comparison, but {command.out} holds a backbone of another: "
-                f"{', '.join(changed)} changed. Take another folder, or remove that one"
+                f"{command.out} has the backbone of another comparison ({', '.join(changed)} changed): use another "
+                "folder for --out, or remove it"
             )
         print(f"backbone: {path} of an earlier run")
-        return load(path)
+        return load(path, execution=EXECUTION)
     build_key, fit_key = jax.random.split(jax.random.key(command.seed))
     check_classifier(eqx.filter_eval_shape(config.build, key=build_key), data)
-    with progress_bar() as report:
-        model = fit(eqx.filter_jit(config.build)(key=build_key), data, Recipe(), key=fit_key, report=report)
-    print(f"backbone: trained with the pool {command.backbone_pool}, {evaluate(model, data).accuracy:.1%} by itself")
+    with show_progress() as report:
+        model = fit(
+            eqx.filter_jit(config.build)(execution=EXECUTION, key=build_key), data, Recipe(), key=fit_key, report=report
+        )
+    print(f"backbone: trained with the pool {command.backbone_pool}, accuracy {evaluate(model, data).accuracy:.1%}")
     save(model, path)
-    write_whole(note, lambda part: part.write_text(json.dumps(made_of)))
+    write_whole(note, lambda part: part.write_text(json.dumps(description)))
     return model
 
 
-def _write(comparison: Comparison, data: Dataset, out: Path) -> None:
+def _write_results(comparison: Comparison, data: Dataset, out: Path) -> None:
     write_whole(out / "results.json", lambda part: part.write_text(comparison.to_json()))
     write_whole(out / "results.csv", lambda part: part.write_text(comparison.to_csv()))
     draw_comparison(comparison, data, out / "figure.png")

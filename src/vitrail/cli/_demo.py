@@ -1,4 +1,4 @@
-"""`vitrail demo`: a small ViT learns real images before your eyes."""
+"""`vitrail demo`: trains a small ViT on real images."""
 
 import time
 from dataclasses import dataclass, replace
@@ -9,54 +9,54 @@ import equinox as eqx
 import jax
 
 from .._extras import require
-from ..train import Recipe, draw_predictions, evaluate, fit, progress_bar
-from ..train._fit import check_classifier
-from ._setup import by, check_out, check_seed, count, load_data, say_data, small_config
+from ..nn import count_parameters
+from ..show import draw_predictions
+from ..train import Recipe, check_classifier, evaluate, fit, show_progress
+from ._setup import EXECUTION, check_out, check_seed, format_size, load_data, make_small_config, print_data
 
 _SUFFIXES: Final = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Trains a small Vision Transformer on real images, says how many held-out images it gets right, and draws them.
+    """Trains a small Vision Transformer on real images, prints its accuracy on held-out images, and draws them.
 
-    Without --data it learns 4,000 handwritten digits of MNIST in about a minute on two cores, and nothing is
-    downloaded.
+    Without --data it learns 4,000 handwritten digits of MNIST, in about a minute on two cores. Nothing is downloaded.
     """
 
     pool: str = "mean"
-    """How patch tokens become one vector: a name of `vitrail list pools`."""
+    """The pool: a name of `vitrail list pools`."""
     patch: str = "conv"
-    """How patches become tokens: a name of `vitrail list patches`."""
+    """The patch embedding: a name of `vitrail list patches`."""
     position: str = "learned"
-    """How tokens know where they are: a name of `vitrail list positions`."""
+    """The position embedding: a name of `vitrail list positions`."""
     head: str = "linear"
-    """How the vector becomes logits: a name of `vitrail list heads`."""
+    """The head: a name of `vitrail list heads`."""
     data: Path | None = None
-    """Your own images: a folder with one subfolder for each class (JPEG, PNG, WebP), of which a fifth is held out; or
-    with the four IDX files of the MNIST family, plain or gzipped."""
+    """Your own images: a folder with one subfolder for each class (JPEG, PNG, WebP), a fifth of which is held out; or a
+    folder with the four IDX files of the MNIST family, plain or gzipped."""
     image_size: int | None = None
-    """Pixels to a side that images are brought to: scaled by the shorter side, then cut at the centre. By default 64,
-    and MNIST and IDX files as they are."""
+    """Height and width of the images in pixels after resizing: scaled by the shorter side, then cropped at the centre.
+    By default 64, and no resizing for MNIST and IDX files."""
     patch_size: int | None = None
-    """Pixels to a side of a patch, a divisor of the image size. By default the divisor nearest to a quarter of it."""
+    """Height and width of a patch in pixels, a divisor of the image size; by default the one nearest to a quarter."""
     epochs: int = Recipe.epochs
-    """How often each training image is seen."""
+    """How many times each training image is seen."""
     batch_size: int = Recipe.batch_size
-    """Images a step."""
+    """The number of images in a step."""
     learning_rate: float = Recipe.learning_rate
-    """At its highest."""
+    """The highest learning rate."""
     seed: int = 0
-    """Of the weights, the order of the images and their augmentation. The same seed gives the same figures on the same
+    """For the weights, the order of the images and their augmentation. The same seed gives the same numbers on the same
     machine."""
     out: Path = Path("vitrail-demo.png")
-    """Where the picture goes: .png, .pdf or .svg."""
+    """The picture to write: .png, .pdf or .svg."""
 
 
 def run_demo(command: Demo) -> None:
-    """Loads, trains, evaluates, draws, and says so."""
+    """Loads images, trains, evaluates and draws."""
     started = time.perf_counter()
-    # What is only needed at the end must not be missing then.
+    # Fail early if what is needed at the end is missing.
     require("matplotlib", extra="demo")
     check_out("out", command.out, _SUFFIXES)
     check_seed(command.seed)
@@ -65,7 +65,7 @@ def run_demo(command: Demo) -> None:
     )
     size = None if command.image_size is None else (command.image_size, command.image_size)
     data = load_data(command.data, size)
-    config = small_config(
+    config = make_small_config(
         data,
         patch_size=command.patch_size,
         pool=command.pool,
@@ -74,16 +74,16 @@ def run_demo(command: Demo) -> None:
         head=command.head,
     )
     build_key, fit_key = jax.random.split(jax.random.key(command.seed))
-    # What does not fit shows in the shapes alone: nobody waits for a compiler to be told.
+    # Shapes show what does not fit before anything is compiled.
     check_classifier(eqx.filter_eval_shape(config.build, key=build_key), data)
-    model = eqx.filter_jit(config.build)(key=build_key)
+    model = eqx.filter_jit(config.build)(execution=EXECUTION, key=build_key)
 
-    say_data(data)
+    print_data(data)
     print(
-        f"ViT: {config.grid[0]} x {config.grid[1]} patches of {by(config.patch_size)}, width {config.size.dim}, depth "
-        f"{config.size.depth}, pool {command.pool}, {count(model):,} parameters"
+        f"ViT: {format_size(config.grid)} patches of {format_size(config.patch_size)}, width {config.size.dim}, "
+        f"depth {config.size.depth}, pool {command.pool}, {count_parameters(model):,} parameters"
     )
-    with progress_bar() as report:
+    with show_progress() as report:
         model = fit(model, data, recipe, key=fit_key, report=report)
     evaluation = evaluate(model, data)
     print(f"test accuracy: {evaluation.accuracy:.1%} ({evaluation.correct:,} of {len(data.test):,} held-out images)")

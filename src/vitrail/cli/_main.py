@@ -1,4 +1,4 @@
-"""From a command line to what it asks for, and from an error to one line."""
+"""Parses a command line, runs the command, and prints errors in one line."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,8 @@ from typing import Final, Literal, cast
 
 from jaxtyping import TypeCheckError
 
-from .._extras import require
+from .._extras import MissingExtraError, require
 from .._registry import PluginError, UnknownPartError
-from ..train import MissingExtraError
 from ._compare import Compare, run_compare
 from ._demo import Demo, run_demo
 from ._list import List, list_parts
@@ -18,7 +17,7 @@ from ._weights import Convert, Inspect, Predict, run_convert, run_inspect, run_p
 _EXTRAS: Final[Mapping[str, Literal["weights", "torch"]]] = MappingProxyType(
     {"inspect": "weights", "predict": "weights", "convert": "torch"}
 )
-"""What brings all that a command needs; for the others that is `demo`."""
+"""The extra that a command needs; `demo` for the others."""
 _EXPECTED: Final = (
     ValueError,
     TypeError,
@@ -35,12 +34,12 @@ def main(args: Sequence[str] | None = None) -> int:
 
     **Arguments:**
 
-    - `args`: what follows the command's name; `None` for that of the process.
+    - `args`: the arguments after the name of the command; `None` for those of the process.
 
     **Returns:**
 
-    The exit status: 0, or 1 where something went wrong, which is then one line on standard error. A command line that
-    does not parse exits with status 2.
+    The exit status: 0, or 1 after an error, which is printed in one line on standard error. A command line that cannot
+    be parsed exits with status 2.
     """
     try:
         command = _parse(args)
@@ -61,15 +60,15 @@ def main(args: Sequence[str] | None = None) -> int:
         print("vitrail: stopped", file=sys.stderr)
         return 130
     except TypeCheckError:
-        raise  # a mistake of ours, which a traceback tells more about
+        raise  # a bug in vitrail, for which a traceback is more useful
     except _EXPECTED as error:
-        print(f"vitrail: error: {' '.join(_said(error).split())}", file=sys.stderr)
+        print(f"vitrail: error: {' '.join(_format_error(error).split())}", file=sys.stderr)
         return 1
     return 0
 
 
-def _said(error: Exception) -> str:
-    """What an error says; of the system's, without its number."""
+def _format_error(error: Exception) -> str:
+    """The message of an error, without the number of a system error."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)

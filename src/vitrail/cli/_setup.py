@@ -1,38 +1,45 @@
-"""What the commands share: which images, which small model, and how numbers are said."""
+"""What the commands share: images, the small model of the demo, and formats."""
 
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import equinox as eqx
-import jax
-
-from ..encoder import EncoderOptions, EncoderSize
+from ..encoder import EncoderSize
+from ..images import Dataset, Preprocess, load_images, load_mnist
 from ..model import ViTConfig
-from ..train import Dataset, load_images, load_mnist
+from ..nn import Execution
 
 SIZE: Final = EncoderSize(dim=64, depth=4, num_heads=4, mlp_dim=128)
+EXECUTION: Final = Execution(scan=False)
+"""A gradient of so small a model takes 0.87 times as long without the loop."""
 
 
 def check_seed(seed: int) -> None:
-    """Raises a `ValueError` where a seed does not fit into 32 bits."""
+    """Raises a `ValueError` if a seed does not fit into 32 bits."""
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be in [0, 2**32), but {seed} came")
+        raise ValueError(f"seed must be in [0, 2**32), got {seed}")
 
 
 def check_out(name: str, path: Path, suffixes: Iterable[str]) -> None:
-    """Raises a `ValueError` where no file of these kinds can be written there, before any work is done for it."""
+    """Raises a `ValueError` if no such file can be written there, before any work is done."""
     if path.suffix not in suffixes or not path.parent.is_dir():
-        raise ValueError(f"{name} must end in {', '.join(suffixes)} and lie in a folder that is there, but {path} came")
+        raise ValueError(f"{name} must end in {', '.join(suffixes)} and be in a folder that exists, got {path}")
 
 
-def load_data(folder: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """The images of a folder, or the digits that come with a package."""
-    return load_mnist(image_size=size) if folder is None else load_images(folder, image_size=size)
+def load_data(
+    folder: Path | None,
+    size: tuple[int, int] | None,
+    preprocess: Preprocess | None = None,
+    channels: int | None = None,
+) -> Dataset:
+    """Loads the images of a folder, or digits of MNIST."""
+    if folder is None:
+        return load_mnist(image_size=size, preprocess=preprocess, channels=channels)
+    return load_images(folder, image_size=size, preprocess=preprocess, channels=channels)
 
 
-def small_config(
+def make_small_config(
     data: Dataset,
     *,
     patch_size: int | None,
@@ -41,11 +48,11 @@ def small_config(
     position: str = "learned",
     head: str = "linear",
 ) -> ViTConfig:
-    """The demo's model for these images."""
+    """The configuration of the demo's model for these images."""
     height, width = data.image_size
     return ViTConfig(
         image_size=data.image_size,
-        patch_size=(_patch(height), _patch(width)) if patch_size is None else (patch_size, patch_size),
+        patch_size=(_choose_patch(height), _choose_patch(width)) if patch_size is None else (patch_size, patch_size),
         size=SIZE,
         num_classes=len(data.classes),
         channels=data.channels,
@@ -53,30 +60,25 @@ def small_config(
         position=position,
         pool=pool,
         head=head,
-        encoder=EncoderOptions(scan=False),  # 0.87 times the loop's time for a gradient of so small a model
         init="big_vision",
+        preprocess=data.preprocess,
     )
 
 
-def say_data(data: Dataset) -> None:
-    """Prints what the images are."""
+def print_data(data: Dataset) -> None:
+    """Prints a line about the images."""
     print(
         f"{data.name}: {len(data.train):,} images to learn from, {len(data.test):,} held out, "
-        f"{len(data.classes)} classes, {by(data.image_size)}, {'grey' if data.channels == 1 else 'RGB'}"
+        f"{len(data.classes)} classes, {format_size(data.image_size)}, {'grey' if data.channels == 1 else 'RGB'}"
     )
 
 
-def count(model: object) -> int:
-    """How many parameters there are."""
-    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
-
-
-def by(size: tuple[int, int]) -> str:
-    """`28 x 28`."""
+def format_size(size: tuple[int, int]) -> str:
+    """Writes a size as `28 x 28`."""
     return f"{size[0]} x {size[1]}"
 
 
-def _patch(size: int) -> int:
-    """The divisor nearest to a quarter, by ratio."""
+def _choose_patch(size: int) -> int:
+    """The divisor of a size whose ratio to a quarter of it is nearest to one."""
     divisors = (n for n in range(1, size + 1) if size % n == 0)
     return min(divisors, key=lambda n: abs(math.log(4 * n / size)))

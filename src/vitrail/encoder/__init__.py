@@ -1,8 +1,13 @@
 """The encoder: pre-norm blocks, their parameters stacked."""
 
-from ._attention import Attention as Attention
 from ._block import Block as Block
-from ._encoder import Blocks as Blocks, Encoder as Encoder
+from ._blocks import Blocks as Blocks, Recorded as Recorded, check_layer as check_layer
+from ._encoder import Encoder as Encoder
 from ._neck import NECK_EPS as NECK_EPS, Neck as Neck
 from ._options import EncoderOptions as EncoderOptions, EncoderSize as EncoderSize, WindowOptions as WindowOptions
-from ._window import RelativePosition as RelativePosition
+from ._windowed import (
+    RelativePosition as RelativePosition,
+    WindowedEncoder as WindowedEncoder,
+    check_blocks as check_blocks,
+    make_windowed_encoder as make_windowed_encoder,
+)

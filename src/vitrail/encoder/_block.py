@@ -7,13 +7,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .._init import Init
-from .._layers import PRODUCT, LayerNorm, drop_path, dropout, keep, split_key, unfused
-from .._mlp import MLP
-from .._tokens import Rotation
-from ._attention import Attention
+from ..nn import (
+    MLP,
+    NO_TAP,
+    PRODUCT,
+    Attention,
+    AttentionStrategy,
+    Init,
+    LayerNorm,
+    Rotation,
+    Tap,
+    checkpoint_name,
+    drop_branch,
+    drop_elements,
+    prevent_fusion,
+    split_key,
+)
 from ._options import EncoderOptions, EncoderSize
-from ._window import Surroundings, from_windows, to_windows
 
 
 @final
@@ -32,12 +42,11 @@ class Block(eqx.Module):
     norm2: LayerNorm
     mlp: MLP
     scale2: Float[Array, " dim"] | None
-    dropout: float = eqx.field(static=True)
 
     def __init__(self, size: EncoderSize, *, options: EncoderOptions, init: Init, key: PRNGKeyArray):
         """**Arguments:**
 
-        - `size`: of the encoder; all but its depth counts here.
+        - `size`: of the encoder, whose depth does not matter here.
         - `options`: of the encoder.
         - `init`: draws the weights.
         - `key`: for the weights.
@@ -45,38 +54,75 @@ class Block(eqx.Module):
         attention_key, mlp_key = jax.random.split(key)
         scale = None if options.layer_scale is None else jnp.full(size.dim, options.layer_scale, jnp.float32)
         self.norm1 = LayerNorm(size.dim, eps=options.norm_eps)
-        self.attention = Attention(size.dim, size.num_heads, options=options, init=init, key=attention_key)
+        self.attention = Attention(
+            size.dim,
+            size.num_heads,
+            qkv_bias=options.qkv_bias,
+            qk_norm=options.qk_norm,
+            norm_eps=options.norm_eps,
+            init=init,
+            key=attention_key,
+        )
         self.scale1 = scale
         self.norm2 = LayerNorm(size.dim, eps=options.norm_eps)
         self.mlp = MLP(
             size.dim,
             size.mlp_dim,
             activation=options.activation,
-            dropout=options.dropout,
             init=init,
             key=mlp_key,
         )
         self.scale2 = scale
-        self.dropout = options.dropout
 
     def __call__(
         self,
         x: Float[Array, "tokens dim"],
         *,
-        mask: Bool[Array, " tokens"] | None = None,
+        mask: Bool[Array, " tokens"] | Bool[Array, "tokens tokens"] | None = None,
         rotation: Rotation | None = None,
-        surroundings: Surroundings | None = None,
+        strategy: AttentionStrategy = "auto",
+        dropout_rate: float = 0.0,
         drop_path_rate: Float[Array, ""] | None = None,
+        tap: Tap = NO_TAP,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens dim"]:
         """**Arguments:**
 
         - `x`: the tokens.
-        - `mask`: true for each token that counts; `None` if all count.
-        - `rotation`: of queries and keys, where the position is rotary.
-        - `surroundings`: how far the attention looks; `None` for all tokens alike.
+        - `mask`: true for each token that counts, for all queries (rows) alike or for each; `None` if all count.
+        - `rotation`: of queries and keys, for a rotary position.
+        - `strategy`: how attention is computed, as in `Execution`.
+        - `dropout_rate`: the probability of dropping an element in the MLP, and at the end of each branch.
         - `drop_path_rate`: the probability of dropping each of the two branches; `None` for none.
+        - `tap`: records and edits what happens within.
         - `key`: for dropout and stochastic depth; `None` means inference.
+
+        **Returns:**
+
+        The tokens after this block.
+        """
+        attended = self.attention(
+            prevent_fusion(self.norm1(x)), mask=mask, rotation=rotation, strategy=strategy, tap=tap
+        )
+        return self.finish(x, attended, dropout_rate=dropout_rate, drop_path_rate=drop_path_rate, tap=tap, key=key)
+
+    def finish(
+        self,
+        x: Float[Array, "tokens dim"],
+        attended: Float[Array, "tokens dim"],
+        *,
+        dropout_rate: float = 0.0,
+        drop_path_rate: Float[Array, ""] | None = None,
+        tap: Tap = NO_TAP,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "tokens dim"]:
+        """The block after its attention, however that was computed.
+
+        **Arguments:**
+
+        - `x`: the tokens before the block.
+        - `attended`: what the attention returned for `norm1(x)`.
+        - `dropout_rate`, `drop_path_rate`, `tap`, `key`: as in a call.
 
         **Returns:**
 
@@ -84,34 +130,16 @@ class Block(eqx.Module):
         """
         mlp_key, *keys = split_key(key, 5)
 
-        def residual(
+        def scale_and_drop(
             branch: Float[Array, "tokens dim"], scale: Float[Array, " dim"] | None, keys: list[PRNGKeyArray | None]
         ) -> Float[Array, "tokens dim"]:
             dropout_key, drop_path_key = keys
             if scale is not None:
                 branch = branch * jnp.broadcast_to(scale, branch.shape)
-            branch = dropout(branch, self.dropout, key=dropout_key)
-            return branch if drop_path_rate is None else drop_path(branch, drop_path_rate, key=drop_path_key)
+            branch = drop_elements(branch, dropout_rate, key=dropout_key)
+            return branch if drop_path_rate is None else drop_branch(branch, drop_path_rate, key=drop_path_key)
 
-        x = x + residual(self._attend(unfused(self.norm1(x)), mask, rotation, surroundings), self.scale1, keys[:2])
-        x = keep(x, PRODUCT)
-        return x + residual(self.mlp(unfused(self.norm2(x)), key=mlp_key), self.scale2, keys[2:])
-
-    def _attend(
-        self,
-        x: Float[Array, "tokens dim"],
-        mask: Bool[Array, " tokens"] | None,
-        rotation: Rotation | None,
-        around: Surroundings | None,
-    ) -> Float[Array, "tokens dim"]:
-        if around is None:
-            return self.attention(x, mask=mask, rotation=rotation)
-        if around.window is None:
-            return self.attention(x, rotation=rotation, relative=around.relative, grid=around.grid)
-        side = around.window, around.window
-        windows = to_windows(x, around.grid, around.window)
-
-        def attend(window: Float[Array, "tokens dim"]) -> Float[Array, "tokens dim"]:
-            return self.attention(window, relative=around.relative, grid=side)
-
-        return from_windows(jax.vmap(attend)(windows), around.grid, around.window)
+        x = x + tap("attention_branch", scale_and_drop(attended, self.scale1, keys[:2]))
+        x = checkpoint_name(x, PRODUCT)
+        mlp = self.mlp(prevent_fusion(self.norm2(x)), dropout_rate=dropout_rate, tap=tap, key=mlp_key)
+        return tap("tokens", x + tap("mlp_branch", scale_and_drop(mlp, self.scale2, keys[2:])))

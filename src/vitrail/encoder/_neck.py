@@ -1,4 +1,4 @@
-"""What may stand between the last block and the final norm."""
+"""SAM's neck, between the last block and the final norm."""
 
 from typing import ClassVar, final
 
@@ -8,20 +8,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
-from .._init import Init
-from .._layers import LayerNorm, Linear
 from .._tokens import Tokens
+from ..nn import Init, LayerNorm, Linear
 
 NECK_EPS = 1e-6
-"""What the norms of a neck add to the variance, whatever those of the blocks do: in SAM's code and in timm's."""
+"""What the norms of a neck add to the variance, in SAM's code and in timm's. The norms of the blocks may differ."""
 
 
 @final
 class Neck(eqx.Module):
-    r"""Two convolutions over the grid of patch tokens that bring them to another width, with a LayerNorm between.
+    r"""Two convolutions over the grid of patch tokens that change their width, with a LayerNorm between.
 
-    A $1 \times 1$ convolution, the norm, a $3 \times 3$ convolution within zeros; neither has a bias. The final norm of
-    the model follows, which SAM counts as the neck's own. Class token and registers are refused: they lie on no grid.
+    A $1 \times 1$ convolution, the norm, and a $3 \times 3$ convolution with zero padding; neither has a bias. The
+    final norm of the backbone follows, which SAM counts as part of the neck.
 
     ??? cite
 
@@ -38,7 +37,7 @@ class Neck(eqx.Module):
         """**Arguments:**
 
         - `dim`: the width of a token.
-        - `neck_dim`: the width that it is brought to.
+        - `neck_dim`: the new width.
         - `init`: draws the weights.
         - `key`: for the weights.
         """
@@ -51,7 +50,7 @@ class Neck(eqx.Module):
 
     @property
     def dim(self) -> int:
-        """The width that the tokens are brought to."""
+        """The width of the tokens that it returns."""
         return self.weight.shape[0]
 
     def __call__(self, tokens: Tokens) -> Tokens:
@@ -63,7 +62,7 @@ class Neck(eqx.Module):
 
         The patch tokens at the neck's width.
 
-        **Raises:** `ValueError` if there are a class token, registers, places or a mask.
+        **Raises:** `ValueError` if the tokens have a class token, registers, places or a mask.
         """
         if tokens.num_prefix:
             raise ValueError(

@@ -1,5 +1,8 @@
-"""Heads: what the pool gives becomes logits."""
+"""Heads: what the pool returns becomes logits."""
 
-from ._base import AbstractHead as AbstractHead, HeadFactory as HeadFactory
-from ._heads import DistilledHead as DistilledHead, LinearHead as LinearHead, MLPHead as MLPHead, NoHead as NoHead
+from ._base import AbstractHead as AbstractHead, HeadContext as HeadContext, HeadFactory as HeadFactory
+from ._distilled import DistilledHead as DistilledHead
+from ._linear import LinearHead as LinearHead
+from ._mlp import MLPHead as MLPHead
+from ._none import NoHead as NoHead
 from ._table import HEADS as HEADS

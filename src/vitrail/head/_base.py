@@ -1,21 +1,23 @@
 """The contract of a head."""
 
 import abc
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import equinox as eqx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._init import Init
+from .._check import check_positive
+from ..nn import Init
 
 
 class AbstractHead(eqx.Module):
-    """Turns what the pool gives into logits. Extend it, make it `@final`, and pass it as `head=`."""
+    """Turns what the pool returns into logits. Extend it, make it `@final`, and pass it as `head=`."""
 
     dim: eqx.AbstractVar[int]
-    """The width of what comes in: the pool's `out_dim`."""
+    """The width of the input: the pool's `out_dim`."""
     out_dim: eqx.AbstractVar[int]
-    """The width of what comes out: the number of classes, where the head classifies."""
+    """The width of the output: the number of classes, if the head classifies."""
 
     @abc.abstractmethod
     def __call__(
@@ -23,27 +25,31 @@ class AbstractHead(eqx.Module):
     ) -> Float[Array, "*tokens {self.out_dim}"]:
         """**Arguments:**
 
-        - `x`: the pooled vector, or all tokens where the pool is `none`.
+        - `x`: the pooled vector; all tokens if the pool is `none`.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
 
-        The logits, for each token where there are tokens.
+        The logits, or the logits of each token.
         """
 
 
-@runtime_checkable
-class HeadFactory(Protocol):
-    """What `HEADS` holds: a class, or a function, that makes a head."""
+@dataclass(frozen=True, kw_only=True)
+class HeadContext:
+    """What a head is built for. Its class gets the fields that its signature names."""
 
-    def __call__(self, dim: int, *, num_classes: int | None, init: Init, key: PRNGKeyArray) -> AbstractHead: ...
+    dim: int
+    """The width of the input: the pool's `out_dim`."""
+    num_classes: int | None
+    """The number of classes; `None` for a head without classes."""
+    token_dim: int
+    """The width of a token."""
+    init: Init
+    """The scheme that fresh weights are drawn by."""
+
+    def __post_init__(self) -> None:
+        check_positive(dim=self.dim, token_dim=self.token_dim)
 
 
-def check_num_classes(num_classes: int | None) -> int:
-    """The number of classes, or a `ValueError` where a head that classifies got none."""
-    if num_classes is None or isinstance(num_classes, bool) or num_classes < 1:
-        raise ValueError(
-            f"num_classes must be a positive whole number for a head that classifies, but {num_classes} came: "
-            "pass num_classes, or take head='none' for the pooled vector itself"
-        )
-    return num_classes
+HeadFactory = Callable[..., AbstractHead]
+"""A class or a function that makes a head. It names what it needs: fields of `HeadContext`, and `key`."""

@@ -3,20 +3,17 @@
 from typing import Final
 
 from .._registry import Registry
-from ._base import AbstractHead, HeadFactory
-from ._heads import DistilledHead, LinearHead, MLPHead, NoHead
+from ._base import AbstractHead, HeadContext
+from ._distilled import DistilledHead
+from ._linear import LinearHead
+from ._mlp import MLPHead
+from ._none import NoHead
 
-HEADS: Final[Registry[HeadFactory]] = Registry(
+HEADS: Final[Registry[AbstractHead, HeadContext]] = Registry(
     "head",
     group="vitrail.heads",
     part=AbstractHead,
-    supplied=("dim", "num_classes", "init", "key"),
-    offered=("token_dim",),
-    builtins={
-        "linear": LinearHead,
-        "mlp": MLPHead,
-        "distilled": DistilledHead,
-        "none": NoHead,
-    },
+    context=HeadContext,
+    builtins={"linear": LinearHead, "mlp": MLPHead, "distilled": DistilledHead, "none": NoHead},
 )
-"""The heads by name; other packages add to it in the entry-point group `vitrail.heads`."""
+"""The heads by name. Other packages add to it in the entry-point group `vitrail.heads`."""

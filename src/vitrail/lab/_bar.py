@@ -1,21 +1,21 @@
-"""Live progress of a comparison in a terminal."""
+"""A progress bar for a comparison."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from .._extras import require
-from ._kept import LabProgress
+from ._tokens import LabProgress
 
 
 @contextmanager
-def lab_progress_bar() -> Generator[Callable[[LabProgress], None]]:
-    """Shows the pass of the backbone, and then each pool while it is trained.
+def show_comparison_progress() -> Generator[Callable[[LabProgress], None]]:
+    """Shows the progress of the backbone, and then of each pool.
 
     **Returns:**
 
-    A context manager that gives what `compare_pools` takes as `report`.
+    A context manager that returns a function for the argument `report` of `compare_pools`.
 
-    **Raises:** `MissingExtraError` where rich is not installed.
+    **Raises:** `MissingExtraError` if rich is not installed.
     """
     rich = require("rich.progress", extra="train")
     bar = rich.Progress(
@@ -26,14 +26,14 @@ def lab_progress_bar() -> Generator[Callable[[LabProgress], None]]:
     )
     with bar:
         task = bar.add_task("starting", total=None)
-        shown = ""
+        current = ""
 
         def report(progress: LabProgress) -> None:
-            nonlocal shown
+            nonlocal current
             name = "backbone, one pass" if progress.doing == "backbone" else progress.name
-            if name != shown:
+            if name != current:
                 bar.reset(task)
-                shown = name
+                current = name
             bar.update(task, description=name, total=progress.total, completed=progress.done)
 
         yield report

@@ -1,4 +1,4 @@
-"""The comparison: one pass of the backbone, then every pool on its tokens."""
+"""Compares pools: runs the backbone once, then trains every pool on its tokens."""
 
 import dataclasses
 import hashlib
@@ -17,20 +17,30 @@ from jaxtyping import Array, Float, Int
 
 from .._check import check_not_negative, check_positive
 from .._registry import PartSpec
+from ..images import Augmentation, Dataset
 from ..model import Readout, ViT
+from ..nn import count_parameters
 from ..pool import POOLS, AbstractPool, AbstractWeighingPool
-from ..train import Augmentation, Dataset, Progress, Recipe
-from ._kept import Kept, LabProgress, Layout, kept_tokens
-from ._probe import Standard, all_features, all_logits, logits_of, make_probe, order_of, train_probe
-from ._results import Comparison, Finished, PoolRow, SkippedPool
-from ._statistics import holm, knn_predictions, sign_flip_p_value
+from ..train import Progress, Recipe, check_channels
+from ._probe import (
+    Standard,
+    compute_batch_logits,
+    compute_features,
+    compute_logits,
+    draw_order,
+    make_probe,
+    train_probe,
+)
+from ._results import Comparison, FinishedPools, PoolRow, SkippedPool
+from ._statistics import adjust_by_holm, compute_sign_flip_p_value, predict_by_knn
+from ._tokens import LabProgress, SequenceForm, StoredTokens, store_tokens
 
 PROBE_RECIPE: Final = Recipe(
     epochs=20, batch_size=128, learning_rate=3e-3, weight_decay=1e-4, augmentation=Augmentation()
 )
-"""The recipe of each pool and its head. There is no augmentation, as the backbone sees each image once."""
+"""The recipe of each pool and its head. There is no augmentation, because the backbone sees each image once."""
 
-_SHOWN: Final = 4
+_NUM_MAPS: Final = 4
 _TIMED_BATCH: Final = 50
 _TIMED_CALLS: Final = 30
 
@@ -46,7 +56,7 @@ def compare_pools(
     token_budget: float = 2.0,
     report: Callable[[LabProgress], object] | None = None,
 ) -> Comparison:
-    """Trains every pool, with a linear head, on the tokens of one frozen backbone, and says which is best.
+    """Trains every pool, with a linear head, on the tokens of one frozen backbone, and ranks them.
 
     !!! example
 
@@ -56,47 +66,47 @@ def compare_pools(
             print(row.pool, row.accuracy, row.spread, row.p_value)
         ```
 
-    The backbone runs once over the images; each pool is then trained on the tokens it gave, as often as there are
-    seeds. A run depends on its pool and its seed alone, and all pools see the images in the same order. Between pool
-    and head lies a fixed shift and scale, measured on the pool as it was drawn: it makes one learning rate fair to
-    pools of different scale, as the batch norm without parameters does in the linear probing of He et al. 2022 (MAE,
-    arXiv:2111.06377), and it folds into the head.
+    The backbone runs once over the images. Each pool is then trained on its tokens, once for each seed. A run depends
+    only on its pool and seed, and all pools see the images in the same order. Between the pool and the head there
+    is a fixed shift and scale, measured on the untrained pool: it makes one learning rate fair to pools of different
+    scale, as the batch norm without parameters in the linear probing of He et al. 2022 (MAE, arXiv:2111.06377).
 
     **Arguments:**
 
-    - `model`: the backbone. Its own pool and head are left out; where its norm comes after the pool, so does that of
-        each pool.
-    - `data`: what to learn from, and what to judge by.
-    - `pools`: names, or names with options; `None` for every registered pool that can take part.
-    - `seeds`: how many runs there are of each pool.
+    - `model`: its backbone is used, its pool and head are not. If its norm follows the pool, each pool has such a norm.
+    - `data`: the images to learn from, and those to evaluate on. For loaded weights, load it with
+        `preprocess=model.config.preprocess`.
+    - `pools`: names, or names with options; `None` for every registered pool that fits.
+    - `seeds`: the number of runs of each pool.
     - `recipe`: of each run, without augmentation.
-    - `folder`: where each finished pool is kept, so that a second call goes on after an interruption; `None` for
+    - `folder`: each finished pool is saved there, so that a second call continues after an interruption; `None` for
         nowhere.
-    - `token_budget`: how many GiB of tokens are kept in memory. If they are more, they lie in a temporary file, in
-        `folder` if that is given.
+    - `token_budget`: how many GiB of tokens are held in memory. Larger ones are in a temporary file, in `folder` if it
+        is given.
     - `report`: is called with the `LabProgress`.
 
     **Returns:**
 
-    A `Comparison`, the best pool first. The p-values are those of a two-sided sign-flip test, paired over the held-out
-    images, of the difference to the best pool in the part of the runs that got an image right, after Holm's correction.
-    They say how sure it is that a pool is worse on images such as these, with this backbone.
+    A `Comparison`, the best pool first. The p-values are of a two-sided sign-flip test of the difference to the best
+    pool, paired over the held-out images, after Holm's correction: a small one means that the pool is worse on such
+    images, with this backbone.
 
-    **Raises:** `ValueError` where a pool that was named cannot take part, the recipe augments, or the folder holds
-    another comparison; what a model that does not fit the images raises; `OSError` where the tokens have no room;
-    `MissingExtraError` where optax or grain is not installed.
+    **Raises:** `ValueError` if a named pool does not fit, the images have other channels than the model reads, the
+    recipe augments, or the folder has another comparison; what a model that does not fit the images raises; `OSError`
+    if there is no space for the tokens; `MissingExtraError` if optax or grain is not installed.
     """
     check_positive(seeds=seeds)
     check_not_negative(token_budget=token_budget)
     if recipe.augmentation != Augmentation():
         raise ValueError(
-            f"recipe must have no augmentation, but {recipe.augmentation} came: the backbone sees each image once, as "
-            "it is; take dataclasses.replace(recipe, augmentation=Augmentation())"
+            f"recipe must have no augmentation, got {recipe.augmentation}: use dataclasses.replace(recipe, "
+            "augmentation=Augmentation()), because the backbone sees each image once"
         )
+    check_channels(model, data)
     folder = None if folder is None else Path(folder)
     choices, skipped = _choose(model, pools)
-    shown = _shown(data)
-    finished = None if folder is None else Finished(folder, _describe(model, data, recipe, seeds))
+    map_images = _pick_map_images(data)
+    finished = None if folder is None else FinishedPools(folder, _describe(model, data, recipe, seeds))
     rows = {label: None if finished is None else finished.read(label) for label in choices}
 
     def tell(progress: LabProgress) -> None:
@@ -105,15 +115,15 @@ def compare_pools(
 
     missing = [label for label, row in rows.items() if row is None]
     if missing:
-        orders = [order_of(seed, len(data.train), recipe) for seed in range(seeds)]
-        with kept_tokens(model, data, token_budget, folder, tell) as kept:
+        orders = [draw_order(seed, len(data.train), recipe) for seed in range(seeds)]
+        with store_tokens(model, data, token_budget, folder, tell) as stored:
             for label in missing:
                 try:
-                    row = _judge(model, data, kept, label, choices[label], recipe, orders, shown, tell)
+                    row = _evaluate_pool(model, data, stored, label, choices[label], recipe, orders, map_images, tell)
                 except Exception as error:
                     if pools is not None:
                         raise
-                    skipped.append(SkippedPool(label, _said(error)))  # one that fails must not take the others along
+                    skipped.append(SkippedPool(label, _describe_error(error)))  # the others go on
                     continue
                 if finished is not None:
                     finished.write(row)
@@ -121,56 +131,52 @@ def compare_pools(
     done = [row for row in rows.values() if row is not None]
     if not done:
         reasons = "; ".join(f"{pool.pool}: {pool.reason}" for pool in skipped)
-        raise ValueError(f"data and model must suit at least one pool, but all failed: {reasons}")
-    return Comparison(_ranked(done), tuple(skipped), shown)
+        raise ValueError(f"all pools failed: {reasons}")
+    return Comparison(_rank(done), tuple(skipped), map_images)
 
 
 def _choose(model: ViT, pools: Sequence[str | PartSpec] | None) -> tuple[dict[str, str | PartSpec], list[SkippedPool]]:
-    """The pools that take part, by label, and those that cannot."""
+    """The pools to compare, by label, and those that do not fit."""
     choices: dict[str, str | PartSpec] = {}
     skipped: list[SkippedPool] = []
     for choice in list(POOLS) if pools is None else pools:
-        label = choice if isinstance(choice, str) else _label(choice)
+        label = str(choice)
         try:
-            reason = _reason_against(model, choice)
+            reason = _find_misfit(model, choice)
         except Exception as error:
             if pools is not None:
                 raise
-            reason = _said(error)  # a plugin's, which must not take the others along
+            reason = _describe_error(error)  # of a plugin: the others go on
         if reason is not None and pools is not None:
-            raise ValueError(f"pools must be such as can be compared on this model, but {label!r} came: {reason}")
+            raise ValueError(f"pools has {label!r}, which cannot be compared on this model: {reason}")
         if reason is not None:
             skipped.append(SkippedPool(label, reason))
         elif label in choices:
-            raise ValueError(f"pools must name each pool once, but {label!r} came twice")
+            raise ValueError(f"pools must have each pool once, got {label!r} twice: remove one")
         else:
             choices[label] = choice
     if not choices:
-        raise ValueError("pools must name at least one pool, but none came")
+        raise ValueError("pools must have at least one pool, got none")
     return choices, skipped
 
 
-def _said(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _label(choice: PartSpec) -> str:
-    return f"{choice.name}({', '.join(f'{option}={value!r}' for option, value in choice.options)})"
-
-
-def _reason_against(model: ViT, choice: str | PartSpec) -> str | None:
-    """Why a pool cannot take part; `None` where it can. Nothing is computed."""
+def _find_misfit(model: ViT, choice: str | PartSpec) -> str | None:
+    """Why a pool does not fit the model; `None` if it does. Only shapes are computed."""
     probe = cast(Readout, eqx.filter_eval_shape(make_probe, model, choice, 2, key=jax.random.key(0)))
-    layout = Layout.of(model.backbone)
-    if probe.pool.needs_class_token and not layout.has_class_token:
+    form = SequenceForm.from_backbone(model.backbone)
+    if probe.pool.needs_class_token and not form.has_class_token:
         return "it reads the class token, and the backbone has none"
 
     def run(pool: AbstractPool, sequence: Float[Array, "tokens dim"]) -> Float[Array, "..."]:
-        return pool(layout.tokens(sequence))
+        return pool(form.divide(sequence))
 
-    sequence = jax.ShapeDtypeStruct((layout.length, model.backbone.dim), jnp.float32)
-    made = cast(jax.ShapeDtypeStruct, eqx.filter_eval_shape(run, probe.pool, sequence))
-    return None if made.ndim == 1 else f"it gives {made.shape}, and not one vector"
+    sequence = jax.ShapeDtypeStruct((form.length, model.backbone.dim), jnp.float32)
+    pooled = cast(jax.ShapeDtypeStruct, eqx.filter_eval_shape(run, probe.pool, sequence))
+    return None if pooled.ndim == 1 else f"it returns shape {pooled.shape}, not one vector"
 
 
 def _describe(model: ViT, data: Dataset, recipe: Recipe, seeds: int) -> dict[str, str]:
@@ -178,8 +184,8 @@ def _describe(model: ViT, data: Dataset, recipe: Recipe, seeds: int) -> dict[str
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array))]
     images = [data.train.images, data.train.labels, data.test.images, data.test.labels]
     return {
-        "model": _digest(arrays, repr(model.config)),
-        "data": _digest(images, repr((data.classes, data.normalisation))),
+        "model": _digest(arrays, repr((model.config, model.backbone.execution))),
+        "data": _digest(images, repr((data.classes, data.preprocess))),
         "recipe": repr(recipe),
         "seeds": str(seeds),
         "vitrail": version("vitrail"),
@@ -194,24 +200,24 @@ def _digest(arrays: Iterable[Any], text: str) -> str:
     return digest.hexdigest()
 
 
-def _shown(data: Dataset) -> tuple[int, ...]:
+def _pick_map_images(data: Dataset) -> tuple[int, ...]:
     """The first held-out image of each of the first four classes."""
     _, first = np.unique(data.test.labels, return_index=True)
-    return tuple(int(index) for index in first[:_SHOWN])
+    return tuple(int(index) for index in first[:_NUM_MAPS])
 
 
-def _judge(
+def _evaluate_pool(
     model: ViT,
     data: Dataset,
-    kept: Kept,
+    stored: StoredTokens,
     label: str,
     choice: str | PartSpec,
     recipe: Recipe,
     orders: Sequence[Sequence[Int[np.ndarray, " batch"]]],
-    shown: tuple[int, ...],
+    map_images: tuple[int, ...],
     report: Callable[[LabProgress], object],
 ) -> PoolRow:
-    """Trains a pool once for each seed, and finds out what its row says."""
+    """Trains a pool once for each seed, and computes its row."""
     classes, labels = len(data.classes), data.train.labels
 
     def run(seed: int) -> tuple[Readout, Standard]:
@@ -220,53 +226,51 @@ def _judge(
         def tell(progress: Progress) -> None:
             report(LabProgress("pool", name, progress.step, progress.steps))
 
-        return train_probe(model, choice, kept, labels, classes, recipe, seed, orders[seed], tell)
+        return train_probe(model, choice, stored, labels, classes, recipe, seed, orders[seed], tell)
 
     runs = [run(seed) for seed in range(len(orders))]
     probe, standard = runs[0]
-    logits = [all_logits(*trained, kept.test, kept.layout) for trained in runs]
+    logits = [compute_logits(*trained, stored.test, stored.form) for trained in runs]
     knn_accuracy = None
-    if _count(probe.pool) == 0:
-        features = [all_features(probe, part, kept.layout) for part in (kept.train, kept.test)]
-        nearest = knn_predictions(features[0], labels, features[1], classes)
+    if count_parameters(probe.pool) == 0:
+        features = [compute_features(probe, part, stored.form) for part in (stored.train, stored.test)]
+        nearest = predict_by_knn(features[0], labels, features[1], classes)
         knn_accuracy = float((nearest == data.test.labels).mean())
     return PoolRow(
         pool=label,
         correct=np.stack([np.argmax(x, axis=1) == data.test.labels for x in logits]),
-        pool_parameters=_count(probe.pool),
-        head_parameters=_count(probe.head),
-        microseconds=_microseconds(probe, standard, kept),
+        pool_parameters=count_parameters(probe.pool),
+        head_parameters=count_parameters(probe.head),
+        microseconds=_measure_microseconds(probe, standard, stored),
         needs_class_token=probe.pool.needs_class_token,
         knn_accuracy=knn_accuracy,
-        looks=_looks(probe.pool, kept, shown),
+        maps=_compute_maps(probe.pool, stored, map_images),
     )
 
 
-def _count(module: object) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(module, eqx.is_array)))
-
-
-def _microseconds(probe: Readout, standard: Standard, kept: Kept) -> float:
-    batch = jnp.asarray(kept.test[:_TIMED_BATCH])
+def _measure_microseconds(probe: Readout, standard: Standard, stored: StoredTokens) -> float:
+    batch = jnp.asarray(stored.test[:_TIMED_BATCH])
     seconds: list[float] = []
     for _ in range(_TIMED_CALLS + 1):
         started = time.perf_counter()
-        jax.block_until_ready(logits_of((probe, standard), batch, kept.layout))
+        jax.block_until_ready(compute_batch_logits((probe, standard), batch, stored.form))
         seconds.append(time.perf_counter() - started)
     return 1e6 * statistics.median(seconds[1:]) / len(batch)  # the first compiles
 
 
-def _looks(pool: AbstractPool, kept: Kept, shown: tuple[int, ...]) -> Float[np.ndarray, "images rows cols"] | None:
+def _compute_maps(
+    pool: AbstractPool, stored: StoredTokens, map_images: tuple[int, ...]
+) -> Float[np.ndarray, "images rows cols"] | None:
     if not isinstance(pool, AbstractWeighingPool):
         return None
-    maps = [pool.weights(kept.layout.tokens(jnp.asarray(kept.test[index]))) for index in shown]
-    return np.stack([np.asarray(jnp.mean(m, axis=0), np.float64).reshape(kept.layout.grid) for m in maps])
+    maps = [pool.weights(stored.form.divide(jnp.asarray(stored.test[index]))) for index in map_images]
+    return np.stack([np.asarray(jnp.mean(m, axis=0), np.float64).reshape(stored.form.grid) for m in maps])
 
 
-def _ranked(rows: list[PoolRow]) -> tuple[PoolRow, ...]:
-    """The best first, each other with the significance of its difference to the best."""
+def _rank(rows: list[PoolRow]) -> tuple[PoolRow, ...]:
+    """Sorts the rows, the best first, and computes the p-values of the others."""
     best, *others = sorted(rows, key=lambda row: (-row.accuracy, row.pool_parameters + row.head_parameters))
     score = np.mean(best.correct, axis=0)
-    p_values = holm([sign_flip_p_value(score - np.mean(row.correct, axis=0)) for row in others])
-    judged = (dataclasses.replace(row, p_value=p) for row, p in zip(others, p_values, strict=True))
-    return (dataclasses.replace(best, p_value=None), *judged)
+    p_values = adjust_by_holm([compute_sign_flip_p_value(score - np.mean(row.correct, axis=0)) for row in others])
+    ranked = (dataclasses.replace(row, p_value=p) for row, p in zip(others, p_values, strict=True))
+    return (dataclasses.replace(best, p_value=None), *ranked)

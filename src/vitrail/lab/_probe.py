@@ -1,4 +1,4 @@
-"""What the lab trains: a pool and a linear head on kept tokens."""
+"""What the lab trains: a pool and a linear head, on stored tokens."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,27 +12,24 @@ from jaxtyping import Array, Float, Float32, Int, Int32, PRNGKeyArray
 
 from .._registry import PartSpec
 from ..model import Readout, ViT
-from ..train import Progress, Recipe
-from ..train._batches import batches
-from ..train._evaluate import in_batches
-from ..train._loop import Scalar, cross_entropy, optimise
-from ._kept import Kept, Layout
+from ..train import Progress, Recipe, Scalar, apply_in_batches, cross_entropy, make_batches, optimise
+from ._tokens import SequenceForm, StoredTokens
 
 _BATCH: Final = 250
 
 
 def make_probe(model: ViT, choice: str | PartSpec, num_classes: int, *, key: PRNGKeyArray) -> Readout:
-    """A readout for the tokens of a model: that pool, the norm if it comes after the pool, and a linear head."""
+    """Makes a readout for the tokens of a model: the pool, a norm if it follows the pool, and a linear head."""
     config = dataclasses.replace(model.config, pool=choice, head="linear", num_classes=num_classes)
     return config.build_readout(key=key)
 
 
 @final
 class Standard(eqx.Module):
-    """A shift of each channel and one factor for all: what lies between the pool and the head, and stays as it is.
+    """A fixed shift of each channel and one scale for all, between the pool and the head.
 
-    Pools differ in scale (the sum is the mean times the number of patches), and a learning rate that suits one would
-    not suit another. The map is affine, so that with the linear head it is a linear head again.
+    Pools differ in scale (the sum is the mean times the number of patches), and a learning rate that fits one would not
+    fit another. With the linear head this is again a linear head.
     """
 
     mean: Float[Array, " features"]
@@ -41,8 +38,8 @@ class Standard(eqx.Module):
     def __init__(self, features: Float32[np.ndarray, "images features"]):
         """**Arguments:**
 
-        - `features`: of the images to learn from, by the pool as it was drawn. Their mean becomes zero, and the root of
-            the mean of their variances one.
+        - `features`: of the images to learn from, by the untrained pool. They are shifted to a mean of zero, and scaled
+            so that their mean variance is one.
         """
         deviation = float(features.astype(np.float64).var(axis=0).mean()) ** 0.5
         self.mean = jnp.asarray(np.mean(features, axis=0, dtype=np.float64), jnp.float32)
@@ -55,21 +52,25 @@ class Standard(eqx.Module):
 
         **Returns:**
 
-        The same, shifted and scaled.
+        The shifted and scaled features.
         """
         return (features - self.mean) * self.scale
 
 
-def order_of(seed: int, length: int, recipe: Recipe) -> Sequence[Int[np.ndarray, " batch"]]:
-    """Which images each step of a run sees. It depends on the seed and not on the pool, so that runs are paired."""
-    _, feed = batches(_as_it_is, length, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed)
+def draw_order(seed: int, length: int, recipe: Recipe) -> Sequence[Int[np.ndarray, " batch"]]:
+    """Draws the images of each step of a run. They depend on the seed and not on the pool, so that runs are paired."""
+
+    def keep_indices(which: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
+        return which
+
+    _, feed = make_batches(keep_indices, length, epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed)
     return list(feed)
 
 
 def train_probe(
     model: ViT,
     choice: str | PartSpec,
-    kept: Kept,
+    stored: StoredTokens,
     labels: Int32[np.ndarray, " images"],
     num_classes: int,
     recipe: Recipe,
@@ -77,90 +78,86 @@ def train_probe(
     order: Sequence[Int[np.ndarray, " batch"]],
     report: Callable[[Progress], object],
 ) -> tuple[Readout, Standard]:
-    """A trained probe. It depends on the seed and its order, and on no other pool that is trained."""
+    """Trains a probe. The result depends on its seed and order, not on other pools."""
     probe_key, steps_key = jax.random.split(jax.random.key(seed))
     probe = make_probe(model, choice, num_classes, key=probe_key)
-    features = all_features(probe, kept.train, kept.layout)
+    features = compute_features(probe, stored.train, stored.form)
     standard = Standard(features)
-    # A pool that neither learns nor draws gives the same vectors in every step: only its head is left to train.
-    settled = _is_settled(probe, kept)
-    inputs, loss = (features, _loss_of_features) if settled else (kept.train, _loss)
+    # A pool without parameters and randomness returns the same vectors in every step: only the head is trained.
+    settled = _is_settled(probe, stored)
+    inputs, loss = (features, _compute_head_loss) if settled else (stored.train, _compute_loss)
     feed = ((inputs[which], labels[which]) for which in order)
-    fixed = standard, kept.layout, recipe.label_smoothing
+    fixed = standard, stored.form, recipe.label_smoothing
     trained = optimise(probe, loss, feed, len(order), recipe, fixed=fixed, key=steps_key, report=report)
     return trained, standard
 
 
-def _is_settled(probe: Readout, kept: Kept) -> bool:
+def _is_settled(probe: Readout, stored: StoredTokens) -> bool:
     if probe.norm is not None or jax.tree.leaves(eqx.filter(probe.pool, eqx.is_inexact_array)):
         return False
-    tokens = kept.layout.tokens(jnp.asarray(kept.train[0]))
+    tokens = stored.form.divide(jnp.asarray(stored.train[0]))
     return bool(jnp.array_equal(probe.pool(tokens, key=jax.random.key(0)), probe.pool(tokens)))
 
 
-def _as_it_is(which: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
-    return which
-
-
-def all_features(
-    probe: Readout, sequences: Float32[np.ndarray, "images tokens dim"], layout: Layout
+def compute_features(
+    probe: Readout, sequences: Float32[np.ndarray, "images tokens dim"], form: SequenceForm
 ) -> Float32[np.ndarray, "images features"]:
-    """What the pool makes of all images."""
-    return in_batches(_features, probe, sequences, layout, _BATCH)
+    """Computes what the pool returns for all images."""
+    return apply_in_batches(_compute_batch_features, probe, sequences, form, _BATCH)
 
 
-def all_logits(
-    probe: Readout, standard: Standard, sequences: Float32[np.ndarray, "images tokens dim"], layout: Layout
+def compute_logits(
+    probe: Readout, standard: Standard, sequences: Float32[np.ndarray, "images tokens dim"], form: SequenceForm
 ) -> Float32[np.ndarray, "images classes"]:
-    """What the head says of all images."""
-    return in_batches(logits_of, (probe, standard), sequences, layout, _BATCH)
+    """Computes the logits of all images."""
+    return apply_in_batches(compute_batch_logits, (probe, standard), sequences, form, _BATCH)
 
 
 @eqx.filter_jit
-def _features(
-    probe: Readout, sequences: Float[Array, "batch tokens dim"], layout: Layout
+def _compute_batch_features(
+    probe: Readout, sequences: Float[Array, "batch tokens dim"], form: SequenceForm
 ) -> Float[Array, "batch features"]:
-    def features(sequence: Float[Array, "tokens dim"]) -> Float[Array, " features"]:
-        return probe.pooled(layout.tokens(sequence))
+    def pool_one(sequence: Float[Array, "tokens dim"]) -> Float[Array, " features"]:
+        return probe.pool_tokens(form.divide(sequence))
 
-    return jax.vmap(features)(sequences)
+    return jax.vmap(pool_one)(sequences)
 
 
 @eqx.filter_jit
-def logits_of(
-    probe_and_standard: tuple[Readout, Standard], sequences: Float[Array, "batch tokens dim"], layout: Layout
+def compute_batch_logits(
+    probe_and_standard: tuple[Readout, Standard], sequences: Float[Array, "batch tokens dim"], form: SequenceForm
 ) -> Float[Array, "batch classes"]:
-    """The logits of a batch."""
+    """Computes the logits of a batch."""
     probe, standard = probe_and_standard
 
-    def logits(sequence: Float[Array, "tokens dim"]) -> Float[Array, " classes"]:
-        return probe.head(standard(probe.pooled(layout.tokens(sequence))))
+    def classify(sequence: Float[Array, "tokens dim"]) -> Float[Array, " classes"]:
+        return probe.head(standard(probe.pool_tokens(form.divide(sequence))))
 
-    return jax.vmap(logits)(sequences)
+    return jax.vmap(classify)(sequences)
 
 
-def _loss(
+def _compute_loss(
     probe: Any,
     sequences: Float[Array, "batch tokens dim"],
     labels: Int32[Array, " batch"],
     key: PRNGKeyArray,
-    fixed: tuple[Standard, Layout, float],
+    fixed: tuple[Standard, SequenceForm, float],
 ) -> tuple[Scalar, Scalar]:
-    standard, layout, smoothing = fixed
+    standard, form, smoothing = fixed
 
     def classify(sequence: Float[Array, "tokens dim"], key: PRNGKeyArray) -> Float[Array, " classes"]:
-        return cast(Array, probe.head(standard(probe.pooled(layout.tokens(sequence), key=key)), key=key))
+        return cast(Array, probe.head(standard(probe.pool_tokens(form.divide(sequence), key=key)), key=key))
 
     logits = jax.vmap(classify)(sequences, jax.random.split(key, len(sequences)))
     return cross_entropy(logits, labels, smoothing)
 
 
-def _loss_of_features(
+def _compute_head_loss(
     probe: Any,
     features: Float[Array, "batch features"],
     labels: Int32[Array, " batch"],
     key: PRNGKeyArray,
-    fixed: tuple[Standard, Layout, float],
+    fixed: tuple[Standard, SequenceForm, float],
 ) -> tuple[Scalar, Scalar]:
     standard, _, smoothing = fixed
 

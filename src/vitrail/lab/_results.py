@@ -1,4 +1,4 @@
-"""What a comparison found, and its files."""
+"""The results of a comparison, and their files."""
 
 import csv
 import hashlib
@@ -31,51 +31,52 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class PoolRow:
-    """How one pool did, over the seeds."""
+    """The results of one pool over all seeds."""
 
     pool: str
-    """Its name, with its options."""
+    """The name of the pool, with its options."""
     correct: Bool[np.ndarray, "seeds images"]
-    """Which of the held-out images each run got right."""
+    """Whether each run classified each held-out image correctly."""
     pool_parameters: int
-    """Of the pool."""
+    """The number of parameters of the pool."""
     head_parameters: int
-    """Of the linear head, which grows with the width of what the pool gives."""
+    """The number of parameters of the linear head, which grows with the width of the pool's output."""
     microseconds: float
-    """For the pool and the head, an image, in batches of 50: the median of repeated calls. Noisy on a busy machine."""
+    """The time of the pool and the head for an image, in batches of 50: the median of repeated calls. It is noisy on a
+    busy machine."""
     needs_class_token: bool
-    """Whether it reads the class token."""
+    """Whether the pool reads the class token."""
     knn_accuracy: float | None
-    """Of 20 nearest neighbours by its features, for a pool without parameters."""
-    looks: Float[np.ndarray, "shown rows cols"] | None
-    """How much each patch of the four images counts, by the first run, for a pool that weighs patches."""
+    """The accuracy of 20 nearest neighbours by the pooled vectors, for a pool without parameters."""
+    maps: Float[np.ndarray, "drawn rows cols"] | None
+    """The weights of the patches of the images `Comparison.map_images` in the first run, for a pool with weights."""
     p_value: float | None = None
-    """Of the difference to the best pool; `None` for the best."""
+    """The p-value of the difference to the best pool; `None` for the best."""
 
     @property
     def accuracies(self) -> tuple[float, ...]:
-        """The part of the held-out images that each run got right."""
+        """The accuracy of each run."""
         return tuple(float(x) for x in np.mean(self.correct, axis=1))
 
     @property
     def accuracy(self) -> float:
-        """The mean over the runs."""
+        """The mean accuracy over the runs."""
         return float(np.mean(self.accuracies))
 
     @property
     def spread(self) -> float:
-        """The standard deviation over the runs, 0 for one."""
+        """The standard deviation of the accuracy over the runs; 0 for one run."""
         return float(np.std(self.accuracies, ddof=1)) if len(self.correct) > 1 else 0.0
 
 
 @dataclass(frozen=True)
 class SkippedPool:
-    """A registered pool that could not take part."""
+    """A registered pool that was left out."""
 
     pool: str
-    """Its name."""
+    """The name of the pool."""
     reason: str
-    """Why."""
+    """Why it was left out."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +84,20 @@ class Comparison:
     """What `compare_pools` returns."""
 
     rows: tuple[PoolRow, ...]
-    """The pools, the best first."""
+    """One for each pool, the best first."""
     skipped: tuple[SkippedPool, ...]
-    """Those that could not take part."""
-    shown: tuple[int, ...]
-    """Which of the held-out images `PoolRow.looks` is about."""
+    """The pools that were left out."""
+    map_images: tuple[int, ...]
+    """The held-out images that `PoolRow.maps` is of."""
 
     def to_json(self) -> str:
-        """Everything, as JSON: the correct predictions as strings of zeros and ones, one for each run."""
-        rows = [_row_values(row) | {"accuracy": row.accuracy, "spread": row.spread} for row in self.rows]
+        """Everything as JSON, with `correct` as a string of zeros and ones for each run."""
+        rows = [_to_values(row) | {"accuracy": row.accuracy, "spread": row.spread} for row in self.rows]
         skipped = {s.pool: s.reason for s in self.skipped}
-        return json.dumps({"rows": rows, "skipped": skipped, "shown": self.shown}, indent=1)
+        return json.dumps({"rows": rows, "skipped": skipped, "map_images": self.map_images}, indent=1)
 
     def to_csv(self) -> str:
-        """The table, as CSV with a header."""
+        """The table as CSV with a header."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         runs = range(len(self.rows[0].correct) if self.rows else 0)
@@ -110,7 +111,7 @@ class Comparison:
         return text.getvalue()
 
 
-def _row_values(row: PoolRow) -> dict[str, Any]:
+def _to_values(row: PoolRow) -> dict[str, Any]:
     return {
         "pool": row.pool,
         "correct": ["".join("01"[int(hit)] for hit in run) for run in row.correct],
@@ -119,28 +120,28 @@ def _row_values(row: PoolRow) -> dict[str, Any]:
         "microseconds": row.microseconds,
         "needs_class_token": row.needs_class_token,
         "knn_accuracy": row.knn_accuracy,
-        "looks": None if row.looks is None else row.looks.tolist(),
+        "maps": None if row.maps is None else row.maps.tolist(),
         "p_value": row.p_value,
     }
 
 
-def _row(values: Mapping[str, Any]) -> PoolRow:
+def _from_values(values: Mapping[str, Any]) -> PoolRow:
     correct = np.array([[hit == "1" for hit in run] for run in values["correct"]])
-    looks = None if values["looks"] is None else np.asarray(values["looks"], np.float64)
-    given: dict[str, Any] = {**values, "correct": correct, "looks": looks}
+    maps = None if values["maps"] is None else np.asarray(values["maps"], np.float64)
+    given: dict[str, Any] = {**values, "correct": correct, "maps": maps}
     return PoolRow(**given)
 
 
-class Finished:
-    """The pools that are done, in a folder, so that a second run goes on where the first was interrupted."""
+class FinishedPools:
+    """The finished pools in a folder, so that a second run continues where the first was interrupted."""
 
     def __init__(self, folder: Path, run: Mapping[str, str]):
         """**Arguments:**
 
-        - `folder`: is made where there is none.
+        - `folder`: is made if it does not exist.
         - `run`: what the results depend on besides the pool, by name.
 
-        **Raises:** `ValueError` where the folder holds the results of another run.
+        **Raises:** `ValueError` if the folder has the results of another run.
         """
         self._folder = folder / "pools"
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -149,30 +150,30 @@ class Finished:
         differs = sorted(name for name in before.keys() | run.keys() if before.get(name) != run.get(name))
         if differs:
             raise ValueError(
-                f"folder must be new, or hold the results of this comparison, but {folder} holds those of another: "
-                f"{', '.join(differs)} changed. Take another folder, or remove that one"
+                f"{folder} has the results of another comparison ({', '.join(differs)} changed): use another folder, "
+                "or remove it"
             )
         write_whole(path, lambda part: part.write_text(json.dumps(run, indent=1)))
 
     def read(self, label: str) -> PoolRow | None:
-        """The row of a pool, where it is done. A file that cannot be read counts as none, with a warning."""
-        path = self._path(label)
+        """The row of a pool if it is finished. A file that cannot be read is ignored with a warning."""
+        path = self._make_path(label)
         if not path.exists():
             return None
         try:
-            row = _row(json.loads(path.read_text()))
+            row = _from_values(json.loads(path.read_text()))
             if row.pool == label:
                 return row
         except (ValueError, KeyError, TypeError):
             pass
-        warnings.warn(f"{path} cannot be read as the result of {label}: that pool is done again", stacklevel=2)
+        warnings.warn(f"{path} cannot be read as the result of {label}: the pool is trained again", stacklevel=2)
         return None
 
     def write(self, row: PoolRow) -> None:
-        """Keeps a row."""
-        write_whole(self._path(row.pool), lambda part: part.write_text(json.dumps(_row_values(row))))
+        """Saves a row."""
+        write_whole(self._make_path(row.pool), lambda part: part.write_text(json.dumps(_to_values(row))))
 
-    def _path(self, label: str) -> Path:
+    def _make_path(self, label: str) -> Path:
         if re.fullmatch(r"\w+", label):
             return self._folder / f"{label}.json"
         digest = hashlib.sha256(label.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Whether a difference is one, and how good features are without any training."""
+"""Tests of differences, and nearest neighbours."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,11 +13,10 @@ _TEMPERATURE: Final = 0.07
 _CHUNK: Final = 500
 
 
-def sign_flip_p_value(differences: Float[np.ndarray, " images"]) -> float:
-    """How probable a mean difference at least as large, to either side, would be if the sign of each were a coin's.
+def compute_sign_flip_p_value(differences: Float[np.ndarray, " images"]) -> float:
+    """The two-sided p-value of a mean difference under random signs: the paired randomisation test (Fisher 1935).
 
-    The paired randomisation test (Fisher 1935): exact where there are few differences that are not zero, with 10,000
-    draws of a fixed seed otherwise.
+    It is exact for at most 12 differences that are not zero, and uses 10,000 draws with a fixed seed otherwise.
     """
     differences = differences[differences != 0]
     observed = abs(float(differences.sum()))
@@ -33,12 +32,12 @@ def sign_flip_p_value(differences: Float[np.ndarray, " images"]) -> float:
     for _ in range(_FLIPS // _CHUNK):
         signs = rng.integers(0, 2, (_CHUNK, count), dtype=np.int8) * 2 - 1
         extreme += int(np.sum(np.abs(signs @ differences) >= observed - tolerance))
-    # The differences as they came are one of the draws: no value is zero (Phipson and Smyth 2010).
+    # The observed differences are one of the draws, so that no p-value is zero (Phipson and Smyth 2010).
     return (extreme + 1) / (_FLIPS + 1)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values that hold together, as several differences are tested at once (Holm 1979)."""
+def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusts p-values for several tests at once (Holm 1979)."""
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(np.argsort(p_values, kind="stable")):
@@ -47,13 +46,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def knn_predictions(
+def predict_by_knn(
     train: Float32[np.ndarray, "train features"],
     labels: Int32[np.ndarray, " train"],
     test: Float32[np.ndarray, "test features"],
     num_classes: int,
 ) -> Int[np.ndarray, " test"]:
-    """The class that the 20 nearest by cosine vote for, each with the weight `exp(similarity / 0.07)`.
+    """Predicts the class with the most votes of the 20 nearest by cosine, each with weight `exp(similarity / 0.07)`.
 
     Source: Wu et al. 2018, arXiv:1805.01978; with these numbers in Caron et al. 2021 (DINO), arXiv:2104.14294.
     """

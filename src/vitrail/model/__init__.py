@@ -1,10 +1,9 @@
 """The model: a configuration and the parts that it names, assembled into one forward pass."""
 
-from ._backbone import Backbone as Backbone
+from ._backbone import Backbone as Backbone, reset_unsaved as reset_unsaved
 from ._build import vit as vit
 from ._compile import CompiledViT as CompiledViT, compile as compile
 from ._config import ViTConfig as ViTConfig
-from ._preprocess import CLIP as CLIP, HALF as HALF, IMAGENET as IMAGENET, Preprocess as Preprocess
 from ._presets import PRESETS as PRESETS
 from ._readout import Readout as Readout
 from ._reference import vit_forward as vit_forward

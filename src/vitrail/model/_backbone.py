@@ -1,8 +1,8 @@
-"""The backbone: an image becomes tokens."""
+"""The backbone: from an image to tokens."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal, final
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeVar, cast, final
 
 import equinox as eqx
 import jax
@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from .._check import check_divisible, check_image
-from .._layers import LayerNorm, to_dtype
 from .._tokens import Tokens
-from ..encoder import Blocks, Encoder, Neck
+from ..encoder import Blocks, Encoder, Neck, WindowedEncoder
+from ..nn import Dropout, Edit, Execution, Intermediate, LayerNorm, to_dtype, to_jax
 from ..patch import AbstractPatchEmbed
 from ..position import AbstractPosition
 
@@ -30,13 +30,14 @@ class Backbone(eqx.Module):
     class_token: Float[Array, " dim"] | None
     registers: Float[Array, "registers dim"] | None
     position: AbstractPosition
-    encoder: Encoder
+    encoder: Encoder | WindowedEncoder
     neck: Neck | None
     norm: LayerNorm | None
     image_size: tuple[int, int] = eqx.field(static=True)
     patch_size: tuple[int, int] = eqx.field(static=True)
     channels: int = eqx.field(static=True)
-    compute_dtype: Literal["float32", "bfloat16"] = eqx.field(static=True)
+    execution: Execution = eqx.field(static=True)
+    dropout: Dropout = eqx.field(static=True)
 
     def __init__(
         self,
@@ -45,13 +46,14 @@ class Backbone(eqx.Module):
         class_token: Float[Array, " dim"] | None,
         registers: Float[Array, "registers dim"] | None,
         position: AbstractPosition,
-        encoder: Encoder,
+        encoder: Encoder | WindowedEncoder,
         neck: Neck | None,
         norm: LayerNorm | None,
         image_size: tuple[int, int],
         patch_size: tuple[int, int],
         channels: int,
-        compute_dtype: Literal["float32", "bfloat16"] = "float32",
+        execution: Execution = Execution(),
+        dropout: Dropout = Dropout(),
     ):
         """**Arguments:**
 
@@ -63,8 +65,17 @@ class Backbone(eqx.Module):
         - `norm`: the final norm of the tokens; `None` for none.
         - `image_size`, `patch_size`: heights and widths in pixels.
         - `channels`: of the images.
-        - `compute_dtype`: the dtype to compute in.
+        - `execution`: how it is computed.
+        - `dropout`: what is dropped in training.
+
+        **Raises:** `ValueError` if relative positions meet an attention strategy that does not take them.
         """
+        relative = isinstance(encoder, WindowedEncoder) and encoder.windows.relative_grid is not None
+        if relative and execution.attention not in ("auto", "plain"):
+            raise ValueError(
+                f"attention={execution.attention!r} cannot compute relative positions, whose table is as large as the "
+                "scores: use Execution(attention='plain')"
+            )
         self.patch = patch
         self.class_token = class_token
         self.registers = registers
@@ -75,7 +86,8 @@ class Backbone(eqx.Module):
         self.image_size = image_size
         self.patch_size = patch_size
         self.channels = channels
-        self.compute_dtype = compute_dtype
+        self.execution = execution
+        self.dropout = dropout
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -102,11 +114,20 @@ class Backbone(eqx.Module):
         """The blocks one by one: `backbone.blocks[3]`, `len(backbone.blocks)`, a `for` loop."""
         return self.encoder.blocks
 
-    def __call__(self, image: Shaped[Array | np.ndarray, "..."], *, key: PRNGKeyArray | None = None) -> Tokens:
+    def __call__(
+        self,
+        image: Shaped[Array | np.ndarray, "..."],
+        *,
+        edit: Mapping[Intermediate, Edit] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Tokens:
         """**Arguments:**
 
-        - `image`: one image, `Float[Array, "height width channels"]`, of the backbone's size and channels; a NumPy
-            array will do. It is converted to `compute_dtype`.
+        - `image`: one image, `Float[Array, "height width channels"]`, of the backbone's size and channels. It may be a
+            NumPy array, and is converted to the compute dtype.
+        - `edit`: functions that replace intermediates of the blocks, by name. Each takes the value and the number of
+            the block, and returns the value to go on with:
+            `{"mlp_branch": lambda x, layer: jnp.where(layer == 3, 0, x)}` removes the MLP of block 3.
         - `key`: for dropout and stochastic depth; `None` means inference.
 
         **Returns:**
@@ -116,10 +137,10 @@ class Backbone(eqx.Module):
 
         **Raises:** `ValueError` or `TypeError` if the image does not fit.
         """
-        return self.encode(self.embed(image), key=key)
+        return self.encode(self.embed(image), edit=edit, key=key)
 
     def embed(self, image: Shaped[Array | np.ndarray, "..."]) -> Tokens:
-        """The first half: cuts the image into patch tokens, adds class token and registers, then the positions.
+        """The first half: makes patch tokens, adds the class token and the registers, then the positions.
 
         **Arguments:**
 
@@ -132,7 +153,7 @@ class Backbone(eqx.Module):
         **Raises:** what a call raises.
         """
         check_image(image, self.image_size, self.channels)
-        dtype = jnp.dtype(self.compute_dtype)
+        dtype = jnp.dtype(self.execution.compute_dtype)
         patch, class_token, registers, position = to_dtype(
             (self.patch, self.class_token, self.registers, self.position), dtype
         )
@@ -144,19 +165,28 @@ class Backbone(eqx.Module):
             )
         tokens = Tokens(grid.reshape(-1, self.encoder.dim), self.grid, class_token=class_token, registers=registers)
         placed = position(tokens)
-        if jax.tree.structure(placed) != jax.tree.structure(tokens) or placed.sequence.shape != tokens.sequence.shape:
+        structures = [cast(object, jax.tree.structure(tree)) for tree in (placed, tokens)]
+        if structures[0] != structures[1] or jax.typeof(placed.sequence) != jax.typeof(tokens.sequence):
             raise ValueError(
-                f"the position embedding {type(self.position).__name__} must return as many tokens as it gets, got "
-                f"{placed} for {tokens}: fix that class, for instance with dataclasses.replace(tokens, patches=...)"
+                f"the position embedding {type(self.position).__name__} must return as many tokens as it gets, in "
+                f"their dtype, got {placed} for {tokens}: fix that class, for "
+                "instance with dataclasses.replace(tokens, patches=...)"
             )
         return placed
 
-    def encode(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Tokens:
+    def encode(
+        self,
+        tokens: Tokens,
+        *,
+        edit: Mapping[Intermediate, Edit] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Tokens:
         """The second half: the encoder, the neck and the final norm.
 
         **Arguments:**
 
         - `tokens`: as `embed` returns them, or a subset of them (`tokens.take(indices)`), or with a mask.
+        - `edit`: as in a call.
         - `key`: for dropout and stochastic depth; `None` means inference.
 
         **Returns:**
@@ -167,55 +197,87 @@ class Backbone(eqx.Module):
             tokens.sequence,
             mask=tokens.sequence_mask,
             rotation=self.position.rotation(tokens),
-            grid=tokens.grid,
+            execution=self.execution,
+            dropout=self.dropout,
+            edit=edit,
             key=key,
         )
         tokens = tokens.with_sequence(encoded)
         if self.neck is not None:
-            tokens = to_dtype(self.neck, jnp.dtype(self.compute_dtype))(tokens)
+            tokens = to_dtype(self.neck, jnp.dtype(self.execution.compute_dtype))(tokens)
         return tokens if self.norm is None else tokens.map(self.norm)
 
-    def features(
-        self, image: Shaped[Array | np.ndarray, "..."], *, layers: Sequence[int]
-    ) -> tuple[Float[Array, "rows cols dim"], ...]:
-        """The patch tokens after some of the blocks, as grids: for dense tasks and for looking inside.
+    def activations(
+        self,
+        image: Shaped[Array | np.ndarray, "..."],
+        *,
+        at: Sequence[Intermediate] = ("tokens",),
+        layers: Sequence[int] | None = None,
+        form: Literal["sequence", "patches", "grid"] = "sequence",
+        norm: bool = False,
+        edit: Mapping[Intermediate, Edit] | None = None,
+    ) -> dict[Intermediate, Float[Array, "layers ..."]]:
+        """Intermediates of the blocks: for dense tasks, and to look inside.
+
+        !!! example
+
+            ```python
+            found = model.backbone.activations(image, at=("tokens", "attention_weights"), layers=[2, -1])
+            found["tokens"]  # (2, tokens, dim)
+            found["attention_weights"]  # (2, heads, tokens, tokens)
+            ```
 
         **Arguments:**
 
         - `image`: one image, as in a call.
-        - `layers`: which blocks, counted from 0, or from the end if negative: `layers=[2, 5, 8, -1]`.
+        - `at`: the names of the intermediates.
+        - `layers`: the blocks, counted from zero, or from the end if negative; `None` for all. Blocks after the last of
+            these do not run.
+        - `form`: how tokens are returned: as one `"sequence"` with the class token and the registers first, as
+            `"patches"` alone, or as the patches in a `"grid"` of rows and columns.
+        - `norm`: whether the final norm is applied to `"tokens"`.
+        - `edit`: as in a call.
 
         **Returns:**
 
-        One grid for each of `layers`, in that order, as it leaves the block, without the final norm.
+        The intermediates by name, with a leading axis over `layers`.
 
-        **Raises:** `IndexError` if there is no such block, and what a call raises.
+        **Raises:** `IndexError` if there is no such block. `ValueError` for a name that no intermediate has, for
+        `"attention_weights"` in another form than a sequence, or for `norm` without tokens or without a norm of their
+        width; an encoder with windows has no intermediates within the attention. And what a call raises.
         """
-        depth = len(self.blocks)
-        for layer in layers:
-            if not -depth <= layer < depth:
-                raise IndexError(f"layers must be in [-{depth}, {depth}), got {layer}: there are {depth} blocks")
+        self._check_activations(at, form, norm)
         tokens = self.embed(image)
-        rotation = self.position.rotation(tokens)
-        outputs = self.encoder.outputs(tokens.sequence, rotation=rotation, grid=tokens.grid)
-        return tuple(tokens.with_sequence(outputs[layer]).patch_grid for layer in layers)
+        recorded = self.encoder.activations(
+            tokens.sequence,
+            at=at,
+            layers=layers,
+            rotation=self.position.rotation(tokens),
+            execution=self.execution,
+            edit=edit,
+        )
+        if norm and self.norm is not None:
+            recorded["tokens"] = self.norm(recorded["tokens"])
+        if form == "sequence":
+            return recorded
+        for name, value in recorded.items():
+            patches = value[..., tokens.num_prefix :, :]
+            rows_cols = tokens.grid if form == "grid" else (patches.shape[-2],)
+            recorded[name] = patches.reshape(*patches.shape[:-2], *rows_cols, patches.shape[-1])
+        return recorded
 
-    def attention(self, image: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "depth heads tokens tokens"]:
-        """How much each token takes from each, in every block and head.
-
-        **Arguments:**
-
-        - `image`: one image, as in a call.
-
-        **Returns:**
-
-        The attention weights in float32: rows are queries and sum to one, columns are keys; class token and registers
-        come first.
-
-        **Raises:** `ValueError` if the encoder has windows, and what a call raises.
-        """
-        tokens = self.embed(image)
-        return self.encoder.attention(tokens.sequence, rotation=self.position.rotation(tokens))
+    def _check_activations(self, at: Sequence[Intermediate], form: str, norm: bool) -> None:
+        if "attention_weights" in at and form != "sequence":
+            raise ValueError(
+                f"form must be 'sequence' for 'attention_weights', which have two axes of tokens, got {form!r}: get "
+                "them by another call"
+            )
+        if norm and ("tokens" not in at or self.norm is None or self.neck is not None):
+            raise ValueError(
+                "norm=True needs 'tokens' in at, and a backbone with a final norm and without a neck, got "
+                f"at={tuple(at)}, {'a' if self.norm else 'no'} norm and {'a' if self.neck else 'no'} neck: use "
+                "norm=False"
+            )
 
     def resized(self, image_size: tuple[int, int], patch_size: tuple[int, int]) -> "Backbone":
         """**Arguments:**
@@ -224,15 +286,33 @@ class Backbone(eqx.Module):
 
         **Returns:**
 
-        The backbone for these sizes: patch embedding and position embedding are resampled by their own rules, all else
-        is the same arrays.
+        The backbone for these sizes. Each part is resampled by its own rule; all other arrays stay the same.
 
         **Raises:** `ValueError` if the image does not divide into patches, or a part has no rule.
         """
         check_divisible("image_size", image_size, patch_size)
-        resized = dataclasses.replace(self, image_size=image_size, patch_size=patch_size)
+        old = to_jax(self)
+        new = dataclasses.replace(old, image_size=image_size, patch_size=patch_size)
         return dataclasses.replace(
-            resized,
-            patch=self.patch if patch_size == self.patch_size else self.patch.resized(patch_size),
-            position=self.position.resized(resized.grid),
+            new,
+            patch=old.patch if patch_size == old.patch_size else old.patch.resized(patch_size),
+            position=old.position.resized(new.grid),
+            encoder=old.encoder.resized(new.grid) if isinstance(old.encoder, WindowedEncoder) else old.encoder,
         )
+
+
+_T = TypeVar("_T")
+
+
+def reset_unsaved(tree: _T) -> _T:
+    """Gives every backbone in a PyTree the defaults of what is never saved, so that structures can be compared."""
+
+    def reset(node: object) -> object:
+        return (
+            dataclasses.replace(node, execution=Execution(), dropout=Dropout()) if isinstance(node, Backbone) else node
+        )
+
+    def is_backbone(node: object) -> bool:
+        return isinstance(node, Backbone)
+
+    return cast(_T, jax.tree.map(reset, tree, is_leaf=is_backbone))

@@ -1,17 +1,17 @@
-"""A model by the name of its size."""
+"""Builds a model by the name of its size."""
 
 from typing import Literal
 
 from jaxtyping import PRNGKeyArray
 
-from .._init import InitName
 from .._registry import PartSpec
 from ..encoder import EncoderOptions
 from ..head import HeadFactory
+from ..nn import Dropout, Execution, InitName
 from ..patch import PatchFactory
 from ..pool import PoolFactory
 from ..position import PositionFactory
-from ._config import ViTConfig, pair
+from ._config import ViTConfig, to_pair
 from ._presets import parse_preset
 from ._vit import ViT
 
@@ -31,10 +31,11 @@ def vit(
     num_registers: int = 0,
     encoder: EncoderOptions = EncoderOptions(),
     init: InitName = "trunc_normal",
-    compute_dtype: Literal["float32", "bfloat16"] = "float32",
+    execution: Execution = Execution(),
+    dropout: Dropout = Dropout(),
     key: PRNGKeyArray,
 ) -> ViT:
-    """A Vision Transformer of one of the literature's sizes, with fresh weights.
+    """Builds a Vision Transformer of a size of the literature, with fresh weights.
 
     !!! example
 
@@ -46,28 +47,29 @@ def vit(
     **Arguments:**
 
     - `name`: a size of `vitrail.PRESETS` and a patch in pixels: `"S/16"`, or `"S/16x8"` for patches 16 high and 8 wide.
-    - `num_classes`: how many logits the head returns; leave it out for `head="none"`.
+    - `num_classes`: the number of logits; leave it out for `head="none"`.
     - `image_size`: height and width in pixels; one number for a square.
-    - `channels`: of the images.
+    - `channels`: the number of channels of the images.
     - `patch`, `position`, `pool`, `head`: the parts, each as a registered name, a `PartSpec`, a class, or a
         `functools.partial` of one.
     - `norm_order`: whether the final norm acts on the tokens before the pool, or on the pooled vector after it.
     - `class_token`: whether there is a class token; `None` for one where the pool needs it.
-    - `num_registers`: how many register tokens there are.
+    - `num_registers`: the number of register tokens.
     - `encoder`: the options of the encoder.
-    - `init`: the scheme that fresh weights are drawn by.
-    - `compute_dtype`: what the forward pass computes in.
+    - `init`: how fresh weights are drawn.
+    - `execution`: how the model is computed; it can be changed later with `model.with_execution`.
+    - `dropout`: what is dropped at random in training; it can be changed later with `model.with_dropout`.
     - `key`: for the weights.
 
     **Returns:**
 
     A `ViT`.
 
-    **Raises:** `ValueError` where the name is not known or sizes do not fit, and what `ViTConfig.build` raises.
+    **Raises:** `ValueError` if the name is not known or sizes do not fit, and what `ViTConfig.build` raises.
     """
     size, patch_size = parse_preset(name)
     config = ViTConfig(
-        image_size=pair(image_size),
+        image_size=to_pair(image_size),
         patch_size=patch_size,
         size=size,
         num_classes=num_classes,
@@ -81,6 +83,5 @@ def vit(
         num_registers=num_registers,
         encoder=encoder,
         init=init,
-        compute_dtype=compute_dtype,
     )
-    return config.build(key=key)
+    return config.build(execution=execution, dropout=dropout, key=key)

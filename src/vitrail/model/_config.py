@@ -1,37 +1,38 @@
 """The configuration of a Vision Transformer."""
 
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import jax
 from jaxtyping import PRNGKeyArray
 
 from .._check import check_divisible, check_heads, check_positive
-from .._init import InitName
 from .._registry import PartSpec
-from ..encoder import NECK_EPS, EncoderOptions, EncoderSize
+from ..encoder import NECK_EPS, EncoderOptions, EncoderSize, WindowOptions, check_blocks
 from ..head import HeadFactory
+from ..images import Preprocess
+from ..nn import Dropout, Execution, InitName
 from ..patch import PatchFactory
 from ..pool import PoolFactory
 from ..position import PositionFactory
+from ._comparable import make_comparable
 from ._json import from_json, to_json
 from ._parts import make_backbone, make_pool, make_readout, needs_class_token
-from ._preprocess import Preprocess
 from ._readout import Readout
 
 if TYPE_CHECKING:
     from ._vit import ViT
 else:
-    ViT = object  # a model is built from its configuration, and holds it
+    ViT = object  # the model imports its configuration
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """Everything that says which Vision Transformer to build: names and plain values.
+    """Describes a Vision Transformer by names and plain values.
 
-    A part is given by its registered name, by a `PartSpec` (`HEADS.configure("mlp", hidden_dim=64)`), or as a class
-    or `functools.partial`, which JSON cannot hold. Two configurations that are equal build the same model from the same
-    key; a `functools.partial` is equal to itself alone.
+    A part is a registered name, a `PartSpec` (`HEADS.configure("mlp", hidden_dim=64)`), or a class or
+    `functools.partial`, which cannot be written as JSON. Equal configurations build the same model from the same key.
     """
 
     image_size: tuple[int, int]
@@ -41,9 +42,9 @@ class ViTConfig:
     size: EncoderSize
     """Width, depth, heads and the MLP's width."""
     num_classes: int | None = None
-    """How many logits the head returns; `None` for a head without classes."""
+    """The number of logits; `None` for a head without classes."""
     channels: int = 3
-    """Of the images."""
+    """The number of channels of the images."""
     patch: str | PartSpec | PatchFactory = "conv"
     """The patch embedding."""
     position: str | PartSpec | PositionFactory = "learned"
@@ -57,20 +58,24 @@ class ViTConfig:
     class_token: bool | None = None
     """Whether there is a class token; `None` for one where the pool needs it."""
     num_registers: int = 0
-    """How many register tokens follow the class token (Darcet et al. 2024, arXiv:2309.16588)."""
+    """The number of registers after the class token (Darcet et al. 2024, arXiv:2309.16588)."""
     encoder: EncoderOptions = EncoderOptions()
     """The options of the encoder."""
+    windows: WindowOptions | None = None
+    """Attention within windows, as in SAM; `None` for attention of all tokens to all."""
     neck_dim: int | None = None
     """The width that a neck of two convolutions brings the tokens to before the final norm, as in SAM; `None` for no
     neck."""
     init: InitName = "trunc_normal"
-    """The scheme that fresh weights are drawn by."""
+    """How fresh weights are drawn."""
     preprocess: Preprocess | None = None
-    """How pictures are prepared for the weights, where these were loaded; `None` where nothing says it."""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the forward pass computes in. Parameters and logits are float32 all the same, as are softmax and norms."""
+    """How pictures are prepared for the model; `None` if that is not known."""
 
     def __post_init__(self) -> None:
+        for name in ("patch", "position", "pool", "head"):
+            choice: object = getattr(self, name)
+            if isinstance(choice, functools.partial):
+                object.__setattr__(self, name, make_comparable(cast("functools.partial[object]", choice)))
         check_positive(image_size=self.image_size, patch_size=self.patch_size, channels=self.channels)
         check_divisible("image_size", self.image_size, self.patch_size)
         check_heads("dim", self.size.dim, self.size.num_heads)
@@ -78,11 +83,13 @@ class ViTConfig:
             check_positive(neck_dim=self.neck_dim)
         if isinstance(self.num_registers, bool) or self.num_registers < 0:
             raise ValueError(f"num_registers must be at least 0, got {self.num_registers}: pass 0 for none")
-        if self.encoder.fused_attention and self.compute_dtype != "bfloat16":
+        if self.preprocess is not None and self.preprocess.channels != self.channels:
             raise ValueError(
-                f"fused_attention needs compute_dtype='bfloat16', got {self.compute_dtype!r}: cuDNN's kernel is for "
-                "half precision"
+                f"preprocess must have the channels of the model, {self.channels}, got {self.preprocess.channels}: "
+                "give its mean and std one number for each channel of the model, or change channels"
             )
+        if self.windows is not None:
+            check_blocks(self.windows.global_blocks, self.size.depth)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -96,32 +103,35 @@ class ViTConfig:
 
     @property
     def token_dim(self) -> int:
-        """The width of a token where the pool reads it: that of the neck, or the encoder's."""
+        """The width of a token as it leaves the backbone: of the neck, or of the encoder."""
         return self.size.dim if self.neck_dim is None else self.neck_dim
 
-    def build(self, *, key: PRNGKeyArray) -> ViT:
-        """Resolves the names and assembles the model.
+    def build(self, *, execution: Execution = Execution(), dropout: Dropout = Dropout(), key: PRNGKeyArray) -> ViT:
+        """Builds the model.
 
         **Arguments:**
 
+        - `execution`: how the model is computed.
+        - `dropout`: what is dropped in training.
         - `key`: for the weights.
 
         **Returns:**
 
         A `ViT` with fresh weights.
 
-        **Raises:** `UnknownPartError`, `OptionError` or `PluginError` where a part is not to be had, `TypeError`
-        where a factory makes something else, `ValueError` where parts do not fit each other.
+        **Raises:** `UnknownPartError`, `OptionError` or `PluginError` if a part cannot be found, `TypeError` if a
+        factory returns something else, `ValueError` if parts do not fit each other.
         """
         from ._vit import ViT
 
         backbone_key, readout_key = jax.random.split(key)
         readout = self.build_readout(key=readout_key)
         class_token = needs_class_token(self, readout.pool)
-        return ViT(make_backbone(self, class_token=class_token, key=backbone_key), readout, self)
+        backbone = make_backbone(self, class_token=class_token, execution=execution, dropout=dropout, key=backbone_key)
+        return ViT(backbone, readout, self)
 
     def build_readout(self, *, key: PRNGKeyArray) -> Readout:
-        """Builds the pool, the norm and the head alone, for the tokens of a backbone of this configuration.
+        """Builds the readout alone, for the tokens of a backbone of this configuration.
 
         **Arguments:**
 
@@ -137,19 +147,19 @@ class ViTConfig:
         return make_readout(self, make_pool(self, key=pool_key), key=head_key)
 
     def to_json(self) -> str:
-        """The configuration as JSON, for `from_json`.
+        """Writes the configuration as JSON, for `from_json`.
 
         **Returns:**
 
         A JSON object, indented.
 
-        **Raises:** `ValueError` where a part was given as a class or `functools.partial`, which only code can name.
+        **Raises:** `ValueError` if a part is a class or a `functools.partial`.
         """
         return to_json(self)
 
     @staticmethod
     def from_json(text: str) -> "ViTConfig":
-        """The configuration that `to_json` wrote.
+        """Reads a configuration that `to_json` wrote.
 
         **Arguments:**
 
@@ -157,14 +167,14 @@ class ViTConfig:
 
         **Returns:**
 
-        A configuration equal to the one that was written.
+        An equal configuration.
 
-        **Raises:** `ValueError` where the text is not JSON, or names a field that there is not, or twice, or lacks one;
-        `TypeError` where a value has the wrong type. Parts are looked up by `build`.
+        **Raises:** `ValueError` if the text is not JSON, or a field is unknown, given twice or missing; `TypeError` if
+        a value has the wrong type. Parts are looked up by `build`.
         """
         return from_json(ViTConfig, text)
 
 
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """One number for both of height and width, or the two."""
+def to_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width, from one number for both or from the two."""
     return (size, size) if isinstance(size, int) else size

@@ -1,4 +1,4 @@
-"""The parts that a configuration names, with fresh weights, and what they are assembled to."""
+"""Builds the parts that a configuration names, and puts them together."""
 
 from typing import TYPE_CHECKING
 
@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from .._init import INITS
-from .._layers import LayerNorm
-from ..encoder import Encoder, Neck
-from ..head import HEADS, AbstractHead
-from ..patch import PATCHES
-from ..pool import POOLS, AbstractPool
-from ..position import POSITIONS, AbstractPosition
+from ..encoder import Encoder, Neck, WindowedEncoder, make_windowed_encoder
+from ..head import HEADS, AbstractHead, HeadContext
+from ..nn import INITS, Dropout, Execution, LayerNorm
+from ..patch import PATCHES, PatchContext
+from ..pool import POOLS, AbstractPool, PoolContext
+from ..position import POSITIONS, AbstractPosition, PositionContext
 from ._backbone import Backbone
 from ._readout import Readout
 
@@ -24,74 +23,78 @@ else:
 _FLOAT32 = jnp.dtype(jnp.float32)
 
 
-def make_backbone(config: ViTConfig, *, class_token: bool, key: PRNGKeyArray) -> Backbone:
+def make_backbone(
+    config: ViTConfig, *, class_token: bool, execution: Execution, dropout: Dropout, key: PRNGKeyArray
+) -> Backbone:
     """The backbone of a configuration, with a class token or without."""
     patch_key, class_key, registers_key, position_key, encoder_key, neck_key = jax.random.split(key, 6)
     dim, init = config.size.dim, INITS[config.init]
-    patch = PATCHES.resolve(config.patch)(
-        dim, patch_size=config.patch_size, channels=config.channels, init=init, key=patch_key
-    )
-    PATCHES.check(patch, config.patch)
+    context = PatchContext(dim=dim, patch_size=config.patch_size, channels=config.channels, init=init)
     norm_first = config.norm_order == "norm_pool"
     registers = config.num_registers
     return Backbone(
-        patch=patch,
+        patch=PATCHES.build(config.patch, context, key=patch_key),
         class_token=init.class_token(class_key, (1, dim), _FLOAT32)[0] if class_token else None,
         registers=init.registers(registers_key, (registers, dim), _FLOAT32) if registers else None,
         position=make_position(config, class_token=class_token, key=position_key),
-        encoder=Encoder(config.size, options=config.encoder, init=init, key=encoder_key),
+        encoder=make_encoder(config, key=encoder_key),
         neck=None if config.neck_dim is None else Neck(dim, config.neck_dim, init=init, key=neck_key),
         norm=LayerNorm(config.token_dim, eps=config.norm_eps) if norm_first else None,
         image_size=config.image_size,
         patch_size=config.patch_size,
         channels=config.channels,
-        compute_dtype=config.compute_dtype,
+        execution=execution,
+        dropout=dropout,
     )
+
+
+def make_encoder(config: ViTConfig, *, key: PRNGKeyArray) -> Encoder | WindowedEncoder:
+    """The encoder of a configuration."""
+    size, options, init = config.size, config.encoder, INITS[config.init]
+    if config.windows is None:
+        return Encoder(size, options=options, init=init, key=key)
+    return make_windowed_encoder(size, options=options, windows=config.windows, grid=config.grid, init=init, key=key)
 
 
 def make_position(config: ViTConfig, *, class_token: bool, key: PRNGKeyArray) -> AbstractPosition:
     """The position embedding of a configuration, for tokens with a class token or without."""
-    position = POSITIONS.resolve(config.position)(
-        config.size.dim,
+    context = PositionContext(
+        dim=config.size.dim,
         grid=config.grid,
         class_token=class_token,
         num_registers=config.num_registers,
         head_dim=config.size.dim // config.size.num_heads,
         init=INITS[config.init],
-        key=key,
     )
-    POSITIONS.check(position, config.position)
-    return position
+    return POSITIONS.build(config.position, context, key=key)
 
 
 def make_pool(config: ViTConfig, *, key: PRNGKeyArray) -> AbstractPool:
     """The pool of a configuration."""
-    factory = POOLS.resolve(config.pool, grid=config.grid, init=INITS[config.init])
-    pool = factory(config.token_dim, key=key)
-    POOLS.check(pool, config.pool)
-    return pool
+    context = PoolContext(dim=config.token_dim, grid=config.grid, init=INITS[config.init])
+    return POOLS.build(config.pool, context, key=key)
 
 
 def needs_class_token(config: ViTConfig, pool: AbstractPool) -> bool:
-    """Whether a model with that pool has a class token; a `ValueError` if the configuration denies one that the pool
-    reads."""
+    """Whether a model with that pool has a class token.
+
+    **Raises:** `ValueError` if the pool reads a class token that the configuration excludes.
+    """
     if pool.needs_class_token and config.class_token is False:
         raise ValueError(
-            f"the pool {config.pool!r} reads the class token, got class_token=False: pass class_token=None, or use "
+            f"{POOLS.describe(config.pool)} reads the class token, got class_token=False: use class_token=None or "
             "another pool"
         )
     return pool.needs_class_token if config.class_token is None else config.class_token
 
 
 def make_readout(config: ViTConfig, pool: AbstractPool, *, key: PRNGKeyArray) -> Readout:
-    """The readout of a configuration, with that pool: a norm if it comes after the pool, and the head."""
+    """The readout of a configuration with that pool: a norm if it follows the pool, and the head."""
     norm = LayerNorm(pool.out_dim, eps=config.norm_eps) if config.norm_order == "pool_norm" else None
     return Readout(pool, norm, make_head(config, pool.out_dim, key=key))
 
 
 def make_head(config: ViTConfig, dim: int, *, key: PRNGKeyArray) -> AbstractHead:
     """The head of a configuration, for a pooled vector of width `dim`."""
-    factory = HEADS.resolve(config.head, token_dim=config.token_dim)
-    head = factory(dim, num_classes=config.num_classes, init=INITS[config.init], key=key)
-    HEADS.check(head, config.head)
-    return head
+    context = HeadContext(dim=dim, num_classes=config.num_classes, token_dim=config.token_dim, init=INITS[config.init])
+    return HEADS.build(config.head, context, key=key)

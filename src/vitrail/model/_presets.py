@@ -1,11 +1,11 @@
-"""The sizes of the literature."""
+"""The sizes of the literature by name."""
 
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from .._check import listed
+from .._check import join_names
 from ..encoder import EncoderSize
 
 PRESETS: Final[Mapping[str, EncoderSize]] = MappingProxyType(
@@ -25,14 +25,14 @@ PRESETS: Final[Mapping[str, EncoderSize]] = MappingProxyType(
 
 
 def parse_preset(name: str) -> tuple[EncoderSize, tuple[int, int]]:
-    """The size and the patch of a name such as `"S/16"`, or `"S/16x8"` for patches 16 high and 8 wide.
+    """Reads a name such as `"S/16"`, or `"S/16x8"` for patches 16 pixels high and 8 wide.
 
-    **Raises:** `ValueError` where the name has another form, or nothing has that size.
+    **Raises:** `ValueError` if the name has another form, or no preset has that size.
     """
     match = re.fullmatch(r"([A-Za-z0-9]+)/([1-9]\d*)(?:x([1-9]\d*))?", name)
     if match is None or match[1] not in PRESETS:
         raise ValueError(
-            f"name must be a size and a patch in pixels, such as 'S/16' or 'S/16x8', but {name!r} came: the sizes are "
-            f"{listed(PRESETS)}; for another, build a ViTConfig"
+            f"name must be a size and a patch in pixels, as in 'S/16' or 'S/16x8', got {name!r}: the sizes are "
+            f"{join_names(PRESETS)}; for another size, build a ViTConfig"
         )
     return PRESETS[match[1]], (int(match[2]), int(match[3] or match[2]))

@@ -1,4 +1,4 @@
-"""The readout: tokens become a vector or logits."""
+"""The readout: from tokens to a vector or logits."""
 
 from typing import final
 
@@ -6,9 +6,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._layers import LayerNorm, split_key, to_dtype
 from .._tokens import Tokens
 from ..head import AbstractHead
+from ..nn import LayerNorm, split_key, to_dtype
 from ..pool import AbstractPool
 
 
@@ -37,7 +37,7 @@ class Readout(eqx.Module):
         """**Arguments:**
 
         - `tokens`: of one image, as a backbone returns them. Pool and head compute in their dtype.
-        - `key`: for whatever the pool or the head draws in training; `None` means inference.
+        - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
 
@@ -45,11 +45,11 @@ class Readout(eqx.Module):
         pool returns.
         """
         pool_key, head_key = split_key(key, 2)
-        pooled = self.pooled(tokens, key=pool_key)
+        pooled = self.pool_tokens(tokens, key=pool_key)
         return to_dtype(self.head, pooled.dtype)(pooled, key=head_key).astype(jnp.float32)
 
-    def pooled(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, "*tokens features"]:
-        """What the head reads.
+    def pool_tokens(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, "*tokens features"]:
+        """Computes what the head reads.
 
         **Arguments:** those of a call.
 

@@ -10,9 +10,9 @@ from ..encoder import EncoderSize
 from ._config import ViTConfig
 
 
-# One program draws the weights and runs the model: a first call takes 0.7 times as long as with the two apart (Ti/16).
+# One program draws the weights and runs the model: a first call takes 0.7 times as long as with two (Ti/16).
 @eqx.filter_jit
-def _logits(
+def _compute_logits(
     config: ViTConfig, key: PRNGKeyArray, image: Float[Array, "height width channels"]
 ) -> Float[Array, " classes"]:
     return config.build(key=key)(image)
@@ -28,7 +28,7 @@ def vit_forward(
     num_layers: int,
     num_classes: int,
 ) -> Float[Array, " classes"]:
-    """The logits of a freshly drawn mean-pool ViT: the reference variant, of the same parts as every other.
+    """Returns the logits of the reference variant, a mean-pool ViT, with fresh weights.
 
     A strided convolution makes patch tokens, a learned position embedding is added, `num_layers` pre-norm blocks
     follow, a final LayerNorm, the mean over the patches, one linear layer.
@@ -37,21 +37,21 @@ def vit_forward(
 
     - `seed`: for the weights, in `[0, 2**32)`. The same seed gives the same logits.
     - `image`: one image, `Float[Array, "height width channels"]`, finite; height and width are multiples of
-        `patch_size`. A NumPy array will do; it is converted to float32.
+        `patch_size`. It may be a NumPy array; it is converted to float32.
     - `patch_size`: height and width of a patch in pixels.
     - `d_model`: the width of a token, a multiple of `num_heads`.
-    - `num_heads`: of the attention.
+    - `num_heads`: the number of heads of the attention.
     - `d_ff`: the width of the MLP's hidden layer.
-    - `num_layers`: how many blocks there are.
-    - `num_classes`: how many logits there are.
+    - `num_layers`: the number of blocks.
+    - `num_classes`: the number of logits.
 
     **Returns:**
 
     The logits, `(num_classes,)`, in float32.
 
-    **Raises:** `ValueError` where a number is out of its range, sizes do not divide, or the image has not three axes or
-    is not finite; `TypeError` where the image is not floating point. Under `jax.jit` an image that is not finite raises
-    when the compiled function runs.
+    **Raises:** `ValueError` if a number is out of range, sizes do not divide, or the image does not have three axes or
+    is not finite; `TypeError` if the image is not floating point. Under `jax.jit` an image that is not finite raises
+    when the program runs.
 
     ??? cite
 
@@ -59,7 +59,7 @@ def vit_forward(
         token: Beyer et al., *Better plain ViT baselines for ImageNet-1k*, 2022, arXiv:2205.01580.
     """
     if isinstance(seed, bool) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be in [0, 2**32), but {seed} came: pass a whole number of 32 bits")
+        raise ValueError(f"seed must be in [0, 2**32), got {seed}: pass a whole number of 32 bits")
     check_positive(
         patch_size=patch_size,
         d_model=d_model,
@@ -81,4 +81,4 @@ def vit_forward(
         size=EncoderSize(dim=d_model, depth=num_layers, num_heads=num_heads, mlp_dim=d_ff),
         num_classes=num_classes,
     )
-    return _logits(config, jax.random.key(seed), image)
+    return _compute_logits(config, jax.random.key(seed), image)

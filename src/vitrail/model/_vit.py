@@ -7,21 +7,21 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from .._layers import split_key
 from ..encoder import Blocks
+from ..nn import Dropout, Execution, split_key, to_jax
 from ..pool import AbstractGridPool
 from ._backbone import Backbone
-from ._config import ViTConfig, pair
+from ._config import ViTConfig, to_pair
 from ._readout import Readout
 
 
 @final
 class ViT(eqx.Module):
-    """A Vision Transformer, made of the parts that `vitrail.vit` or `ViTConfig.build` picked.
+    """A Vision Transformer: a backbone and a readout.
 
-    It takes one image; batch it with `jax.vmap(model)(images)`. It is a PyTree like every Equinox module:
-    `eqx.filter_jit` and `eqx.filter_grad` work on it, and it has no state. `config` says what it was built from;
-    `vitrail.replace` exchanges a part and keeps `config` in step, which `eqx.tree_at` does not.
+    It takes one image; batch it with `jax.vmap(model)(images)`. It is a PyTree without state, so `eqx.filter_jit` and
+    `eqx.filter_grad` work on it. `config` describes it. `vitrail.replace` replaces a part and updates `config`, which
+    `eqx.tree_at` does not.
     """
 
     backbone: Backbone
@@ -47,13 +47,13 @@ class ViT(eqx.Module):
     def __call__(
         self, image: Shaped[Array | np.ndarray, "..."], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens {self.readout.head.out_dim}"]:
-        """The whole forward pass.
+        """Computes the logits of an image.
 
         **Arguments:**
 
-        - `image`: one image, `Float[Array, "height width channels"]`, of the size and channels of the configuration; a
-            NumPy array will do. It is converted to `config.compute_dtype`.
-        - `key`: for dropout, stochastic depth and whatever a part draws in training; `None` means inference.
+        - `image`: one image, `Float[Array, "height width channels"]`, of the size and channels of the configuration. It
+            may be a NumPy array, and is converted to the compute dtype.
+        - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
 
@@ -66,9 +66,32 @@ class ViT(eqx.Module):
         tokens = self.backbone(image, key=backbone_key)
         return self.readout(tokens, key=readout_key)
 
+    def with_execution(self, execution: Execution) -> "ViT":
+        """**Arguments:**
+
+        - `execution`: how the model is to be computed.
+
+        **Returns:**
+
+        The same model, with the same arrays, computed in that way.
+
+        **Raises:** `ValueError` if the encoder cannot be computed so.
+        """
+        return dataclasses.replace(self, backbone=dataclasses.replace(to_jax(self.backbone), execution=execution))
+
+    def with_dropout(self, dropout: Dropout) -> "ViT":
+        """**Arguments:**
+
+        - `dropout`: what is to be dropped at random in training.
+
+        **Returns:**
+
+        The same model, with the same arrays, and that dropout.
+        """
+        return dataclasses.replace(self, backbone=dataclasses.replace(to_jax(self.backbone), dropout=dropout))
+
     def resized(self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None) -> "ViT":
-        """The same model for images, or patches, of another size: what depends on it is resampled, all else is the same
-        arrays.
+        """Resamples what depends on the size of images or patches; all other arrays stay the same.
 
         **Arguments:**
 
@@ -77,15 +100,16 @@ class ViT(eqx.Module):
 
         **Returns:**
 
-        A model whose configuration has the new sizes. Position embedding and pool are resampled by their own rules.
+        A model whose configuration has the new sizes. Each part is resampled by its own rule.
 
         **Raises:** `ValueError` if the size does not divide into patches, or the patch embedding has no rule for other
         patches.
         """
-        patches = self.config.patch_size if patch_size is None else pair(patch_size)
-        config = dataclasses.replace(self.config, image_size=pair(image_size), patch_size=patches)
-        pool = self.readout.pool
+        patches = self.config.patch_size if patch_size is None else to_pair(patch_size)
+        config = dataclasses.replace(self.config, image_size=to_pair(image_size), patch_size=patches)
+        readout = to_jax(self.readout)
+        pool = readout.pool
         if isinstance(pool, AbstractGridPool):
             pool = pool.resized(config.grid)
         backbone = self.backbone.resized(config.image_size, config.patch_size)
-        return ViT(backbone, dataclasses.replace(self.readout, pool=pool), config)
+        return ViT(backbone, dataclasses.replace(readout, pool=pool), config)

@@ -1,12 +1,14 @@
 """The contract of a patch embedding."""
 
 import abc
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import equinox as eqx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from .._init import Init
+from .._check import check_positive
+from ..nn import Init
 
 
 class AbstractPatchEmbed(eqx.Module):
@@ -16,11 +18,13 @@ class AbstractPatchEmbed(eqx.Module):
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
         """**Arguments:**
 
-        - `image`: one image, channels last; its height and width are multiples of the patch size.
+        - `image`: one image, channels last. Its height and width are multiples of the patch size.
 
         **Returns:**
 
-        One token for each patch: `rows` is the height divided by that of a patch, `cols` the same of the widths.
+        One token for each patch.
+
+        **Raises:** `ValueError` if the image does not divide into whole patches.
         """
 
     @abc.abstractmethod
@@ -33,14 +37,26 @@ class AbstractPatchEmbed(eqx.Module):
 
         The patch embedding for patches of that size.
 
-        **Raises:** `ValueError` where there is no rule for it.
+        **Raises:** `ValueError` if the patch embedding cannot be resized.
         """
 
 
-@runtime_checkable
-class PatchFactory(Protocol):
-    """What `PATCHES` holds: a class, or a function, that makes a patch embedding."""
+@dataclass(frozen=True, kw_only=True)
+class PatchContext:
+    """What a patch embedding is built for. Its class gets the fields that its signature names."""
 
-    def __call__(
-        self, dim: int, *, patch_size: tuple[int, int], channels: int, init: Init, key: PRNGKeyArray
-    ) -> AbstractPatchEmbed: ...
+    dim: int
+    """The width of a token."""
+    patch_size: tuple[int, int]
+    """Height and width of a patch in pixels."""
+    channels: int
+    """The number of channels of an image."""
+    init: Init
+    """The scheme that fresh weights are drawn by."""
+
+    def __post_init__(self) -> None:
+        check_positive(dim=self.dim, patch_size=self.patch_size, channels=self.channels)
+
+
+PatchFactory = Callable[..., AbstractPatchEmbed]
+"""A class or a function that makes a patch embedding. It names what it needs: fields of `PatchContext`, and `key`."""

@@ -1,32 +1,16 @@
-"""Patches by a strided convolution."""
+"""The patch embedding `conv`."""
 
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._check import check_divisible, check_positive
-from .._init import TRUNC_NORMAL, Init
-from .._resample import resize_kernel
+from .._check import check_divisible
+from ..nn import TRUNC_NORMAL, Init, resize_kernel
 from ._base import AbstractPatchEmbed
-
-
-def draw_kernel(
-    dim: int, channels: int, patch_size: tuple[int, int], init: Init, key: PRNGKeyArray
-) -> Float[Array, "dim channels patch_height patch_width"]:
-    """The weight of a patch embedding, its fan-in all the pixels of a patch."""
-    check_positive(dim=dim, channels=channels, patch_size=patch_size)
-    height, width = patch_size
-    flat = init.patch(key, (dim, channels * height * width), jnp.dtype(jnp.float32))
-    return flat.reshape(dim, channels, height, width)
-
-
-# Equinox hands a placeholder to this, so that no narrower type holds.
-def weight_of(patch: Any) -> Any:
-    """The kernel of a patch embedding."""
-    return patch.weight
+from ._kernel import draw_kernel
 
 
 @final
@@ -42,6 +26,7 @@ class ConvPatchEmbed(AbstractPatchEmbed):
 
     weight: Float[Array, "dim channels patch_height patch_width"]
     bias: Float[Array, " dim"] | None
+    implementation: Literal["conv", "matmul"] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -51,41 +36,43 @@ class ConvPatchEmbed(AbstractPatchEmbed):
         channels: int,
         init: Init = TRUNC_NORMAL,
         bias: bool = True,
+        implementation: Literal["conv", "matmul"] = "conv",
         key: PRNGKeyArray,
     ):
         """**Arguments:**
 
         - `dim`: the width of a token.
         - `patch_size`: height and width of a patch in pixels.
-        - `channels`: of the image.
-        - `init`: draws the weight; the bias starts at zero.
-        - `bias`: whether there is one. CLIP has none.
+        - `channels`: the number of channels of an image.
+        - `init`: draws the weight. The bias starts at zero.
+        - `bias`: whether there is a bias. CLIP has none.
+        - `implementation`: `"conv"`, or `"matmul"` to flatten the patches and multiply them by one matrix. The weights
+            are the same, and so are the tokens; which of the two is faster depends on the device.
         - `key`: for the weight.
         """
         self.weight = draw_kernel(dim, channels, patch_size, init, key)
         self.bias = jnp.zeros(dim, jnp.float32) if bias else None
+        self.implementation = implementation
 
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
-        """**Arguments:**
+        check_divisible("image", image.shape[:2], self.weight.shape[2:])
+        grid = self._convolve(image) if self.implementation == "conv" else self._multiply(image)
+        return grid if self.bias is None else grid + jnp.broadcast_to(self.bias, grid.shape)
 
-        - `image`: one image, channels last.
-
-        **Returns:**
-
-        The grid of patch tokens.
-
-        **Raises:** `ValueError` where the image does not divide into whole patches.
-        """
-        height, width = self.weight.shape[2:]
-        check_divisible("image", image.shape[:2], (height, width))
-        grid = jax.lax.conv_general_dilated(
+    def _convolve(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
+        return jax.lax.conv_general_dilated(
             image[None],
             self.weight,
-            window_strides=(height, width),
+            window_strides=self.weight.shape[2:],
             padding="VALID",
             dimension_numbers=("NHWC", "OIHW", "NHWC"),
         )[0]
-        return grid if self.bias is None else grid + jnp.broadcast_to(self.bias, grid.shape)
+
+    def _multiply(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
+        dim, channels, height, width = self.weight.shape
+        rows, cols = image.shape[0] // height, image.shape[1] // width
+        patches = image.reshape(rows, height, cols, width, channels).transpose(0, 2, 1, 3, 4).reshape(rows, cols, -1)
+        return patches @ self.weight.transpose(2, 3, 1, 0).reshape(-1, dim)
 
     def resized(self, patch_size: tuple[int, int]) -> "ConvPatchEmbed":
         """**Arguments:**
@@ -96,4 +83,9 @@ class ConvPatchEmbed(AbstractPatchEmbed):
 
         The patch embedding with its kernel resampled as in FlexiViT (`resize_kernel`).
         """
-        return eqx.tree_at(weight_of, self, resize_kernel(self.weight, patch_size))
+        return eqx.tree_at(_get_weight, self, resize_kernel(self.weight, patch_size))
+
+
+# Equinox passes a placeholder to this, so no narrower type holds.
+def _get_weight(patch: Any) -> Any:
+    return patch.weight

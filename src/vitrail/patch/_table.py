@@ -3,20 +3,15 @@
 from typing import Final
 
 from .._registry import Registry
-from ._base import AbstractPatchEmbed, PatchFactory
+from ._base import AbstractPatchEmbed, PatchContext
 from ._conv import ConvPatchEmbed
-from ._linear import LinearPatchEmbed
-from ._stem import ConvStemPatchEmbed
+from ._conv_stem import ConvStemPatchEmbed
 
-PATCHES: Final[Registry[PatchFactory]] = Registry(
+PATCHES: Final[Registry[AbstractPatchEmbed, PatchContext]] = Registry(
     "patch embedding",
     group="vitrail.patches",
     part=AbstractPatchEmbed,
-    supplied=("dim", "patch_size", "channels", "init", "key"),
-    builtins={
-        "conv": ConvPatchEmbed,
-        "linear": LinearPatchEmbed,
-        "conv_stem": ConvStemPatchEmbed,
-    },
+    context=PatchContext,
+    builtins={"conv": ConvPatchEmbed, "conv_stem": ConvStemPatchEmbed},
 )
-"""The patch embeddings by name; other packages add to it in the entry-point group `vitrail.patches`."""
+"""The patch embeddings by name. Other packages add to it in the entry-point group `vitrail.patches`."""

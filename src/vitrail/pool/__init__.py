@@ -6,19 +6,20 @@ from ._base import (
     AbstractGridPool as AbstractGridPool,
     AbstractPool as AbstractPool,
     AbstractWeighingPool as AbstractWeighingPool,
+    PoolContext as PoolContext,
     PoolFactory as PoolFactory,
 )
-from ._class_attention import ClassAttentionPool as ClassAttentionPool
-from ._plain import (
-    ClassMeanPool as ClassMeanPool,
-    ClassTokenPool as ClassTokenPool,
-    MaxPool as MaxPool,
-    MeanMaxPool as MeanMaxPool,
-    MeanPool as MeanPool,
-    NoPool as NoPool,
-    SumPool as SumPool,
-)
-from ._select import TopKPool as TopKPool, WeightedPool as WeightedPool
+from ._cait import ClassAttentionPool as ClassAttentionPool
+from ._cls import ClassTokenPool as ClassTokenPool
+from ._cls_mean import ClassMeanPool as ClassMeanPool
+from ._gem import GeMPool as GeMPool
+from ._lse import LogSumExpPool as LogSumExpPool
+from ._max import MaxPool as MaxPool
+from ._mean import MeanPool as MeanPool
+from ._mean_max import MeanMaxPool as MeanMaxPool
+from ._none import NoPool as NoPool
 from ._simpool import SimPool as SimPool
-from ._smooth import GeMPool as GeMPool, LogSumExpPool as LogSumExpPool
+from ._sum import SumPool as SumPool
 from ._table import POOLS as POOLS
+from ._top_k import TopKPool as TopKPool
+from ._weighted import WeightedPool as WeightedPool

@@ -1,4 +1,4 @@
-"""Gated attention of multiple-instance learning."""
+"""The pool `abmil`."""
 
 from typing import ClassVar, final
 
@@ -8,22 +8,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
-from .._init import BIG_VISION, Init
-from .._layers import Linear, at_least_float32, masked_softmax
 from .._tokens import Tokens
+from ..nn import BIG_VISION, Init, Linear, at_least_float32, masked_softmax
 from ._base import AbstractWeighingPool
-from ._mask import kept_patches
+from ._read import read_patches, weigh_patches
 
 
 @final
 class ABMILPool(AbstractWeighingPool):
-    r"""A mean of the patches, weighted by gated attention.
+    r"""A mean of the patches, weighted by gated attention, as in multiple-instance learning.
 
     $z = \sum_i a_i x_i$ with $a = \mathrm{softmax}_i\, w^\top (\tanh(V x_i) \odot \sigma(U x_i))$.
 
-    Pick it where few patches matter and you want to see which: large images of tissue, small data. It has $L (2 d + 1)$
-    parameters for the width $d$ and the hidden width $L$; it needs no class token, and does not depend on the order of
-    the patches.
+    Use it if few patches matter and you want to see which: large images of tissue, small data. It has $L (2 d + 1)$
+    parameters for the width $d$ and the hidden width $L$, and needs no class token.
 
     ??? cite
 
@@ -46,9 +44,9 @@ class ABMILPool(AbstractWeighingPool):
         - `init`: draws the weights like those of an MLP.
         - `key`: for the weights.
 
-        **Raises:** `ValueError` where a width is not positive.
+        **Raises:** `ValueError` if `hidden_dim` is not positive.
         """
-        check_positive(dim=dim, hidden_dim=hidden_dim)
+        check_positive(hidden_dim=hidden_dim)
         keys = jax.random.split(key, 3)
         self.signal = Linear(dim, hidden_dim, weight_init=init.mlp, bias_init=None, key=keys[0])
         self.gate = Linear(dim, hidden_dim, weight_init=init.mlp, bias_init=None, key=keys[1])
@@ -56,27 +54,9 @@ class ABMILPool(AbstractWeighingPool):
         self.out_dim = dim
 
     def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
-        """**Arguments:**
+        return weigh_patches(tokens, self.weights(tokens))
 
-        - `tokens`: after the encoder.
-        - `key`: part of the contract; nothing is random here.
-
-        **Returns:**
-
-        One vector.
-        """
-        patches, _ = kept_patches(tokens)
-        return self.weights(tokens)[0].astype(patches.dtype) @ patches
-
-    def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
-        """**Arguments:**
-
-        - `tokens`: after the encoder.
-
-        **Returns:**
-
-        How much each patch counts, in one row that sums to one.
-        """
-        patches, mask = kept_patches(tokens)
+    def weights(self, tokens: Tokens) -> Float[Array, "1 patches"]:
+        patches, mask = read_patches(tokens)
         scores = self.score(jnp.tanh(self.signal(patches)) * jax.nn.sigmoid(self.gate(patches)))
         return masked_softmax(scores.T.astype(at_least_float32(scores.dtype)), mask)

@@ -1,4 +1,4 @@
-"""Multi-head attention pooling."""
+"""The pool `attention`."""
 
 from typing import ClassVar, final
 
@@ -8,35 +8,31 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
-from .._init import BIG_VISION, Init, each
-from .._layers import ActivationName, LayerNorm
-from .._mlp import MLP
 from .._tokens import Tokens
+from ..nn import BIG_VISION, MLP, ActivationName, Attention, Init, LayerNorm, choose_heads, draw_separately
 from ._base import AbstractWeighingPool
-from ._cross_attention import CrossAttention, default_heads
-from ._mask import kept_patches
+from ._read import read_patches
 
 
 @final
 class AttentionPool(AbstractWeighingPool):
-    r"""MAP: learned queries attend to the patches, and an MLP follows.
+    r"""Multi-head attention pooling (MAP): learned queries attend to the patches, and an MLP follows.
 
-    $y = \mathrm{MultiHead}(q, X, X)$, $z = y + \mathrm{MLP}(\mathrm{LN}(y))$ for each query $q$. With several queries
-    the results come one after the other, so that the head sees all.
+    $y = \mathrm{MultiHead}(q, X, X)$, $z = y + \mathrm{MLP}(\mathrm{LN}(y))$ for each query $q$. The results of several
+    queries are returned as one vector.
 
-    Pick it for a model that is trained from scratch with it, or to read out a frozen backbone when there is data enough
-    for its parameters: $12 d^2 + (11 + Q) d$ for the width $d$, $Q$ queries and the default MLP. It needs no class
-    token, and does not depend on the order of the patches.
+    Use it for a model that is trained from scratch with it, or on a frozen backbone with enough data. It has
+    $12 d^2 + (11 + Q) d$ parameters for the width $d$, $Q$ queries and the default MLP. It needs no class token.
 
     ??? cite
 
         Lee et al., *Set Transformer*, ICML 2019, arXiv:1810.00825, section 3.2; for ViT: Zhai et al., *Scaling Vision
-        Transformers*, CVPR 2022, arXiv:2106.04560. Its numbers equal those of big_vision's `MAPHead` (with
-        `activation="gelu_tanh"`), which SigLIP has, and timm's `AttentionPoolLatent`.
+        Transformers*, CVPR 2022, arXiv:2106.04560. It equals big_vision's `MAPHead` (with `activation="gelu_tanh"`),
+        which SigLIP has, and timm's `AttentionPoolLatent`.
     """
 
     queries: Float[Array, "queries dim"]
-    attention: CrossAttention
+    attention: Attention
     norm: LayerNorm
     mlp: MLP
     out_dim: int = eqx.field(static=True)
@@ -58,37 +54,30 @@ class AttentionPool(AbstractWeighingPool):
         """**Arguments:**
 
         - `dim`: the width of a token.
-        - `num_heads`: of the attention; `None` for one for each 64 channels, or one where these do not divide.
-        - `num_queries`: how many vectors are read out.
+        - `num_heads`: of the attention; `None` for one for each 64 channels, or a single head if those do not divide.
+        - `num_queries`: the number of queries.
         - `mlp_dim`: the width of the MLP's hidden layer; `None` for `4 * dim`.
         - `activation`: of the MLP; big_vision and SigLIP have `"gelu_tanh"`.
-        - `norm_eps`: of the norm before the MLP.
+        - `norm_eps`: what the norm before the MLP adds to the variance.
         - `init`: draws the weights, and each query like a matrix of the attention.
         - `key`: for the weights.
 
-        **Raises:** `ValueError` where `dim` does not divide into heads, or a number is not positive.
+        **Raises:** `ValueError` if `dim` does not divide into heads, or a number is not positive.
         """
         mlp_dim = 4 * dim if mlp_dim is None else mlp_dim
-        check_positive(dim=dim, num_queries=num_queries, mlp_dim=mlp_dim)
+        check_positive(num_queries=num_queries, mlp_dim=mlp_dim)
         queries_key, attention_key, mlp_key = jax.random.split(key, 3)
-        self.queries = each(init.attention, num_queries)(queries_key, (num_queries, dim), jnp.dtype(jnp.float32))
-        self.attention = CrossAttention(dim, default_heads(dim, num_heads), init=init, key=attention_key)
+        self.queries = draw_separately(init.attention, num_queries)(
+            queries_key, (num_queries, dim), jnp.dtype(jnp.float32)
+        )
+        self.attention = Attention(dim, choose_heads(dim, num_heads), init=init, key=attention_key)
         self.norm = LayerNorm(dim, eps=norm_eps)
         self.mlp = MLP(dim, mlp_dim, activation=activation, init=init, key=mlp_key)
         self.out_dim = num_queries * dim
 
     def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
-        """**Arguments:**
-
-        - `tokens`: after the encoder.
-        - `key`: part of the contract; nothing is random here.
-
-        **Returns:**
-
-        One vector.
-        """
-        patches, mask = kept_patches(tokens)
-        y = self.attention(self.queries, patches, mask)
+        patches, mask = read_patches(tokens)
+        y = self.attention(self.queries, patches, mask=mask)
         return (y + self.mlp(self.norm(y))).reshape(-1)
 
     def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
@@ -98,7 +87,7 @@ class AttentionPool(AbstractWeighingPool):
 
         **Returns:**
 
-        How much each query takes from each patch: one row for each head and query, heads outermost. Rows sum to one.
+        How much each query takes from each patch: one row for each head and query, heads first. A row sums to one.
         """
-        patches, mask = kept_patches(tokens)
-        return self.attention.weights(self.queries, patches, mask).reshape(-1, patches.shape[0])
+        patches, mask = read_patches(tokens)
+        return self.attention.weights(self.queries, patches, mask=mask).reshape(-1, patches.shape[0])

@@ -1,12 +1,16 @@
-"""The contract of a pooling."""
+"""The contract of a pool."""
 
 import abc
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._check import check_positive
 from .._tokens import Tokens
+from ..nn import Init
 
 if TYPE_CHECKING:
     from typing import ClassVar as AbstractClassVar  # what Equinox's own means to a type checker
@@ -17,33 +21,35 @@ else:
 class AbstractPool(eqx.Module):
     """Turns the tokens into what the head reads: one vector, or all tokens for dense tasks.
 
-    Extend it, make it `@final`, and pass it as `pool=`. `vitrail.testing.check_pool` tells whether it keeps the
-    contract.
+    Extend it, make it `@final`, and pass it as `pool=`. `vitrail.testing.check_pool` checks that it keeps the contract.
     """
 
     out_dim: eqx.AbstractVar[int]
-    """The width of what comes out: the head is built for it."""
+    """The width of the output. The head is built for it."""
     needs_class_token: AbstractClassVar[bool]
-    """Whether it reads the class token. The assembly adds one to the model for a pool that does."""
+    """Whether the pool reads the class token. If so, the model has one."""
     order_invariant: AbstractClassVar[bool]
-    """Whether the patches may come in any order: whether it leaves open where a patch lies."""
+    """Whether the output stays the same if the patches change places."""
 
     @abc.abstractmethod
     def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, "*tokens {self.out_dim}"]:
         """**Arguments:**
 
-        - `tokens`: after the encoder. Only the patches count for which `tokens.mask` is true; what the others hold, NaN
+        - `tokens`: after the encoder. Only patches whose `tokens.mask` is true count; what the others hold, NaN
             included, changes nothing. The class token and the registers always count.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
 
-        One vector `(out_dim,)`, or `(tokens, out_dim)` for dense tasks. In the dtype of the tokens.
+        One vector `(out_dim,)`, or `(tokens, out_dim)` for dense tasks, in the dtype of the tokens.
+
+        **Raises:** `ValueError` if the tokens lack a class token or registers that the pool reads, or if the mask is
+        false everywhere.
         """
 
 
 class AbstractWeighingPool(AbstractPool):
-    """A pool that weighs the patches against each other, and says how."""
+    """A pool that weighs the patches against each other, and shows how."""
 
     @abc.abstractmethod
     def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
@@ -53,8 +59,8 @@ class AbstractWeighingPool(AbstractPool):
 
         **Returns:**
 
-        How much each patch counts, in float32 at least: one row for each head and each query. A row is not negative and
-        sums to one, less what goes to tokens that are no patches.
+        How much each patch counts, at least in float32: one row, or one for each head and query. No weight is negative.
+        A row sums to one, or to less if other tokens than patches count too.
         """
 
 
@@ -73,12 +79,20 @@ class AbstractGridPool(AbstractPool):
         """
 
 
-@runtime_checkable
-class PoolFactory(Protocol):
-    """What `POOLS` holds: a class, or a function, that makes a pool for tokens of width `dim`.
+@dataclass(frozen=True, kw_only=True)
+class PoolContext:
+    """What a pool is built for. Its class gets the fields that its signature names."""
 
-    One that has a parameter `grid: tuple[int, int]` or `init: Init`, with a default, is also passed the rows and
-    columns of patches, or the scheme that the model's weights are drawn by.
-    """
+    dim: int
+    """The width of a token."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    init: Init
+    """The scheme that fresh weights are drawn by."""
 
-    def __call__(self, dim: int, *, key: PRNGKeyArray) -> AbstractPool: ...
+    def __post_init__(self) -> None:
+        check_positive(dim=self.dim, grid=self.grid)
+
+
+PoolFactory = Callable[..., AbstractPool]
+"""A class or a function that makes a pool. It names what it needs: fields of `PoolContext`, and `key`."""

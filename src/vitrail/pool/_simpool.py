@@ -1,4 +1,4 @@
-"""SimPool: attention whose query is the mean."""
+"""The pool `simpool`."""
 
 from typing import ClassVar, final
 
@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._check import check_above_zero, check_positive
-from .._init import BIG_VISION, Init
-from .._layers import LayerNorm, Linear, at_least_float32, attention_weights
+from .._check import check_above_zero
 from .._tokens import Tokens
+from ..nn import BIG_VISION, Init, LayerNorm, Linear, at_least_float32, attention_weights
 from ._base import AbstractWeighingPool
-from ._mask import kept_patches, masked_mean
+from ._read import read_patches, take_mean
 
 
 @final
@@ -22,14 +21,14 @@ class SimPool(AbstractWeighingPool):
     With $\bar x$ the mean of the patches, $K = \mathrm{LN}(X)$, $V = K - \min K + \epsilon$ and
     $a = \mathrm{softmax}(K W_k^\top W_q \bar x / \sqrt d)$, it is $z = (\sum_i a_i V_i^\gamma)^{1/\gamma}$.
 
-    Pick it for attention maps that follow objects, in training from scratch. It has $2 d^2 + 2 d$ parameters; it needs
-    no class token, and does not depend on the order of the patches.
+    Use it for attention maps that follow objects, in training from scratch. It has $2 d^2 + 2 d$ parameters for the
+    width $d$, and needs no class token.
 
     ??? cite
 
         Psomas et al., *Keep It SimPool: Who Said Supervised Transformers Suffer from Attention Deficit?*, ICCV 2023,
-        arXiv:2309.06891; $\gamma = 1.25$ for transformers and $\epsilon = 10^{-6}$ are its. The minimum is that of the
-        image over all channels, as in the paper; the authors' code takes it over the batch, timm's by channel.
+        arXiv:2309.06891. $\gamma = 1.25$ for transformers and $\epsilon = 10^{-6}$ are theirs. The minimum is over all
+        channels of the image, as in the paper; the authors' code takes it over the batch, timm's for each channel.
     """
 
     norm: LayerNorm
@@ -47,13 +46,12 @@ class SimPool(AbstractWeighingPool):
 
         - `dim`: the width of a token.
         - `gamma`: the power $\gamma$; at 1 it is a weighted mean.
-        - `norm_eps`: of the norm.
+        - `norm_eps`: what the norm adds to the variance.
         - `init`: draws the weights.
         - `key`: for the weights.
 
-        **Raises:** `ValueError` where `dim` is not positive, or `gamma` not above zero.
+        **Raises:** `ValueError` if `gamma` is not above zero.
         """
-        check_positive(dim=dim)
         check_above_zero(gamma=gamma)
         q_key, k_key = jax.random.split(key)
         self.norm = LayerNorm(dim, eps=norm_eps)
@@ -63,32 +61,15 @@ class SimPool(AbstractWeighingPool):
         self.out_dim = dim
 
     def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
-        """**Arguments:**
-
-        - `tokens`: after the encoder.
-        - `key`: part of the contract; nothing is random here.
-
-        **Returns:**
-
-        One vector.
-        """
-        patches, kept = kept_patches(tokens)
+        patches, mask = read_patches(tokens)
         values = self.norm(patches).astype(at_least_float32(patches.dtype))
-        counted = (values if kept is None else jnp.where(kept[:, None], values, jnp.inf)).reshape(-1)
-        lowest = counted[jnp.argmin(counted)]  # by its place, as in masked_max
-        shifted = jnp.maximum(values - lowest, 0.0) + 1e-6  # masked patches may lie below the lowest
+        counted = (values if mask is None else jnp.where(mask[:, None], values, jnp.inf)).reshape(-1)
+        lowest = counted[jnp.argmin(counted)]  # by its index, for the reason given in take_max
+        shifted = jnp.maximum(values - lowest, 0.0) + 1e-6  # masked patches may be below the lowest
         pooled = self.weights(tokens)[0] @ shifted**self.gamma
         return (pooled ** (1 / self.gamma)).astype(patches.dtype)
 
-    def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
-        """**Arguments:**
-
-        - `tokens`: after the encoder.
-
-        **Returns:**
-
-        How much each patch counts, in one row that sums to one.
-        """
-        patches, kept = kept_patches(tokens)
-        query = self.q(masked_mean(tokens))
-        return attention_weights(query[None, None], self.k(self.norm(patches))[None], kept)[0]
+    def weights(self, tokens: Tokens) -> Float[Array, "1 patches"]:
+        patches, mask = read_patches(tokens)
+        query = self.q(take_mean(tokens))
+        return attention_weights(query[None, None], self.k(self.norm(patches))[None], mask)[0]

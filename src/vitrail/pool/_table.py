@@ -5,19 +5,26 @@ from typing import Final
 from .._registry import Registry
 from ._abmil import ABMILPool
 from ._attention import AttentionPool
-from ._base import AbstractPool, PoolFactory
-from ._class_attention import ClassAttentionPool
-from ._plain import ClassMeanPool, ClassTokenPool, MaxPool, MeanMaxPool, MeanPool, NoPool, SumPool
-from ._select import TopKPool, WeightedPool
+from ._base import AbstractPool, PoolContext
+from ._cait import ClassAttentionPool
+from ._cls import ClassTokenPool
+from ._cls_mean import ClassMeanPool
+from ._gem import GeMPool
+from ._lse import LogSumExpPool
+from ._max import MaxPool
+from ._mean import MeanPool
+from ._mean_max import MeanMaxPool
+from ._none import NoPool
 from ._simpool import SimPool
-from ._smooth import GeMPool, LogSumExpPool
+from ._sum import SumPool
+from ._top_k import TopKPool
+from ._weighted import WeightedPool
 
-POOLS: Final[Registry[PoolFactory]] = Registry(
+POOLS: Final[Registry[AbstractPool, PoolContext]] = Registry(
     "pool",
     group="vitrail.pools",
     part=AbstractPool,
-    supplied=("dim", "key"),
-    offered=("grid", "init"),
+    context=PoolContext,
     builtins={
         "mean": MeanPool,
         "cls": ClassTokenPool,
@@ -37,4 +44,4 @@ POOLS: Final[Registry[PoolFactory]] = Registry(
     },
     aliases={"gap": "mean", "avg": "mean", "token": "cls", "tok": "cls", "map": "attention", "avgmax": "mean_max"},
 )
-"""The pools by name; other packages add to it in the entry-point group `vitrail.pools`."""
+"""The pools by name. Other packages add to it in the entry-point group `vitrail.pools`."""

@@ -1,7 +1,13 @@
-"""Position embeddings: the tokens learn where they lie."""
+"""Position embeddings: the tokens learn where they stand in the image."""
 
-from ._base import AbstractPosition as AbstractPosition, PositionFactory as PositionFactory
-from ._fixed import NoPosition as NoPosition, SinCos2DPosition as SinCos2DPosition
-from ._learned import FactorizedPosition as FactorizedPosition, LearnedPosition as LearnedPosition
-from ._rotary import RotaryPosition as RotaryPosition
+from ._base import (
+    AbstractPosition as AbstractPosition,
+    PositionContext as PositionContext,
+    PositionFactory as PositionFactory,
+)
+from ._factorized import FactorizedPosition as FactorizedPosition
+from ._learned import LearnedPosition as LearnedPosition
+from ._none import NoPosition as NoPosition
+from ._rope import RotaryPosition as RotaryPosition
+from ._sincos2d import SinCos2DPosition as SinCos2DPosition
 from ._table import POSITIONS as POSITIONS

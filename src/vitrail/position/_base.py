@@ -1,17 +1,19 @@
 """The contract of a position embedding."""
 
 import abc
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import equinox as eqx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from .._init import Init
-from .._tokens import Rotation, Tokens
+from .._check import check_positive
+from .._tokens import Tokens
+from ..nn import Init, Rotation
 
 
 class AbstractPosition(eqx.Module):
-    """Tells the tokens where they lie: by what it adds to them, by how it turns the queries and keys, or both.
+    """Tells the tokens where they stand in the image: it adds to them, or rotates queries and keys, or both.
 
     Extend it, make it `@final`, and pass it as `position=`.
     """
@@ -24,19 +26,20 @@ class AbstractPosition(eqx.Module):
 
         **Returns:**
 
-        The same with the position added; unchanged where it acts in the attention alone.
+        The tokens plus their positions. The same tokens if the position only rotates.
+
+        **Raises:** `ValueError` if the position embedding was made for another grid or other prefix tokens.
         """
 
     @abc.abstractmethod
     def rotation(self, tokens: Tokens) -> Rotation | None:
         """**Arguments:**
 
-        - `tokens`: what the encoder is about to read. Only the grid, the places, and the number of tokens
-            before the patches count.
+        - `tokens`: what the encoder reads. Only the grid, the places and the number of prefix tokens matter.
 
         **Returns:**
 
-        The rotation of the queries and keys of every block, or `None` where there is none.
+        The rotation of the queries and keys of every block; `None` for no rotation.
         """
 
     @abc.abstractmethod
@@ -47,37 +50,42 @@ class AbstractPosition(eqx.Module):
 
         **Returns:**
 
-        The position embedding for that grid.
+        The position embedding for that grid; itself if it fits every grid.
         """
 
     @abc.abstractmethod
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "AbstractPosition":
         """**Arguments:**
 
-        - `row`: the position of a class token that is added to the model, for position embeddings that have one;
-            `None` if the class token is taken away.
+        - `row`: the position of a class token that is added to the model; `None` if the class token is removed.
 
         **Returns:**
 
-        The position embedding for tokens with, or without, a class token. The others keep theirs.
+        The position embedding for tokens with, or without, a class token; itself if it has no position for one.
         """
 
 
-@runtime_checkable
-class PositionFactory(Protocol):
-    """What `POSITIONS` holds: a class, or a function, that makes a position embedding.
+@dataclass(frozen=True, kw_only=True)
+class PositionContext:
+    """What a position embedding is built for. Its class gets the fields that its signature names."""
 
-    The assembly passes every argument; a position that does not depend on one leaves it unread.
-    """
+    dim: int
+    """The width of a token."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    class_token: bool
+    """Whether there is a class token."""
+    num_registers: int
+    """The number of registers."""
+    head_dim: int
+    """The width of an attention head."""
+    init: Init
+    """The scheme that fresh weights are drawn by."""
 
-    def __call__(
-        self,
-        dim: int,
-        *,
-        grid: tuple[int, int],
-        class_token: bool,
-        num_registers: int,
-        head_dim: int,
-        init: Init,
-        key: PRNGKeyArray,
-    ) -> AbstractPosition: ...
+    def __post_init__(self) -> None:
+        check_positive(dim=self.dim, grid=self.grid, head_dim=self.head_dim)
+
+
+PositionFactory = Callable[..., AbstractPosition]
+"""A class or a function that makes a position embedding. It names what it needs: fields of `PositionContext`, and
+`key`."""

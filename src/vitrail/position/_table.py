@@ -3,16 +3,18 @@
 from typing import Final
 
 from .._registry import Registry
-from ._base import AbstractPosition, PositionFactory
-from ._fixed import NoPosition, SinCos2DPosition
-from ._learned import FactorizedPosition, LearnedPosition
-from ._rotary import RotaryPosition
+from ._base import AbstractPosition, PositionContext
+from ._factorized import FactorizedPosition
+from ._learned import LearnedPosition
+from ._none import NoPosition
+from ._rope import RotaryPosition
+from ._sincos2d import SinCos2DPosition
 
-POSITIONS: Final[Registry[PositionFactory]] = Registry(
+POSITIONS: Final[Registry[AbstractPosition, PositionContext]] = Registry(
     "position embedding",
     group="vitrail.positions",
     part=AbstractPosition,
-    supplied=("dim", "grid", "class_token", "num_registers", "head_dim", "init", "key"),
+    context=PositionContext,
     builtins={
         "learned": LearnedPosition,
         "sincos2d": SinCos2DPosition,
@@ -21,4 +23,4 @@ POSITIONS: Final[Registry[PositionFactory]] = Registry(
         "none": NoPosition,
     },
 )
-"""The position embeddings by name; other packages add to it in the entry-point group `vitrail.positions`."""
+"""The position embeddings by name. Other packages add to it in the entry-point group `vitrail.positions`."""

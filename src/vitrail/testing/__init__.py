@@ -1,15 +1,10 @@
-"""Does a part keep its contract? One call runs all checks on a class, ours or a stranger's.
+"""Checks that a part keeps its contract: one call runs all checks on a class, a built-in or your own.
 
-`pool_checks` and its siblings make a test for pytest of them, which `pip install 'vitrail[test]'` brings.
+`pool_checks` and the like make a test for pytest of them, which needs `pip install 'vitrail[test]'`.
 """
 
-from ._parts import (
-    check_head as check_head,
-    check_patch_embed as check_patch_embed,
-    check_position as check_position,
-    head_checks as head_checks,
-    patch_embed_checks as patch_embed_checks,
-    position_checks as position_checks,
-)
+from ._head import check_head as check_head, head_checks as head_checks
+from ._patch import check_patch_embed as check_patch_embed, patch_embed_checks as patch_embed_checks
 from ._pool import check_pool as check_pool, pool_checks as pool_checks
-from ._subject import ContractError as ContractError, randomised as randomised
+from ._position import check_position as check_position, position_checks as position_checks
+from ._subject import ContractError as ContractError, randomise as randomise

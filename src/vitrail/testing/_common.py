@@ -1,5 +1,6 @@
-"""The checks that hold for a part of every kind."""
+"""The checks of parts of every kind."""
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -19,154 +20,158 @@ from ._subject import (
     Check,
     Subject,
     differ,
-    parameters,
-    random_array,
-    random_part,
-    randomised,
+    draw_array,
+    draw_part,
+    list_parameters,
+    randomise,
     run_compiled,
-    shape_of,
+    trace,
     tree,
 )
 
 _KEY_SEED = 3
 
 
-def is_a_final_class_of_its_kind(subject: Subject) -> Iterator[str]:
-    """It extends the abstract class, and nobody extends it."""
+def is_a_final_class(subject: Subject) -> Iterator[str]:
+    """The class is decorated with `@final`."""
     kind = cast("type[object]", type(subject.make(jax.random.key(0))))
-    if not issubclass(kind, subject.abstract):
-        yield f"it must extend vitrail.{subject.abstract.__name__}, but {kind.__name__} does not"
     if not getattr(kind, "__final__", False):
-        yield f"{kind.__name__} must be decorated with typing.final: a part is wrapped, not inherited from"
+        yield f"{kind.__name__} must be decorated with typing.final: wrap a part instead of inheriting from it"
 
 
 def options_are_keyword_only(subject: Subject) -> Iterator[str]:
-    """All arguments but the first have to be named, and none is swallowed."""
+    """Options, and all arguments but the first, are keyword-only. There is no `**kwargs`."""
     kind = cast("type[object]", type(subject.make(jax.random.key(0))))
-    _, *others = inspect.signature(kind).parameters.values()
-    for parameter in others:
+    given = {"key", *(field.name for field in dataclasses.fields(subject.registry.context))}
+    for position, parameter in enumerate(inspect.signature(kind).parameters.values()):
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            yield f"{kind.__name__} must not take **{parameter.name}: a mistyped option would be ignored"
-        elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            yield f"{parameter.name} of {kind.__name__} must be keyword-only: put * before it"
+            yield f"{kind.__name__} must not take **{parameter.name}, which hides a mistyped option"
+        elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY and (position or parameter.name not in given):
+            yield f"{parameter.name} of {kind.__name__} must be keyword-only: write * before it"
 
 
 def fields_are_arrays_or_static(subject: Subject) -> Iterator[str]:
-    """As a PyTree it holds arrays alone; all else is static and hashes. It comes back from a file."""
-    part, other = random_part(subject), random_part(subject, seed=1)
+    """All leaves of the PyTree are arrays, and static fields hash. The part can be saved and loaded."""
+    part, other = draw_part(subject), draw_part(subject, seed=1)
     leaves, structure = tree.flatten(part)
     for leaf in leaves:
         if not eqx.is_array(leaf):
-            yield f"its fields must be arrays or eqx.field(static=True), but {leaf!r} is neither"
+            yield f"its fields must be arrays or eqx.field(static=True), got {leaf!r}"
             return
+        if not leaf.size:
+            yield "its arrays must not have size zero, which optimisers and checkpoints refuse: use None instead"
+    if tree.structure(copy.deepcopy(part)) != structure:
+        yield "a deep copy must have the same structure: its static fields must be equal to their copies"
     for field in dataclasses.fields(part):
+        if callable(getattr(part, field.name)) and field.metadata.get("static", False):
+            yield f"its static field {field.name} must not be a function: use its name, which is pickled and copied"
         try:
             hash(getattr(part, field.name) if field.metadata.get("static", False) else None)
         except TypeError as error:
-            yield f"its static field {field.name} must hash, as jax.jit looks programs up by it, but {error}"
+            yield f"its static field {field.name} must hash, because jax.jit looks programs up by it: {error}"
     if not eqx.tree_equal(tree.unflatten(structure, leaves), part):
-        yield "it must equal itself after tree.flatten and unflatten"
+        yield "tree.unflatten after tree.flatten must return an equal part"
     file = io.BytesIO()
     eqx.tree_serialise_leaves(file, part)
     file.seek(0)
     loaded: Any = cast(Any, eqx.tree_deserialise_leaves)(file, other)
     if not eqx.tree_equal(loaded, part):
-        yield "it must come back equal from eqx.tree_serialise_leaves"
+        yield "eqx.tree_deserialise_leaves must return an equal part"
 
 
 def parameters_follow_the_key(subject: Subject) -> Iterator[str]:
-    """The same key draws the same parameters, and another key others."""
-    one, same, other = (parameters(subject.make(jax.random.key(k))) for k in (0, 0, 1))
+    """The same key draws the same parameters, and another key draws others."""
+    one, same, other = (list_parameters(subject.make(jax.random.key(k))) for k in (0, 0, 1))
     for path in one:
         if not np.array_equal(one[path], same[path]):
-            yield f"the parameter {path} must be the same for the same key, but two calls drew it differently"
-    patterned = [path for path, leaf in one.items() if np.ptp(np.asarray(leaf, np.float64)) > 0]
-    if patterned and all(np.array_equal(one[path], other[path]) for path in one):
-        yield f"the parameters {', '.join(patterned)} must be drawn with the key, but are the same for two keys"
+            yield f"the parameter {path} must be the same for the same key, but two parts have different ones"
+    varied = [path for path, leaf in one.items() if np.ptp(np.asarray(leaf, np.float64)) > 0]
+    if varied and all(np.array_equal(one[path], other[path]) for path in one):
+        yield f"the parameters {', '.join(varied)} must be drawn with the key, but two keys draw the same"
 
 
 def jit_equals_eager(subject: Subject) -> Iterator[str]:
-    """Compiled and as it stands it gives the same."""
-    part = random_part(subject)
+    """The result is the same under `jax.jit`."""
+    part = draw_part(subject)
     eager = subject.call(part, subject.inputs, None)
     if difference := differ(run_compiled(subject.call, part, subject.inputs, None), eager, 2e-5):
-        yield f"it must give the same under jax.jit, but {difference}"
+        yield f"the result must be the same under jax.jit, but {difference}"
 
 
 def vmap_equals_a_loop(subject: Subject) -> Iterator[str]:
-    """A batch gives what its examples give one by one."""
-    part = random_part(subject)
-    both = tree.map(_with_another, subject.inputs)
+    """The result of a batch is that of its examples one by one."""
+    part = draw_part(subject)
+    both = tree.map(_make_pair, subject.inputs)
 
-    def example(index: int) -> Any:
+    def run_example(index: int) -> Any:
         def take(x: Any) -> Any:
             return x[index]
 
         return run_compiled(subject.call, part, tree.map(take, both), None)
 
-    def batch(part: Any, inputs: Any, key: Any) -> Any:
+    def run_batch(part: Any, inputs: Any, key: Any) -> Any:
         def call(inputs: Any) -> Any:
             return subject.call(part, inputs, None)
 
         return jax.vmap(call)(inputs)
 
-    def pair(first: Any, second: Any) -> Any:
+    def stack(first: Any, second: Any) -> Any:
         return jnp.stack([first, second])
 
-    expected = tree.map(pair, example(0), example(1))
-    if difference := differ(run_compiled(batch, part, both, None), expected, 2e-5):
-        yield f"it must give the same under jax.vmap as in a loop, but {difference}"
+    expected = tree.map(stack, run_example(0), run_example(1))
+    if difference := differ(run_compiled(run_batch, part, both, None), expected, 2e-5):
+        yield f"the result must be the same under jax.vmap as in a loop, but {difference}"
 
 
 def gradients_reach_every_parameter(subject: Subject) -> Iterator[str]:
-    """The gradient of every parameter is finite and not zero, that of the inputs is finite and not zero everywhere."""
-    part = random_part(subject)
-    of_parameters, of_inputs = run_compiled(gradients(subject.call), part, subject.inputs, None)
-    found = parameters(of_parameters)
-    for path in parameters(eqx.filter(part, eqx.is_inexact_array)):
+    """The gradients of all parameters and of the inputs are finite and not zero."""
+    part = draw_part(subject)
+    of_parameters, of_inputs = run_compiled(differentiate(subject.call), part, subject.inputs, None)
+    found = list_parameters(of_parameters)
+    for path in list_parameters(eqx.filter(part, eqx.is_inexact_array)):
         if path not in found or not np.any(np.asarray(found[path]) != 0):
-            yield f"the gradient must reach the parameter {path}, but it is zero: is it used, by what can be derived?"
+            yield f"the gradient must reach the parameter {path}, but it is zero: use it, or do not stop its gradient"
         elif not np.all(np.isfinite(np.asarray(found[path]))):
-            yield f"the gradient of the parameter {path} must be finite, but it is not"
+            yield f"the gradient of the parameter {path} must be finite"
     arrays = [np.asarray(leaf) for leaf in tree.leaves(of_inputs)]
     if not all(np.all(np.isfinite(array)) for array in arrays):
-        yield "the gradient of the inputs must be finite, but it is not"
+        yield "the gradient of the inputs must be finite"
     elif not any(np.any(array != 0) for array in arrays):
-        yield "the gradient must reach the inputs, but it is zero: nothing before this part would learn"
+        yield "the gradient must reach the inputs, but it is zero: nothing before this part can learn"
 
 
 def keeps_the_dtype(subject: Subject) -> Iterator[str]:
-    """What comes in float32 goes out in float32, in bfloat16 in bfloat16, with nearly the same numbers."""
-    part = random_part(subject, seed=1)
+    """The output has the dtype of the input, float32 or bfloat16, with nearly the same numbers."""
+    part = draw_part(subject, seed=1)
     wide = run_compiled(subject.call, part, subject.inputs, None)
     half, inputs = (_to_bfloat16(x) for x in (part, subject.inputs))
     narrow = run_compiled(subject.call, half, inputs, None)
     for name, out in (("float32", wide), ("bfloat16", narrow)):
-        came = {str(leaf.dtype) for leaf in tree.leaves(out)}
-        if came != {name}:
-            yield f"what comes in {name} must go out in {name}, but {', '.join(sorted(came))} went out"
+        dtypes = {str(leaf.dtype) for leaf in tree.leaves(out)}
+        if dtypes != {name}:
+            yield f"for inputs in {name} the output must be in {name}, got {', '.join(sorted(dtypes))}"
     largest = max((float(jnp.max(jnp.abs(x))) for x in tree.leaves(wide) if x.size), default=0.0)
 
-    def share(x: Any) -> Any:
+    def scale(x: Any) -> Any:
         return x.astype(jnp.float32) / max(largest, 1e-30)
 
-    if difference := differ(tree.map(share, narrow), tree.map(share, wide), 0.05):
-        yield f"in bfloat16 it must give nearly what it gives in float32, but of one {difference}"
+    if difference := differ(tree.map(scale, narrow), tree.map(scale, wide), 0.05):
+        yield f"the result in bfloat16 must be nearly that in float32, but, relative to the largest, {difference}"
 
 
 def nothing_is_random_without_a_key(subject: Subject) -> Iterator[str]:
-    """Without a key a call is inference, and with one it can be repeated."""
-    part = random_part(subject)
+    """Two calls without a key give the same, and so do two calls with the same key."""
+    part = draw_part(subject)
     if differ(subject.call(part, subject.inputs, None), subject.call(part, subject.inputs, None), 0):
-        yield "without a key a call must be repeatable, but two gave different results"
+        yield "two calls without a key must give the same result"
     if subject.takes_key:
         key = jax.random.key(_KEY_SEED)
         if differ(subject.call(part, subject.inputs, key), subject.call(part, subject.inputs, key), 0):
-            yield "with the same key a call must be repeatable, but two gave different results"
+            yield "two calls with the same key must give the same result"
 
 
 def builds_from_a_configuration(subject: Subject) -> Iterator[str]:
-    """A model has it, in both orders of norm and pool; given by name, it comes back from JSON."""
+    """A model with this part is built and works in both orders of norm and pool. A named part survives JSON."""
     fields: dict[str, Any] = {
         "image_size": (8, 12),
         "patch_size": (4, 4),
@@ -179,17 +184,17 @@ def builds_from_a_configuration(subject: Subject) -> Iterator[str]:
     if isinstance(subject.choice, str | PartSpec):
         again = ViTConfig.from_json(config.to_json())
         if again != config:
-            yield f"its configuration must come back equal from JSON, but {again} did"
-    image = random_array(*config.image_size, config.channels)
-    model = randomised(lambda: config.build(key=jax.random.key(0)))
+            yield f"its configuration must be equal after JSON, got {again}"
+    image = draw_array(*config.image_size, config.channels)
+    model = randomise(lambda: config.build(key=jax.random.key(0)))
     if not np.all(np.isfinite(np.asarray(run_compiled(_call_model, model, image)))):
-        yield "a model with it must give finite logits, but it does not"
+        yield "the logits of a model with it must be finite"
     other = dataclasses.replace(config, norm_order="pool_norm")
-    shape_of(lambda: other.build(key=jax.random.key(0))(image))
+    trace(lambda: other.build(key=jax.random.key(0))(image))
 
 
 COMMON: tuple[Check, ...] = (
-    is_a_final_class_of_its_kind,
+    is_a_final_class,
     options_are_keyword_only,
     fields_are_arrays_or_static,
     parameters_follow_the_key,
@@ -203,8 +208,8 @@ COMMON: tuple[Check, ...] = (
 
 
 @functools.cache  # the same function, so that it compiles once for all checks
-def gradients(call: Callable[[Any, Any, Any], Any]) -> Any:
-    """The gradients of a random sum of what comes out of a call: of the parameters, and of the inputs."""
+def differentiate(call: Callable[[Any, Any, Any], Any]) -> Any:
+    """Returns a function for the gradients of a random sum of a call's output: of the parameters, and of the inputs."""
 
     def both(part: Any, inputs: Any, key: Any) -> Any:
         variable, static = cast("tuple[Any, Any]", eqx.partition(part, eqx.is_inexact_array))
@@ -212,7 +217,7 @@ def gradients(call: Callable[[Any, Any, Any], Any]) -> Any:
         def loss(variable: Any, inputs: Any) -> Any:
             out = call(eqx.combine(variable, static), inputs, key)
             # Random factors, so that no symmetry makes a gradient vanish.
-            terms = [jnp.vdot(x, random_array(*x.shape, seed=9).astype(x.dtype)) for x in tree.leaves(out)]
+            terms = [jnp.vdot(x, draw_array(*x.shape, seed=9).astype(x.dtype)) for x in tree.leaves(out)]
             return jnp.sum(jnp.stack(terms))
 
         return cast(Any, jax.grad(loss, argnums=(0, 1))(variable, inputs))
@@ -220,15 +225,15 @@ def gradients(call: Callable[[Any, Any, Any], Any]) -> Any:
     return both
 
 
-def _with_another(x: Any) -> Any:
+def _make_pair(x: Any) -> Any:
     return jnp.stack([x, 2 * x + 1])
 
 
 def _to_bfloat16(module: Any) -> Any:
-    def narrowed(x: Any) -> Any:
+    def narrow(x: Any) -> Any:
         return x.astype(jnp.bfloat16) if eqx.is_inexact_array(x) else x
 
-    return tree.map(narrowed, module)
+    return tree.map(narrow, module)
 
 
 def _call_model(model: Any, image: Any) -> Any:

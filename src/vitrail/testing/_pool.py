@@ -1,4 +1,4 @@
-"""The contract of a pooling, as checks."""
+"""The contract of a pool, as checks."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -9,32 +9,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._init import TRUNC_NORMAL
 from .._registry import PartSpec
 from .._tokens import Tokens
-from ..pool import POOLS, AbstractPool, AbstractWeighingPool, PoolFactory
-from ._common import COMMON, gradients
+from ..nn import TRUNC_NORMAL
+from ..pool import POOLS, AbstractGridPool, AbstractWeighingPool, PoolContext, PoolFactory
+from ._common import COMMON, differentiate
 from ._subject import (
+    GRID,
     Check,
     Subject,
-    as_test,
-    check_all,
+    check_contract,
     differ,
-    name_of,
-    random_part,
-    random_tokens,
+    draw_part,
+    draw_tokens,
+    make_test,
     run_compiled,
-    shape_of,
+    trace,
     tree,
 )
 
-_GRID: Final = (3, 2)
-_KEPT: Final = np.array([True, False, True, True, False, True])
+_MASK: Final = np.array([True, False, True, True, False, True])
 _DECLARED: Final = {"out_dim": int, "needs_class_token": bool, "order_invariant": bool}
 
 
 def check_pool(pool: str | PartSpec | PoolFactory, *, dim: int = 24, reads_prefix: bool = False) -> None:
-    """Runs the whole contract of a pooling.
+    """Checks the whole contract of a pool.
 
     !!! example
 
@@ -42,25 +41,26 @@ def check_pool(pool: str | PartSpec | PoolFactory, *, dim: int = 24, reads_prefi
         vitrail.testing.check_pool(MyPool)
         ```
 
-    It is made as a model makes it; its parameters are then drawn anew, so that nothing hides behind zeros and ones.
+    The pool is made as a model makes it. Its parameters are then replaced by random numbers, so that no zero or one
+    hides a mistake.
 
     **Arguments:**
 
-    - `pool`: a name, a `PartSpec`, a class or a `functools.partial`, as `vitrail.vit` takes it.
-    - `dim`: the width of a token to check it with, for a pool that does not take every width.
-    - `reads_prefix`: whether it may read the prefix tokens though it needs no class token, as `mean` does with
-        `include_prefix=True`. Without that, a pool that swallows the class token is a breach.
+    - `pool`: a name, a `PartSpec`, a class or a `functools.partial`, as for `vitrail.vit`.
+    - `dim`: the width of a token, for a pool that does not take every width.
+    - `reads_prefix`: whether the pool may read the prefix tokens though it needs no class token, as `mean` does with
+        `include_prefix=True`. Otherwise that is a breach.
 
-    **Raises:** `ContractError` with a sentence for each breach; `UnknownPartError`, `OptionError` or `TypeError` where
-    this is no factory of a pool.
+    **Raises:** `ContractError` with a line for each breach; `UnknownPartError`, `OptionError` or `TypeError` if this is
+    not a factory of a pool.
     """
-    check_all(_subject(pool, dim), _checks(reads_prefix))
+    check_contract(_make_subject(pool, dim), _list_checks(reads_prefix))
 
 
 def pool_checks(
     pool: str | PartSpec | PoolFactory, *, dim: int = 24, reads_prefix: bool = False
 ) -> Callable[..., None]:
-    """A test for pytest of what `check_pool` checks, with a case for each check.
+    """Makes a test for pytest of what `check_pool` checks, with a case for each check.
 
     !!! example
 
@@ -75,70 +75,67 @@ def pool_checks(
 
     **Returns:**
 
-    A parametrised test function: assign it to a name that begins with `test`.
+    A parametrised test function. Assign it to a name that begins with `test`.
 
-    **Raises:** `MissingExtraError` where pytest is not installed.
+    **Raises:** `MissingExtraError` if pytest is not installed.
     """
-    return as_test(lambda: _subject(pool, dim), _checks(reads_prefix))
+    return make_test(lambda: _make_subject(pool, dim), _list_checks(reads_prefix))
 
 
-def _subject(pool: str | PartSpec | PoolFactory, dim: int) -> Subject:
-    factory = POOLS.resolve(pool, grid=_GRID, init=TRUNC_NORMAL)
-
-    def make(key: Any) -> Any:
-        return factory(dim, key=key)
-
+def _make_subject(pool: str | PartSpec | PoolFactory, dim: int) -> Subject:
     def call(part: Any, tokens: Any, key: Any) -> Any:
         return part(tokens, key=key)
 
     return Subject(
-        who=f"the pool {name_of(pool)}",
+        who=POOLS.describe(pool),
         field="pool",
         choice=pool,
         registry=POOLS,
-        abstract=AbstractPool,
-        make=make,
-        inputs=_tokens(dim),
+        context=PoolContext(dim=dim, grid=GRID, init=TRUNC_NORMAL),
+        inputs=_draw_tokens(dim),
         call=call,
         takes_key=True,
         config={"class_token": True, "num_registers": 1},
     )
 
 
-def _checks(reads_prefix: bool) -> tuple[Check, ...]:
+def _list_checks(reads_prefix: bool) -> tuple[Check, ...]:
     prefix = () if reads_prefix else (leaves_the_prefix_alone,)
     return (*COMMON, *POOL_CHECKS, *prefix)
 
 
 def declares_what_it_is(subject: Subject) -> Iterator[str]:
-    """Its width, whether it reads the class token, and whether the order counts, are plain static values."""
+    """`out_dim`, `needs_class_token` and `order_invariant` are plain static values."""
     part = subject.make(jax.random.key(0))
     fields = {field.name: field for field in dataclasses.fields(part)}
     for name, kind in _DECLARED.items():
         value = getattr(part, name)
         if type(value) is not kind:
-            yield f"{name} must be a plain {kind.__name__}, but it is {value!r}"
+            yield f"{name} must be a plain {kind.__name__}, got {value!r}"
         if name in fields and not fields[name].metadata.get("static", False):
-            yield f"{name} must be eqx.field(static=True): it says what is compiled"
+            yield f"{name} must be eqx.field(static=True), because it decides what is compiled"
 
 
-def gives_the_width_it_declares(subject: Subject) -> Iterator[str]:
-    """One vector of `out_dim`, or one for each token, whatever the numbers of patches and prefix tokens."""
+def returns_the_width_it_declares(subject: Subject) -> Iterator[str]:
+    """The output is one vector of `out_dim`, or one for each token, for any number of patches and prefix tokens."""
     part = subject.make(jax.random.key(0))
     dim = subject.inputs.dim
-    for grid, prefix in ((_GRID, 3), ((1, 5), 1), ((1, 1), 1), ((2, 2), 0)):
+    for grid, prefix in ((GRID, 3), ((1, 5), 1), ((1, 1), 1), ((2, 2), 0)):
         if prefix == 0 and part.needs_class_token:
             continue
-        out = shape_of(subject.call, part, _tokens(dim, grid=grid, prefix=prefix), None)
-        where = f"on {grid[0] * grid[1]} patches and {prefix} prefix tokens"
-        expected = (part.out_dim,) if len(out.shape) == 1 else (prefix + grid[0] * grid[1], part.out_dim)
+        out = trace(subject.call, part, _draw_tokens(dim, grid=grid, prefix=prefix), None)
+        patches = grid[0] * grid[1]
+        expected = (part.out_dim,) if len(out.shape) == 1 else (prefix + patches, part.out_dim)
         if out.shape != expected:
-            yield f"{where} it must give {expected} as out_dim says, or one row a token, but it gives {out.shape}"
+            yield (
+                f"the output must have the shape {expected} by its out_dim, or one row for each token, got {out.shape} "
+                f"for {patches} patches and {prefix} prefix tokens"
+            )
 
 
 def reads_the_class_token_if_it_says_so(subject: Subject) -> Iterator[str]:
-    """A pool that needs the class token reads it, and refuses tokens that have none."""
-    part = random_part(subject)
+    """A pool that needs the class token reads it, and refuses tokens without one."""
+    part = draw_part(subject)
     if not part.needs_class_token:
         return
     tokens = subject.inputs
@@ -149,88 +146,87 @@ def reads_the_class_token_if_it_says_so(subject: Subject) -> Iterator[str]:
         subject.call(part, dataclasses.replace(tokens, class_token=None), None)
     except ValueError:
         return
-    yield "needs_class_token is True, but it takes a register where there is no class token: read tokens.class_token"
+    yield "needs_class_token is True, but it takes tokens without a class token: read tokens.class_token"
 
 
 def leaves_the_prefix_alone(subject: Subject) -> Iterator[str]:
-    """A pool that gives one vector does not read registers, and the class token only if it says so."""
-    part, tokens = random_part(subject), subject.inputs
+    """A pool that returns one vector reads no registers, and reads the class token only if it says so."""
+    part, tokens = draw_part(subject), subject.inputs
     out = _run(subject, part, tokens)
     if out.ndim > 1:
-        return  # a pool for dense tasks gives the prefix tokens as well
+        return  # a pool for dense tasks returns the prefix tokens as well
     other = dataclasses.replace(tokens, registers=tokens.registers + 1.0)
     if not part.needs_class_token:
         other = dataclasses.replace(other, class_token=tokens.class_token + 1.0)
     if differ(_run(subject, part, other), out, 1e-6):
         which = "registers" if part.needs_class_token else "the class token or registers"
         yield (
-            f"needs_class_token is {part.needs_class_token}, but it depends on {which}: pool tokens.patches and not "
-            "tokens.sequence, or say reads_prefix=True if that is meant"
+            f"needs_class_token is {part.needs_class_token}, but it depends on {which}: pool tokens.patches instead of "
+            "tokens.sequence, or pass reads_prefix=True if this is intended"
         )
 
 
 def stays_finite(subject: Subject) -> Iterator[str]:
-    """Equal, large and small tokens give finite results and gradients."""
-    part, tokens = random_part(subject), subject.inputs
-    both = gradients(subject.call)
+    """The result and the gradients are finite for equal, zero, large and negative tokens."""
+    part, tokens = draw_part(subject), subject.inputs
+    both = differentiate(subject.call)
     cases: dict[str, Callable[[Any], Any]] = {
         "tokens that are all equal": jnp.ones_like,
         "tokens of zeros": jnp.zeros_like,
-        "tokens a hundred times as large": _hundredfold,
-        "tokens that are all negative": _negative,
+        "tokens a hundred times as large": _enlarge,
+        "tokens that are all negative": _negate,
     }
     for name, change in cases.items():
         changed = tree.map(change, tokens)
         arrays = tree.leaves((_run(subject, part, changed), run_compiled(both, part, changed, None)))
         if not all(np.all(np.isfinite(np.asarray(array, np.float64))) for array in arrays):
-            yield f"on {name} its result and its gradients must be finite, but they are not"
+            yield f"the result and the gradients must be finite for {name}"
 
 
-def heeds_the_mask(subject: Subject) -> Iterator[str]:
-    """A mask of ones changes nothing; what is masked, NaN included, changes neither result nor gradient."""
-    part, tokens, mask = random_part(subject), subject.inputs, jnp.asarray(_KEPT)
-    if difference := differ(_masked(part, tokens, jnp.ones_like(mask)), _run(subject, part, tokens), 1e-5):
+def respects_the_mask(subject: Subject) -> Iterator[str]:
+    """A mask of ones changes nothing. A masked patch, NaN included, changes neither the result nor the gradient."""
+    part, tokens, mask = draw_part(subject), subject.inputs, jnp.asarray(_MASK)
+    if difference := differ(_run_masked(part, tokens, jnp.ones_like(mask)), _run(subject, part, tokens), 1e-5):
         yield f"a mask that is true everywhere must change nothing, but {difference}"
-    out = _masked(part, tokens, mask)
+    out = _run_masked(part, tokens, mask)
     for name, filling in (("other numbers", 7.0), ("NaN", jnp.nan)):
-        filled = _filled(tokens, filling)
-        if difference := differ(_masked(part, filled, mask), out, 1e-5):
+        if difference := differ(_run_masked(part, _fill_masked(tokens, filling), mask), out, 1e-5):
             yield f"{name} in masked patches must not change the result, but {difference}"
             return
 
     def call(part: Any, tokens: Any, key: Any) -> Any:
         return part(dataclasses.replace(tokens, mask=mask), key=key)
 
-    both = gradients(call)
+    both = differentiate(call)
     expected, of_tokens = run_compiled(both, part, tokens, None)
-    if np.any(np.asarray(of_tokens.patches)[~_KEPT] != 0):
-        yield "the gradient of masked patches must be zero, but it is not"
-    came, _ = run_compiled(both, part, _filled(tokens, jnp.nan), None)
-    if difference := differ(came, expected, 1e-5):
+    if np.any(np.asarray(of_tokens.patches)[~_MASK] != 0):
+        yield "the gradient of masked patches must be zero"
+    gradient, _ = run_compiled(both, part, _fill_masked(tokens, jnp.nan), None)
+    if difference := differ(gradient, expected, 1e-5):
         yield f"NaN in masked patches must not change the gradient of the parameters, but {difference}"
 
 
-def pools_the_kept_patches_alone(subject: Subject) -> Iterator[str]:
-    """With a mask, a pool gives what it gives for the kept patches alone, with their places."""
-    part, tokens = random_part(subject), subject.inputs
-    out = _masked(part, tokens, jnp.asarray(_KEPT))
-    kept = tokens.take(jnp.flatnonzero(_KEPT))
+def a_mask_equals_a_subset(subject: Subject) -> Iterator[str]:
+    """The result with a mask is that for the unmasked patches alone."""
+    part, tokens = draw_part(subject), subject.inputs
+    out = _run_masked(part, tokens, jnp.asarray(_MASK))
+    subset = tokens.take(jnp.flatnonzero(_MASK))
     if out.ndim > 1:
-        out = out[np.concatenate([np.ones(tokens.num_prefix, bool), _KEPT])]
-    if difference := differ(out, _run(subject, part, kept), 1e-5):
-        yield f"with a mask it must give what it gives for the kept patches alone, but {difference}"
+        out = out[np.concatenate([np.ones(tokens.num_prefix, bool), _MASK])]
+    if difference := differ(out, _run(subject, part, subset), 1e-5):
+        yield f"the result with a mask must be that for the unmasked patches alone, but {difference}"
 
 
-def order_counts_as_declared(subject: Subject) -> Iterator[str]:
-    """Patches in another order give the same if it says so, and something else if it does not."""
+def the_order_matters_as_declared(subject: Subject) -> Iterator[str]:
+    """Another order of the patches gives the same if the pool says so, and something else if it does not."""
     order = np.array([4, 2, 0, 5, 1, 3])
     tokens = subject.inputs
     shuffled = dataclasses.replace(tokens, patches=tokens.patches[order])
     differences = [
         differ(_run(subject, part, shuffled), _run(subject, part, tokens), 1e-5)
-        for part in (random_part(subject, seed=seed) for seed in range(2))
+        for part in (draw_part(subject, seed=seed) for seed in range(2))
     ]
-    invariant = random_part(subject).order_invariant
+    invariant = draw_part(subject).order_invariant
     found = next((difference for difference in differences if difference), None)
     if invariant and found:
         yield f"order_invariant is True, but in another order of the patches {found}: declare False"
@@ -239,51 +235,68 @@ def order_counts_as_declared(subject: Subject) -> Iterator[str]:
 
 
 def weights_are_shares(subject: Subject) -> Iterator[str]:
-    """The weights of a pool that weighs patches: not negative, at most one in sum, none for masked patches."""
-    part, tokens, mask = random_part(subject), subject.inputs, jnp.asarray(_KEPT)
+    """The weights of a weighing pool are not negative, sum to at most one, and are zero for masked patches."""
+    part, tokens, mask = draw_part(subject), subject.inputs, jnp.asarray(_MASK)
     if not isinstance(part, AbstractWeighingPool):
         return
 
-    def weights(part: Any, tokens: Any, mask: Any) -> Any:
+    def weigh(part: Any, tokens: Any, mask: Any) -> Any:
         return part.weights(dataclasses.replace(tokens, mask=mask))
 
-    for name, given in (("without a mask", None), ("with a mask", mask)):
-        made = np.asarray(run_compiled(weights, part, tokens, given), np.float64)
-        if made.ndim != 2 or made.shape[1] != len(_KEPT):
-            yield f"weights must have the shape (maps, {len(_KEPT)}), a column for each patch, but {made.shape} came"
+    for when, given in (("without a mask", None), ("with a mask", mask)):
+        weights = np.asarray(run_compiled(weigh, part, tokens, given), np.float64)
+        if weights.ndim != 2 or weights.shape[1] != len(_MASK):
+            yield f"weights must have the shape (maps, {len(_MASK)}), one column for each patch, got {weights.shape}"
             return
-        if np.any(made < 0) or np.any(made.sum(axis=1) > 1 + 1e-5):
-            yield f"weights must not be negative, and each row sum to one at most, but {name} they do not"
-        if given is not None and np.any(made[:, ~_KEPT] != 0):
-            yield "weights of masked patches must be zero, but they are not"
+        if np.any(weights < 0) or np.any(weights.sum(axis=1) > 1 + 1e-5):
+            yield f"weights must not be negative, and a row must sum to at most one, which fails {when}"
+        if given is not None and np.any(weights[:, ~_MASK] != 0):
+            yield "weights of masked patches must be zero"
+
+
+def follows_the_grid(subject: Subject) -> Iterator[str]:
+    """A pool whose arrays depend on the grid extends AbstractGridPool, and its `resized` fits another grid."""
+    part = draw_part(subject)
+    other = (GRID[0] + 2, GRID[1] + 3)
+    moved = dataclasses.replace(subject, context=dataclasses.replace(subject.context, grid=other))
+    there = moved.make(jax.random.key(0))
+    shapes, expected = ([leaf.shape for leaf in tree.leaves(p)] for p in (part, there))
+    if not isinstance(part, AbstractGridPool):
+        if shapes != expected:
+            yield "its arrays depend on the grid, so it must extend AbstractGridPool and have resized(grid)"
+        return
+    resized: object = part.resized(other)
+    if type(resized) is not type(part) or [leaf.shape for leaf in tree.leaves(resized)] != expected:
+        yield f"resized must return such a pool for the new grid, as it is built for it, got {resized!r}"
 
 
 POOL_CHECKS: Final[tuple[Check, ...]] = (
     declares_what_it_is,
-    gives_the_width_it_declares,
+    returns_the_width_it_declares,
     reads_the_class_token_if_it_says_so,
     stays_finite,
-    heeds_the_mask,
-    pools_the_kept_patches_alone,
-    order_counts_as_declared,
+    respects_the_mask,
+    a_mask_equals_a_subset,
+    the_order_matters_as_declared,
     weights_are_shares,
+    follows_the_grid,
 )
 
 
-def _tokens(dim: int, *, grid: tuple[int, int] = _GRID, prefix: int = 3) -> Tokens:
-    return random_tokens(dim, grid, class_token=prefix > 0, num_registers=max(prefix - 1, 0))
+def _draw_tokens(dim: int, *, grid: tuple[int, int] = GRID, prefix: int = 3) -> Tokens:
+    return draw_tokens(dim, grid, class_token=prefix > 0, num_registers=max(prefix - 1, 0))
 
 
-def _filled(tokens: Tokens, value: float) -> Tokens:
-    patches = jnp.where(jnp.asarray(_KEPT)[:, None], tokens.patches, value)
+def _fill_masked(tokens: Tokens, value: float) -> Tokens:
+    patches = jnp.where(jnp.asarray(_MASK)[:, None], tokens.patches, value)
     return dataclasses.replace(tokens, patches=patches)
 
 
-def _hundredfold(x: Any) -> Any:
+def _enlarge(x: Any) -> Any:
     return 100 * x
 
 
-def _negative(x: Any) -> Any:
+def _negate(x: Any) -> Any:
     return -jnp.abs(x) - 0.1
 
 
@@ -292,5 +305,5 @@ def _run(subject: Subject, part: Any, tokens: Tokens) -> Any:
 
 
 @eqx.filter_jit
-def _masked(part: Any, tokens: Tokens, mask: Any) -> Any:
+def _run_masked(part: Any, tokens: Tokens, mask: Any) -> Any:
     return part(dataclasses.replace(tokens, mask=mask))

@@ -1,4 +1,4 @@
-"""Live progress in a terminal."""
+"""A progress bar."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -8,23 +8,23 @@ from ._loop import Progress
 
 
 @contextmanager
-def progress_bar() -> Generator[Callable[[Progress], None]]:
-    """Shows loss, accuracy, images a second and the time left while a model is trained.
+def show_progress() -> Generator[Callable[[Progress], None]]:
+    """Shows loss, accuracy, images per second and the time left while a model is trained.
 
     !!! example
 
         ```python
-        with vitrail.train.progress_bar() as report:
+        with vitrail.train.show_progress() as report:
             model = vitrail.train.fit(model, data, recipe, key=key, report=report)
         ```
 
-    Where the output is no terminal, only the last state is written.
+    If the output is not a terminal, only the last state is written.
 
     **Returns:**
 
-    A context manager that gives what `fit` takes as `report`.
+    A context manager that returns a function for the argument `report` of `fit`.
 
-    **Raises:** `MissingExtraError` where rich is not installed.
+    **Raises:** `MissingExtraError` if rich is not installed.
     """
     rich = require("rich.progress", extra="train")
     text = rich.TextColumn
@@ -48,13 +48,13 @@ def progress_bar() -> Generator[Callable[[Progress], None]]:
                 total=progress.steps,
                 completed=progress.step,
                 figures=figures,
-                left=_clock(progress),
+                left=_format_time(progress),
             )
 
         yield report
 
 
-def _clock(progress: Progress) -> str:
+def _format_time(progress: Progress) -> str:
     if progress.step == 1:
         return ""
     done = progress.step == progress.steps

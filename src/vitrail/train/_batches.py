@@ -11,13 +11,24 @@ from .._extras import require
 B = TypeVar("B")
 
 
-def batches(
+def make_batches(
     load: Callable[[Int[np.ndarray, " batch"]], B], length: int, *, epochs: int, batch_size: int, seed: int
 ) -> tuple[int, Iterator[B]]:
-    """How many batches there are, and the batches: what `load` makes of the indices of each, out of so many.
+    """Makes shuffled batches.
 
-    Each epoch is shuffled anew. Batches are full: one may reach over the end of an epoch, and what is left after the
-    last epoch is not seen.
+    **Arguments:**
+
+    - `load`: returns the batch of some indices.
+    - `length`: the number of images.
+    - `epochs`, `batch_size`: as in `Recipe`.
+    - `seed`: for the order. Each epoch has another.
+
+    **Returns:**
+
+    The number of batches, and the batches. All are full: one may cross the end of an epoch, and the images that remain
+    after the last epoch are left out.
+
+    **Raises:** `ValueError` if there is not one full batch; `MissingExtraError` if grain is not installed.
     """
     grain = require("grain", extra="train")
     order = grain.MapDataset.source(np.arange(length)).seed(seed).shuffle().repeat(epochs)
@@ -25,9 +36,8 @@ def batches(
     steps = len(order)
     if steps == 0:
         raise ValueError(
-            f"batch_size must be at most the images of all epochs together, {epochs * length}, but {batch_size} "
-            "came: take a smaller one"
+            f"batch_size must be at most {epochs * length}, the images of all epochs together, got {batch_size}"
         )
-    # One thread that works ahead is enough to hide the loading, and leaves the cores to the model.
+    # One thread that loads ahead is enough, and leaves the cores to the model.
     ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     return steps, cast("Iterator[B]", iter(order.map(load).to_iter_dataset(ahead)))

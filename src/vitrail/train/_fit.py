@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray, Shaped, UInt8
 
-from ._batches import batches
-from ._data import Dataset, Normalisation
+from ..images import Dataset, Preprocess
+from ..model import ViT
+from ._batches import make_batches
 from ._loop import Batch, Progress, Scalar, cross_entropy, optimise
 from ._recipe import Recipe
 
 
 @runtime_checkable
 class Classifier(Protocol):
-    """What can be trained: a module that makes logits of one image, as `vitrail.ViT` does."""
+    """What can be trained: a module that returns the logits of one image, as `vitrail.ViT` does."""
 
     def __call__(self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]: ...
 
@@ -38,27 +39,27 @@ def fit(
     !!! example
 
         ```python
-        data = vitrail.train.load_mnist()
+        data = vitrail.images.load_mnist()
         model = vitrail.train.fit(model, data, vitrail.train.Recipe(), key=key)
         print(vitrail.train.evaluate(model, data).accuracy)
         ```
 
     **Arguments:**
 
-    - `model`: takes one image as `data.normalisation` gives it, and returns one logit for each class.
-    - `data`: whose `train` is learned from. Its `test` is not looked at.
-    - `recipe`: the numbers of the run.
-    - `key`: for the order of the images, their augmentation and what the model draws in training. The same key gives
-        the same weights on the same machine.
+    - `model`: takes one image, normalised by `data.preprocess`, and returns one logit for each class.
+    - `data`: the data set. Its `train` is used, its `test` is not.
+    - `recipe`: the settings of the run.
+    - `key`: for the order of the images, their augmentation and what is random in the model. The same key gives the
+        same weights on the same machine.
     - `report`: is called with the `Progress` after the first step, after every tenth, and after the last.
 
     **Returns:**
 
-    A new model; the one that came is as it was.
+    The trained model. The model that was passed does not change.
 
-    **Raises:** `ValueError` where the model does not return one logit for each class, or a batch is larger than all
-    epochs together; `FloatingPointError` where the loss is no longer finite; `MissingExtraError` where optax or grain
-    is not installed.
+    **Raises:** `ValueError` if the model does not take the images or return one logit for each class, or if a batch is
+    larger than all epochs together; `FloatingPointError` if the loss is not finite; `MissingExtraError` if optax or
+    grain is not installed.
     """
     check_classifier(model, data)
 
@@ -67,36 +68,64 @@ def fit(
 
     order_key, steps_key = jax.random.split(key)
     seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
-    steps, feed = batches(load, len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed)
-    fixed = recipe, data.normalisation
-    return optimise(model, _loss, feed, steps, recipe, fixed=fixed, key=steps_key, report=report)
+    steps, feed = make_batches(load, len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed)
+    fixed = recipe, data.preprocess
+    return optimise(model, _compute_loss, feed, steps, recipe, fixed=fixed, key=steps_key, report=report)
 
 
-def _loss(
+def _compute_loss(
     model: Any,
     images: UInt8[Array, "batch height width channels"],
     labels: Int32[Array, " batch"],
     key: PRNGKeyArray,
-    fixed: tuple[Recipe, Normalisation],
+    fixed: tuple[Recipe, Preprocess],
 ) -> tuple[Scalar, Scalar]:
-    recipe, normalisation = fixed
+    recipe, preprocess = fixed
     augment_key, model_key = jax.random.split(key)
     augmented = recipe.augmentation(images.astype(jnp.float32), key=augment_key)
 
     def classify(image: Float[Array, "height width channels"], key: PRNGKeyArray) -> Float[Array, " classes"]:
         return model(image, key=key)
 
-    logits = jax.vmap(classify)(normalisation(augmented), jax.random.split(model_key, len(images)))
+    logits = jax.vmap(classify)(preprocess.normalise(augmented), jax.random.split(model_key, len(images)))
     return cross_entropy(logits, labels, recipe.label_smoothing)
 
 
+def check_channels(model: ViT, data: Dataset) -> None:
+    """Checks that the images of a data set have the channels that a model reads.
+
+    **Arguments:**
+
+    - `model`: a ViT.
+    - `data`: the data set.
+
+    **Raises:** `ValueError` if they do not.
+    """
+    channels = model.config.channels
+    if channels != data.channels:
+        raise ValueError(
+            f"model must have the channels of the images, {data.channels}, got {channels}: load the images with "
+            f"channels={channels}, or build the model with channels={data.channels}"
+        )
+
+
 def check_classifier(model: Any, data: Dataset) -> None:
-    """Raises a `ValueError` where a model does not return one logit for each class. Nothing is computed."""
+    """Checks that a model takes the images of a data set, and returns one logit for each class. Only shapes are
+    computed.
+
+    **Arguments:**
+
+    - `model`: what `fit` takes.
+    - `data`: the data set.
+
+    **Raises:** `ValueError` if it does not.
+    """
+    if isinstance(model, ViT):
+        check_channels(model, data)
     image = jax.ShapeDtypeStruct((*data.image_size, data.channels), jnp.float32)
     logits = cast(jax.ShapeDtypeStruct, eqx.filter_eval_shape(model, image))
     if logits.shape != (len(data.classes),):
         raise ValueError(
-            f"model must return one logit for each of the {len(data.classes)} classes, but it returns the shape "
-            f"{logits.shape}: build it with num_classes={len(data.classes)}, with a pool that gives one vector and a "
-            "head that classifies"
+            f"model must return logits of shape ({len(data.classes)},), got {logits.shape}: build the model "
+            f"with num_classes={len(data.classes)}, a pool that returns one vector, and a head with classes"
         )

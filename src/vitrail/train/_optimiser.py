@@ -1,4 +1,4 @@
-"""From a recipe to the update of the parameters."""
+"""The optimiser of a recipe."""
 
 import functools
 from typing import Any, Final, Protocol, TypeVar, cast, runtime_checkable
@@ -7,13 +7,13 @@ import equinox as eqx
 import jax
 
 from .._extras import require
-from .._layers import Decayed
+from ..nn import Decayed
 from ._recipe import Recipe
 
 
 @runtime_checkable
 class Optimiser(Protocol):
-    """What optax makes: a state, and how a gradient becomes an update."""
+    """An optimiser of optax: its state, and how it turns a gradient into an update."""
 
     def init(self, params: Any, /) -> Any: ...
 
@@ -25,9 +25,9 @@ _T = TypeVar("_T")
 _EQUINOX: Final = (eqx.nn.Linear, eqx.nn.Conv)
 
 
-@functools.cache  # the same recipe gives the same functions, so that a second run does not compile again
+@functools.cache  # the same recipe returns the same functions, so that a second run is not compiled again
 def make_optimiser(recipe: Recipe, steps: int) -> Optimiser:
-    """AdamW after clipping, under a schedule of so many steps."""
+    """Makes AdamW with clipping and a schedule of `steps` steps."""
     optax = require("optax", extra="train")
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
@@ -37,20 +37,20 @@ def make_optimiser(recipe: Recipe, steps: int) -> Optimiser:
     )
     chain: Optimiser = optax.chain(
         optax.clip_by_global_norm(recipe.clip_norm),
-        optax.adamw(schedule, weight_decay=recipe.weight_decay, mask=decayed),
+        optax.adamw(schedule, weight_decay=recipe.weight_decay, mask=is_decayed),
     )
     return chain
 
 
-def decayed(parameters: _T) -> _T:
-    """Which parameters weight decay acts on: those that their modules name as `decayed`, and the weights of Equinox's
-    own linear and convolutional layers. Biases, norms, positions, tokens, queries and scales are spared."""
+def is_decayed(parameters: _T) -> _T:
+    """Returns which parameters weight decay acts on: those that modules name as `decayed`, and the weights of Equinox's
+    linear and convolutional layers. It does not act on biases, norms, positions, tokens, queries and scales."""
     chosen: set[int] = set()
 
     def visit(node: object) -> bool:
         names = node.decayed if isinstance(node, Decayed) else ("weight",) if isinstance(node, _EQUINOX) else ()
         chosen.update(id(leaf) for name in names for leaf in cast("list[object]", jax.tree.leaves(getattr(node, name))))
-        return False  # to see the modules inside of this one, too
+        return False  # go on to the modules inside
 
     jax.tree.leaves(parameters, is_leaf=visit)
 

@@ -1,14 +1,14 @@
-"""The numbers of a training run."""
+"""The settings of a training run."""
 
 from dataclasses import dataclass
 
 from .._check import check_above_zero, check_not_negative, check_positive, check_rate
-from ._augment import Augmentation
+from ..images import Augmentation
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: AdamW under a learning rate that rises linearly and falls along a cosine to zero.
+    """How to train: AdamW, with a learning rate that rises linearly and falls along a cosine to zero.
 
     The defaults are those of `vitrail demo`, chosen for a small model on a few thousand digits.
 
@@ -19,22 +19,22 @@ class Recipe:
     """
 
     epochs: int = 28
-    """How often each image is seen."""
+    """How many times each image is seen."""
     batch_size: int = 64
-    """Images a step."""
+    """The number of images in a step."""
     learning_rate: float = 6e-3
-    """At its highest."""
+    """The highest learning rate."""
     warmup: float = 0.1
-    """The part of all steps in which the learning rate rises."""
+    """The fraction of the steps in which the learning rate rises."""
     weight_decay: float = 0.05
-    """Of matrices and kernels: not of biases, norms, positions, prefix tokens, nor what a pool holds besides its linear
-    layers."""
+    """Acts on the weights of linear and convolutional layers, not on biases, norms, positions, prefix tokens or the
+    queries of pools."""
     clip_norm: float = 1.0
-    """Where the norm of a step's whole gradient is cut off."""
+    """The largest norm of the gradient of a step; a larger one is scaled down to it."""
     label_smoothing: float = 0.0
     """The probability that is spread evenly over all classes."""
     augmentation: Augmentation = Augmentation(rotate=10.0, shift=2 / 28, scale=0.1)
-    """What is done to the training images."""
+    """How training images are augmented."""
 
     def __post_init__(self) -> None:
         check_positive(epochs=self.epochs, batch_size=self.batch_size)

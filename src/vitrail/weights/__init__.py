@@ -1,9 +1,11 @@
-"""Weights on disk: vitrail's own files, and checkpoints as others publish them."""
+"""Weights in files: vitrail's own, and checkpoints as libraries publish them."""
 
 from ._card import ModelCard as ModelCard, model_card as model_card
+from ._configuration import Configuration as Configuration, Configured as Configured
 from ._errors import CheckpointError as CheckpointError
 from ._hub import from_hub as from_hub
-from ._layouts import WritableLayout as WritableLayout
-from ._load import Config as Config, load as load
+from ._load import load as load
+from ._read import Config as Config, read_model as read_model
 from ._save import save as save
-from ._torch import convert_torch as convert_torch
+from .formats import convert_torch as convert_torch
+from .layouts import LAYOUTS as LAYOUTS, Layout as Layout, WritableLayout as WritableLayout

@@ -1,4 +1,4 @@
-"""What there is to know of a model or a file before it is used."""
+"""What there is to know about a model or a file before it is used."""
 
 import math
 from collections import Counter
@@ -10,62 +10,62 @@ from typing import Any, cast
 from jaxtyping import Array, Float
 
 from ..model import ViT, ViTConfig
-from ._checkpoint import has_pooler
-from ._errors import describing
-from ._layouts import open_source
-from ._load import Config, identified, planned
-from ._native import arrays_of, check_no_overrides, difference, header_of, is_native, named_as_jax, outline
-from ._source import AbstractSource
+from ._configuration import Configuration, list_arrays, make_outline
+from ._errors import CheckpointError, blame_file
+from ._native import check_no_overrides, compare_arrays, is_native, name_dtypes, read_header
+from ._read import Config, choose_config, plan_model, recognise_file
+from .formats import AbstractSource, open_source
+from .layouts import Checkpoint, has_pooler
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What there is to know of a model, or of a checkpoint that was not even loaded."""
+    """What there is to know about a model, or about a checkpoint that is not loaded."""
 
     layout: str
-    """The layout of the file: `"vitrail"` for our own, and for a model in memory."""
+    """The layout of the file; `"vitrail"` for vitrail's own, and for a model in memory."""
     title: str
-    """Whose layout that is."""
+    """What the layout is."""
     config: ViTConfig
     """The configuration."""
     parameters: int
-    """How many numbers the model has."""
+    """The number of parameters."""
     classes: tuple[str, ...] | None
-    """The names of the classes, where the settings beside the file have them."""
+    """The names of the classes; `None` if the settings beside the file do not have them."""
     licence: str | None
-    """What the file says of its licence; `None` where it says nothing."""
+    """The licence that the file or the settings beside it name; `None` if they do not."""
     ignored: Mapping[str, str]
     """The tensors of the file that the model does not need, and why."""
     missing: tuple[str, ...]
-    """What the model needs and the file has not, or has in another shape or dtype."""
+    """What the model needs and the file lacks, or has in another shape or dtype."""
     unknown: tuple[str, ...]
-    """The tensors of the file of which nobody knows what they are for."""
+    """The tensors of the file that the layout does not know."""
     dtypes: Mapping[str, int]
-    """How many of the tensors that the model is filled from have which dtype. All but float32 want `convert=True`."""
+    """How many of the tensors that the model is filled from have each dtype. All but float32 need `convert=True`."""
     assumed: Mapping[str, object]
-    """What was assumed for settings that nothing says: by their names, which `config=` takes."""
+    """What vitrail assumes because no settings say it, by the names that `config=` takes."""
     embeds: bool
-    """Whether the head gives an embedding and not scores of classes: CLIP's projection, or a pooler."""
+    """Whether the head returns an embedding instead of the scores of classes: CLIP's projection, or a pooler."""
 
     @property
     def tokens(self) -> int:
-        """How many tokens the encoder reads for one image."""
-        return math.prod(self.config.grid) + outline(self.config).backbone.num_prefix
+        """The number of tokens that the encoder reads for one image."""
+        return math.prod(self.config.grid) + cast(ViT, make_outline(self.config)).backbone.num_prefix
 
     @property
     def flops(self) -> int:
-        """How many floating-point operations the matrix products of the patch embedding, the blocks and the neck take
-        for one image; a multiplication and an addition are two."""
+        """The floating-point operations of the matrix products in the patch embedding, the blocks and the neck for one
+        image. A multiplication and an addition are two."""
         config, tokens = self.config, self.tokens
         dim, mlp_dim, patches = config.size.dim, config.size.mlp_dim, math.prod(config.grid)
         matrices = 3 if config.encoder.activation == "swiglu" else 2
-        everywhere = tokens, tokens**2
-        windows = config.encoder.windows
-        within = everywhere
+        windows = config.windows
+        everywhere = within = tokens, tokens**2
+        num_global = config.size.depth
         if windows is not None:
             number = math.prod(-(-side // windows.size) for side in config.grid)
             within = number * windows.size**2, number * windows.size**4
-        num_global = config.size.depth if windows is None else len(windows.global_blocks)
+            num_global = len(windows.global_blocks)
         total = 2 * patches * dim * math.prod(config.patch_size) * config.channels
         for (read, pairs), blocks in ((everywhere, num_global), (within, config.size.depth - num_global)):
             total += blocks * (8 * read * dim**2 + 4 * pairs * dim + 2 * matrices * tokens * dim * mlp_dim)
@@ -73,32 +73,32 @@ class ModelCard:
             total += 2 * patches * config.neck_dim * (dim + 9 * config.neck_dim)
         return total
 
-    def preprocess(self, image: object) -> Float[Array, "height width 3"]:
-        """Prepares a picture as the weights want it.
+    def preprocess(self, image: object) -> Float[Array, "height width channels"]:
+        """Prepares an image for the weights.
 
         **Arguments:**
 
-        - `image`: a picture of Pillow's, or a NumPy array of uint8 or uint16, `(height, width)` or
-            `(height, width, channels)`. What becomes of transparency, 16 bits, palettes, CMYK and EXIF is said at
-            [`Preprocess`][vitrail.Preprocess].
+        - `image`: an image of Pillow, or a NumPy array of uint8 or uint16, `(height, width)` or
+            `(height, width, channels)`. [`Preprocess`][vitrail.Preprocess] says what happens to transparency, 16 bits,
+            palettes, CMYK and EXIF.
 
         **Returns:**
 
-        The normalised pixels, of the model's image size.
+        The normalised pixels, of the image size and the channels of the model.
 
-        **Raises:** `ValueError` where nothing says how the weights want their pictures, or the image is none;
-        `MissingExtraError` where Pillow is not installed.
+        **Raises:** `ValueError` if it is not known how the weights need their images, or the image is not one;
+        `MissingExtraError` if Pillow is not installed.
         """
         if self.config.preprocess is None:
             raise ValueError(
-                "preprocess must be known for these weights, but neither the file nor what lies beside it says how "
-                "they want their pictures: give the configuration a vitrail.Preprocess, with dataclasses.replace"
+                "preprocess is not known for these weights, neither from the file nor from the settings beside it: "
+                "give the configuration a vitrail.Preprocess with dataclasses.replace"
             )
         return self.config.preprocess(image, self.config.image_size)
 
 
 def model_card(source: ViT | Path | str, *, layout: str | None = None, config: Config = None) -> ModelCard:
-    """What there is to know of a model, or of a file, whose numbers are not read for it.
+    """Collects what there is to know about a model, or about a file without reading its numbers.
 
     !!! example
 
@@ -109,58 +109,65 @@ def model_card(source: ViT | Path | str, *, layout: str | None = None, config: C
 
     **Arguments:**
 
-    - `source`: a model, or what `vitrail.load` takes.
-    - `layout`, `config`: as in `vitrail.load`, for a file; a file of vitrail's own takes neither.
+    - `source`: a model, or a path as `vitrail.load` takes it.
+    - `layout`, `config`: as in `vitrail.load`, for a file of a library.
 
     **Returns:**
 
-    A `ModelCard`. A file that lacks tensors, or has some too many, is no error here: the card names them.
+    A `ModelCard`. Missing and unknown tensors are not an error here: the card lists them.
 
-    **Raises:** `CheckpointError` where the file is not what it claims, or is of no known layout; `ValueError` where
-    the arguments do not fit; `OSError` where the file cannot be read.
+    **Raises:** `CheckpointError` if the file is damaged or has no known layout; `ValueError` if the arguments do not
+    fit; `OSError` if the file cannot be read.
     """
     if isinstance(source, ViT):
-        leaves = arrays_of(source)
-        dtypes = Counter(str(leaf.dtype) for leaf in leaves.values())
-        return _own_card(source.config, leaves, dtypes)
-    path = Path(source)
-    file = open_source(path)
+        arrays = list_arrays(source)
+        return _make_own_card(source.config, arrays, Counter(str(array.dtype) for array in arrays.values()))
+    file = open_source(Path(source))
     if is_native(file):
         check_no_overrides(layout, config)
-        return _native_card(file)
-    known, file, checkpoint, config = identified(file, path, layout, config)
-    settings = checkpoint.settings
-    model, made = planned(known, config, checkpoint, convert=True)
-    others = [name for name in checkpoint.tensors if name not in made.used]
-    reasons = {name: known.reason(name) for name in others}
+        return _make_native_card(file)
+    checkpoint = recognise_file(file, layout, config)
+    return _make_card(checkpoint, _check_vit(file, choose_config(checkpoint, config)))
+
+
+def _check_vit(file: AbstractSource, config: Configuration) -> ViTConfig:
+    if not isinstance(config, ViTConfig):
+        raise CheckpointError(f"{file.path} must hold a ViT to have a card, got a {type(config).__name__}")
+    return config
+
+
+def _make_card(checkpoint: Checkpoint, config: ViTConfig) -> ModelCard:
+    layout = checkpoint.layout
+    outline, plan = plan_model(checkpoint, config, convert=True)
+    unused = [name for name in checkpoint.tensors if name not in plan.used]
+    reasons = {name: layout.reason_to_ignore(name) for name in unused}
     return ModelCard(
-        layout=known.name,
-        title=known.title,
+        layout=layout.name,
+        title=layout.title,
         config=config,
-        parameters=_parameters(arrays_of(model)),
-        classes=_classes(settings, config.num_classes),
-        licence=_licence(settings, file.metadata),
+        parameters=_count_parameters(list_arrays(outline)),
+        classes=_read_classes(checkpoint, config.num_classes),
+        licence=_read_licence(checkpoint),
         ignored={name: why for name, why in reasons.items() if why is not None},
-        missing=(*made.wrong, *made.missing),
+        missing=(*plan.wrong, *plan.missing),
         unknown=tuple(name for name, why in reasons.items() if why is None),
-        dtypes=Counter(info.dtype for name, info in named_as_jax(checkpoint.tensors).items() if name in made.used),
+        dtypes=Counter(info.dtype for name, info in name_dtypes(checkpoint.tensors).items() if name in plan.used),
         assumed=checkpoint.assumed,
-        embeds=known.embeds(config),
+        embeds=layout.embeds(config),
     )
 
 
-def _native_card(file: AbstractSource) -> ModelCard:
-    config, _ = header_of(file)
-    with describing(file.path):
-        expected = arrays_of(outline(config))
-    tensors = named_as_jax(file.tensors)
-    found = difference(tensors, expected)
-    missing = (*found.wrong, *map(repr, found.missing))
+def _make_native_card(file: AbstractSource) -> ModelCard:
+    config = _check_vit(file, read_header(file)[0])
+    with blame_file(file.path):
+        expected = list_arrays(make_outline(config))
+    tensors = name_dtypes(file.tensors)
+    found = compare_arrays(tensors, expected)
     dtypes = Counter(info.dtype for name, info in tensors.items() if name in expected)
-    return _own_card(config, expected, dtypes, missing, tuple(found.unknown))
+    return _make_own_card(config, expected, dtypes, (*found.wrong, *map(repr, found.missing)), tuple(found.unknown))
 
 
-def _own_card(
+def _make_own_card(
     config: ViTConfig,
     arrays: Mapping[str, Any],
     dtypes: Mapping[str, int],
@@ -171,7 +178,7 @@ def _own_card(
         layout="vitrail",
         title="vitrail's own",
         config=config,
-        parameters=_parameters(arrays),
+        parameters=_count_parameters(arrays),
         classes=None,
         licence=None,
         ignored={},
@@ -183,23 +190,27 @@ def _own_card(
     )
 
 
-def _parameters(arrays: Mapping[str, Any]) -> int:
+def _count_parameters(arrays: Mapping[str, Any]) -> int:
     return sum(math.prod(array.shape) for array in arrays.values())
 
 
-def _classes(settings: Mapping[str, Any], num_classes: int | None) -> tuple[str, ...] | None:
-    """Hugging Face's names of the classes; `None` where there are none, or those that it makes up."""
-    given = settings.get("id2label")
+def _read_classes(checkpoint: Checkpoint, num_classes: int | None) -> tuple[str, ...] | None:
+    """The names of the classes; `None` if there are none, or only those that Hugging Face makes up."""
+    given = checkpoint.settings.get(checkpoint.layout.library.labels)
     if num_classes is None or not isinstance(given, dict):
         return None
     labels = {str(key): str(label) for key, label in cast("dict[str, Any]", given).items()}
-    names = tuple(labels.get(str(place), "") for place in range(num_classes))
+    names = tuple(labels.get(str(number), "") for number in range(num_classes))
     return None if "" in names or names == tuple(f"LABEL_{i}" for i in range(num_classes)) else names
 
 
-def _licence(settings: Mapping[str, Any], metadata: Mapping[str, str]) -> str | None:
-    """A licence where the file's header or the settings name one."""
-    pretrained = settings.get("pretrained_cfg")
-    places = metadata, settings, cast("dict[str, Any]", pretrained) if isinstance(pretrained, dict) else {}
-    found = (place.get(name) for place in places for name in ("license", "licence"))
-    return next((licence for licence in found if isinstance(licence, str)), None)
+def _read_licence(checkpoint: Checkpoint) -> str | None:
+    """The licence in the header of the file, or in the settings at the places where the library puts it."""
+    for root in (checkpoint.metadata, checkpoint.settings):
+        for place in checkpoint.layout.library.licence:
+            found: object = root
+            for name in place:
+                found = cast("Mapping[str, Any]", found).get(name) if isinstance(found, Mapping) else None
+            if isinstance(found, str):
+                return found
+    return None

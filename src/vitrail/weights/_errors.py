@@ -1,4 +1,4 @@
-"""What is wrong with a file of weights."""
+"""The error of a file of weights."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,23 +8,23 @@ from .._registry import UnknownPartError
 
 
 class CheckpointError(ValueError):
-    """A file of weights that is not what it should be. The message names the file, and the tensor if it is one."""
+    """A file of weights cannot be read, or does not fit. The message names the file and the tensor."""
 
 
 @contextmanager
-def describing(path: Path) -> Generator[None, None, None]:
-    """Where a model is made out of what a file, or the settings beside it, say: what goes wrong is a `CheckpointError`.
+def blame_file(path: Path) -> Generator[None, None, None]:
+    """Turns any error of a model that is built as a file says into a `CheckpointError` that names the file.
 
-    A part that is not to be had stays the error that it is, as that is not the file's fault.
+    An `UnknownPartError` stays as it is: that a part is not installed is not the file's fault.
     """
     try:
         yield
     except (CheckpointError, UnknownPartError):
         raise
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
-        raise CheckpointError(f"{path} describes no model that there can be: {in_short(error)}") from error
+        raise CheckpointError(f"{path} describes a model that cannot be built: {shorten_error(error)}") from error
 
 
-def in_short(error: Exception) -> str:
-    """What an error says, on one line: a type checker's and JAX's have pages."""
+def shorten_error(error: Exception) -> str:
+    """The message of an error on one line: those of a type checker and of JAX fill pages."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,16 +1,19 @@
-"""A model from the Hugging Face Hub."""
+"""Loads a model from the Hugging Face Hub."""
 
 import re
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from jaxtyping import PRNGKeyArray
 
 from .._extras import require
+from .._keep import KEEP, Keep
 from .._registry import PartSpec
 from ..head import HeadFactory
 from ..model import ViT
+from ..nn import Dropout, Execution
 from ..pool import PoolFactory
-from ._load import Config, load
+from ._load import load
+from ._read import Config
 
 _FILES: Final = (
     "config.json",
@@ -31,13 +34,15 @@ def from_hub(
     config: Config = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
-    pool: str | PartSpec | PoolFactory | None = None,
-    head: str | PartSpec | HeadFactory | None = None,
-    num_classes: int | Literal["keep"] | None = "keep",
+    pool: str | PartSpec | PoolFactory | Keep = KEEP,
+    head: str | PartSpec | HeadFactory | Keep = KEEP,
+    num_classes: int | Keep | None = KEEP,
     convert: bool = False,
+    execution: Execution = Execution(),
+    dropout: Dropout = Dropout(),
     key: PRNGKeyArray | None = None,
 ) -> ViT:
-    """Downloads a checkpoint with huggingface_hub, which keeps it, and loads it.
+    """Downloads a checkpoint with huggingface_hub, which caches it, and loads it.
 
     !!! example
 
@@ -48,22 +53,21 @@ def from_hub(
     **Arguments:**
 
     - `repository`: `"organisation/name"`.
-    - `revision`: the full hash of a commit, whose files never change; or a branch or tag, with `moving=True`.
-    - `moving`: whether a branch or tag will do, which may hold other weights tomorrow.
-    - all others: as in [`load`][vitrail.load].
+    - `revision`: the full hash of a commit, whose files never change; or a branch or tag with `moving=True`.
+    - `moving`: whether to accept a branch or tag, which may hold other weights tomorrow.
+    - the others: as in [`load`][vitrail.load].
 
     **Returns:**
 
     The model.
 
-    **Raises:** `ValueError` where the revision is no commit and `moving` does not allow that; what huggingface_hub
-    raises where the files are not to be had; what `load` raises; `MissingExtraError` where huggingface_hub is not
-    installed.
+    **Raises:** `ValueError` if the revision is not a commit and `moving` is not set; what huggingface_hub raises if it
+    cannot download the files; what `load` raises; `MissingExtraError` if huggingface_hub is not installed.
     """
     if not moving and not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ValueError(
-            f"revision must be the 40 digits of a commit, but {revision!r} came, which may stand for other weights "
-            "tomorrow: take the commit from the repository's history, or pass moving=True"
+            f"revision must be the 40 digits of a commit, got {revision!r}, which can hold other weights tomorrow: "
+            "take the commit from the history of the repository, or pass moving=True"
         )
     hub: Any = require("huggingface_hub", extra="hub")
     folder: str = hub.snapshot_download(repository, revision=revision, allow_patterns=list(_FILES))
@@ -77,5 +81,7 @@ def from_hub(
         head=head,
         num_classes=num_classes,
         convert=convert,
+        execution=execution,
+        dropout=dropout,
         key=key,
     )

@@ -1,33 +1,20 @@
-"""A model from a checkpoint, and back."""
+"""Loads a Vision Transformer, at another size or with another ending if that is asked for."""
 
-import dataclasses
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, cast
 
 import jax
-import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from .._check import listed
+from .._check import join_names
+from .._keep import KEEP, Keep
 from .._registry import PartSpec
-from ..head import HeadFactory
-from ..model import ViT, ViTConfig, replace
+from ..head import HeadFactory, NoHead
+from ..model import ViT, replace
+from ..nn import Dropout, Execution
 from ..pool import PoolFactory
-from ._checkpoint import Checkpoint, Layout, Settings
-from ._errors import CheckpointError, describing
-from ._layouts import open_source, recognise
-from ._native import arrays_of, check_no_overrides, is_native, name_of, outline, read_native
-from ._preprocess import preprocess_of
-from ._rules import Plan, fill, plan
-from ._settings import GivenSettings, read_settings, settings_beside
-from ._source import AbstractSource, NumpyArray, aligned
-
-_IN_BFLOAT16: Final = 2**-6
-"""How far a power of 100 may be off that was computed in bfloat16, whose numbers are 2**-8 apart."""
-Config = ViTConfig | Mapping[str, Any] | Path | str | None
-"""What a checkpoint is: a configuration, settings as a library's `config.json` has them, or the path of such a file."""
+from ._configuration import list_arrays
+from ._errors import CheckpointError
+from ._read import Config, read_model
 
 
 def load(
@@ -37,14 +24,16 @@ def load(
     config: Config = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
-    pool: str | PartSpec | PoolFactory | None = None,
-    head: str | PartSpec | HeadFactory | None = None,
-    num_classes: int | Literal["keep"] | None = "keep",
+    pool: str | PartSpec | PoolFactory | Keep = KEEP,
+    head: str | PartSpec | HeadFactory | Keep = KEEP,
+    num_classes: int | Keep | None = KEEP,
     convert: bool = False,
+    execution: Execution = Execution(),
+    dropout: Dropout = Dropout(),
     key: PRNGKeyArray | None = None,
 ) -> ViT:
-    """Reads a model from a file: vitrail's own, or a checkpoint as timm, Hugging Face, Meta, OpenAI, open_clip,
-    torchvision, big_vision or vision_transformer publish it.
+    """Loads a model from a file: vitrail's own, or a checkpoint of timm, Hugging Face, Meta, OpenAI, open_clip,
+    torchvision, big_vision or vision_transformer.
 
     !!! example
 
@@ -52,176 +41,81 @@ def load(
         model = vitrail.load("model.safetensors", pool="mean", num_classes=10, key=key)
         ```
 
-    The layout is known by the names of the tensors, and what these do not say (the activation, the number of heads) by
-    the `config.json` beside the file; without one, what the published models of the layout have is assumed, and
-    `vitrail inspect` shows it. Every tensor is used, or is one that the layout names as not needed; every array
-    of the model is filled, in the file's own numbers, and none is converted unless that is asked for.
+    The names of the tensors tell the layout. What tensors do not tell, as the activation or the number of heads, is
+    read from the `config.json` beside the file. Without one, vitrail assumes what the published models of the layout
+    have; `vitrail inspect` shows it. Each tensor is used, or the layout says why the model does not need it. Each array
+    of the model gets the numbers of the file.
 
     **Arguments:**
 
     - `path`: a safetensors or npz file, the index of a checkpoint in several files (`model.safetensors.index.json`), or
         a folder with one of these.
-    - `layout`: the name of the layout, where it should not be known by the tensors; `vitrail inspect` shows it.
-    - `config`: what the checkpoint is, instead of what lies beside the file: a `ViTConfig`, or settings as the
-        library's `config.json` has them, or the path of such a file. Settings that the layout does not read are an
-        error, unless they are a whole `config.json`.
-    - `image_size`, `patch_size`: of the images that the model is to read; what depends on them is resampled, as in
+    - `layout`: the name of the layout; `None` to recognise it.
+    - `config`: what the checkpoint is, in place of the settings beside the file: a `ViTConfig`, settings as in the
+        library's `config.json`, or the path of such a file. Settings that the layout does not read are an error, unless
+        they are a whole `config.json`.
+    - `image_size`, `patch_size`: the sizes for the model to read. What depends on them is resampled, as in
         `ViT.resized`.
-    - `pool`, `head`, `num_classes`: what the model is to end with, as in `vitrail.replace`; `num_classes=None` takes
-        the head off.
-    - `convert`: whether float64, float16 and bfloat16 become float32; otherwise they are an error.
-    - `key`: for the weights of what is new; needed where `pool`, `head` or `num_classes` asks for such.
+    - `pool`, `head`, `num_classes`: how the model ends, as in `vitrail.replace`. `num_classes=None` removes the head.
+    - `convert`: whether to convert float64, float16 and bfloat16 to float32. Without it they are an error.
+    - `execution`: how the model is computed.
+    - `dropout`: what is dropped at random in training.
+    - `key`: for new weights, which `pool`, `head` or `num_classes` can ask for.
 
     **Returns:**
 
-    The model. Its configuration names the parts, so that `vitrail.save` and `vitrail.replace` take it on.
+    The model. Its configuration names the parts, so that `vitrail.save` and `vitrail.replace` work on it.
 
-    **Raises:** `CheckpointError` where the file is not what it claims; `UnknownPartError` or `PluginError` where a part
-    that a file of ours names is not to be had; `ValueError` where the arguments do not fit; `OSError` where the file
-    cannot be read; `MissingExtraError` where einops is not installed.
+    **Raises:** `CheckpointError` if the file is damaged, has no known layout or does not fit it; `UnknownPartError` or
+    `PluginError` if a file of ours names a part that is not installed; `ValueError` if the arguments do not fit;
+    `OSError` if the file cannot be read; `MissingExtraError` if einops is not installed.
     """
-    path = Path(path)
-    source = open_source(path)
-    if is_native(source):
-        check_no_overrides(layout, config)
-        model = read_native(source)
-    else:
-        model = _read(source, path, layout, config, convert=convert)
+    model = read_model(path, layout=layout, config=config, convert=convert)
+    if not isinstance(model, ViT):
+        raise CheckpointError(
+            f"{path} must hold a ViT, got a {type(model).__name__}: read it with vitrail.weights.read_model"
+        )
+    model = model.with_execution(execution).with_dropout(dropout)
     if image_size is not None or patch_size is not None:
         model = model.resized(model.config.image_size if image_size is None else image_size, patch_size=patch_size)
-    if pool is None and head is None and num_classes == "keep":
+    if pool is KEEP and head is KEEP and num_classes is KEEP:
         return model
-    return _with_ending(model, pool, head, num_classes, key)
+    return _replace_ending(model, pool, head, num_classes, key)
 
 
-def _read(
-    source: AbstractSource,
-    path: Path,
-    layout: str | None,
-    config: Config,
-    *,
-    convert: bool,
-) -> ViT:
-    known, source, checkpoint, config = identified(source, path, layout, config)
-    model, made = planned(known, config, checkpoint, convert=convert)
-    if problem := sentence(known, made, checkpoint.tensors):
-        raise CheckpointError(f"{source.path}, of the layout {known.name!r}, {problem}")
-
-    by_short_name = _Renamed(source, checkpoint.names)
-    _check_computed(known, config, by_short_name)
-
-    def read(keys: tuple[Any, ...], leaf: object) -> object:
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            return leaf
-        out = aligned(leaf.shape, np.dtype(np.float32))
-        fill(made.steps.get(name_of(keys), ()), name_of(keys), out, by_short_name)
-        return jax.device_put(out)
-
-    return cast(ViT, jax.tree_util.tree_map_with_path(read, model))
-
-
-def identified(
-    source: AbstractSource, path: Path, layout: str | None, config: Config
-) -> tuple[Layout, AbstractSource, Checkpoint, ViTConfig]:
-    """The layout of a file, the file as that sees it, and the configuration that it has."""
-    with describing(path):
-        settings = _settings_of(config, path)
-    known, source, checkpoint = recognise(source, settings, layout)
-    if not isinstance(config, ViTConfig):
-        with describing(path):
-            folder = path if path.is_dir() else path.parent
-            found = preprocess_of(known, checkpoint, folder)
-            config = dataclasses.replace(known.configure(checkpoint), preprocess=found)
-    if isinstance(settings, GivenSettings):
-        settings.check_all_read(known.name)
-    return known, source, checkpoint, config
-
-
-def _settings_of(config: Config, path: Path) -> Settings:
-    """The settings that were given, or those that lie beside the file."""
-    match config:
-        case ViTConfig():
-            return {}
-        case None:
-            return settings_beside(path)
-        case str() | Path():
-            return read_settings(Path(config))
-        case _:
-            return GivenSettings(config)
-
-
-def planned(layout: Layout, config: ViTConfig, checkpoint: Checkpoint, *, convert: bool) -> tuple[ViT, Plan]:
-    """The model of a configuration without its numbers, and what of the file goes where in it."""
-    with describing(checkpoint.path):
-        model = outline(config)
-    rules = layout.rules(config)
-    return model, plan(rules, arrays_of(model), checkpoint.tensors, config.size.depth, convert=convert)
-
-
-def sentence(layout: Layout, made: Plan, tensors: Mapping[str, Any]) -> str:
-    """What keeps a file from being the model; the empty string where nothing does."""
-    unknown = [name for name in tensors if name not in made.used and layout.reason(name) is None]
-    for problems, verb in ((made.wrong, "has"), (made.missing, "lacks")):
-        if problems:
-            more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-            return f"{verb} {problems[0]}{more}"
-    if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        return f"has tensors that nothing in the model is filled from: {listed(unknown[:3])}{more}"
-    return ""
-
-
-def _check_computed(layout: Layout, config: ViTConfig, source: AbstractSource) -> None:
-    """Raises a `CheckpointError` where what vitrail computes itself is another thing in the file."""
-    for pattern, compute in layout.computed:
-        for name in (each for each in source.tensors if re.fullmatch(pattern, each)):
-            found, expected = source.read(name).astype(np.float32), compute(config)
-            if found.shape != expected.shape or not np.allclose(found, expected, rtol=_IN_BFLOAT16, atol=0):
-                raise CheckpointError(
-                    f"{source.path} must have {name!r} as {_shown(expected)}, as the layout {layout.name!r} computes "
-                    f"it, but it has {_shown(found)}: it is not the model that it seems"
-                )
-
-
-def _shown(array: NumpyArray) -> str:
-    return np.array2string(array, precision=4, threshold=6, edgeitems=2)
-
-
-class _Renamed(AbstractSource):
-    """A source under the names of its layout."""
-
-    def __init__(self, source: AbstractSource, names: Mapping[str, str]):
-        self.path = source.path
-        self.metadata = source.metadata
-        self.tensors = {short: source.tensors[name] for short, name in names.items()}
-        self._source = source
-        self._names = names
-
-    def read(self, name: str, row: int | None = None) -> NumpyArray:
-        return self._source.read(self._names[name], row)
-
-
-def _with_ending(
+def _replace_ending(
     model: ViT,
-    pool: str | PartSpec | PoolFactory | None,
-    head: str | PartSpec | HeadFactory | None,
-    num_classes: int | Literal["keep"] | None,
+    pool: str | PartSpec | PoolFactory | Keep,
+    head: str | PartSpec | HeadFactory | Keep,
+    num_classes: int | Keep | None,
     key: PRNGKeyArray | None,
 ) -> ViT:
-    """The model with another end. A class token that it learned with stays, whether or not the pool reads it."""
-    if num_classes is None and head is None:
+    """The model with another ending. A class token of the file stays, even if the new pool does not read it."""
+    if num_classes is None and head is KEEP:
         head = "none"
-    if head == "none" and num_classes == "keep":
+    if num_classes is KEEP and head is not KEEP and _has_no_classes(head):
         num_classes = None
-    if isinstance(num_classes, int) and head is None and model.config.head == "none":
+    if isinstance(num_classes, int) and head is KEEP and _has_no_classes(model.config.head):
         head = "linear"
-    ended = replace(model, pool=pool, head=head, num_classes=num_classes, key=jax.random.key(0) if key is None else key)
+    ended = replace(
+        model,
+        pool=pool,
+        head=head,
+        num_classes=num_classes,
+        class_token=KEEP if model.backbone.class_token is None else True,
+        key=jax.random.key(0) if key is None else key,
+    )
     if key is None:
-        kept = {id(leaf) for leaf in jax.tree.leaves(model)}
-        fresh = [name for name, leaf in arrays_of(ended).items() if id(leaf) not in kept]
-        if fresh:
+        old = {id(array) for array in list_arrays(model).values()}
+        new = [name for name, array in list_arrays(ended).items() if id(array) not in old]
+        if new:
             raise ValueError(
-                f"key must be given where weights are new, but none came for {listed(fresh)}: pass "
-                "key=jax.random.key(0), or leave the pool and the head as they are in the file"
+                f"key must be given for new weights, got None for {join_names(new)}: pass key=jax.random.key(0), or "
+                "leave the pool and the head as they are in the file"
             )
     return ended
+
+
+def _has_no_classes(head: str | PartSpec | HeadFactory) -> bool:
+    """Whether this is the head without classes, given in any way."""
+    return head in ("none", PartSpec("none"), NoHead)

@@ -16,19 +16,19 @@ DISTRIBUTIONS = ("vitrail", "jax", "equinox", "optax")
 def build(case: Case, weights: dict[str, Any] | None) -> Program:
     size = vitrail.EncoderSize(case.dim, case.depth, case.num_heads, 4 * case.dim)
     gpu, forward = jax.default_backend() == "gpu", case.mode == "forward"
-    encoder = vitrail.EncoderOptions(
+    fused = gpu and case.dtype == "bfloat16" and case.batch * case.patches > 196
+    execution = vitrail.Execution(
+        compute_dtype=case.dtype,
         scan=forward if gpu else not (forward and case.size == "B"),
-        fused_attention=gpu and case.dtype == "bfloat16" and case.batch * case.patches > 196,
+        attention="cudnn" if fused else "auto",
     )
     config = vitrail.ViTConfig(
         image_size=(case.image, case.image),
         patch_size=(PATCH, PATCH),
         size=size,
-        encoder=encoder,
         num_classes=CLASSES,
-        compute_dtype=case.dtype,
     )
-    model = config.build(key=jax.random.key(0))
+    model = config.build(execution=execution, key=jax.random.key(0))
     if weights is not None:
         model = with_weights(model, weights)
     program = equinox_program(case, model, lambda model, image: model(image))

@@ -11,9 +11,9 @@ from vitrail import AbstractPool, Tokens
 
 @final
 class MeanStdPool(AbstractPool):
-    """The mean of the patches and their standard deviation, one after the other.
+    """The mean of the patches and their standard deviation, as one vector.
 
-    Snyder et al., *X-Vectors: Robust DNN Embeddings for Speaker Recognition*, ICASSP 2018, pool sounds like this.
+    Snyder et al., *X-Vectors: Robust DNN Embeddings for Speaker Recognition*, ICASSP 2018, pool sounds in this way.
     """
 
     eps: float = eqx.field(static=True)
@@ -21,15 +21,15 @@ class MeanStdPool(AbstractPool):
     needs_class_token: ClassVar[bool] = False
     order_invariant: ClassVar[bool] = True
 
-    def __init__(self, dim: int, *, eps: float = 1e-6, key: PRNGKeyArray | None = None):
+    def __init__(self, dim: int, *, eps: float = 1e-6):
         self.eps = eps
         self.out_dim = 2 * dim
 
     def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
         where = None if tokens.mask is None else tokens.mask[:, None]
-        # What a masked patch holds must not reach a gradient either, be it NaN.
+        # What a masked patch holds, even NaN, must not reach a gradient either.
         patches = tokens.patches if where is None else jnp.where(where, tokens.patches, 0)
         mean = jnp.mean(patches, axis=0, where=where)
         variance = jnp.var(patches, axis=0, where=where)
-        # The slope of a square root at zero is infinite: where all patches are equal, eps keeps it finite.
+        # The slope of a square root is infinite at zero. eps keeps it finite if all patches are equal.
         return jnp.concatenate([mean, jnp.sqrt(variance + self.eps)])

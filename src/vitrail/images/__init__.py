@@ -1,0 +1,18 @@
+"""Images: opened, resized, normalised and augmented, and data sets of them.
+
+Loading pictures needs `pip install 'vitrail[train]'`, the digits `pip install 'vitrail[demo]'`.
+"""
+
+from ._augment import Augmentation as Augmentation
+from ._dataset import (
+    DataError as DataError,
+    Dataset as Dataset,
+    Examples as Examples,
+    hold_out as hold_out,
+    measure_preprocess as measure_preprocess,
+)
+from ._folder import load_folder as load_folder
+from ._idx import load_idx as load_idx
+from ._load import load_images as load_images
+from ._mnist import load_mnist as load_mnist
+from ._preprocess import CLIP as CLIP, HALF as HALF, IMAGENET as IMAGENET, Preprocess as Preprocess

@@ -1,0 +1,73 @@
+"""Random changes of training images that keep their class."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._check import check_not_negative
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The largest rotation, shift and scaling of a training image. Each image gets its own amounts, drawn uniformly.
+
+    The default changes nothing. What keeps the class depends on the images: a mirrored cat is a cat, but a mirrored 3
+    is not a digit, and a 6 upside down is a 9.
+    """
+
+    rotate: float = 0.0
+    """Degrees in either direction."""
+    shift: float = 0.0
+    """Fractions of the height, up or down, and of the width, left or right."""
+    scale: float = 0.0
+    """For height and width separately: `0.1` for a factor between `exp(-0.1)` and `exp(0.1)`."""
+    flip: bool = False
+    """Whether an image is mirrored left to right with probability one half."""
+
+    def __post_init__(self) -> None:
+        check_not_negative(rotate=self.rotate, shift=self.shift, scale=self.scale)
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], *, key: PRNGKeyArray
+    ) -> Float[Array, "batch height width channels"]:
+        """**Arguments:**
+
+        - `images`: a batch, in floating point.
+        - `key`: for the amounts.
+
+        **Returns:**
+
+        The changed images, by one bilinear interpolation. Outside of an image its edge is repeated.
+        """
+        if self == Augmentation():
+            return images
+        amounts = jax.random.uniform(key, (len(images), 6), minval=-1.0, maxval=1.0)
+        return jax.vmap(self._warp)(images, amounts)
+
+    def _warp(
+        self, image: Float[Array, "height width channels"], amounts: Float[Array, " 6"]
+    ) -> Float[Array, "height width channels"]:
+        turn, down, right, taller, wider, mirror = amounts
+        height, width, _ = image.shape
+        angle = jnp.deg2rad(self.rotate * turn)
+        # For each pixel of the result its source, counted from the centre.
+        y, x = jnp.meshgrid(_count_from_centre(height), _count_from_centre(width), indexing="ij")
+        if self.flip:
+            x = x * jnp.where(mirror > 0, 1.0, -1.0)
+        rows = (jnp.cos(angle) * y - jnp.sin(angle) * x) * jnp.exp(self.scale * taller)
+        cols = (jnp.sin(angle) * y + jnp.cos(angle) * x) * jnp.exp(self.scale * wider)
+        rows = rows + self.shift * height * down + (height - 1) / 2
+        cols = cols + self.shift * width * right + (width - 1) / 2
+
+        def sample(channel: Float[Array, "height width"]) -> Float[Array, "height width"]:
+            return cast(Array, map_coordinates(channel, [rows, cols], order=1, mode="nearest"))
+
+        return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
+
+
+def _count_from_centre(length: int) -> Float[Array, " length"]:
+    return jnp.arange(length, dtype=jnp.float32) - (length - 1) / 2

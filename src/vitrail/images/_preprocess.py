@@ -1,0 +1,152 @@
+"""How pictures are prepared for a model."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped, UInt8
+
+from ._picture import to_picture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+else:
+    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's pixels."""
+HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+"""Mean and standard deviation that bring pixels to [-1, 1]."""
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Mean and standard deviation of CLIP's pixels."""
+_MAX_SCALED_PIXELS: Final = 10**8  # 400 MB in Pillow
+# A ratio of whole numbers of pixels has a rounding error, which must not cost a pixel: 224 / (224 / 400) is below 400.
+_ROUNDING: Final = 1e-6
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Prepares pictures for a model: resizes them to its image size, and normalises their pixels."""
+
+    fit: Literal["cover", "squash", "pad"]
+    """How a picture is resized: scaled by its shorter side and cropped at the centre (`"cover"`), scaled to the size
+    without keeping its proportions (`"squash"`), or scaled by its longer side and padded with zeros at the bottom and
+    the right after normalising (`"pad"`)."""
+    interpolation: Literal["bilinear", "bicubic", "lanczos"]
+    """Pillow's interpolation, which antialiases."""
+    mean: tuple[float, ...]
+    """What is subtracted from each channel of pixels in [0, 1]: one number for a grey image, three for RGB."""
+    std: tuple[float, ...]
+    """What each channel is then divided by."""
+    crop: float = 1.0
+    """The fraction of the scaled side that is kept in the middle: 0.875 for 224 pixels of 256."""
+    half_pixel: Literal["down", "even"] = "even"
+    """Where a crop begins that would begin at half a pixel: at the even pixel, as in torchvision and timm, or at the
+    lower one, as in Hugging Face's processors."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop must be in (0, 1], got {self.crop!r}: pass 1 to keep all")
+        if self.fit == "pad" and self.crop != 1:
+            raise ValueError(f"crop must be 1 with fit='pad', which keeps the whole picture, got {self.crop!r}")
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise ValueError(
+                f"mean and std must have one number for a grey image or three for RGB, got {self.mean} and {self.std}"
+            )
+        if not all(map(math.isfinite, self.mean + self.std)) or not all(std > 0 for std in self.std):
+            raise ValueError(f"mean and std must be finite and std above zero, got {self.mean} and {self.std}")
+
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for RGB."""
+        return len(self.mean)
+
+    def __call__(self, image: object, size: tuple[int, int]) -> Float[Array, "height width {self.channels}"]:
+        """Prepares a picture.
+
+        **Arguments:**
+
+        - `image`: a Pillow picture, or a NumPy array of uint8 or uint16 with shape `(height, width)` or
+            `(height, width, channels)` and 1, 3 or 4 channels. The orientation in EXIF is applied; transparent pixels
+            become white; uint16 and grey of 16 bits are scaled to 8 bits (of a colour PNG of 16 bits Pillow keeps the
+            upper 8); grey, palettes and CMYK become RGB, or colours grey, as the channels of `mean` say.
+        - `size`: height and width of the result.
+
+        **Returns:**
+
+        The normalised pixels in float32, channels last.
+
+        **Raises:** `TypeError` or `ValueError` if the image is none of these, or so narrow that it would be scaled to
+        more than 10^8 pixels; `MissingExtraError` if Pillow is not installed.
+        """
+        normal = np.asarray(self.normalise(self._resize(image, size)))
+        padding = ((0, size[0] - normal.shape[0]), (0, size[1] - normal.shape[1]), (0, 0))
+        return jnp.asarray(np.pad(normal, padding))
+
+    def resize(self, image: object, size: tuple[int, int]) -> UInt8[np.ndarray, "height width {self.channels}"]:
+        """Resizes a picture without normalising it, for data sets that are stored as bytes.
+
+        **Arguments:**
+
+        - `image`, `size`: as in a call.
+
+        **Returns:**
+
+        The pixels in [0, 255]. `normalise` gives from them what a call returns.
+
+        **Raises:** what a call raises; `ValueError` for `fit="pad"`, whose zeros come after normalising.
+        """
+        if self.fit == "pad":
+            raise ValueError(
+                "fit='pad' pads after normalising, which stored pixels cannot hold: use fit='squash' or fit='cover'"
+            )
+        return self._resize(image, size)
+
+    def normalise(
+        self, pixels: Shaped[Array | np.ndarray, "*batch height width {self.channels}"]
+    ) -> Float[Array, "*batch height width {self.channels}"]:
+        """Normalises the pixels of images.
+
+        **Arguments:**
+
+        - `pixels`: in [0, 255], of any dtype.
+
+        **Returns:**
+
+        What a model reads, in float32.
+        """
+        mean, std = (jnp.broadcast_to(jnp.asarray(v, jnp.float32), pixels.shape) for v in (self.mean, self.std))
+        return (jnp.asarray(pixels, jnp.float32) / 255 - mean) / std
+
+    def _resize(self, image: object, size: tuple[int, int]) -> UInt8[np.ndarray, "height width {self.channels}"]:
+        pixels = np.asarray(self._scale(to_picture(image, self.channels), size))
+        return pixels[..., None] if pixels.ndim == 2 else pixels
+
+    def _scale(self, image: PILImage, size: tuple[int, int]) -> PILImage:
+        from PIL import Image
+
+        resampling = Image.Resampling[self.interpolation.upper()]
+        height, width = size
+        if self.fit == "pad":
+            scale = min(height / image.height, width / image.width)
+            # Half a pixel is rounded up, as in SAM's ResizeLongestSide.
+            inner = int(image.width * scale + 0.5), int(image.height * scale + 0.5)
+            return image.resize((max(inner[0], 1), max(inner[1], 1)), resampling)
+        across, down = (math.floor(n / self.crop + _ROUNDING) for n in (width, height))
+        if self.fit == "squash":
+            wide, high = across, down
+        # One side is scaled to the size, the other rounded down to whole pixels, as in torchvision's Resize.
+        elif image.width * down <= image.height * across:
+            wide, high = across, max(int(across * image.height / image.width), height)
+        else:
+            wide, high = max(int(down * image.width / image.height), width), down
+        if wide * high > _MAX_SCALED_PIXELS:
+            raise ValueError(
+                f"image is too narrow, got {image.height} x {image.width} pixels, which would be scaled to {high:,} x "
+                f"{wide:,} to cover {height} x {width}: crop it first"
+            )
+        begin = round if self.half_pixel == "even" else math.floor
+        left, top = begin((wide - width) / 2), begin((high - height) / 2)
+        return image.resize((wide, high), resampling).crop((left, top, left + width, top + height))

@@ -1,0 +1,125 @@
+"""The tokens of a frozen backbone, computed once and stored."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, UInt8
+
+from .._tokens import Tokens
+from ..images import Dataset, Preprocess
+from ..model import Backbone, ViT
+from ..train import iterate_batches
+
+_BATCH: Final = 50
+_GIB: Final = 2**30
+
+
+@dataclass(frozen=True)
+class LabProgress:
+    """The progress of a comparison."""
+
+    doing: Literal["backbone", "pool"]
+    """Whether the backbone computes tokens, or a pool is trained."""
+    name: str
+    """The pool and the number of its run; empty for the backbone."""
+    done: int
+    """The number of images or steps done."""
+    total: int
+    """The number of all images or steps."""
+
+
+@dataclass(frozen=True)
+class SequenceForm:
+    """How a sequence is divided into class token, registers and patches. It can be hashed, so that a compiled function
+    can depend on it."""
+
+    grid: tuple[int, int]
+    has_class_token: bool
+    num_registers: int
+
+    @staticmethod
+    def from_backbone(backbone: Backbone) -> "SequenceForm":
+        """Returns the form of the sequences of a backbone."""
+        return SequenceForm(backbone.grid, backbone.class_token is not None, backbone.num_registers)
+
+    @property
+    def length(self) -> int:
+        """The number of tokens."""
+        return int(self.has_class_token) + self.num_registers + self.grid[0] * self.grid[1]
+
+    def divide(self, sequence: Float[Array, "tokens dim"]) -> Tokens:
+        """Divides the sequence of one image."""
+        return Tokens.from_sequence(
+            sequence, self.grid, class_token=self.has_class_token, num_registers=self.num_registers
+        )
+
+
+@dataclass(frozen=True)
+class StoredTokens:
+    """The tokens of all images of a data set, in memory or in a file."""
+
+    train: Float32[np.ndarray, "train_images tokens dim"]
+    """The sequences of the images to learn from."""
+    test: Float32[np.ndarray, "test_images tokens dim"]
+    """The sequences of the images held out."""
+    form: SequenceForm
+    """How each sequence is divided."""
+
+
+@contextlib.contextmanager
+def store_tokens(
+    model: ViT,
+    data: Dataset,
+    budget: float,
+    folder: Path | None,
+    report: Callable[[LabProgress], object],
+) -> Generator[StoredTokens]:
+    """Runs the backbone once over all images. Tokens that need more than the budget in GiB are in a temporary file."""
+    form = SequenceForm.from_backbone(model.backbone)
+    shapes = [(len(part), form.length, model.backbone.dim) for part in (data.train, data.test)]
+    size = sum(4 * int(np.prod(shape)) for shape in shapes)
+    with contextlib.ExitStack() as stack:
+        if size <= budget * _GIB:
+            arrays = [np.empty(shape, np.float32) for shape in shapes]
+        else:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tokens-", dir=folder)))
+            _check_space(size, place)
+            arrays = [
+                cast(Any, np.lib.format.open_memmap(place / f"{i}.npy", "w+", np.dtype(np.float32), shape))
+                for i, shape in enumerate(shapes)
+            ]
+        seen, total = 0, len(data.train) + len(data.test)
+        for part, array in zip((data.train, data.test), arrays, strict=True):
+            for where, sequences in iterate_batches(_run, model, part.images, data.preprocess, _BATCH):
+                array[where] = sequences
+                seen += len(sequences)
+                report(LabProgress("backbone", "", seen, total))
+        yield StoredTokens(arrays[0], arrays[1], form)
+
+
+@eqx.filter_jit
+def _run(
+    model: ViT, images: UInt8[Array, "batch height width channels"], preprocess: Preprocess
+) -> Float[Array, "batch tokens dim"]:
+    def run_one(image: Float[Array, "height width channels"]) -> Float[Array, "tokens dim"]:
+        return model.backbone(image).sequence
+
+    return jax.vmap(run_one)(preprocess.normalise(images)).astype(jnp.float32)
+
+
+def _check_space(size: int, place: Path) -> None:
+    free = shutil.disk_usage(place).free
+    if free < size:
+        raise OSError(
+            f"the tokens need {size / _GIB:.1f} GiB, got {free / _GIB:.1f} free in {place.parent}: raise token_budget "
+            "if there is enough memory, or use fewer images or another folder"
+        )

@@ -1,0 +1,49 @@
+"""Layers that know nothing of images: what all parts are made of."""
+
+from ._activation import ACTIVATIONS as ACTIVATIONS, ActivationName as ActivationName
+from ._attention import Attention as Attention, choose_heads as choose_heads
+from ._count import count_parameters as count_parameters
+from ._drop import (
+    Dropout as Dropout,
+    drop_branch as drop_branch,
+    drop_elements as drop_elements,
+    split_key as split_key,
+)
+from ._dtype import at_least_float32 as at_least_float32
+from ._execution import AttentionStrategy as AttentionStrategy, Execution as Execution
+from ._init import (
+    BIG_VISION as BIG_VISION,
+    INITS as INITS,
+    TRUNC_NORMAL as TRUNC_NORMAL,
+    Init as Init,
+    Initializer as Initializer,
+    InitName as InitName,
+    draw_separately as draw_separately,
+)
+from ._intermediates import (
+    INTERMEDIATES as INTERMEDIATES,
+    NO_TAP as NO_TAP,
+    WITHIN_ATTENTION as WITHIN_ATTENTION,
+    Edit as Edit,
+    Intermediate as Intermediate,
+    Tap as Tap,
+    check_intermediates as check_intermediates,
+)
+from ._linear import Decayed as Decayed, Linear as Linear
+from ._mlp import MLP as MLP
+from ._norm import LayerNorm as LayerNorm, to_dtype as to_dtype, to_jax as to_jax
+from ._remat import (
+    PRODUCT as PRODUCT,
+    REMAT_POLICIES as REMAT_POLICIES,
+    Remat as Remat,
+    checkpoint_name as checkpoint_name,
+    prevent_fusion as prevent_fusion,
+)
+from ._resample import (
+    ResizeRule as ResizeRule,
+    make_interpolation as make_interpolation,
+    resample as resample,
+    resize_kernel as resize_kernel,
+)
+from ._rotation import Rotation as Rotation
+from ._softmax import attention_weights as attention_weights, masked_softmax as masked_softmax

@@ -1,0 +1,268 @@
+"""Multi-head attention."""
+
+from collections.abc import Callable
+from typing import Final, cast, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from .._check import check_heads, check_positive
+from ._execution import AttentionStrategy
+from ._init import Init, draw_separately
+from ._intermediates import NO_TAP, Tap
+from ._linear import Linear
+from ._norm import LayerNorm
+from ._remat import ATTENDED, PRODUCT, checkpoint_name
+from ._rotation import Rotation
+from ._softmax import attention_weights
+
+Mask = Bool[Array, " tokens"] | Bool[Array, "queries tokens"]
+"""True for each token that counts, for all queries alike or for each query."""
+Bias = Callable[[Float[Array, "heads queries head_dim"]], Float[Array, "heads queries tokens"]]
+"""Returns what is added to the scaled scores, given the queries."""
+
+_Heads = tuple[
+    Float[Array, "heads queries head_dim"],
+    Float[Array, "heads tokens head_dim"],
+    Float[Array, "heads tokens head_dim"],
+]
+
+_MANY: Final = 2500
+"""For more queries than these, "auto" on a CPU computes two halves of them one after the other: in 0.80 to 0.89 times
+as long at 3,136 tokens, a training step in 0.95 times, and 0.82 and 0.86 times at 4,096 and 6,400 (Ti/16, batch 1,
+two cores, JAX 0.12.0.1). For 2,304 tokens and fewer XLA's CPU backend no longer fuses the halves, and they take longer;
+so they do on a GPU, 1.19 times as long at 3,136 tokens (H200)."""
+
+
+@final
+class Attention(eqx.Module):
+    """Multi-head attention of tokens to each other, or to other tokens.
+
+    Queries, keys and values come from one matrix, whose rows are `[q; k; v]`, each of them heads by channels, as in
+    timm, DINOv2 and PyTorch's `in_proj_weight`.
+
+    ??? cite
+
+        Vaswani et al., *Attention Is All You Need*, 2017, arXiv:1706.03762, section 3.2.
+    """
+
+    qkv: Linear
+    q_norm: LayerNorm | None
+    k_norm: LayerNorm | None
+    project: Linear
+    num_heads: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-6,
+        init: Init,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `dim`: the width of a token.
+        - `num_heads`: how many heads it is divided into.
+        - `qkv_bias`: whether queries, keys and values have a bias.
+        - `qk_norm`: whether queries and keys are normalised, each head by a LayerNorm.
+        - `norm_eps`: what these norms add to the variance.
+        - `init`: draws the weights.
+        - `key`: for the weights.
+
+        **Raises:** `ValueError` if `dim` does not divide into heads.
+        """
+        check_heads("dim", dim, num_heads)
+        qkv_key, project_key = jax.random.split(key)
+        self.qkv = Linear(
+            dim,
+            3 * dim,
+            weight_init=draw_separately(init.attention, 3),
+            bias_init=jax.nn.initializers.zeros if qkv_bias else None,
+            key=qkv_key,
+        )
+        self.q_norm = LayerNorm(dim // num_heads, eps=norm_eps) if qk_norm else None
+        self.k_norm = LayerNorm(dim // num_heads, eps=norm_eps) if qk_norm else None
+        self.project = Linear(dim, dim, weight_init=init.attention, key=project_key)
+        self.num_heads = num_heads
+
+    def __call__(
+        self,
+        x: Float[Array, "queries dim"],
+        context: Float[Array, "tokens dim"] | None = None,
+        *,
+        mask: Mask | None = None,
+        rotation: Rotation | None = None,
+        bias: Bias | None = None,
+        strategy: AttentionStrategy = "auto",
+        tap: Tap = NO_TAP,
+    ) -> Float[Array, "queries dim"]:
+        """**Arguments:**
+
+        - `x`: the tokens that look.
+        - `context`: the tokens that are looked at; `None` for `x` itself.
+        - `mask`: true for each token that counts, `(tokens,)`, or `(queries, tokens)` where that depends on the query,
+            as for a causal mask; `None` if all count.
+        - `rotation`: of queries and keys, for a rotary position.
+        - `bias`: what is added to the scaled scores, as a function of the queries; `None` for nothing.
+        - `strategy`: how it is computed, as in `Execution`. If `tap` wants the attention weights, `"plain"`.
+        - `tap`: records and edits what happens within.
+
+        **Returns:**
+
+        For each token of `x`, what it gathers.
+
+        **Raises:** `ValueError` if `rotation` comes with `context`, or if `strategy` cannot compute this attention
+        here.
+        """
+        q, k, v = self._project_heads(x, context, rotation, tap)
+        scores = None if bias is None else bias(q)
+        if scores is not None and strategy not in ("auto", "plain"):
+            raise ValueError(
+                f"attention={strategy!r} does not take a bias, whose table is as large as the scores: use "
+                "Execution(attention='plain')"
+            )
+        if tap.wants("attention_weights") or strategy == "plain" or scores is not None:
+            heads = _attend(q, k, v, mask, scores, tap)
+        elif strategy == "cudnn":
+            heads = _attend_by_cudnn(q, k, v, mask)
+        elif strategy == "auto":
+            many = q.shape[1] > _MANY and jax.default_backend() == "cpu"
+            heads = _attend_in_halves(q, k, v, mask) if many else _attend(q, k, v, mask)
+        else:
+            heads = _attend_in_chunks(q, k, v, mask, strategy)
+        heads = tap("attention_heads", heads)
+        return self.project(checkpoint_name(heads.transpose(1, 0, 2).reshape(x.shape), ATTENDED))
+
+    def weights(
+        self, x: Float[Array, "queries dim"], context: Float[Array, "tokens dim"], *, mask: Mask | None = None
+    ) -> Float[Array, "heads queries tokens"]:
+        """**Arguments:** those of a call.
+
+        **Returns:**
+
+        How much each token of `x` takes from each of `context`, by head, at least in float32. Rows sum to one.
+        """
+        q, k, _ = self._project_heads(x, context, None, NO_TAP)
+        return attention_weights(q, k, mask)
+
+    def _project_heads(
+        self,
+        x: Float[Array, "queries dim"],
+        context: Float[Array, "tokens dim"] | None,
+        rotation: Rotation | None,
+        tap: Tap,
+    ) -> _Heads:
+        # Heads first: on two CPU cores Ti/16 (224 pixels, batch 8) takes 0.85 times, and its gradient 0.89 times, as
+        # long as with einsums of (tokens, heads, head_dim). jax.nn.dot_product_attention equals those at 196 patches,
+        # and takes 1.36 times as long at 784.
+        if context is None:
+            qkv = checkpoint_name(self.qkv(x), PRODUCT)
+            q, k, v = qkv.reshape(x.shape[0], 3, self.num_heads, -1).transpose(1, 2, 0, 3)
+        else:
+            if rotation is not None:
+                raise ValueError("rotation needs attention of tokens to each other, got context: leave one of them out")
+            dim = x.shape[-1]
+            q = _take_rows(self.qkv, 0, dim)(x).reshape(x.shape[0], self.num_heads, -1).transpose(1, 0, 2)
+            kv = _take_rows(self.qkv, dim, 3 * dim)(context)
+            k, v = kv.reshape(context.shape[0], 2, self.num_heads, -1).transpose(1, 2, 0, 3)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotation(q), rotation(k)
+        return tap("queries", q), tap("keys", k), tap("values", v)
+
+
+def choose_heads(dim: int, num_heads: int | None) -> int:
+    """Returns `num_heads`, or if it is `None` one head for each 64 channels; a single head if those do not divide."""
+    if num_heads is None:
+        return dim // 64 if dim % 64 == 0 else 1
+    check_positive(num_heads=num_heads)
+    return num_heads
+
+
+def _take_rows(linear: Linear, start: int, stop: int) -> Linear:
+    """The layer that returns some of the outputs of another."""
+
+    def take(leaf: Float[Array, "out ..."]) -> Float[Array, "rows ..."]:
+        return leaf[start:stop]
+
+    return jax.tree.map(take, linear)
+
+
+def _attend(
+    q: Float[Array, "heads queries head_dim"],
+    k: Float[Array, "heads tokens head_dim"],
+    v: Float[Array, "heads tokens head_dim"],
+    mask: Mask | None,
+    bias: Float[Array, "heads queries tokens"] | None = None,
+    tap: Tap = NO_TAP,
+) -> Float[Array, "heads queries head_dim"]:
+    """Attention by its equation."""
+    return tap("attention_weights", attention_weights(q, k, mask, bias)).astype(v.dtype) @ v
+
+
+def _attend_in_halves(
+    q: Float[Array, "heads queries head_dim"],
+    k: Float[Array, "heads tokens head_dim"],
+    v: Float[Array, "heads tokens head_dim"],
+    mask: Mask | None,
+) -> Float[Array, "heads queries head_dim"]:
+    """Attention of the first half of the queries, then of the second."""
+    middle = (q.shape[1] + 1) // 2
+    halves = slice(middle), slice(middle, None)
+    masks = (mask, mask) if mask is None or mask.ndim == 1 else tuple(mask[half] for half in halves)
+    return jnp.concatenate([_attend(q[:, half], k, v, m) for half, m in zip(halves, masks, strict=True)], axis=1)
+
+
+def _attend_in_chunks(
+    q: Float[Array, "heads queries head_dim"],
+    k: Float[Array, "heads tokens head_dim"],
+    v: Float[Array, "heads tokens head_dim"],
+    mask: Mask | None,
+    chunk: int,
+) -> Float[Array, "heads queries head_dim"]:
+    """Attention of `chunk` queries at a time; the backward pass computes their weights again.
+
+    Source: Rabe and Staats, *Self-attention Does Not Need O(n²) Memory*, 2021, arXiv:2112.05682, chunks of queries.
+    """
+    rows = None if mask is None or mask.ndim == 1 else mask
+
+    def attend(
+        query_and_row: tuple[Float[Array, "heads head_dim"], Bool[Array, " tokens"] | None],
+    ) -> Float[Array, "heads head_dim"]:
+        query, row = query_and_row
+        return _attend(query[:, None], k, v, mask if row is None else row)[:, 0]
+
+    heads = cast(Array, jax.lax.map(jax.checkpoint(attend), (q.swapaxes(0, 1), rows), batch_size=chunk))
+    return heads.swapaxes(0, 1)
+
+
+def _attend_by_cudnn(
+    q: Float[Array, "heads queries head_dim"],
+    k: Float[Array, "heads tokens head_dim"],
+    v: Float[Array, "heads tokens head_dim"],
+    mask: Mask | None,
+) -> Float[Array, "heads queries head_dim"]:
+    """Attention by the kernel of cuDNN.
+
+    Source: Dao, *FlashAttention-2*, 2023, arXiv:2307.08691, as cuDNN has it.
+    """
+    if q.dtype != jnp.bfloat16 or q.shape[-1] % 8 or q.shape[-1] > 128:
+        raise ValueError(
+            "attention='cudnn' needs bfloat16 and heads whose width is a multiple of 8 up to 128, got "
+            f"{q.dtype} and a width of {q.shape[-1]}: use Execution(attention='auto')"
+        )
+    if jax.default_backend() != "gpu":
+        raise ValueError(
+            f"attention='cudnn' needs an NVIDIA GPU, got the backend {jax.default_backend()!r}: use "
+            "model.with_execution(Execution(attention='auto')), or install JAX for GPUs"
+        )
+    heads_last = (a.swapaxes(0, 1) for a in (q, k, v))
+    keys = None if mask is None else jnp.broadcast_to(mask, (1, q.shape[1], k.shape[1]))
+    return jax.nn.dot_product_attention(*heads_last, mask=keys, implementation="cudnn").swapaxes(0, 1)

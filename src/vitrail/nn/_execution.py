@@ -1,0 +1,46 @@
+"""How a model is computed, apart from what it is."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .._check import check_positive
+from ._remat import Remat
+
+AttentionStrategy = Literal["auto", "plain", "cudnn"] | int
+"""How attention is computed: see `Execution.attention`."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a model is computed. It changes speed and memory, not what the weights mean.
+
+    It is never saved, and every model can be given another one: `model.with_execution(vitrail.Execution(...))`.
+    """
+
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """The dtype of the forward pass. Parameters, logits, norms and softmax stay in float32."""
+    scan: bool = True
+    """Whether the blocks run as one loop, which is compiled once whatever the depth, or one after the other."""
+    remat: Remat = "products"
+    """What the backward pass keeps of each block; it computes the rest again. `"products"`: the results of the matrix
+    products, and the tokens between the two branches. `"attention"`: what the attention returns, and the tokens between
+    blocks, about half of the memory. `"blocks"`: only the tokens between blocks."""
+    attention: AttentionStrategy = "auto"
+    """How attention is computed:
+
+    - `"plain"`: all scores at once.
+    - `"auto"`: as `"plain"`, but in two halves for many tokens on a CPU, where that is faster.
+    - a number: that many queries at a time, so that memory grows with the number of tokens and not with its square.
+    - `"cudnn"`: by one kernel of cuDNN that never stores the scores. It needs an NVIDIA GPU,
+        `compute_dtype="bfloat16"`, and heads whose width is a multiple of 8 up to 128. It has a gradient, but neither
+        forward-mode nor second derivatives.
+    """
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attention, int):
+            check_positive(attention=self.attention)
+        if self.attention == "cudnn" and self.compute_dtype != "bfloat16":
+            raise ValueError(
+                f"attention='cudnn' needs compute_dtype='bfloat16', got {self.compute_dtype!r}: cuDNN's kernel has no "
+                "float32"
+            )

@@ -1,0 +1,102 @@
+"""Initialisers: how fresh weights are drawn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+InitName = Literal["trunc_normal", "big_vision"]
+"""The names of the schemes in `INITS`."""
+
+
+@runtime_checkable
+class Initializer(Protocol):
+    """Draws one array: the type of the functions in `jax.nn.initializers`."""
+
+    def __call__(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype, /) -> Float[Array, "..."]: ...
+
+
+@dataclass(frozen=True)
+class Init:
+    """One scheme: the distribution that each kind of array is drawn from.
+
+    Weights are `(out, in)`, so the fan-in is the last axis. All other biases start at zero, the scales of norms at one.
+    """
+
+    patch: Initializer
+    """The patch embedding's weight, drawn as `(dim, channels * height * width)`."""
+    attention: Initializer
+    """Queries, keys, values and the projection, each drawn as its own `(dim, dim)` matrix."""
+    mlp: Initializer
+    """The weights of the MLP."""
+    mlp_bias: Initializer
+    """The biases of the MLP."""
+    position: Initializer
+    """A learned position embedding, `(tokens, dim)`."""
+    class_token: Initializer
+    """The class token, `(1, dim)`."""
+    registers: Initializer
+    """The register tokens, `(registers, dim)`."""
+    head: Initializer
+    """The head's weights."""
+
+
+_normal = jax.nn.initializers.normal
+_zeros = jax.nn.initializers.zeros
+
+
+def draw_separately(initializer: Initializer, parts: int) -> Initializer:
+    """An initializer that draws the rows as several matrices: one matrix would have too large a fan-out for Xavier."""
+
+    def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype, /) -> Float[Array, "..."]:
+        part = (shape[0] // parts, *shape[1:])
+        return jnp.concatenate([initializer(k, part, dtype) for k in jax.random.split(key, parts)])
+
+    return draw
+
+
+def _normal_by_width(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype, /) -> Float[Array, "..."]:
+    return _normal(1 / shape[-1] ** 0.5)(key, shape, dtype)
+
+
+# PyTorch's trunc_normal_ cuts at +-2 in the units of the weight, which is 100 standard deviations of 0.02: no float32
+# draw gets there, so a plain normal is the same. The trunc_normal of jax.nn.initializers cuts at two standard
+# deviations, which reduces the standard deviation by 12 %; with wide bounds it returns the lower one once in some
+# millions.
+_normal_002 = _normal(0.02)
+_xavier = jax.nn.initializers.xavier_uniform(in_axis=-1, out_axis=-2)
+_lecun = jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+
+TRUNC_NORMAL: Final[Init] = Init(
+    patch=_normal_002,
+    attention=_normal_002,
+    mlp=_normal_002,
+    mlp_bias=_zeros,
+    position=_normal_002,
+    class_token=_normal_002,
+    registers=_normal(1e-6),
+    head=_normal_002,
+)
+"""Normal with standard deviation 0.02, cut at ±2, for every weight and embedding; biases are zero. `ViTModel` of
+`transformers` has it, and timm for linear layers and positions. Registers as in DINOv2: standard deviation 1e-6."""
+
+BIG_VISION: Final[Init] = Init(
+    patch=_lecun,
+    attention=_xavier,
+    mlp=_xavier,
+    mlp_bias=_normal(1e-6),
+    position=_normal_by_width,
+    class_token=_zeros,
+    registers=_normal(1e-6),
+    head=_lecun,
+)
+"""The scheme of big_vision's `models/vit.py` (Google Research): LeCun normal for the patches, Xavier uniform for
+attention and MLP, normal with standard deviation `1 / sqrt(dim)` for the positions, zero for the class token. Its head
+starts at zero; here that is the head's option `zero=True`. Registers, which it does not have, as in DINOv2."""
+
+INITS: Final[Mapping[InitName, Init]] = MappingProxyType({"trunc_normal": TRUNC_NORMAL, "big_vision": BIG_VISION})
+"""The schemes by name."""

@@ -1,0 +1,62 @@
+"""The linear layer, and how a module says what weight decay acts on."""
+
+from typing import ClassVar, Protocol, final, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._init import Initializer
+
+
+@runtime_checkable
+class Decayed(Protocol):
+    """A module that names those of its own arrays that weight decay acts on. It acts on no array of other modules."""
+
+    @property
+    def decayed(self) -> tuple[str, ...]:
+        """The names of fields."""
+        ...
+
+
+@final
+class Linear(eqx.Module):
+    """`y = W x + b` on the last axis, with the weight stored `(out, in)` as in `eqx.nn.Linear` and PyTorch."""
+
+    decayed: ClassVar[tuple[str, ...]] = ("weight",)
+
+    weight: Float[Array, "out_dim in_dim"]
+    bias: Float[Array, " out_dim"] | None
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        weight_init: Initializer,
+        bias_init: Initializer | None = jax.nn.initializers.zeros,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `in_dim`, `out_dim`: the widths.
+        - `weight_init`: draws the `(out_dim, in_dim)` weight.
+        - `bias_init`: draws the bias; `None` for no bias.
+        - `key`: for both.
+        """
+        weight_key, bias_key = jax.random.split(key)
+        self.weight = weight_init(weight_key, (out_dim, in_dim), jnp.dtype(jnp.float32))
+        self.bias = None if bias_init is None else bias_init(bias_key, (out_dim,), jnp.dtype(jnp.float32))
+
+    def __call__(self, x: Float[Array, "*batch {self.weight.shape[-1]}"]) -> Float[Array, "*batch out_dim"]:
+        """**Arguments:**
+
+        - `x`: an array with a last axis of width `in_dim`.
+
+        **Returns:**
+
+        An array with a last axis of width `out_dim`.
+        """
+        y = x @ self.weight.T
+        return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)

@@ -1,0 +1,84 @@
+"""The MLP of a block, and of the pools that have one."""
+
+from typing import Literal, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._activation import ACTIVATIONS, ActivationName
+from ._drop import drop_elements
+from ._init import Init, draw_separately
+from ._intermediates import NO_TAP, Tap
+from ._linear import Linear
+from ._remat import PRODUCT, checkpoint_name
+
+
+@final
+class MLP(eqx.Module):
+    r"""Two linear layers with an activation or a gate between them.
+
+    With an activation it computes $W_2\, \phi(W_1 x)$, with `"swiglu"` $W_2 (\mathrm{silu}(W_g x) \odot W_u x)$ where
+    the rows of $W_1$ are $[W_g; W_u]$, as in DINOv2's `w12` and timm's `SwiGLUPacked`.
+
+    ??? cite
+
+        Shazeer, *GLU Variants Improve Transformer*, 2020, arXiv:2002.05202.
+    """
+
+    hidden: Linear
+    out: Linear
+    activation: ActivationName | Literal["swiglu"] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        dim: int,
+        mlp_dim: int,
+        *,
+        activation: ActivationName | Literal["swiglu"] = "gelu",
+        init: Init,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `dim`: the width of a token.
+        - `mlp_dim`: the width of the hidden layer.
+        - `activation`: between the two layers, or `"swiglu"` for a gate.
+        - `init`: draws the weights.
+        - `key`: for the weights.
+        """
+        hidden_key, out_key = jax.random.split(key)
+        gated = activation == "swiglu"
+        hidden_dim, hidden_init = (2 * mlp_dim, draw_separately(init.mlp, 2)) if gated else (mlp_dim, init.mlp)
+        self.hidden = Linear(dim, hidden_dim, weight_init=hidden_init, bias_init=init.mlp_bias, key=hidden_key)
+        self.out = Linear(mlp_dim, dim, weight_init=init.mlp, bias_init=init.mlp_bias, key=out_key)
+        self.activation = activation
+
+    def __call__(
+        self,
+        x: Float[Array, "tokens dim"],
+        *,
+        dropout_rate: float = 0.0,
+        tap: Tap = NO_TAP,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "tokens dim"]:
+        """**Arguments:**
+
+        - `x`: the tokens.
+        - `dropout_rate`: the probability of dropping an element of the hidden layer.
+        - `tap`: records and edits the hidden layer.
+        - `key`: for dropout; `None` means inference.
+
+        **Returns:**
+
+        The new values of each token.
+        """
+        hidden = checkpoint_name(self.hidden(x), PRODUCT)
+        if self.activation == "swiglu":
+            gate, up = jnp.split(hidden, 2, axis=-1)
+            hidden = ACTIVATIONS["silu"](gate) * up
+        else:
+            hidden = ACTIVATIONS[self.activation](hidden)
+        hidden = tap("mlp_hidden", hidden)
+        return self.out(drop_elements(hidden, dropout_rate, key=key))

@@ -1,0 +1,79 @@
+"""Layer normalisation, and the conversion of modules to other dtypes, which leaves norms alone."""
+
+from typing import TypeVar, cast, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._dtype import at_least_float32
+
+_T = TypeVar("_T")
+
+
+@final
+class LayerNorm(eqx.Module):
+    """Layer normalisation of the last axis, computed at least in float32.
+
+    ??? cite
+
+        Ba, Kiros and Hinton, *Layer Normalization*, 2016, arXiv:1607.06450.
+    """
+
+    weight: Float[Array, " dim"]
+    bias: Float[Array, " dim"]
+    eps: float = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, eps: float):
+        """**Arguments:**
+
+        - `dim`: the width of the last axis.
+        - `eps`: what is added to the variance.
+        """
+        self.weight = jnp.ones(dim, jnp.float32)
+        self.bias = jnp.zeros(dim, jnp.float32)
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*batch {self.weight.shape[-1]}"]) -> Float[Array, "*batch dim"]:
+        """**Arguments:**
+
+        - `x`: an array with a last axis of width `dim`.
+
+        **Returns:**
+
+        An array of the same shape and dtype.
+        """
+        wide = x.astype(at_least_float32(x.dtype))
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(variance + self.eps)
+        weight, bias = (jnp.broadcast_to(p.astype(wide.dtype), x.shape) for p in (self.weight, self.bias))
+        return (normal * weight + bias).astype(x.dtype)
+
+
+def to_jax(tree: _T) -> _T:
+    """Converts NumPy arrays, as `jax.device_get` returns them, to JAX arrays. All other leaves stay the same."""
+
+    def convert(leaf: object) -> object:
+        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+    return jax.tree.map(convert, tree)
+
+
+def is_norm(part: object) -> bool:
+    """Whether a module is a norm, ours or Equinox's, whose parameters stay in float32."""
+    return isinstance(part, LayerNorm | eqx.nn.LayerNorm | eqx.nn.RMSNorm)
+
+
+def to_dtype(part: _T, dtype: jnp.dtype) -> _T:
+    """Converts the floating-point arrays of a module, NumPy's too, to the dtype to compute in. Norms keep theirs."""
+
+    def convert(leaf: object) -> object:
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            return leaf
+        array = cast(Array, leaf)
+        return jnp.asarray(array, dtype) if jnp.issubdtype(array.dtype, jnp.inexact) else array
+
+    return jax.tree.map(convert, part, is_leaf=is_norm)

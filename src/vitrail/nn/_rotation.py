@@ -1,0 +1,60 @@
+"""Rotary positions: queries and keys turned by where their tokens lie."""
+
+from typing import final
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@final
+class Rotation(eqx.Module):
+    """A rotation of queries and keys by position, one row of angles for each token.
+
+    Each pair of channels of a head is turned by an angle that depends on the place of the token, so that the scores of
+    attention depend on the offset between two tokens. Tokens before the patches are not turned.
+
+    ??? cite
+
+        Su et al., *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021, arXiv:2104.09864.
+    """
+
+    cos: Float[Array, "tokens pairs"]
+    sin: Float[Array, "tokens pairs"]
+    interleaved: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        angles: Float[Array, "patches pairs"],
+        *,
+        num_prefix: int,
+        interleaved: bool,
+    ):
+        """**Arguments:**
+
+        - `angles`: in radians, one for each patch token and each pair of channels of a head.
+        - `num_prefix`: how many tokens before the patches stay as they are.
+        - `interleaved`: whether channels `2i` and `2i + 1` make a pair (RoFormer, RoPE-ViT), or channels `i` and
+            `i + head_dim / 2` do (DINOv3, GPT-NeoX).
+        """
+        angles = jnp.pad(angles, ((num_prefix, 0), (0, 0)))
+        self.cos = jnp.cos(angles)
+        self.sin = jnp.sin(angles)
+        self.interleaved = interleaved
+
+    def __call__(self, x: Float[Array, "heads tokens head_dim"]) -> Float[Array, "heads tokens head_dim"]:
+        """**Arguments:**
+
+        - `x`: the queries or the keys.
+
+        **Returns:**
+
+        The same array, turned. It is computed at least in float32, and returned in the dtype of `x`.
+        """
+        heads, tokens, head_dim = x.shape
+        pairs = (head_dim // 2, 2) if self.interleaved else (2, head_dim // 2)
+        axis = -1 if self.interleaved else -2
+        first, second = jnp.moveaxis(x.reshape(heads, tokens, *pairs).astype(self.cos.dtype), axis, 0)
+        cos, sin = self.cos[None], self.sin[None]
+        turned = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis)
+        return turned.reshape(x.shape).astype(x.dtype)

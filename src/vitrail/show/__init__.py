@@ -1,0 +1,13 @@
+"""Pictures: predictions, attention maps and comparisons.
+
+They are drawn with matplotlib, which `pip install 'vitrail[demo]'` installs.
+"""
+
+from ._attention import compute_attention_map as compute_attention_map
+from ._comparison import (
+    ComparedPool as ComparedPool,
+    ComparedPools as ComparedPools,
+    draw_comparison as draw_comparison,
+)
+from ._predictions import draw_predictions as draw_predictions
+from ._style import add_glow as add_glow

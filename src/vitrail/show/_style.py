@@ -1,0 +1,29 @@
+"""Colours, and images lit by weights."""
+
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+FULL_GLOW: Final = 4.0
+"""How many times an equal share of the weights is drawn with full light."""
+PAPER: Final = "#fbfaf7"
+INK: Final = "#22252b"
+FAINT: Final = "#6d7280"
+RIGHT: Final = "#1d7a46"
+WRONG: Final = "#c0332b"
+_GLOW: Final = (1.0, 0.62, 0.11)
+
+
+def to_rgb(images: UInt8[np.ndarray, "images height width channels"]) -> Float[np.ndarray, "images height width 3"]:
+    """Converts grey or RGB pixels to RGB in [0, 1]."""
+    return np.broadcast_to(images / 255, (*images.shape[:3], 3))
+
+
+def add_glow(
+    images: UInt8[np.ndarray, "images height width channels"], shares: Float[np.ndarray, "images height width"]
+) -> Float[np.ndarray, "images height width 3"]:
+    """Lights images by their weights: dark where a share is zero, warm where it is four times an equal one or more."""
+    glow = np.clip(shares / FULL_GLOW, 0, 1)[..., None]
+    lit = to_rgb(images) * (0.4 + 0.6 * glow)
+    return lit + (1 - lit) * 0.75 * glow * np.asarray(_GLOW)

@@ -1,0 +1,94 @@
+"""The kinds of models that can be read and written: what builds each, and the names of its arrays."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Protocol, cast, runtime_checkable
+
+import equinox as eqx
+import jax
+from jaxtyping import PRNGKeyArray
+
+from .._check import join_names
+from ..model import ViTConfig
+from .formats import NumpyArray
+
+
+@runtime_checkable
+class Configuration(Protocol):
+    """What a model is built from: names and plain values."""
+
+    def build(self, *, key: PRNGKeyArray) -> "Configured":
+        """Builds the model with fresh weights."""
+        ...
+
+    def to_json(self) -> str:
+        """Writes the configuration as JSON."""
+        ...
+
+    @staticmethod
+    def from_json(text: str) -> "Configuration":
+        """Reads a configuration that `to_json` wrote."""
+        ...
+
+
+@runtime_checkable
+class Configured(Protocol):
+    """A model, a PyTree, that has the configuration that it was built from."""
+
+    @property
+    def config(self) -> Configuration:
+        """The configuration."""
+        ...
+
+
+KINDS: Final[Mapping[str, type[Configuration]]] = MappingProxyType({"vit": ViTConfig})
+"""The kinds of configurations, by the name that a file of vitrail's own gives them. A new kind is one more line."""
+
+
+def name_kind(config: Configuration) -> str:
+    """The name of the kind of a configuration.
+
+    **Raises:** `ValueError` if it is of no kind that a file can hold.
+    """
+    for name, kind in KINDS.items():
+        if type(config) is kind:
+            return name
+    raise ValueError(f"the configuration of a saved model must be one of {join_names(KINDS)}, got {config!r}")
+
+
+def parse_configuration(kind: str, text: str) -> Configuration:
+    """Reads a configuration of the kind of that name.
+
+    **Raises:** `ValueError` if there is no such kind; what its `from_json` raises.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"the kind of the model must be one of {join_names(KINDS)}, got {kind!r}")
+    return KINDS[kind].from_json(text)
+
+
+def make_outline(config: Configuration) -> Configured:
+    """The model of a configuration with shapes and dtypes in place of its arrays. Nothing is computed."""
+    return cast(Configured, eqx.filter_eval_shape(config.build, key=jax.random.key(0)))
+
+
+def list_arrays(tree: object) -> dict[str, Any]:
+    """The arrays of a model or a part of one, or their shapes and dtypes, by names as `backbone.norm.weight`."""
+    leaves = cast("list[tuple[Any, Any]]", jax.tree_util.tree_leaves_with_path(tree))
+    return {_name_leaf(keys): leaf for keys, leaf in leaves if eqx.is_array(leaf) or _is_shape(leaf)}
+
+
+def fill_outline(outline: Configured, read: Callable[[str, jax.ShapeDtypeStruct], NumpyArray]) -> Configured:
+    """The model of an outline, with the arrays that `read` returns for their names and shapes."""
+
+    def fill(keys: tuple[Any, ...], leaf: Any) -> Any:
+        return jax.device_put(read(_name_leaf(keys), leaf)) if _is_shape(leaf) else leaf
+
+    return cast(Configured, jax.tree_util.tree_map_with_path(fill, outline))
+
+
+def _is_shape(leaf: object) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _name_leaf(keys: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator=".")

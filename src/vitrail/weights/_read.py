@@ -1,0 +1,123 @@
+"""From a file to a model, of whatever kind."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import jax
+import numpy as np
+
+from .._check import join_names
+from ._configuration import Configuration, Configured, fill_outline, list_arrays, make_outline
+from ._errors import CheckpointError, blame_file
+from ._native import check_no_overrides, is_native, read_native
+from ._plan import Plan, fill_array, make_plan
+from .formats import AbstractSource, NumpyArray, allocate, open_source
+from .layouts import Checkpoint, GivenSettings, Settings, find_settings, read_settings_file, recognise
+
+_IN_BFLOAT16: Final = 2**-6
+"""The tolerance for a power of 100 that was computed in bfloat16, whose numbers are 2**-8 apart."""
+
+Config: TypeAlias = Configuration | Mapping[str, Any] | Path | str | None
+"""What a checkpoint is: a configuration, settings as in a library's `config.json`, or the path of such a file."""
+
+
+def read_model(
+    path: Path | str, *, layout: str | None = None, config: Config = None, convert: bool = False
+) -> Configured:
+    """Reads a model of any kind from a file, as it is in the file.
+
+    **Arguments:** those of [`load`][vitrail.load].
+
+    **Returns:**
+
+    The model that the configuration in the file, or of the file's layout, builds, with the numbers of the file.
+
+    **Raises:** what [`load`][vitrail.load] raises.
+    """
+    source = open_source(Path(path))
+    if is_native(source):
+        check_no_overrides(layout, config)
+        return read_native(source)
+    checkpoint = recognise_file(source, layout, config)
+    config = choose_config(checkpoint, config)
+    outline, plan = plan_model(checkpoint, config, convert=convert)
+    if problem := explain_gaps(checkpoint, plan):
+        raise CheckpointError(f"{source.path}, of the layout {checkpoint.layout.name!r}, {problem}")
+    _check_computed(checkpoint, config)
+
+    def read(name: str, leaf: jax.ShapeDtypeStruct) -> NumpyArray:
+        array = allocate(leaf.shape, np.dtype(np.float32))
+        fill_array(plan.steps.get(name, ()), name, array, checkpoint)
+        return array
+
+    return fill_outline(outline, read)
+
+
+def recognise_file(source: AbstractSource, layout: str | None, config: Config) -> Checkpoint:
+    """A file as its layout sees it, with the settings beside it or those that were passed."""
+    with blame_file(source.path):
+        settings = _choose_settings(source.path, config)
+    return recognise(source, settings, layout=layout, folder=source.path.parent)
+
+
+def _choose_settings(path: Path, config: Config) -> Settings:
+    match config:
+        case None:
+            return find_settings(path)
+        case str() | Path():
+            return read_settings_file(Path(config))
+        case Configuration():
+            return {}
+        case _:
+            return GivenSettings(config)
+
+
+def choose_config(checkpoint: Checkpoint, config: Config) -> Configuration:
+    """The configuration that was passed, or the one that the layout makes of the checkpoint."""
+    if isinstance(config, Configuration):
+        return config
+    with blame_file(checkpoint.path):
+        made: Configuration = checkpoint.layout.read_config(checkpoint)
+    if isinstance(checkpoint.settings, GivenSettings):
+        checkpoint.settings.check_all_read(checkpoint.layout)
+    return made
+
+
+def plan_model(checkpoint: Checkpoint, config: Configuration, *, convert: bool) -> tuple[Configured, Plan]:
+    """The model of a configuration without its numbers, and which tensors fill which of its arrays."""
+    with blame_file(checkpoint.path):
+        outline = make_outline(config)
+        rules = checkpoint.layout.rules(config)
+    return outline, make_plan(rules, list_arrays(outline), checkpoint.tensors, convert=convert)
+
+
+def explain_gaps(checkpoint: Checkpoint, plan: Plan) -> str:
+    """Returns what in a file does not fit the model, as `has ...` or `lacks ...`; empty if everything fits."""
+    for problems, verb in ((plan.wrong, "has"), (plan.missing, "lacks")):
+        if problems:
+            more = f"; there are {len(problems) - 1} more" if len(problems) > 1 else ""
+            return f"{verb} {problems[0]}{more}"
+    unused = [name for name in checkpoint.tensors if name not in plan.used]
+    unknown = [name for name in unused if checkpoint.layout.reason_to_ignore(name) is None]
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        return f"has tensors that the model has no place for: {join_names(unknown[:3])}{more}"
+    return ""
+
+
+def _check_computed(checkpoint: Checkpoint, config: Configuration) -> None:
+    """Raises a `CheckpointError` if the file has other numbers than those that vitrail computes itself."""
+    for pattern, compute in checkpoint.layout.computed:
+        for name in (name for name in checkpoint.tensors if re.fullmatch(pattern, name)):
+            found, expected = checkpoint.read(name).astype(np.float32), compute(config)
+            if found.shape != expected.shape or not np.allclose(found, expected, rtol=_IN_BFLOAT16, atol=0):
+                raise CheckpointError(
+                    f"{checkpoint.path} must have {name!r} as {_show_array(expected)}, which the layout "
+                    f"{checkpoint.layout.name!r} computes, got {_show_array(found)}: it is another model"
+                )
+
+
+def _show_array(array: NumpyArray) -> str:
+    return np.array2string(array, precision=4, threshold=6, edgeitems=2)

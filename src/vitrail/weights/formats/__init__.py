@@ -1,0 +1,16 @@
+"""Files of named tensors: safetensors, one or several, npz, and the conversion of PyTorch's pickles."""
+
+from ._npz import NpzFile as NpzFile
+from ._open import open_source as open_source
+from ._pickle import convert_torch as convert_torch
+from ._safetensors import SafetensorsFile as SafetensorsFile, write_safetensors as write_safetensors
+from ._shards import ShardedFile as ShardedFile
+from ._source import (
+    AbstractSource as AbstractSource,
+    ArraySource as ArraySource,
+    NumpyArray as NumpyArray,
+    TensorInfo as TensorInfo,
+    allocate as allocate,
+    read_json as read_json,
+)
+from ._unstacked import UnstackedSource as UnstackedSource

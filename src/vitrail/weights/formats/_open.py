@@ -1,0 +1,49 @@
+"""Opens a file of tensors by what is in it."""
+
+from pathlib import Path
+from typing import Final
+
+from ..._check import join_names
+from .._errors import CheckpointError
+from ._npz import NpzFile
+from ._safetensors import SafetensorsFile
+from ._shards import ShardedFile
+from ._source import AbstractSource
+
+_ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06")
+_PICKLE: Final = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_PICKLE_ENDINGS: Final = ("bin", "pth", "pt", "ckpt")
+_MAIN_FILES: Final = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors")
+
+
+def open_source(path: Path) -> AbstractSource:
+    """Opens a file, or the main file of a folder. No tensor is read yet.
+
+    **Raises:** `CheckpointError` if it is a pickle or damaged; `OSError` if it cannot be read.
+    """
+    if path.is_dir():
+        path = _find_main_file(path)
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start in _ZIP and path.suffix.removeprefix(".") not in _PICKLE_ENDINGS:
+        return NpzFile(path)
+    if start in _ZIP or start[:2] in _PICKLE:
+        raise _refuse_pickle(path)
+    return ShardedFile(path) if path.name.endswith(".index.json") else SafetensorsFile(path)
+
+
+def _refuse_pickle(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is a pickle of PyTorch, which can run any code when it is read: convert it with 'vitrail convert "
+        f"--from-torch {path} {path.with_suffix('.safetensors')}'"
+    )
+
+
+def _find_main_file(folder: Path) -> Path:
+    for name in _MAIN_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    pickles = (path for kind in _PICKLE_ENDINGS[:3] for path in sorted(folder.glob(f"*.{kind}")))
+    if (pickle := next(pickles, None)) is not None:
+        raise _refuse_pickle(pickle)
+    raise CheckpointError(f"{folder} has no {join_names(_MAIN_FILES)}: pass the path of the file itself")

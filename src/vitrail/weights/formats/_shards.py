@@ -1,0 +1,61 @@
+"""A checkpoint in several safetensors files, with a JSON index that says which file holds which tensor."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast, final
+
+from .._errors import CheckpointError
+from ._safetensors import SafetensorsFile
+from ._source import AbstractSource, NumpyArray, TensorInfo, read_json
+
+
+@final
+class ShardedFile(AbstractSource):
+    """The files that an index lists, for example `model.safetensors.index.json`. They lie beside it."""
+
+    def __init__(self, path: Path):
+        self.path: Path = path
+        self.metadata: Mapping[str, str] = {}
+        self._homes: dict[str, SafetensorsFile] = {}
+        weight_map = _read_index(path)
+        shards = sorted(set(weight_map.values()))
+        for shard in shards:
+            _check_shard(path, shard)
+        for shard in shards:
+            file = SafetensorsFile(path.parent / shard)
+            listed = {name for name, home in weight_map.items() if home == shard}
+            if difference := sorted(listed ^ file.tensors.keys()):
+                raise CheckpointError(
+                    f"{path} and {file.path} disagree on {difference[0]!r}, which only one of them has: download both "
+                    "again"
+                )
+            self._homes |= dict.fromkeys(listed, file)
+        self.tensors: Mapping[str, TensorInfo] = {name: file.tensors[name] for name, file in self._homes.items()}
+
+    def read(self, name: str, row: int | None = None) -> NumpyArray:
+        return self._homes[name].read(name, row)
+
+
+def _check_shard(path: Path, shard: str) -> None:
+    if shard != Path(shard).name or shard in ("", ".", "..") or "\\" in shard:
+        raise CheckpointError(f"{path} must list files beside it, got {shard!r}: an index may not point elsewhere")
+    if not _is_file(path.parent / shard):
+        raise CheckpointError(f"{path} lists the file {shard[:100]!r}, which is not beside it: download that file too")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long for a file
+        return False
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    index = read_json(path, "an index")
+    found = cast("dict[str, object]", index).get("weight_map") if isinstance(index, dict) else None
+    weight_map = cast("dict[str, object]", found) if isinstance(found, dict) else {}
+    if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(
+            f"{path} must be an index with a 'weight_map' of names to files, got none: download it again"
+        )
+    return cast("dict[str, str]", weight_map)

@@ -1,0 +1,180 @@
+"""A checkpoint as a layout sees it: its tensors under the names of the layout, and the settings beside it."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeVar, cast, final
+
+from .._errors import CheckpointError
+from ..formats import AbstractSource, NumpyArray, TensorInfo
+from ._layout import AnyLayout, Settings
+from ._preprocess import Preprocess
+
+_T = TypeVar("_T", bool, int, float, str)
+
+_KINDS: Final[Mapping[type, str]] = MappingProxyType(
+    {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+)
+_HEADS: Final[Mapping[int, int]] = MappingProxyType({1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 4096: 32})
+"""The heads of published models by width, unless a head has 64 channels: So400m, H, g, DINOv2's g, bigG, 7B."""
+
+
+class Kernel(NamedTuple):
+    """The shape of a patch embedding."""
+
+    dim: int
+    channels: int
+    patch: tuple[int, int]
+
+
+@final
+class Checkpoint(AbstractSource):
+    """The tensors of a file by the names of one layout, and the settings beside it.
+
+    `assumed` collects what was assumed because no setting says it.
+    """
+
+    def __init__(self, source: AbstractSource, layout: AnyLayout, settings: Settings, folder: Path | None = None):
+        """**Arguments:**
+
+        - `source`: the file.
+        - `layout`: its layout.
+        - `settings`: the settings beside the file, or those that were passed in their place.
+        - `folder`: where the library puts its other files; `None` for a file that is not written yet.
+        """
+        self.path: Path = source.path
+        self.metadata: Mapping[str, str] = source.metadata
+        self.layout = layout
+        self.settings = settings
+        self.folder = folder
+        self.assumed: dict[str, object] = {}
+        self._source = source
+        self._names: dict[str, str] = {}
+        for name in source.tensors:
+            prefix = next((p for p in layout.prefixes if name.startswith(p)), "")
+            short = name.removeprefix(prefix)
+            if short in self._names:
+                raise CheckpointError(
+                    f"{self.path} must have each tensor once, got {name!r} and {self._names[short]!r}"
+                )
+            self._names[short] = name
+        self.tensors: Mapping[str, TensorInfo] = {short: source.tensors[name] for short, name in self._names.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def read(self, name: str, row: int | None = None) -> NumpyArray:
+        return self._source.read(self._names[name], row)
+
+    def with_settings(self, settings: Settings) -> "Checkpoint":
+        """The same checkpoint with other settings. What it assumes counts for both."""
+        other = Checkpoint(self._source, self.layout, settings, self.folder)
+        other.assumed = self.assumed
+        return other
+
+    def find_preprocess(self, channels: int) -> Preprocess | None:
+        """How images are prepared for a model of that many channels; `None` if nothing says it."""
+        known, kind = self.layout.preprocess, self.settings.get("model_type") or ""
+        usual = known.get(kind, known.get("")) if isinstance(kind, str) else known.get("")
+        return self.layout.library.read_preprocess(self, channels, usual)
+
+    def get_shape(self, name: str, ndim: int) -> tuple[int, ...]:
+        """The shape of a tensor.
+
+        **Raises:** `CheckpointError` if the tensor is not there, has another number of axes, or is empty.
+        """
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.path} lacks the tensor {name!r} of the layout {self.layout.name!r}")
+        shape = self.tensors[name].shape
+        if len(shape) != ndim or 0 in shape:
+            raise CheckpointError(f"{self.path} must have {name!r} with {ndim} axes, got the shape {list(shape)}")
+        return shape
+
+    def get_kernel(self, name: str) -> Kernel:
+        """The shape of a patch embedding that is stored as a convolution of PyTorch."""
+        dim, channels, height, width = self.get_shape(name, 4)
+        return Kernel(dim, channels, (height, width))
+
+    def count_classes(self, name: str) -> int | None:
+        """The number of rows of a linear layer; `None` if it is not there."""
+        return self.get_shape(name, 2)[0] if name in self else None
+
+    def count_blocks(self, pattern: str) -> int:
+        """The number of blocks; `{i}` in the pattern stands for the number of a block."""
+        before, _, after = pattern.partition("{i}")
+        numbers = {
+            int(match[1])
+            for name in self.tensors
+            if (match := re.fullmatch(re.escape(before) + r"(\d{1,6})" + re.escape(after), name))
+        }
+        if not numbers or numbers != set(range(len(numbers))):
+            raise CheckpointError(
+                f"{self.path} must have the blocks {pattern.format(i=0)!r} and so on without a gap, got "
+                f"{len(numbers)} of them, up to number {max(numbers, default=-1)}"
+            )
+        return len(numbers)
+
+    def get_setting(self, name: str, kind: type[_T], usual: _T | None = None) -> _T:
+        """A setting, or else what the library assumes: `usual`, or the layout's."""
+        value = self.settings.get(name)
+        if value is None:
+            assumed = cast(_T, self.layout.usual[name]) if usual is None else usual
+            self.assumed[name] = assumed
+            return assumed
+        if not isinstance(value, kind) and not (kind is float and isinstance(value, int)):
+            raise CheckpointError(f"the setting {name!r} beside {self.path} must be {_KINDS[kind]}, got {value!r}")
+        return cast(_T, value)
+
+    def get_heads(self, dim: int, *, setting: str, usual: int | None = None) -> int:
+        """The number of heads: a setting, or else `usual`, or that of published models of the width."""
+        if (given := self.settings.get(setting)) is not None:
+            return self.check_heads(setting, given, dim)
+        if usual is None and dim not in _HEADS and (dim % 64 or dim > 2048):
+            raise CheckpointError(
+                f"{self.path} does not say how many heads its attention has, and no published model has the width "
+                f"{dim}: put its config.json beside it, or pass config={{{setting!r}: ...}}"
+            )
+        heads = _HEADS.get(dim, dim // 64) if usual is None else usual
+        self.assumed[setting] = heads
+        return heads
+
+    def check_heads(self, setting: str, given: object, dim: int) -> int:
+        """A number of heads, which has to divide the width."""
+        if not isinstance(given, int) or given < 1 or dim % given:
+            raise CheckpointError(f"the setting {setting!r} beside {self.path} must divide {dim}, got {given!r}")
+        return given
+
+    def read_size(self, given: object) -> tuple[int, int]:
+        """Height and width from a setting that is one number for both, or two numbers."""
+        match given:
+            case [int(height), int(width)] | (int(height) as width) if min(height, width) >= 1:
+                return height, width
+            case _:
+                raise CheckpointError(
+                    f"the image size in the settings beside {self.path} must be one or two whole numbers, got {given!r}"
+                )
+
+    def count_patches(self, patch: tuple[int, int], image_size: object) -> tuple[int, int]:
+        """Rows and columns of patches in an image. A partial patch at the edge does not count."""
+        height, width = self.read_size(image_size)
+        return height // patch[0], width // patch[1]
+
+    def find_image_size(self, num_patches: int, patch: tuple[int, int], given: object = None) -> tuple[int, int]:
+        """The image size that a table of positions was made for, in whole patches: the given one, or else a square."""
+        if given is not None:
+            rows, cols = self.count_patches(patch, given)
+            if rows * cols != num_patches:
+                raise CheckpointError(
+                    f"{self.path} has positions for {num_patches} patches, but the image size of {given} pixels "
+                    f"in the settings beside it gives {rows} x {cols}: pass config= with the image size of the weights"
+                )
+            return rows * patch[0], cols * patch[1]
+        side = math.isqrt(num_patches)
+        if side * side != num_patches:
+            raise CheckpointError(
+                f"{self.path} has {num_patches} positions, which is not a square number, and no settings beside it say "
+                "how many rows there are: pass config= with the image size"
+            )
+        return side * patch[0], side * patch[1]

@@ -1,0 +1,210 @@
+"""The layouts of CLIP's image tower: OpenAI's and open_clip's, and Hugging Face's.
+
+Source: openai/CLIP `clip/model.py`; open_clip 3.3.0 `transformer.py`; transformers 5.23.0, the module `clip`.
+"""
+
+from typing import Final
+
+from ..._registry import PartSpec
+from ...encoder import EncoderOptions, EncoderSize
+from ...model import ViTConfig
+from ...nn import ActivationName
+from .._errors import CheckpointError
+from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from ._checkpoint import Checkpoint
+from ._hugging_face import TEXT_TOWER, make_settings, read_activation, select_vision_tower
+from ._layout import Export, Layout
+from ._libraries import HUGGING_FACE, OPEN_CLIP
+from ._preprocess import CLIP, Preprocess
+from ._vit import find_misreading, has_projection, use_learned
+
+_NO_BIAS: Final = (("bias", False),)
+
+
+def _read_config(
+    checkpoint: Checkpoint,
+    *,
+    kernel: str,
+    positions: str,
+    block: str,
+    norm1: str,
+    hidden: str,
+    heads: str,
+    num_classes: int | None,
+    position: PartSpec,
+    activation: ActivationName,
+    norm_eps: float,
+) -> ViTConfig:
+    dim, channels, patch = checkpoint.get_kernel(kernel)
+    rows = checkpoint.get_shape(positions, 2)[0]
+    image_size = checkpoint.find_image_size(rows - 1, patch, checkpoint.settings.get("image_size"))
+    return ViTConfig(
+        image_size=image_size,
+        patch_size=patch,
+        channels=channels,
+        size=EncoderSize(
+            dim=dim,
+            depth=checkpoint.count_blocks(f"{block}{norm1}.weight"),
+            num_heads=checkpoint.get_heads(dim, setting=heads),
+            mlp_dim=checkpoint.get_shape(f"{block.format(i=0)}{hidden}.weight", 2)[0],
+        ),
+        num_classes=num_classes,
+        patch=PartSpec("conv", _NO_BIAS),
+        position=position,
+        pool="cls",
+        head="none" if num_classes is None else PartSpec("linear", _NO_BIAS),
+        class_token=True,
+        encoder=EncoderOptions(activation=activation, norm_eps=norm_eps, pre_norm=True),
+        preprocess=checkpoint.find_preprocess(channels),
+    )
+
+
+# --- OpenAI, open_clip --------------------------------------------------------------------------------------------
+
+_BLOCK: Final = "visual.transformer.resblocks.{i}."
+
+
+def _read_config_openai(checkpoint: Checkpoint) -> ViTConfig:
+    return _read_config(
+        checkpoint,
+        kernel="visual.conv1.weight",
+        positions="visual.positional_embedding",
+        block=_BLOCK,
+        norm1="ln_1",
+        hidden="mlp.c_fc",
+        heads="num_heads",
+        num_classes=checkpoint.get_shape("visual.proj", 2)[1] if "visual.proj" in checkpoint else None,
+        position=use_learned("torch_bicubic_antialias"),
+        activation=_read_openai_activation(checkpoint),
+        norm_eps=1e-5,
+    )
+
+
+def _read_openai_activation(checkpoint: Checkpoint) -> ActivationName:
+    match checkpoint.settings.get("hidden_act"):
+        case "gelu":
+            return "gelu"
+        case "quick_gelu":
+            return "quick_gelu"
+        case None:
+            raise CheckpointError(
+                f"{checkpoint.path} does not say which activation its CLIP has: pass config={{'hidden_act': "
+                "'quick_gelu'} for OpenAI's weights and every '-quickgelu' of open_clip, {'hidden_act': 'gelu'} for "
+                "the others"
+            )
+        case other:
+            raise CheckpointError(f"the setting 'hidden_act' must be 'gelu' or 'quick_gelu', got {other!r}")
+
+
+def _map_openai(config: ViTConfig) -> tuple[Rule, ...]:
+    # PyTorch's attention joins the names of its joint weight and bias with an underscore.
+    qkv = [
+        map_names(f"{_BLOCK}attn.in_proj_{part}", f"backbone.encoder.stack.attention.qkv.{part}")
+        for part in ("weight", "bias")
+    ]
+    return (
+        map_names("visual.conv1.weight", "backbone.patch.weight"),
+        map_names("visual.class_embedding", "backbone.class_token"),
+        map_names("visual.positional_embedding", POSITION_ROWS, "n d -> n d"),
+        map_names("visual.ln_pre.*", "backbone.encoder.pre_norm.*"),
+        *qkv,
+        *map_block(
+            _BLOCK,
+            norm1="ln_1",
+            qkv=(),
+            project="attn.out_proj",
+            norm2="ln_2",
+            hidden="mlp.c_fc",
+            out="mlp.c_proj",
+        ),
+        map_names("visual.ln_post.*", FINAL_NORM),
+        map_names("visual.proj", "readout.head.linear.weight", "i o -> o i"),
+    )
+
+
+OPENAI_CLIP: Final = Layout(
+    name="openai_clip",
+    title="OpenAI's CLIP and open_clip",
+    library=OPEN_CLIP,
+    read_config=_read_config_openai,
+    rules=_map_openai,
+    signature=(
+        "visual.conv1.weight",
+        "visual.class_embedding",
+        "visual.ln_pre.weight",
+        _BLOCK.format(i=0) + "attn.in_proj_weight",
+    ),
+    preprocess={"": Preprocess("cover", "bicubic", *CLIP)},
+    ignored=(
+        (r"transformer\..*|token_embedding\..*|ln_final\..*|text_projection|positional_embedding", "the text tower"),
+        (r"text\..*", "the text tower"),
+        (r"logit_(scale|bias)", "part of the contrastive loss"),
+        (r"input_resolution|context_length|vocab_size", "numbers that the shapes say, too"),
+    ),
+    embeds=has_projection,
+)
+
+
+# --- Hugging Face -------------------------------------------------------------------------------------------------
+
+_LAYER: Final = "encoder.layers.{i}."
+_MODEL_TYPES: Final = ("clip_vision_model", "clip")
+
+
+def _read_config_hugging_face(checkpoint: Checkpoint) -> ViTConfig:
+    checkpoint = select_vision_tower(checkpoint)
+    return _read_config(
+        checkpoint,
+        kernel="embeddings.patch_embedding.weight",
+        positions="embeddings.position_embedding.weight",
+        block=_LAYER,
+        norm1="layer_norm1",
+        hidden="mlp.fc1",
+        heads="num_attention_heads",
+        num_classes=checkpoint.count_classes("visual_projection.weight"),
+        position=use_learned("torch_bicubic"),
+        activation=read_activation(checkpoint),
+        norm_eps=checkpoint.get_setting("layer_norm_eps", float),
+    )
+
+
+def _map_hugging_face(config: ViTConfig) -> tuple[Rule, ...]:
+    return (
+        map_names("embeddings.patch_embedding.weight", "backbone.patch.weight"),
+        map_names("embeddings.class_embedding", "backbone.class_token"),
+        map_names("embeddings.position_embedding.weight", POSITION_ROWS, "n d -> n d"),
+        map_names("pre_layrnorm.*", "backbone.encoder.pre_norm.*"),
+        *map_block(
+            _LAYER,
+            norm1="layer_norm1",
+            qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            project="self_attn.out_proj",
+            norm2="layer_norm2",
+            hidden="mlp.fc1",
+            out="mlp.fc2",
+        ),
+        map_names("post_layernorm.*", FINAL_NORM),
+        map_names("visual_projection.weight", "readout.head.linear.weight"),
+    )
+
+
+HF_CLIP: Final = Layout(
+    name="hf_clip",
+    title="Hugging Face's CLIP",
+    library=HUGGING_FACE,
+    read_config=_read_config_hugging_face,
+    rules=_map_hugging_face,
+    signature=("embeddings.class_embedding", "pre_layrnorm.weight"),
+    prefixes=("vision_model.", "model.vision_model."),
+    model_types=_MODEL_TYPES,
+    usual={"layer_norm_eps": 1e-5, "hidden_act": "quick_gelu"},
+    preprocess=dict.fromkeys(_MODEL_TYPES, Preprocess("cover", "bicubic", *CLIP)),
+    ignored=TEXT_TOWER,
+    embeds=has_projection,
+    export=Export(
+        find_misreading,
+        settings=make_settings,
+        prefix=lambda config: "vision_model." if has_projection(config) else "",
+        bare=("visual_projection",),
+    ),
+)

@@ -1,0 +1,229 @@
+"""The layouts of DINOv2, with and without registers: Meta's, and Hugging Face's on the Hub and in memory.
+
+Source: facebookresearch/dinov2 `models/vision_transformer.py`; transformers 5.23.0, the modules `dinov2` and
+`dinov2_with_registers`.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from ..._registry import PartSpec
+from ...encoder import EncoderOptions, EncoderSize
+from ...model import ViTConfig
+from ...nn import ActivationName
+from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from ._checkpoint import Checkpoint
+from ._hugging_face import MASK_TOKEN, check_model_type, make_settings, read_activation
+from ._layout import Export, Layout
+from ._libraries import HUGGING_FACE, META
+from ._preprocess import IMAGENET, Preprocess
+from ._vit import find_misreading, use_learned
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What the three call the same things."""
+
+    patch: str
+    class_token: str
+    registers: str
+    positions: str
+    block: str
+    qkv: tuple[str, ...]
+    project: str
+    gated_hidden: tuple[str, ...]
+    gated_out: str
+    scales: tuple[str, str]
+    norm: str
+    classifier: str = ""
+    """Empty if no file has one."""
+
+
+_META: Final = _Names(
+    patch="patch_embed.proj",
+    class_token="cls_token",
+    registers="register_tokens",
+    positions="pos_embed",
+    block="blocks.{i}.",
+    qkv=("attn.qkv",),
+    project="attn.proj",
+    gated_hidden=("mlp.w12",),
+    gated_out="mlp.w3",
+    scales=("ls1.gamma", "ls2.gamma"),
+    norm="norm",
+)
+_ON_THE_HUB: Final = _Names(
+    patch="embeddings.patch_embeddings.projection",
+    class_token="embeddings.cls_token",
+    registers="embeddings.register_tokens",
+    positions="embeddings.position_embeddings",
+    block="encoder.layer.{i}.",
+    qkv=("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+    project="attention.output.dense",
+    gated_hidden=("mlp.weights_in",),
+    gated_out="mlp.weights_out",
+    scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
+    norm="layernorm",
+    classifier="classifier",
+)
+_IN_MEMORY: Final = _Names(
+    patch="embeddings.patch_embeddings.projection",
+    class_token="embeddings.cls_token",
+    registers="embeddings.register_tokens",
+    positions="embeddings.position_embeddings",
+    block="encoder.layer.{i}.",
+    qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    project="attention.o_proj",
+    gated_hidden=("mlp.gate_proj", "mlp.up_proj"),
+    gated_out="mlp.down_proj",
+    scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
+    norm="layernorm",
+    classifier="classifier",
+)
+
+
+def _read_config_meta(checkpoint: Checkpoint) -> ViTConfig:
+    has_registers = _META.registers in checkpoint
+    return _read_config(
+        checkpoint,
+        _META,
+        heads="num_heads",
+        image_size=None,
+        position=use_learned("torch_bicubic_antialias", covers_prefix="class")
+        if has_registers
+        else use_learned("dinov2_offset"),
+        activation="gelu",
+        norm_eps=1e-6,
+    )
+
+
+def _read_config_hugging_face(checkpoint: Checkpoint, *, names: _Names) -> ViTConfig:
+    check_model_type(checkpoint)
+    has_registers = names.registers in checkpoint
+    return _read_config(
+        checkpoint,
+        names,
+        heads="num_attention_heads",
+        image_size=checkpoint.settings.get("image_size"),
+        position=use_learned("torch_bicubic_antialias", covers_prefix="class")
+        if has_registers
+        else use_learned("torch_bicubic"),
+        activation=read_activation(checkpoint),
+        norm_eps=checkpoint.get_setting("layer_norm_eps", float),
+    )
+
+
+def _read_config(
+    checkpoint: Checkpoint,
+    names: _Names,
+    *,
+    heads: str,
+    image_size: object,
+    position: PartSpec,
+    activation: ActivationName,
+    norm_eps: float,
+) -> ViTConfig:
+    dim, channels, patch = checkpoint.get_kernel(f"{names.patch}.weight")
+    first = names.block.format(i=0)
+    gated = f"{first}{names.gated_out}.weight" in checkpoint
+    positions = checkpoint.get_shape(names.positions, 3)[1]
+    size = checkpoint.find_image_size(positions - 1, patch, image_size)
+    num_classes = checkpoint.count_classes(f"{names.classifier}.weight")
+    return ViTConfig(
+        image_size=size,
+        patch_size=patch,
+        channels=channels,
+        size=EncoderSize(
+            dim=dim,
+            depth=checkpoint.count_blocks(names.block + "norm1.weight"),
+            num_heads=checkpoint.get_heads(dim, setting=heads),
+            mlp_dim=checkpoint.get_shape(f"{first}{names.gated_out if gated else 'mlp.fc2'}.weight", 2)[1],
+        ),
+        num_classes=num_classes,
+        position=position,
+        pool="cls" if num_classes is None else "cls_mean",
+        head="none" if num_classes is None else "linear",
+        class_token=True,
+        num_registers=checkpoint.get_shape(names.registers, 3)[1] if names.registers in checkpoint else 0,
+        encoder=EncoderOptions(
+            qkv_bias=f"{first}{names.qkv[0]}.bias" in checkpoint,
+            activation="swiglu" if gated else activation,
+            norm_eps=norm_eps,
+            layer_scale=1.0,
+        ),
+        preprocess=checkpoint.find_preprocess(channels),
+    )
+
+
+def _map(config: ViTConfig, *, names: _Names) -> tuple[Rule, ...]:
+    gated = config.encoder.activation == "swiglu"
+    classifier = (map_names(f"{names.classifier}.*", "readout.head.linear.*"),) if names.classifier else ()
+    return (
+        map_names(f"{names.patch}.*", "backbone.patch.*"),
+        map_names(names.class_token, "backbone.class_token", "1 1 d -> d"),
+        map_names(names.registers, "backbone.registers", "1 n d -> n d"),
+        map_names(names.positions, POSITION_ROWS, "1 n d -> n d"),
+        *map_block(
+            names.block,
+            norm1="norm1",
+            qkv=names.qkv,
+            project=names.project,
+            norm2="norm2",
+            hidden=names.gated_hidden if gated else "mlp.fc1",
+            out=names.gated_out if gated else "mlp.fc2",
+            scales=names.scales,
+        ),
+        map_names(f"{names.norm}.*", FINAL_NORM),
+        *classifier,
+    )
+
+
+def _choose_prefix(config: ViTConfig) -> str:
+    name = "dinov2_with_registers." if config.num_registers else "dinov2."
+    return "" if config.head == "none" else name
+
+
+_PREFIXES: Final = ("dinov2.", "dinov2_with_registers.")
+_MODEL_TYPES: Final = ("dinov2", "dinov2_with_registers")
+_USUAL: Final = {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}
+_CUT: Final = Preprocess("cover", "bicubic", *IMAGENET, crop=0.875)
+
+META_DINOV2: Final = Layout(
+    name="dinov2",
+    title="Meta's DINOv2, with and without registers",
+    library=META,
+    read_config=_read_config_meta,
+    rules=partial(_map, names=_META),
+    signature=("mask_token", "pos_embed", "cls_token", "blocks.0.ls1.gamma", "blocks.0.attn.qkv.weight"),
+    foreign=("decoder_embed.weight", "storage_tokens"),
+    preprocess={"": _CUT},
+    ignored=((r"mask_token", "only masked images need it"),),
+)
+HF_DINOV2: Final = Layout(
+    name="hf_dinov2",
+    title="Hugging Face's DINOv2, with and without registers",
+    library=HUGGING_FACE,
+    read_config=partial(_read_config_hugging_face, names=_ON_THE_HUB),
+    rules=partial(_map, names=_ON_THE_HUB),
+    signature=("encoder.layer.0.layer_scale1.lambda1", "encoder.layer.0.attention.attention.query.weight"),
+    prefixes=_PREFIXES,
+    model_types=_MODEL_TYPES,
+    usual=_USUAL,
+    preprocess=dict.fromkeys(_MODEL_TYPES, _CUT),
+    ignored=MASK_TOKEN,
+    export=Export(find_misreading, settings=make_settings, prefix=_choose_prefix, bare=("classifier",)),
+)
+HF_DINOV2_5: Final = Layout(
+    name="hf_dinov2_5",
+    title="Hugging Face's DINOv2, as version 5 names it in memory",
+    library=HUGGING_FACE,
+    read_config=partial(_read_config_hugging_face, names=_IN_MEMORY),
+    rules=partial(_map, names=_IN_MEMORY),
+    signature=("encoder.layer.0.layer_scale1.lambda1", "encoder.layer.0.attention.q_proj.weight"),
+    prefixes=_PREFIXES,
+    model_types=_MODEL_TYPES,
+    usual=_USUAL,
+    preprocess=dict.fromkeys(_MODEL_TYPES, _CUT),
+    ignored=MASK_TOKEN,
+)

@@ -1,0 +1,176 @@
+"""The layouts of Hugging Face's ViT, DeiT and MAE: the names on the Hub, and those of version 5 in memory.
+
+Source: transformers 5.23.0: the modules `vit`, `deit` and `vit_mae`, and `conversion_mapping.py`.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from ..._registry import PartSpec
+from ...encoder import EncoderOptions, EncoderSize
+from ...model import ViTConfig
+from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from ._checkpoint import Checkpoint
+from ._hugging_face import MASK_TOKEN, check_model_type, make_settings, read_activation
+from ._layout import Export, Layout
+from ._libraries import HUGGING_FACE
+from ._preprocess import HALF, IMAGENET, Preprocess
+from ._vit import find_misreading, has_pooler, use_learned
+
+_KERNEL: Final = "embeddings.patch_embeddings.projection.weight"
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What the two call the same things in a block."""
+
+    block: str
+    qkv: tuple[str, str, str]
+    project: str
+    hidden: str
+    out: str
+
+
+_ON_THE_HUB: Final = _Names(
+    "encoder.layer.{i}.",
+    ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+)
+_IN_MEMORY: Final = _Names(
+    "layers.{i}.",
+    ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    "attention.o_proj",
+    "mlp.fc1",
+    "mlp.fc2",
+)
+
+
+def _read_config(checkpoint: Checkpoint, *, names: _Names) -> ViTConfig:
+    check_model_type(checkpoint)
+    dim, channels, patch = checkpoint.get_kernel(_KERNEL)
+    class_token, distillation = (f"embeddings.{n}_token" in checkpoint for n in ("cls", "distillation"))
+    positions = checkpoint.get_shape("embeddings.position_embeddings", 3)[1]
+    eps = checkpoint.get_setting("layer_norm_eps", float)
+    num_classes, head = _choose_head(checkpoint)
+    first = names.block.format(i=0)
+    depth = checkpoint.count_blocks(names.block + "layernorm_before.weight")
+    num_heads = checkpoint.get_heads(dim, setting="num_attention_heads")
+    num_patches = positions - int(class_token) - int(distillation)
+    image_size = checkpoint.find_image_size(num_patches, patch, checkpoint.settings.get("image_size"))
+    pool = "cls" if class_token else "mean"
+    return ViTConfig(
+        image_size=image_size,
+        patch_size=patch,
+        channels=channels,
+        size=EncoderSize(
+            dim=dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_dim=checkpoint.get_shape(f"{first}{names.hidden}.weight", 2)[0],
+        ),
+        num_classes=num_classes,
+        position=use_learned("torch_bicubic"),
+        pool=PartSpec("cls", (("num_tokens", 2),)) if head == "distilled" else pool,
+        head=head,
+        class_token=class_token,
+        num_registers=int(distillation),
+        encoder=EncoderOptions(
+            qkv_bias=f"{first}{names.qkv[0]}.bias" in checkpoint,
+            activation=read_activation(checkpoint),
+            norm_eps=eps,
+        ),
+        preprocess=checkpoint.find_preprocess(channels),
+    )
+
+
+def _choose_head(checkpoint: Checkpoint) -> tuple[int | None, str | PartSpec]:
+    """The number of classes, and the head: both classifiers of DeiT, or one, or the pooler, or none."""
+    if "distillation_classifier.weight" in checkpoint:
+        return checkpoint.get_shape("cls_classifier.weight", 2)[0], "distilled"
+    if "classifier.weight" in checkpoint:
+        return checkpoint.count_classes("classifier.weight"), "linear"
+    if "pooler.dense.weight" in checkpoint:
+        activation = checkpoint.get_setting("pooler_act", str)
+        return checkpoint.count_classes("pooler.dense.weight"), PartSpec("linear", (("activation", activation),))
+    return None, "none"
+
+
+def _map(config: ViTConfig, *, names: _Names) -> tuple[Rule, ...]:
+    return (
+        map_names("embeddings.patch_embeddings.projection.*", "backbone.patch.*"),
+        map_names("embeddings.cls_token", "backbone.class_token", "1 1 d -> d"),
+        map_names("embeddings.distillation_token", "backbone.registers", "1 n d -> n d"),
+        map_names("embeddings.position_embeddings", POSITION_ROWS, "1 n d -> n d"),
+        *map_block(
+            names.block,
+            norm1="layernorm_before",
+            qkv=names.qkv,
+            project=names.project,
+            norm2="layernorm_after",
+            hidden=names.hidden,
+            out=names.out,
+        ),
+        map_names("layernorm.*", FINAL_NORM),
+        map_names("pooler.dense.*" if has_pooler(config) else "classifier.*", "readout.head.linear.*"),
+        map_names("cls_classifier.*", "readout.head.class_token.*"),
+        map_names("distillation_classifier.*", "readout.head.distillation_token.*"),
+    )
+
+
+def _choose_prefix(config: ViTConfig) -> str:
+    if config.head == "none" or has_pooler(config):
+        return ""
+    return "deit." if config.num_registers else "vit."
+
+
+_PREFIXES: Final = ("vit.", "deit.", "model.vit.", "model.deit.")
+_MODEL_TYPES: Final = ("vit", "deit", "vit_mae", "vit_msn", "ijepa")
+_USUAL: Final = {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "pooler_act": "tanh"}
+_PREPROCESS: Final = {
+    "vit": Preprocess("squash", "bilinear", *HALF),
+    "deit": Preprocess("squash", "bicubic", *IMAGENET, crop=0.875),
+    "vit_mae": Preprocess("squash", "bilinear", *IMAGENET),
+}
+_IGNORED: Final = (
+    *MASK_TOKEN,
+    (r"decoder\..*", "MAE's decoder, which only pre-training needs"),
+    (r"pooler\.dense\.(weight|bias)", "the pooler, which the classifier does not read"),
+)
+
+HF_VIT: Final = Layout(
+    name="hf_vit",
+    title="Hugging Face's ViT, DeiT and ViTMAE",
+    library=HUGGING_FACE,
+    read_config=partial(_read_config, names=_ON_THE_HUB),
+    rules=partial(_map, names=_ON_THE_HUB),
+    signature=(_KERNEL, "encoder.layer.0.layernorm_before.weight"),
+    prefixes=_PREFIXES,
+    model_types=_MODEL_TYPES,
+    usual=_USUAL,
+    preprocess=_PREPROCESS,
+    ignored=_IGNORED,
+    embeds=has_pooler,
+    export=Export(
+        find_misreading,
+        settings=make_settings,
+        prefix=_choose_prefix,
+        bare=("classifier", "cls_classifier", "distillation_classifier"),
+    ),
+)
+HF_VIT_5: Final = Layout(
+    name="hf_vit_5",
+    title="Hugging Face's ViT, DeiT and ViTMAE, as version 5 names them in memory",
+    library=HUGGING_FACE,
+    read_config=partial(_read_config, names=_IN_MEMORY),
+    rules=partial(_map, names=_IN_MEMORY),
+    signature=(_KERNEL, "layers.0.layernorm_before.weight"),
+    prefixes=_PREFIXES,
+    model_types=_MODEL_TYPES,
+    usual=_USUAL,
+    preprocess=_PREPROCESS,
+    ignored=_IGNORED,
+    embeds=has_pooler,
+)

@@ -1,0 +1,82 @@
+"""What the layouts of Hugging Face share: the settings of its `config.json`."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal, cast
+
+from ..._check import join_names
+from ..._registry import PartSpec
+from ...model import ViTConfig
+from ...nn import ActivationName
+from .._errors import CheckpointError
+from ._checkpoint import Checkpoint
+from ._layout import Settings
+
+_ACTIVATIONS: Final[Mapping[str, ActivationName]] = MappingProxyType(
+    {
+        "gelu": "gelu",
+        "gelu_new": "gelu_tanh",
+        "gelu_pytorch_tanh": "gelu_tanh",
+        "quick_gelu": "quick_gelu",
+        "relu": "relu",
+        "silu": "silu",
+    }
+)
+"""Our names of the activations by Hugging Face's."""
+_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {"swiglu": "silu", **{ours: theirs for theirs, ours in _ACTIVATIONS.items()}}
+)
+MASK_TOKEN: Final = ((r"embeddings\.mask_token", "only masked images need it"),)
+TEXT_TOWER: Final = (
+    (r"text_model\..*", "the text tower"),
+    (r"text_projection\.weight", "part of the text tower"),
+    (r"logit_(scale|bias)", "part of the contrastive loss"),
+    (r"(vision_model\.)?embeddings\.position_ids", "counts from zero"),
+)
+
+
+def check_model_type(checkpoint: Checkpoint) -> None:
+    """Raises a `CheckpointError` if the settings are those of another model."""
+    fitting = checkpoint.layout.model_types
+    given = checkpoint.settings.get("model_type") or fitting[0]
+    if given not in fitting:
+        raise CheckpointError(
+            f"{checkpoint.path} has the tensors of {fitting[0]!r}, but the config.json beside it says {given!r}: put "
+            "the right one there, or pass config="
+        )
+
+
+def select_vision_tower(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the settings of its vision tower, if they are inside those of the whole model."""
+    check_model_type(checkpoint)
+    if "vision_config" not in checkpoint.settings:
+        return checkpoint
+    whole = {"model_type": checkpoint.settings.get("model_type")}
+    inner = checkpoint.with_settings(whole | dict(checkpoint.settings["vision_config"]))
+    check_model_type(inner)
+    return inner
+
+
+def read_activation(checkpoint: Checkpoint, usual: Literal["gelu", "silu"] | None = None) -> ActivationName:
+    """The activation of the setting `hidden_act`."""
+    given = checkpoint.get_setting("hidden_act", str, usual)
+    if given not in _ACTIVATIONS:
+        raise CheckpointError(
+            f"the setting 'hidden_act' beside {checkpoint.path} must be one of {join_names(_ACTIVATIONS)}, got "
+            f"{given!r}"
+        )
+    return _ACTIVATIONS[given]
+
+
+def make_settings(config: ViTConfig) -> Settings:
+    """The settings that a `config.json` has for a model, as far as vitrail reads them."""
+    head, position = (dict(p.options) if isinstance(p, PartSpec) else {} for p in (config.head, config.position))
+    return {
+        "num_attention_heads": config.size.num_heads,
+        "hidden_act": _NAMES.get(config.encoder.activation, config.encoder.activation),
+        "layer_norm_eps": config.encoder.norm_eps,
+        "image_size": list(config.image_size),
+        "patch_size": config.patch_size[0],
+        "pooler_act": cast(Any, head.get("activation")),
+        "rope_theta": cast(Any, position.get("base")),
+    }

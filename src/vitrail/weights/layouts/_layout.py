@@ -1,0 +1,116 @@
+"""A layout, as data: one way in which a library publishes checkpoints."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from .._configuration import Configuration
+from .._rules import Rule
+from ..formats import NumpyArray
+from ._preprocess import Preprocess, use_known_preprocess
+
+if TYPE_CHECKING:
+    from ._checkpoint import Checkpoint
+else:
+    Checkpoint = object  # a checkpoint has a layout
+
+Settings = Mapping[str, Any]
+"""The settings in the `config.json` of a library."""
+
+C = TypeVar("C", bound=Configuration)
+
+
+@dataclass(frozen=True)
+class Library:
+    """Who publishes checkpoints, and what it writes beside them."""
+
+    name: str
+    """The name, for people."""
+    marker: str = ""
+    """A setting that every `config.json` of the library has and that nobody types by hand; empty if it has none."""
+    licence: tuple[tuple[str, ...], ...] = (("license",), ("licence",))
+    """Where a licence can stand in the settings: the names from the outermost object to the text."""
+    labels: str = "id2label"
+    """The setting that names the classes by their numbers."""
+    read_preprocess: Callable[[Checkpoint, int, Preprocess | None], Preprocess | None] = use_known_preprocess
+    """Finds how images are prepared, for a checkpoint, a number of channels, and what is known of the family."""
+
+
+@dataclass(frozen=True)
+class Export(Generic[C]):
+    """How a layout is written."""
+
+    find_misreading: Callable[[C, C], str]
+    """What differs between a configuration and the one that is read back, in words; the empty string for nothing."""
+    settings: Callable[[C], Settings] = lambda config: {}
+    """What the `config.json` of the library says about such a model."""
+    prefix: Callable[[C], str] = lambda config: ""
+    """What the names begin with."""
+    bare: tuple[str, ...] = ()
+    """The beginnings of names that the prefix is not put before."""
+
+
+@dataclass(frozen=True)
+class Layout(Generic[C]):
+    """One way in which checkpoints are published: how it is recognised, what model it is, and which name is which."""
+
+    name: str
+    """The name, for `layout=`."""
+    title: str
+    """What it is, for people."""
+    library: Library
+    """Who publishes it."""
+    read_config: Callable[[Checkpoint], C]
+    """Makes the configuration of a checkpoint."""
+    rules: Callable[[C], tuple[Rule, ...]]
+    """Makes the rules of a configuration: which tensor is which array."""
+    signature: tuple[str, ...]
+    """Names that every file of the layout has, without the prefix."""
+    one_of: tuple[str, ...] = ()
+    """Names of which every file has at least one; empty for no such names."""
+    foreign: tuple[str, ...] = ()
+    """Names that no file has."""
+    prefixes: tuple[str, ...] = ()
+    """A prefix that names may have; it is stripped."""
+    stacked: str = ""
+    """The name of the stack if the blocks can be stacked; empty if they cannot."""
+    file: Literal["safetensors", "npz"] = "safetensors"
+    """The format that the library publishes."""
+    architectures: re.Pattern[str] | None = None
+    """Which of timm's architectures have this layout; `None` if it is not a layout of timm."""
+    model_types: tuple[str, ...] = ()
+    """The values of Hugging Face's `model_type` that fit, first the one for messages; empty if it is not checked."""
+    usual: Mapping[str, object] = field(default_factory=dict[str, object])
+    """What the library assumes if the settings do not say it."""
+    preprocess: Mapping[str, Preprocess] = field(default_factory=dict[str, Preprocess])
+    """How the published models of the family prepare images, by `model_type`; `""` for a file that does not say it."""
+    ignored: tuple[tuple[str, str], ...] = ()
+    """Patterns of names that the model does not need, and why."""
+    computed: tuple[tuple[str, Callable[[C], NumpyArray]], ...] = ()
+    """Patterns of ignored names that vitrail computes itself, and the numbers that they must have."""
+    embeds: Callable[[C], bool] = lambda config: False
+    """Whether the head of a model returns an embedding instead of the scores of classes."""
+    export: Export[C] | None = None
+    """How vitrail writes the layout; `None` if it only reads it."""
+
+    def reason_to_ignore(self, name: str) -> str | None:
+        """Why the model does not need a tensor; `None` if it should need it."""
+        return next((why for pattern, why in self.ignored if re.fullmatch(pattern, name)), None)
+
+    def is_stacked(self, names: Mapping[str, object]) -> bool:
+        """Whether a file with these names has the layout with its blocks in one stack."""
+        first = f"{self.stacked[:-1]}_0/"
+        return bool(self.stacked) and all(name.replace(first, self.stacked) in names for name in self.signature)
+
+    def fits(self, names: Mapping[str, object]) -> bool:
+        """Whether a file with these names has the layout."""
+        return (
+            all(name in names for name in self.signature)
+            and (not self.one_of or any(name in names for name in self.one_of))
+            and not any(name in names for name in self.foreign)
+        )
+
+
+AnyLayout = Layout[Any]
+"""A layout of any kind of model."""

@@ -1,0 +1,101 @@
+"""The settings that libraries write beside a checkpoint, in the words of a `config.json`."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast, final
+
+from ..._check import join_names
+from .._errors import CheckpointError
+from ..formats import read_json
+
+if TYPE_CHECKING:
+    from ._layout import AnyLayout, Settings
+else:
+    AnyLayout = object  # a layout reads settings
+    Settings = Mapping[str, Any]
+
+# What follows from the tensors of open_clip's towers, or what only training or the text tower needs.
+_OPEN_CLIP_KNOWN: Final = re.compile(
+    r"layers|width|head_width|mlp_ratio|patch_size|image_size|patch_dropout|output_tokens|attn_pooler_(queries|heads)|"
+    r"final_ln_after_pool|timm_(model_name|model_pretrained|pool|proj|proj_bias|drop|drop_path)"
+)
+# Everything else has to be what open_clip assumes.
+_OPEN_CLIP_USUAL: Final[Mapping[str, object]] = {"pool_type": "tok", "pos_embed_type": "learnable"}
+
+
+@final
+class GivenSettings(Mapping[str, Any]):
+    """The settings that a user gave. It remembers which were read, so that an unknown one is an error."""
+
+    def __init__(self, given: Mapping[str, Any]):
+        self._given = given
+        self._read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self._read.add(name)
+        return self._given[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._given)
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def check_all_read(self, layout: AnyLayout) -> None:
+        """Raises a `ValueError` if the layout did not read some of them.
+
+        A whole `config.json` may have settings that are for others.
+        """
+        library = layout.library
+        for_cards = {library.labels, *(place[0] for place in library.licence)}
+        unread = self._given.keys() - self._read - for_cards
+        if unread and library.marker not in self._given:
+            raise ValueError(
+                f"config must have settings that the layout {layout.name!r} reads from this file, got "
+                f"{join_names(sorted(unread))}: it reads {join_names(sorted(self._read))}"
+            )
+
+
+def find_settings(path: Path) -> Settings:
+    """Reads the `config.json` beside a file, or that of open_clip; empty if there is none."""
+    folder = path.parent
+    if (folder / "open_clip_config.json").is_file() and not (folder / "model.safetensors").is_file():
+        return _read_open_clip_settings(folder / "open_clip_config.json")
+    return read_settings_file(folder / "config.json") if (folder / "config.json").is_file() else {}
+
+
+def read_settings_file(path: Path) -> Settings:
+    """Reads a JSON object of settings."""
+    settings = read_json(path, "a file of settings")
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path} must be a JSON object, got {str(settings)[:100]!r}")
+    return cast("dict[str, Any]", settings)
+
+
+def _read_open_clip_settings(path: Path) -> Settings:
+    """The settings of open_clip, translated into those of timm or of the layout of CLIP."""
+    whole = read_settings_file(path)
+    model = _to_object(whole.get("model_cfg"))
+    vision = _to_object(model.get("vision_cfg"))
+    if not vision:
+        raise CheckpointError(f"{path} must describe a vision tower in 'model_cfg', 'vision_cfg', got none")
+    for name, value in vision.items():
+        if value and not _OPEN_CLIP_KNOWN.fullmatch(name) and value != _OPEN_CLIP_USUAL.get(name):
+            raise CheckpointError(
+                f"{path} has {name!r} as {value!r} in its 'vision_cfg', which vitrail does not know: pass config= with "
+                "a ViTConfig"
+            )
+    size = vision.get("image_size")
+    common: dict[str, Any] = {"image_size": size, "preprocess_cfg": whole.get("preprocess_cfg") or {}}
+    if "timm_model_name" in vision:
+        pool = vision.get("timm_pool", "avg")
+        named = {"architecture": vision["timm_model_name"], "global_pool": pool, "model_args": {"img_size": size}}
+        return common | named
+    heads = vision["width"] // vision.get("head_width", 64)
+    return common | {"hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu", "num_heads": heads}
+
+
+def _to_object(given: object) -> dict[str, Any]:
+    """A JSON object; an empty one if it is something else."""
+    return cast("dict[str, Any]", given) if isinstance(given, dict) else {}

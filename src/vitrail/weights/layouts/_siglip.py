@@ -1,0 +1,121 @@
+"""The layout of SigLIP's image tower, and SigLIP 2's: Hugging Face's.
+
+Source: transformers 5.23.0: the modules `siglip` and `siglip2`.
+"""
+
+from typing import Final
+
+from ...encoder import EncoderOptions, EncoderSize
+from ...model import ViTConfig
+from .._errors import CheckpointError
+from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from ._checkpoint import Checkpoint, Kernel
+from ._hugging_face import TEXT_TOWER, make_settings, read_activation, select_vision_tower
+from ._layout import Export, Layout
+from ._libraries import HUGGING_FACE
+from ._preprocess import HALF, Preprocess
+from ._vit import find_misreading, use_attention_pool, use_learned
+
+_LAYER: Final = "encoder.layers.{i}."
+_KERNEL: Final = "embeddings.patch_embedding.weight"
+_POSITIONS: Final = "embeddings.position_embedding.weight"
+_NATIVE_ASPECT: Final = use_learned("bilinear_antialias")
+"""The positions of SigLIP 2 of native aspect, which has another rule for other sizes."""
+
+
+def _read_config(checkpoint: Checkpoint) -> ViTConfig:
+    checkpoint = select_vision_tower(checkpoint)
+    positions = checkpoint.get_shape(_POSITIONS, 2)[0]
+    mlp_dim = checkpoint.get_shape(_LAYER.format(i=0) + "mlp.fc1.weight", 2)[0]
+    eps = checkpoint.get_setting("layer_norm_eps", float)
+    num_classes = checkpoint.count_classes("classifier.weight")
+    activation = read_activation(checkpoint)
+    flat = len(checkpoint.tensors[_KERNEL].shape) == 2
+    dim, channels, patch = _get_flat_kernel(checkpoint) if flat else checkpoint.get_kernel(_KERNEL)
+    image_size = checkpoint.find_image_size(positions, patch, None if flat else checkpoint.settings.get("image_size"))
+    num_heads = checkpoint.get_heads(dim, setting="num_attention_heads")
+    has_pool = "head.probe" in checkpoint and num_classes is None
+    pool = use_attention_pool(activation=activation, mlp_dim=mlp_dim, norm_eps=eps, num_heads=num_heads)
+    return ViTConfig(
+        image_size=image_size,
+        patch_size=patch,
+        channels=channels,
+        size=EncoderSize(
+            dim=dim,
+            depth=checkpoint.count_blocks(_LAYER + "layer_norm1.weight"),
+            num_heads=num_heads,
+            mlp_dim=mlp_dim,
+        ),
+        num_classes=num_classes,
+        position=_NATIVE_ASPECT if flat else use_learned("torch_bicubic"),
+        pool=pool if has_pool else "mean",
+        head="none" if num_classes is None else "linear",
+        class_token=False,
+        encoder=EncoderOptions(activation=activation, norm_eps=eps),
+        preprocess=checkpoint.find_preprocess(channels),
+    )
+
+
+def _get_flat_kernel(checkpoint: Checkpoint) -> Kernel:
+    """The shape of a patch embedding that is stored as a matrix for flattened patches."""
+    dim, area = checkpoint.get_shape(_KERNEL, 2)
+    side = checkpoint.get_setting("patch_size", int)
+    channels = area // side**2
+    if channels * side**2 != area:
+        raise CheckpointError(
+            f"{checkpoint.path} has {_KERNEL!r} for patches of {area} numbers, which does not fit the patch size "
+            f"{side} in the settings beside it"
+        )
+    return Kernel(dim, channels, (side, side))
+
+
+def _map(config: ViTConfig) -> tuple[Rule, ...]:
+    height, width = config.patch_size
+    kernel = map_names(_KERNEL, "backbone.patch.weight")
+    if config.position == _NATIVE_ASPECT:
+        flat = "d (h w c) -> d c h w"
+        kernel = map_names(_KERNEL, "backbone.patch.weight", flat, sizes=(("h", height), ("w", width)))
+    return (
+        kernel,
+        map_names("embeddings.patch_embedding.bias", "backbone.patch.bias"),
+        map_names(_POSITIONS, POSITION_ROWS, "n d -> n d"),
+        *map_block(
+            _LAYER,
+            norm1="layer_norm1",
+            qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            project="self_attn.out_proj",
+            norm2="layer_norm2",
+            hidden="mlp.fc1",
+            out="mlp.fc2",
+        ),
+        map_names("post_layernorm.*", FINAL_NORM),
+        map_names("head.probe", "readout.pool.queries", "1 n d -> n d"),
+        map_names("head.attention.in_proj_weight", "readout.pool.attention.qkv.weight"),
+        map_names("head.attention.in_proj_bias", "readout.pool.attention.qkv.bias"),
+        map_names("head.attention.out_proj.*", "readout.pool.attention.project.*"),
+        map_names("head.layernorm.*", "readout.pool.norm.*"),
+        map_names("head.mlp.fc1.*", "readout.pool.mlp.hidden.*"),
+        map_names("head.mlp.fc2.*", "readout.pool.mlp.out.*"),
+        map_names("classifier.*", "readout.head.linear.*"),
+    )
+
+
+HF_SIGLIP: Final = Layout(
+    name="hf_siglip",
+    title="Hugging Face's SigLIP, and SigLIP 2",
+    library=HUGGING_FACE,
+    read_config=_read_config,
+    rules=_map,
+    signature=("embeddings.patch_embedding.bias", _POSITIONS, "post_layernorm.weight"),
+    prefixes=("vision_model.", "model.vision_model."),
+    model_types=("siglip_vision_model", "siglip", "siglip2_vision_model", "siglip2"),
+    usual={"layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh", "patch_size": 16},
+    preprocess=dict.fromkeys(("siglip", "siglip_vision_model"), Preprocess("squash", "bicubic", *HALF)),
+    ignored=(*TEXT_TOWER, (r"head\..*", "the attention pooling, which the classifier does not read")),
+    export=Export(
+        find_misreading,
+        settings=make_settings,
+        prefix=lambda config: "" if config.head == "none" else "vision_model.",
+        bare=("classifier",),
+    ),
+)

@@ -1,0 +1,92 @@
+"""The table of layouts, and which of them a file has."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal
+
+from ..._check import join_names
+from .._errors import CheckpointError
+from ..formats import AbstractSource, UnstackedSource
+from ._checkpoint import Checkpoint
+from ._clip import HF_CLIP, OPENAI_CLIP
+from ._dinov2 import HF_DINOV2, HF_DINOV2_5, META_DINOV2
+from ._dinov3 import HF_DINOV3, HF_DINOV3_5, META_DINOV3
+from ._flax import BIG_VISION, VISION_TRANSFORMER
+from ._hf_vit import HF_VIT, HF_VIT_5
+from ._layout import AnyLayout, Settings
+from ._mae import META_MAE
+from ._sam import HF_SAM, META_SAM, TIMM_SAM
+from ._siglip import HF_SIGLIP
+from ._timm import TIMM_EVA, TIMM_VIT
+from ._torchvision import TORCHVISION
+
+LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
+    {
+        layout.name: layout
+        for layout in (
+            TIMM_VIT,
+            TIMM_EVA,
+            HF_VIT,
+            HF_VIT_5,
+            HF_DINOV2,
+            HF_DINOV2_5,
+            HF_DINOV3,
+            HF_DINOV3_5,
+            HF_CLIP,
+            HF_SIGLIP,
+            META_DINOV2,
+            META_DINOV3,
+            META_MAE,
+            META_SAM,
+            HF_SAM,
+            TIMM_SAM,
+            OPENAI_CLIP,
+            TORCHVISION,
+            BIG_VISION,
+            VISION_TRANSFORMER,
+        )
+    }
+)
+"""Every layout by its name, but vitrail's own."""
+WritableLayout = Literal[
+    "vitrail",
+    "timm",
+    "timm_eva",
+    "timm_sam",
+    "hf_vit",
+    "hf_dinov2",
+    "hf_dinov3",
+    "hf_clip",
+    "hf_siglip",
+    "hf_sam",
+]
+"""The layouts that `vitrail.save` writes."""
+
+
+def recognise(
+    source: AbstractSource, settings: Settings, *, layout: str | None = None, folder: Path | None = None
+) -> Checkpoint:
+    """Recognises the layout of a file by the names of its tensors, or takes the one that is asked for.
+
+    **Raises:** `ValueError` if there is no layout of that name; `CheckpointError` if the file has no layout or could
+    have several.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {join_names(LAYOUTS)}, got {layout!r}")
+    found: list[Checkpoint] = []
+    for candidate in LAYOUTS.values() if layout is None else (LAYOUTS[layout],):
+        checkpoint = Checkpoint(source, candidate, settings, folder)
+        if candidate.is_stacked(checkpoint.tensors):
+            checkpoint = Checkpoint(UnstackedSource(source, candidate.stacked), candidate, settings, folder)
+        if layout is not None or candidate.fits(checkpoint.tensors):
+            found.append(checkpoint)
+    if not found:
+        raise CheckpointError(
+            f"{source.path} has no layout that vitrail knows. Its {len(source.tensors):,} tensors begin with "
+            f"{join_names(list(source.tensors)[:3])}; the layouts are vitrail's own and {join_names(LAYOUTS)}"
+        )
+    if len(found) > 1:
+        names = join_names(checkpoint.layout.name for checkpoint in found)
+        raise CheckpointError(f"{source.path} could have any of the layouts {names}: pass layout= to choose")
+    return found[0]

@@ -1,0 +1,91 @@
+"""The layout of torchvision.
+
+Source: torchvision 0.28.0, `models/vision_transformer.py`.
+"""
+
+from typing import Final
+
+from ..._registry import PartSpec
+from ...encoder import EncoderOptions, EncoderSize
+from ...model import ViTConfig
+from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from ._checkpoint import Checkpoint
+from ._layout import Layout
+from ._libraries import TORCHVISION as _LIBRARY
+from ._preprocess import IMAGENET, Preprocess
+from ._vit import use_learned
+
+_BLOCK: Final = "encoder.layers.encoder_layer_{i}."
+_MLPS: Final = (("mlp.0", "mlp.3"), ("mlp.linear_1", "mlp.linear_2"))
+"""The names of the layers of the MLP: those of new versions, and those of old ones."""
+
+
+def _read_config(checkpoint: Checkpoint) -> ViTConfig:
+    dim, channels, patch = checkpoint.get_kernel("conv_proj.weight")
+    image_size = checkpoint.find_image_size(checkpoint.get_shape("encoder.pos_embedding", 3)[1] - 1, patch)
+    num_classes = checkpoint.count_classes("heads.head.weight")
+    first = _BLOCK.format(i=0)
+    hidden = next((name for name, _ in _MLPS if f"{first}{name}.weight" in checkpoint), _MLPS[-1][0])
+    head: str | PartSpec = "none" if num_classes is None else "linear"
+    if "heads.pre_logits.weight" in checkpoint:
+        head = PartSpec("mlp", (("hidden_dim", checkpoint.get_shape("heads.pre_logits.weight", 2)[0]),))
+    return ViTConfig(
+        image_size=image_size,
+        patch_size=patch,
+        channels=channels,
+        size=EncoderSize(
+            dim=dim,
+            depth=checkpoint.count_blocks(_BLOCK + "ln_1.weight"),
+            num_heads=checkpoint.get_heads(dim, setting="num_heads"),
+            mlp_dim=checkpoint.get_shape(f"{first}{hidden}.weight", 2)[0],
+        ),
+        num_classes=num_classes,
+        position=use_learned("torchvision_corners"),
+        pool="cls",
+        head=head,
+        class_token=True,
+        encoder=EncoderOptions(norm_eps=1e-6),
+        preprocess=checkpoint.find_preprocess(channels),
+    )
+
+
+def _map(config: ViTConfig) -> tuple[Rule, ...]:
+    # PyTorch's attention joins the names of its joint weight and bias with an underscore.
+    qkv = [
+        map_names(f"{_BLOCK}self_attention.in_proj_{part}", f"backbone.encoder.stack.attention.qkv.{part}")
+        for part in ("weight", "bias")
+    ]
+    old_and_new = [
+        map_block(
+            _BLOCK,
+            norm1="ln_1",
+            qkv=(),
+            project="self_attention.out_proj",
+            norm2="ln_2",
+            hidden=hidden,
+            out=out,
+        )
+        for hidden, out in _MLPS
+    ]
+    return (
+        map_names("conv_proj.*", "backbone.patch.*"),
+        map_names("class_token", "backbone.class_token", "1 1 d -> d"),
+        map_names("encoder.pos_embedding", POSITION_ROWS, "1 n d -> n d"),
+        *qkv,
+        *old_and_new[0],
+        *old_and_new[1],
+        map_names("encoder.ln.*", FINAL_NORM),
+        map_names("heads.pre_logits.*", "readout.head.hidden.*"),
+        map_names("heads.head.*", "readout.head.linear.*"),
+    )
+
+
+TORCHVISION: Final = Layout(
+    name="torchvision",
+    title="torchvision's VisionTransformer",
+    library=_LIBRARY,
+    read_config=_read_config,
+    rules=_map,
+    signature=("conv_proj.weight", _BLOCK.format(i=0) + "self_attention.in_proj_weight"),
+    preprocess={"": Preprocess("cover", "bilinear", *IMAGENET, crop=0.875)},
+)

@@ -1,0 +1,84 @@
+"""What the layouts of a `ViT` share."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, cast
+
+import equinox as eqx
+import jax
+
+from ..._registry import PartSpec
+from ...model import ViT, ViTConfig
+from ...position import LearnedPosition
+from .._configuration import list_arrays, make_outline
+
+_COMPARED: Final = (
+    "encoder",
+    "windows",
+    "norm_order",
+    "num_registers",
+    "image_size",
+    "patch",
+    "position",
+    "pool",
+    "head",
+)
+_PARTS: Final[Mapping[str, Callable[[ViT], eqx.Module]]] = MappingProxyType(
+    {
+        "patch": lambda model: model.backbone.patch,
+        "position": lambda model: model.backbone.position,
+        "pool": lambda model: model.readout.pool,
+        "head": lambda model: model.readout.head,
+    }
+)
+
+
+def use_learned(rule: str, *, covers_prefix: bool | str = True) -> PartSpec:
+    """A learned position embedding with the rule of its library for other sizes."""
+    return PartSpec("learned", (("covers_prefix", covers_prefix), ("resize", rule)))
+
+
+def use_attention_pool(*, activation: str, mlp_dim: int, norm_eps: float, num_heads: int) -> PartSpec:
+    """The attention pool of SigLIP, with an MLP."""
+    return PartSpec(
+        "attention",
+        (("activation", activation), ("mlp_dim", mlp_dim), ("norm_eps", norm_eps), ("num_heads", num_heads)),
+    )
+
+
+def has_pooler(config: ViTConfig) -> bool:
+    """Whether the head is a layer with an activation. Its values are not scores of classes."""
+    return isinstance(config.head, PartSpec) and dict(config.head.options).get("activation") is not None
+
+
+def has_projection(config: ViTConfig) -> bool:
+    """Whether CLIP's image tower ends with its projection."""
+    return config.head != "none"
+
+
+def find_misreading(config: ViTConfig, read: ViTConfig) -> str:
+    """What differs between a configuration and the one that its tensors are read as; empty if nothing does."""
+    # No file of tensors says where its layer scale began.
+    if None not in (config.encoder.layer_scale, read.encoder.layer_scale):
+        encoder = dataclasses.replace(read.encoder, layer_scale=config.encoder.layer_scale)
+        read = dataclasses.replace(read, encoder=encoder)
+    ours, theirs = (cast(ViT, make_outline(each)) for each in (config, read))
+    for name in _COMPARED:
+        wanted, found = getattr(config, name), getattr(read, name)
+        if wanted != found and (name not in _PARTS or not _is_same(_PARTS[name](ours), _PARTS[name](theirs))):
+            return f"{name} {_show(wanted)} would be read as {_show(found)}"
+    return ""
+
+
+def _show(value: object) -> str:
+    return str(value) if isinstance(value, PartSpec) else repr(value)
+
+
+def _is_same(ours: eqx.Module, theirs: eqx.Module) -> bool:
+    """Whether two parts without their numbers are the same. The rule for other sizes belongs to the library."""
+    if isinstance(ours, LearnedPosition) and isinstance(theirs, LearnedPosition):
+        shapes = ({name: array.shape for name, array in list_arrays(part).items()} for part in (ours, theirs))
+        return next(shapes) == next(shapes)
+    structures = (cast(object, jax.tree.structure(part)) for part in (ours, theirs))
+    return next(structures) == next(structures)
