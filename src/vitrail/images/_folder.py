@@ -1,29 +1,21 @@
 """A folder of image files with one subfolder for each class."""
 
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import UInt8
 
-from .._check import check_positive
+from .._check import check_positive, join_names
 from .._extras import require
-from ._dataset import MIN_PER_CLASS, DataError, Dataset, Examples, split
+from ._dataset import MIN_PER_CLASS, DataError, Dataset, Examples, measure_preprocess, split
+from ._open import FORMATS, open_image, read_image
 from ._picture import GREY_MODES
 from ._preprocess import Preprocess
 from ._resize import choose_channels, make_resizer
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-else:
-    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
-
-_FORMATS: Final[Mapping[str, str]] = MappingProxyType({".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"})
-MAX_PIXELS: Final = 50_000_000
-"""The most pixels that an image can have; a larger one is an error before it is decoded."""
+_TRAIN: Final = "train"
+_HELD_OUT: Final = ("val", "valid", "validation", "test")
 
 
 def load_folder(
@@ -32,79 +24,121 @@ def load_folder(
     image_size: tuple[int, int] = (64, 64),
     preprocess: Preprocess | None = None,
     channels: int | None = None,
+    seed: int = 0,
 ) -> Dataset:
     """Loads your own images: a folder with one subfolder for each class, which holds JPEG, PNG or WebP files.
 
     - **Classes** are the subfolders in alphabetical order.
-    - **Held out** are the 3rd, the 8th, the 13th image and so on of each class in alphabetical order: a fifth.
-    - **Pixels**: the orientation in EXIF is applied, and transparent pixels become white.
+    - **Held out** is a fifth of the images of each class, drawn at random. Divide pictures that resemble each other, as
+        those of one film, yourself: a folder with `train` and one of `val`, `valid`, `validation` and `test`, each with
+        the subfolders of the classes, is used as it is divided.
+    - **Pixels**: the orientation in EXIF is applied, transparent pixels become white, and 16 bits are scaled to 8. Of
+        a phone's JPEG with two pictures (MPO) the first is read.
 
     No file is skipped: one that is not an image of a class is an error, hidden files such as `.DS_Store` included.
 
     **Arguments:**
 
-    - `folder`: the folder of the classes.
+    - `folder`: the folder of the classes, or of `train` and `val`.
     - `image_size`: height and width of the images after resizing.
     - `preprocess`: how the images are resized and normalised, for a pretrained model; `None` for scaling by the shorter
         side with bicubic interpolation, a crop at the centre, and a normalisation measured on the training images.
     - `channels`: 1 for grey or 3 for RGB; `None` for those of `preprocess`, or for grey if all files are grey.
+    - `seed`: for the choice of the images that are held out. The same seed and names give the same choice.
 
     **Returns:**
 
     A `Dataset`.
 
-    **Raises:** `DataError` that names the file or folder: an image outside a class or in a folder within one, another
-    kind of file, one that cannot be decoded, has another format than its name says, is animated, has more than 8 bits a
-    channel or more than 50 million pixels; a class of fewer than 3 images, fewer than two classes. `ValueError` if
-    `channels` differs from those of `preprocess`. `MissingExtraError` if Pillow is not installed.
+    **Raises:** `DataError` that lists each file or folder that cannot be used, and why: an image outside a class or in
+    a folder within one, another kind of file, one that cannot be decoded, has another format than its name says, is
+    animated or has more than 50 million pixels; a class of fewer than 2 images, or of none in `train`; fewer than two
+    classes; a class in `val` that is not in `train`. `ValueError` if `channels` differs from those of `preprocess`.
+    `MissingExtraError` if Pillow is not installed.
     """
     require("PIL", extra="train")
     check_positive(image_size=image_size)
     channels = choose_channels(preprocess, channels)
     folder = Path(folder)
-    files = _list_classes(folder)
-    paths = [path for group in files.values() for path in group]
-    if channels is None:
-        channels = 1 if all(_is_grey(path) for path in paths) else 3
-    resizer = make_resizer(preprocess, channels)
-    images = np.stack([_read(path, resizer, image_size) for path in paths])
-    labels = np.repeat(np.arange(len(files), dtype=np.int32), [len(group) for group in files.values()])
-    return split(str(folder), Examples(images, labels), tuple(files), preprocess)
-
-
-def _list_classes(folder: Path) -> dict[str, list[Path]]:
-    """The image files by class. Nothing is decoded yet, so that a wrong file is reported at once."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} must be a folder with one subfolder for each class, got no folder")
-    classes = sorted(folder.iterdir())
-    for path in classes:
-        if path.is_dir() and path.name.startswith("."):
-            raise DataError(f"{path} is a hidden folder among the classes: move it elsewhere")
-        if not path.is_dir():
-            raise DataError(f"{path} is outside the folders of the classes: {_advise(path, 'move it into its class')}")
+    problems: list[str] = []
+    parts = [_list_classes(root, at_least, problems) for root, at_least in _find_parts(folder)]
+    classes = tuple(parts[0])
     if len(classes) < 2:
         found = "one" if classes else "none"
-        raise DataError(f"{folder} must have at least two classes, one subfolder for each, got {found}")
-    return {path.name: _list_images(path) for path in classes}
+        problems.append(f"{folder} must have at least two classes, one subfolder for each, got {found}")
+    if strange := sorted(parts[-1].keys() - parts[0].keys()):
+        problems.append(f"{folder} must have training images of each class, got none of {join_names(strange)}")
+    files = [[path for group in part.values() for path in group] for part in parts]
+    if channels is None:
+        channels = 1 if all(_is_grey(path) for paths in files for path in paths) else 3
+    resizer = make_resizer(preprocess, channels)
+    images = [_read_images(paths, resizer, image_size, problems) for paths in files]
+    _raise_problems(problems)
+    learned, *held_out = (
+        Examples(np.stack(read), np.array([classes.index(path.parent.name) for path in paths], np.int32))
+        for read, paths in zip(images, files, strict=True)
+    )
+    if not held_out:
+        return split(str(folder), learned, classes, preprocess, seed=seed)
+    preprocess = measure_preprocess(learned) if preprocess is None else preprocess
+    return Dataset(str(folder), learned, held_out[0], classes, preprocess)
 
 
-def _list_images(folder: Path) -> list[Path]:
-    """The image files of one class."""
-    paths = sorted(folder.iterdir())
-    for path in paths:
-        if path.is_dir():
-            raise DataError(f"{path} is a folder within a class: move its images into {folder}")
-        if path.suffix.lower() not in _FORMATS or path.name.startswith("."):
-            raise DataError(
-                f"{path} is not a JPEG, PNG or WebP file ({', '.join(_FORMATS)}): "
-                f"{_advise(path, 'convert it, or move it elsewhere')}"
-            )
-    if len(paths) < MIN_PER_CLASS:
+def _find_parts(folder: Path) -> list[tuple[Path, int]]:
+    """The folders of classes, those to learn from before those held out, and how many images a class must have: the
+    folder itself, or the two that it is divided into."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} must be a folder with one subfolder for each class, got no folder")
+    inside = {path.name: path for path in sorted(folder.iterdir())}
+    # Trains can be a class.
+    if _TRAIN not in inside or not any(path.is_dir() for path in inside[_TRAIN].glob("[!.]*")):
+        return [(folder, MIN_PER_CLASS)]
+    held_out = [name for name in inside if name in _HELD_OUT]
+    if others := sorted(inside.keys() - {_TRAIN, *_HELD_OUT}):
         raise DataError(
-            f"{folder} must have at least {MIN_PER_CLASS} images, so that one can be held out, got {len(paths)}: add "
-            "some, or remove the class"
+            f"{folder} is divided by its folder {_TRAIN!r}, so it must have only that and one of "
+            f"{join_names(_HELD_OUT)}, got {join_names(others)} too: move that elsewhere"
         )
-    return paths
+    if len(held_out) != 1:
+        raise DataError(
+            f"{folder} is divided by its folder {_TRAIN!r}, so it must have one of {join_names(_HELD_OUT)} beside it, "
+            f"got {join_names(held_out) if held_out else 'none'}: "
+            + ("move one of them elsewhere" if held_out else f"load {inside[_TRAIN]}, of which a fifth is held out")
+        )
+    return [(inside[_TRAIN], 1), (inside[held_out[0]], 1)]
+
+
+def _list_classes(folder: Path, at_least: int, problems: list[str]) -> dict[str, list[Path]]:
+    """The image files by class. Adds what is wrong with the other files and with the classes to `problems`."""
+    classes: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            classes[path.name] = _list_images(path, at_least, problems)
+        elif path.is_dir():
+            problems.append(f"{path} is a hidden folder among the classes: move it elsewhere")
+        else:
+            problems.append(f"{path} is outside the folders of the classes: {_advise(path, 'move it into its class')}")
+    return classes
+
+
+def _list_images(folder: Path, at_least: int, problems: list[str]) -> list[Path]:
+    """The image files of one class."""
+    images: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            problems.append(
+                f"{path} is a folder within the class {folder.name!r}: move its images into {folder}, or, if the "
+                f"folders above it divide the images, call these {_TRAIN!r} and {_HELD_OUT[0]!r}"
+            )
+        elif path.suffix.lower() not in FORMATS or path.name.startswith("."):
+            advice = _advise(path, "convert it, or move it elsewhere")
+            problems.append(f"{path} is not a JPEG, PNG or WebP file ({', '.join(FORMATS)}): {advice}")
+        else:
+            images.append(path)
+    if len(images) < at_least:
+        needed = "2 images, so that one can be held out" if at_least == MIN_PER_CLASS else "1 image"
+        problems.append(f"{folder} must have at least {needed}, got {len(images)}: add some, or remove the class")
+    return images
 
 
 def _advise(path: Path, otherwise: str) -> str:
@@ -113,67 +147,29 @@ def _advise(path: Path, otherwise: str) -> str:
 
 
 def _is_grey(path: Path) -> bool:
-    with _open(path) as image:
-        return image.mode in GREY_MODES
-
-
-def _read(path: Path, resizer: Preprocess, size: tuple[int, int]) -> UInt8[np.ndarray, "height width channels"]:
-    """One image at its final size."""
-    with _open(path) as image:
-        try:
-            image.load()
-        except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
-            raise _make_decode_error(path, error) from error
-        try:
-            return resizer.resize(image, size)
-        except ValueError as error:
-            raise DataError(f"{path}: {error}") from error
-
-
-def _open(path: Path) -> PILImage:
-    """An image whose header was checked, and which is not decoded yet."""
-    from PIL import Image
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            image = Image.open(path)
-            animated = getattr(image, "is_animated", False)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path} must have at most {MAX_PIXELS:,} pixels: {error}") from error
-    except Exception as error:
-        raise _make_decode_error(path, error) from error
-    try:
-        _check_header(path, image, animated=animated)
+        with open_image(path) as image:
+            return image.mode in GREY_MODES
     except DataError:
-        image.close()
-        raise
-    return image
+        return True  # the error is told when the image is read
 
 
-def _check_header(path: Path, image: PILImage, *, animated: bool) -> None:
-    """Raises a `DataError` for what is wrong before anything is decoded."""
-    expected = _FORMATS[path.suffix.lower()]
-    if image.format != expected:
-        raise DataError(f"{path} must be {expected}, as its name says, got {image.format}: rename it")
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"{path} must have at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height}: scale it down"
-        )
-    if animated:
-        raise DataError(f"{path} must be one picture, got an animation: save the frame that shows the class")
-    if image.mode.startswith(("I", "F")) or _read_png_depth(path, expected) == 16:
-        raise DataError(f"{path} must have 8 bits a channel, got more (mode {image.mode}): convert it")
+def _read_images(
+    paths: list[Path], resizer: Preprocess, size: tuple[int, int], problems: list[str]
+) -> list[UInt8[np.ndarray, "height width channels"]]:
+    """The images of files. Adds what is wrong with those that cannot be read to `problems`."""
+    images: list[UInt8[np.ndarray, "height width channels"]] = []
+    for path in paths:
+        try:
+            images.append(read_image(path, resizer, size))
+        except DataError as error:
+            problems.append(str(error))
+    return images
 
 
-def _make_decode_error(path: Path, error: Exception) -> DataError:
-    expected = _FORMATS[path.suffix.lower()]
-    return DataError(f"{path} cannot be decoded as {expected} ({type(error).__name__}: {error}): fix or delete it")
-
-
-def _read_png_depth(path: Path, expected: str) -> int:
-    """Bits a channel of a PNG file, because Pillow silently reduces 16-bit RGB to 8."""
-    if expected != "PNG":
-        return 8
-    with path.open("rb") as file:
-        return file.read(25)[24]
+def _raise_problems(problems: list[str]) -> None:
+    """Raises a `DataError` that lists problems, one a line, if there are any."""
+    if len(problems) == 1:
+        raise DataError(problems[0])
+    if problems:
+        raise DataError("\n  ".join((f"{len(problems)} files or folders cannot be used:", *problems)))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ._dataset import DataError, Dataset, Examples, measure_preprocess
-from ._folder import MAX_PIXELS
+from ._open import MAX_PIXELS
 from ._preprocess import Preprocess
 from ._resize import resize_all
 

@@ -14,6 +14,7 @@ def load_images(
     image_size: tuple[int, int] | None = None,
     preprocess: Preprocess | None = None,
     channels: int | None = None,
+    seed: int = 0,
 ) -> Dataset:
     """Loads the images of a folder, by `load_idx` if it has any of the four IDX files, by `load_folder` otherwise.
 
@@ -21,7 +22,7 @@ def load_images(
 
     - `folder`: what `load_idx` or `load_folder` takes.
     - `image_size`: height and width of the images after resizing; `None` for 64 x 64, and no resizing of IDX files.
-    - `preprocess`, `channels`: as in `load_folder`.
+    - `preprocess`, `channels`, `seed`: as in `load_folder`. IDX files have their own division.
 
     **Returns:**
 
@@ -38,4 +39,4 @@ def load_images(
     if holds_idx(folder):
         return load_idx(folder, image_size=image_size, preprocess=preprocess, channels=channels)
     size = (64, 64) if image_size is None else image_size
-    return load_folder(folder, image_size=size, preprocess=preprocess, channels=channels)
+    return load_folder(folder, image_size=size, preprocess=preprocess, channels=channels, seed=seed)

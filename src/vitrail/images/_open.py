@@ -1,0 +1,85 @@
+"""Opens files of images."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ._dataset import DataError
+from ._preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+else:
+    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+
+_JPEG: Final = ("JPEG", "MPO")
+"""Phones write a JPEG with a second picture, for depth or brightness, behind it: Pillow calls that MPO."""
+FORMATS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {".jpg": _JPEG, ".jpeg": _JPEG, ".png": ("PNG",), ".webp": ("WEBP",)}
+)
+"""Pillow's formats of the files that are read, by the suffix of their names."""
+MAX_PIXELS: Final = 50_000_000
+"""The most pixels that an image can have; a larger one is an error before it is decoded."""
+
+
+def open_image(path: Path) -> PILImage:
+    """Opens an image without decoding it.
+
+    **Raises:** `DataError` if it is not an image of the format of its name, is animated, or has too many pixels.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            image = Image.open(path)
+            animated = image.format != "MPO" and getattr(image, "is_animated", False)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} must have at most {MAX_PIXELS:,} pixels: {error}") from error
+    except Exception as error:
+        raise _make_decode_error(path, error) from error
+    try:
+        _check_header(path, image, animated=animated)
+    except DataError:
+        image.close()
+        raise
+    return image
+
+
+def read_image(path: Path, resizer: Preprocess, size: tuple[int, int]) -> UInt8[np.ndarray, "height width channels"]:
+    """Reads an image at its final size.
+
+    **Raises:** `DataError` if it cannot be decoded or resized, and what `open_image` raises.
+    """
+    with open_image(path) as image:
+        try:
+            image.load()
+        except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
+            raise _make_decode_error(path, error) from error
+        try:
+            return resizer.resize(image, size)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+
+
+def _check_header(path: Path, image: PILImage, *, animated: bool) -> None:
+    """Raises a `DataError` for what is wrong before anything is decoded."""
+    expected = FORMATS[path.suffix.lower()]
+    if image.format not in expected:
+        raise DataError(f"{path} must be {expected[0]}, as its name says, got {image.format}: rename it")
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"{path} must have at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height}: scale it down"
+        )
+    if animated:
+        raise DataError(f"{path} must be one picture, got an animation: save the frame that shows the class")
+
+
+def _make_decode_error(path: Path, error: Exception) -> DataError:
+    expected = FORMATS[path.suffix.lower()][0]
+    return DataError(f"{path} cannot be decoded as {expected} ({type(error).__name__}: {error}): fix or delete it")
