@@ -34,7 +34,8 @@ def test_demo(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     monkeypatch.setattr("vitrail.cli._setup.SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
     out = tmp_path / "out.png"
     options = ["--image-size", "8", "--epochs", "10", "--batch-size", "8", "--learning-rate", "1e-3", "--pool", "max"]
-    assert main(["demo", "--data", str(folder), *options, "--out", str(out)]) == 0
+    saved = tmp_path / "out.safetensors"
+    assert main(["demo", "--data", str(folder), *options, "--out", str(out), "--save", str(saved)]) == 0
     printed = capsys.readouterr().out
     assert "16 images to learn from, 4 held out, 2 classes, 8 x 8, RGB" in printed
     assert "pool max" in printed
@@ -42,6 +43,9 @@ def test_demo(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     assert str(out) in printed
     with Image.open(out) as picture:
         assert picture.format == "PNG"
+    for path in sorted(folder.glob("*/*")):
+        assert main(["predict", str(saved), str(path), "--top", "1"]) == 0
+        assert capsys.readouterr().out.split()[-1] == path.parent.name
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,7 @@ def test_demo(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], 
         (["--seed", "-1"], "seed must be in"),
         (["--out", "nowhere/out.png"], "out must end in .png, .pdf, .svg and be in a folder that exists"),
         (["--out", "out.txt"], "out must end in"),
+        (["--save", "out.npz"], "save must end in .safetensors"),
         (["--data", "nowhere"], "nowhere must be a folder"),
     ],
 )

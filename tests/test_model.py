@@ -195,6 +195,7 @@ CONFIGS = {
         windows=vitrail.WindowOptions(size=3, global_blocks=(1,)),
         neck_dim=8,
         init="big_vision",
+        classes=tuple("abcde"),
         preprocess=vitrail.Preprocess("cover", "lanczos", (0.1,), (0.4,), 0.875, "down"),
     ),
     "relative positions": small_config(windows=vitrail.WindowOptions(size=3, global_blocks=(1,), relative_grid=(4, 5))),
@@ -223,6 +224,15 @@ def test_everything_above_differs_from_the_default_and_survives() -> None:
     encoders = [config.encoder for config in CONFIGS.values()]
     options = [f.name for f in dataclasses.fields(EncoderOptions)]
     assert not [n for n in options if all(getattr(e, n) == getattr(default.encoder, n) for e in encoders)]
+
+
+def test_classes_have_one_name_for_each_logit() -> None:
+    model = vitrail.vit("Ti/16", num_classes=2, classes=("cat", "dog"), image_size=32, key=KEY)
+    assert model.config.classes == ("cat", "dog")
+    for num_classes, classes in ((3, ("cat", "dog")), (1, ()), (None, ("cat",))):
+        message = f"a name for each of the num_classes={num_classes} logits, got {len(classes)} names"
+        with pytest.raises(ValueError, match=message):
+            small_config(num_classes=num_classes, classes=classes)
 
 
 def test_json_builds_the_same_weights_from_the_same_key() -> None:

@@ -360,7 +360,7 @@ def test_a_card_names_what_is_ignored_missing_and_unknown(tmp_path: Path) -> Non
     assert card.missing == ("'layernorm.bias' for 'backbone.norm.bias'",)
     assert card.unknown == ("more",)
     assert set(card.ignored.values()) == {"MAE's decoder, which only pre-training needs"}
-    assert card.classes is None
+    assert card.config.classes is None
     assert card.dtypes == {"float32": len(tensors) - len(card.ignored)}
     settings = CASES["transformers ViTMAEForPreTraining"].settings or {}
     assert vitrail.model_card(path, config={**settings, "license": "mit"}).licence == "mit"

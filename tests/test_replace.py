@@ -143,6 +143,31 @@ def test_the_number_of_classes_changes_with_a_new_head(head: str) -> None:
     assert same_arrays(vitrail.replace(model, num_classes=5, key=KEY), model)
 
 
+def test_the_names_of_classes_and_the_preprocessing_are_changed_without_a_key() -> None:
+    preprocess = vitrail.Preprocess("squash", "bilinear", (0.5,) * 3, (0.5,) * 3)
+    model = small_model()
+    named = vitrail.replace(model, classes=tuple("abcde"), preprocess=preprocess)
+    assert (named.config.classes, named.config.preprocess) == (tuple("abcde"), preprocess)
+    assert same_arrays(named, model)
+    kept = vitrail.replace(named, pool="max", head="mlp", key=KEY)
+    assert (kept.config.classes, kept.config.preprocess) == (tuple("abcde"), preprocess)
+    fewer = vitrail.replace(named, num_classes=3, key=KEY)
+    assert (fewer.config.classes, fewer.config.preprocess) == (None, preprocess)
+    assert vitrail.replace(named, num_classes=2, classes=("x", "y"), key=KEY).config.classes == ("x", "y")
+    assert vitrail.replace(named, classes=None, preprocess=None).config == model.config
+
+
+def test_new_weights_need_a_key() -> None:
+    model = small_model()
+    assert same_arrays(vitrail.replace(model, pool="max"), model)
+    with pytest.raises(ValueError, match=r"key must be given for new weights, got None for 'readout\.head\.linear\."):
+        vitrail.replace(model, num_classes=3)
+    with pytest.raises(ValueError, match=r"got None for 'backbone\.class_token', 'backbone\.position\.class_token'"):
+        vitrail.replace(model, pool="cls")
+    with pytest.raises(ValueError, match=r"got None for .* and \d+ more: pass key=jax.random.key\(0\)"):
+        vitrail.replace(model, pool="cait")
+
+
 def test_heads_and_positions_are_replaced_by_name_spec_and_class() -> None:
     model = small_model()
     mlp = vitrail.replace(model, head=HEADS.configure("mlp", hidden_dim=7), key=KEY)

@@ -66,6 +66,14 @@ def test_it_learns(model: vitrail.ViT, data: images.Dataset, trained: tuple[vitr
     assert after.correct == round(after.accuracy * 53)
 
 
+def test_a_trained_model_knows_how_it_was_fed(
+    data: images.Dataset, trained: tuple[vitrail.ViT, list[train.Progress]], tmp_path: Path
+):
+    vitrail.save(trained[0], tmp_path / "model.safetensors")
+    config = vitrail.load(tmp_path / "model.safetensors").config
+    assert (config.classes, config.preprocess) == (tuple("abcde"), data.preprocess)
+
+
 def test_the_same_key_gives_the_same_weights(
     model: vitrail.ViT, data: images.Dataset, trained: tuple[vitrail.ViT, list[train.Progress]]
 ):

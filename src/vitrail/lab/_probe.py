@@ -20,7 +20,7 @@ _BATCH: Final = 250
 
 def make_probe(model: ViT, choice: str | PartSpec, num_classes: int, *, key: PRNGKeyArray) -> Readout:
     """Makes a readout for the tokens of a model: the pool, a norm if it follows the pool, and a linear head."""
-    config = dataclasses.replace(model.config, pool=choice, head="linear", num_classes=num_classes)
+    config = dataclasses.replace(model.config, pool=choice, head="linear", num_classes=num_classes, classes=None)
     return config.build_readout(key=key)
 
 

@@ -7,6 +7,7 @@ from jaxtyping import PRNGKeyArray
 from .._registry import PartSpec
 from ..encoder import EncoderOptions
 from ..head import HeadFactory
+from ..images import Preprocess
 from ..nn import Dropout, Execution, InitName
 from ..patch import PatchFactory
 from ..pool import PoolFactory
@@ -20,6 +21,7 @@ def vit(
     name: str,
     *,
     num_classes: int | None = None,
+    classes: tuple[str, ...] | None = None,
     image_size: int | tuple[int, int] = 224,
     channels: int = 3,
     patch: str | PartSpec | PatchFactory = "conv",
@@ -31,6 +33,7 @@ def vit(
     num_registers: int = 0,
     encoder: EncoderOptions = EncoderOptions(),
     init: InitName = "trunc_normal",
+    preprocess: Preprocess | None = None,
     execution: Execution = Execution(),
     dropout: Dropout = Dropout(),
     key: PRNGKeyArray,
@@ -48,6 +51,8 @@ def vit(
 
     - `name`: a size of `vitrail.PRESETS` and a patch in pixels: `"S/16"`, or `"S/16x8"` for patches 16 high and 8 wide.
     - `num_classes`: the number of logits; leave it out for `head="none"`.
+    - `classes`: the names of the classes, one for each logit; `None` if they are not known. `vitrail.train.fit` sets
+        them and `preprocess` to those of its data.
     - `image_size`: height and width in pixels; one number for a square.
     - `channels`: the number of channels of the images.
     - `patch`, `position`, `pool`, `head`: the parts, each as a registered name, a `PartSpec`, a class, or a
@@ -57,6 +62,7 @@ def vit(
     - `num_registers`: the number of register tokens.
     - `encoder`: the options of the encoder.
     - `init`: how fresh weights are drawn.
+    - `preprocess`: how pictures are prepared for the model; `None` if that is not known.
     - `execution`: how the model is computed; it can be changed later with `model.with_execution`.
     - `dropout`: what is dropped at random in training; it can be changed later with `model.with_dropout`.
     - `key`: for the weights.
@@ -73,6 +79,7 @@ def vit(
         patch_size=patch_size,
         size=size,
         num_classes=num_classes,
+        classes=classes,
         channels=channels,
         patch=patch,
         position=position,
@@ -83,5 +90,6 @@ def vit(
         num_registers=num_registers,
         encoder=encoder,
         init=init,
+        preprocess=preprocess,
     )
     return config.build(execution=execution, dropout=dropout, key=key)

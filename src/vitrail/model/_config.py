@@ -43,6 +43,8 @@ class ViTConfig:
     """Width, depth, heads and the MLP's width."""
     num_classes: int | None = None
     """The number of logits; `None` for a head without classes."""
+    classes: tuple[str, ...] | None = None
+    """The names of the classes, one for each logit; `None` if they are not known."""
     channels: int = 3
     """The number of channels of the images."""
     patch: str | PartSpec | PatchFactory = "conv"
@@ -87,6 +89,11 @@ class ViTConfig:
             raise ValueError(
                 f"preprocess must have the channels of the model, {self.channels}, got {self.preprocess.channels}: "
                 "give its mean and std one number for each channel of the model, or change channels"
+            )
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise ValueError(
+                f"classes must have a name for each of the num_classes={self.num_classes} logits, got "
+                f"{len(self.classes)} names: pass num_classes={len(self.classes)}, or classes=None"
             )
         if self.windows is not None:
             check_blocks(self.windows.global_blocks, self.size.depth)

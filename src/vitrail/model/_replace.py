@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from .._check import join_names
 from .._keep import KEEP, Keep
 from .._registry import PartSpec
 from ..head import HeadFactory
-from ..nn import INITS, Init, LayerNorm, to_jax
+from ..images import Preprocess
+from ..nn import INITS, Init, LayerNorm, list_arrays, to_jax
 from ..pool import PoolFactory
 from ..position import PositionFactory
 from ._backbone import Backbone
@@ -26,9 +28,11 @@ def replace(
     head: str | PartSpec | HeadFactory | Keep = KEEP,
     position: str | PartSpec | PositionFactory | Keep = KEEP,
     num_classes: int | Keep | None = KEEP,
+    classes: tuple[str, ...] | Keep | None = KEEP,
+    preprocess: Preprocess | Keep | None = KEEP,
     norm_order: Literal["norm_pool", "pool_norm"] | Keep = KEEP,
     class_token: bool | Keep | None = KEEP,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None = None,
 ) -> ViT:
     """Replaces parts of a trained or loaded model.
 
@@ -48,30 +52,38 @@ def replace(
     - `pool`, `head`, `position`: the new parts, each as a registered name, a `PartSpec`, a class, or a
         `functools.partial` of one.
     - `num_classes`: the number of logits, `None` for `head="none"`.
+    - `classes`: the names of the classes, `None` if they are not known. If the number of classes changes, the old names
+        go.
+    - `preprocess`: how pictures are prepared for the model, `None` if that is not known.
     - `norm_order`: whether the final norm acts before or after the pool. A norm whose width stays keeps its weights.
     - `class_token`: whether there is a class token, `None` for one where the pool needs it. A model that was built with
         `None` loses a class token that the new pool does not read: pass `True` to keep it, as for a backbone that was
         trained with it.
-    - `key`: for the weights of what is new.
+    - `key`: for the weights of what is new; it may be left out if nothing is.
 
     **Returns:**
 
     A new `ViT`, whose configuration says what it is now.
 
     **Raises:** `ValueError` if the new parts do not fit each other, as a pool that reads the class token with
-    `class_token=False`; and what `ViTConfig.build` raises.
+    `class_token=False`, or there are new weights and no key; and what `ViTConfig.build` raises.
     """
     model, before = to_jax(model), model.config
+    if classes is KEEP and num_classes not in (KEEP, before.num_classes):
+        classes = None
     config = dataclasses.replace(
         before,
         pool=before.pool if pool is KEEP else pool,
         head=before.head if head is KEEP else head,
         position=before.position if position is KEEP else position,
         num_classes=before.num_classes if num_classes is KEEP else num_classes,
+        classes=before.classes if classes is KEEP else classes,
+        preprocess=before.preprocess if preprocess is KEEP else preprocess,
         norm_order=before.norm_order if norm_order is KEEP else norm_order,
         class_token=before.class_token if class_token is KEEP else class_token,
     )
-    pool_key, token_key, position_key, head_key = jax.random.split(key, 4)
+    keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
+    pool_key, token_key, position_key, head_key = keys
     readout, backbone = model.readout, model.backbone
 
     new_pool = readout.pool if pool is KEEP else make_pool(config, key=pool_key)
@@ -89,11 +101,25 @@ def replace(
     new_head = readout.head
     if head is not KEEP or config.num_classes != before.num_classes or new_head.dim != new_pool.out_dim:
         new_head = make_head(config, new_pool.out_dim, key=head_key)
-    return ViT(
+    replaced = ViT(
         dataclasses.replace(backbone, norm=old_norm if norm_first else None),
         Readout(new_pool, None if norm_first else old_norm, new_head),
         config,
     )
+    if key is None:
+        _check_no_new_arrays(model, replaced)
+    return replaced
+
+
+def _check_no_new_arrays(old: ViT, new: ViT) -> None:
+    """Raises a `ValueError` that names the arrays of a model that are not those of another."""
+    known = {id(array) for array in list_arrays(old).values()}
+    if fresh := [name for name, array in list_arrays(new).items() if id(array) not in known]:
+        raise ValueError(
+            f"key must be given for new weights, got None for {join_names(fresh[:3])}"
+            + (f" and {len(fresh) - 3} more" if len(fresh) > 3 else "")
+            + ": pass key=jax.random.key(0), or keep the parts that have these"
+        )
 
 
 def _with_class_token(backbone: Backbone, wanted: bool, init: Init, *, key: PRNGKeyArray) -> Backbone:

@@ -1,8 +1,13 @@
 """Layers that know nothing of images: what all parts are made of."""
 
 from ._activation import ACTIVATIONS as ACTIVATIONS, ActivationName as ActivationName
+from ._arrays import (
+    count_parameters as count_parameters,
+    is_shape as is_shape,
+    list_arrays as list_arrays,
+    name_leaf as name_leaf,
+)
 from ._attention import Attention as Attention, choose_heads as choose_heads
-from ._count import count_parameters as count_parameters
 from ._drop import (
     Dropout as Dropout,
     drop_branch as drop_branch,

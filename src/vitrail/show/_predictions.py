@@ -18,7 +18,9 @@ from ._style import FAINT, FULL_GLOW, INK, PAPER, RIGHT, WRONG, add_glow, to_rgb
 _COLUMNS: Final = 10
 _ROWS_OF_MISTAKES: Final = 2
 # Inches, from the upper left corner of the page.
-_PAGE, _MARGIN, _HEAD, _FOOT, _TITLE, _LABEL, _GAP = 12.0, 0.4, 0.62, 0.42, 0.34, 0.36, 0.1
+_PAGE, _MARGIN, _HEAD, _FOOT, _TITLE, _LABEL, _GAP = 12.0, 0.4, 0.62, 0.42, 0.34, 0.52, 0.1
+_LINE: Final = 0.17
+_POINTS: Final = 10
 
 
 def draw_predictions(model: ViT, data: Dataset, evaluation: Evaluation, path: Path | str) -> None:
@@ -73,8 +75,10 @@ def draw_predictions(model: ViT, data: Dataset, evaluation: Evaluation, path: Pa
         for place, (index, pixels) in enumerate(zip(chosen, _draw_cells(model, data, chosen), strict=True)):
             x, y = _MARGIN + place % _COLUMNS * step, top + place // _COLUMNS * (cell_height + _LABEL)
             draw(x, y, pixels)
-            label = _format_label(data.classes, evaluation, int(index))
-            write(x + cell_width / 2, y + cell_height + 0.19, label, fontsize=10, color=colour, ha="center")
+            label = _format_label(data.classes, evaluation, int(index), 72 * cell_width)
+            for line, text in enumerate((label, f"{evaluation.probability[index]:.0%}")):
+                below = y + cell_height + 0.02 + (line + 1) * _LINE
+                write(x + cell_width / 2, below, text, fontsize=_POINTS, color=colour, ha="center")
         top += -(-len(chosen) // _COLUMNS) * (cell_height + _LABEL)
     queries = "the class token" if model.readout.pool.needs_class_token else "all patches"
     write(
@@ -124,10 +128,18 @@ def _compute_shares(
     return jax.vmap(compute_one)(preprocess.normalise(images))
 
 
-def _format_label(classes: tuple[str, ...], evaluation: Evaluation, index: int) -> str:
-    true, predicted = (classes[int(labels[index])] for labels in (evaluation.labels, evaluation.predicted))
-    names = _shorten(true, 12) if true == predicted else f"{_shorten(true, 6)} → {_shorten(predicted, 6)}"
-    return f"{names}  {evaluation.probability[index]:.0%}"
+def _format_label(classes: tuple[str, ...], evaluation: Evaluation, index: int, width: float) -> str:
+    """The true class and the predicted one if that is another, shortened to a width in points."""
+    names = [classes[number] for number in dict.fromkeys((evaluation.labels[index], evaluation.predicted[index]))]
+    texts = (" → ".join(_shorten(name, most) for name in names) for most in range(max(map(len, names)), 0, -1))
+    return next((text for text in texts if _measure(text) <= width), "…")
+
+
+def _measure(text: str) -> float:
+    """The width of a text in points."""
+    paths = require("matplotlib.textpath", extra="demo").text_to_path
+    font = require("matplotlib.font_manager", extra="demo").FontProperties(size=_POINTS)
+    return paths.get_text_width_height_descent(text, font, ismath=False)[0]
 
 
 def _shorten(name: str, most: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray, Shaped, UInt8
 
 from ..images import Dataset, Preprocess
-from ..model import ViT
+from ..model import ViT, replace
 from ._batches import make_batches
 from ._loop import Batch, Progress, Scalar, cross_entropy, optimise
 from ._recipe import Recipe
@@ -55,7 +55,8 @@ def fit(
 
     **Returns:**
 
-    The trained model. The model that was passed does not change.
+    The trained model; the configuration of a `vitrail.ViT` has the preprocessing and the class names of the data. The
+    model that was passed does not change.
 
     **Raises:** `ValueError` if the model does not take the images or return one logit for each class, or if a batch is
     larger than all epochs together; `FloatingPointError` if the loss is not finite; `MissingExtraError` if optax or
@@ -70,7 +71,10 @@ def fit(
     seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
     steps, feed = make_batches(load, len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed)
     fixed = recipe, data.preprocess
-    return optimise(model, _compute_loss, feed, steps, recipe, fixed=fixed, key=steps_key, report=report)
+    trained = optimise(model, _compute_loss, feed, steps, recipe, fixed=fixed, key=steps_key, report=report)
+    if isinstance(trained, ViT):
+        trained = replace(trained, classes=data.classes, preprocess=data.preprocess)
+    return cast(M, trained)
 
 
 def _compute_loss(

@@ -10,7 +10,8 @@ from typing import Any, cast
 from jaxtyping import Array, Float
 
 from ..model import ViT, ViTConfig
-from ._configuration import Configuration, list_arrays, make_outline
+from ..nn import list_arrays
+from ._configuration import Configuration, make_outline
 from ._errors import CheckpointError, blame_file
 from ._native import check_no_overrides, compare_arrays, is_native, name_dtypes, read_header
 from ._read import Config, choose_config, plan_model, recognise_file
@@ -30,8 +31,6 @@ class ModelCard:
     """The configuration."""
     parameters: int
     """The number of parameters."""
-    classes: tuple[str, ...] | None
-    """The names of the classes; `None` if the settings beside the file do not have them."""
     licence: str | None
     """The licence that the file or the settings beside it name; `None` if they do not."""
     ignored: Mapping[str, str]
@@ -146,7 +145,6 @@ def _make_card(checkpoint: Checkpoint, config: ViTConfig) -> ModelCard:
         title=layout.title,
         config=config,
         parameters=_count_parameters(list_arrays(outline)),
-        classes=_read_classes(checkpoint, config.num_classes),
         licence=_read_licence(checkpoint),
         ignored={name: why for name, why in reasons.items() if why is not None},
         missing=(*plan.wrong, *plan.missing),
@@ -179,7 +177,6 @@ def _make_own_card(
         title="vitrail's own",
         config=config,
         parameters=_count_parameters(arrays),
-        classes=None,
         licence=None,
         ignored={},
         missing=missing,
@@ -192,16 +189,6 @@ def _make_own_card(
 
 def _count_parameters(arrays: Mapping[str, Any]) -> int:
     return sum(math.prod(array.shape) for array in arrays.values())
-
-
-def _read_classes(checkpoint: Checkpoint, num_classes: int | None) -> tuple[str, ...] | None:
-    """The names of the classes; `None` if there are none, or only those that Hugging Face makes up."""
-    given = checkpoint.settings.get(checkpoint.layout.library.labels)
-    if num_classes is None or not isinstance(given, dict):
-        return None
-    labels = {str(key): str(label) for key, label in cast("dict[str, Any]", given).items()}
-    names = tuple(labels.get(str(number), "") for number in range(num_classes))
-    return None if "" in names or names == tuple(f"LABEL_{i}" for i in range(num_classes)) else names
 
 
 def _read_licence(checkpoint: Checkpoint) -> str | None:

@@ -10,6 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from .._check import join_names
 from ..model import ViTConfig
+from ..nn import is_shape, name_leaf
 from .formats import NumpyArray
 
 
@@ -71,24 +72,10 @@ def make_outline(config: Configuration) -> Configured:
     return cast(Configured, eqx.filter_eval_shape(config.build, key=jax.random.key(0)))
 
 
-def list_arrays(tree: object) -> dict[str, Any]:
-    """The arrays of a model or a part of one, or their shapes and dtypes, by names as `backbone.norm.weight`."""
-    leaves = cast("list[tuple[Any, Any]]", jax.tree_util.tree_leaves_with_path(tree))
-    return {_name_leaf(keys): leaf for keys, leaf in leaves if eqx.is_array(leaf) or _is_shape(leaf)}
-
-
 def fill_outline(outline: Configured, read: Callable[[str, jax.ShapeDtypeStruct], NumpyArray]) -> Configured:
     """The model of an outline, with the arrays that `read` returns for their names and shapes."""
 
     def fill(keys: tuple[Any, ...], leaf: Any) -> Any:
-        return jax.device_put(read(_name_leaf(keys), leaf)) if _is_shape(leaf) else leaf
+        return jax.device_put(read(name_leaf(keys), leaf)) if is_shape(leaf) else leaf
 
     return cast(Configured, jax.tree_util.tree_map_with_path(fill, outline))
-
-
-def _is_shape(leaf: object) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct)
-
-
-def _name_leaf(keys: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(keys, simple=True, separator=".")

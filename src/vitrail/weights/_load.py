@@ -2,17 +2,14 @@
 
 from pathlib import Path
 
-import jax
 from jaxtyping import PRNGKeyArray
 
-from .._check import join_names
 from .._keep import KEEP, Keep
 from .._registry import PartSpec
 from ..head import HeadFactory, NoHead
 from ..model import ViT, replace
 from ..nn import Dropout, Execution
 from ..pool import PoolFactory
-from ._configuration import list_arrays
 from ._errors import CheckpointError
 from ._read import Config, read_model
 
@@ -97,23 +94,14 @@ def _replace_ending(
         num_classes = None
     if isinstance(num_classes, int) and head is KEEP and _has_no_classes(model.config.head):
         head = "linear"
-    ended = replace(
+    return replace(
         model,
         pool=pool,
         head=head,
         num_classes=num_classes,
         class_token=KEEP if model.backbone.class_token is None else True,
-        key=jax.random.key(0) if key is None else key,
+        key=key,
     )
-    if key is None:
-        old = {id(array) for array in list_arrays(model).values()}
-        new = [name for name, array in list_arrays(ended).items() if id(array) not in old]
-        if new:
-            raise ValueError(
-                f"key must be given for new weights, got None for {join_names(new)}: pass key=jax.random.key(0), or "
-                "leave the pool and the head as they are in the file"
-            )
-    return ended
 
 
 def _has_no_classes(head: str | PartSpec | HeadFactory) -> bool:

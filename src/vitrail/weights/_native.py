@@ -13,11 +13,11 @@ import numpy as np
 
 from .._check import join_names
 from ..model import reset_unsaved
+from ..nn import list_arrays
 from ._configuration import (
     Configuration,
     Configured,
     fill_outline,
-    list_arrays,
     make_outline,
     name_kind,
     parse_configuration,

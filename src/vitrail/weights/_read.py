@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from .._check import join_names
-from ._configuration import Configuration, Configured, fill_outline, list_arrays, make_outline
+from ..nn import list_arrays
+from ._configuration import Configuration, Configured, fill_outline, make_outline
 from ._errors import CheckpointError, blame_file
 from ._native import check_no_overrides, is_native, read_native
 from ._plan import Plan, fill_array, make_plan

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 
 from .._check import join_names
-from ._configuration import Configuration, Configured, list_arrays
+from ..nn import list_arrays
+from ._configuration import Configuration, Configured
 from ._errors import CheckpointError
 from ._native import write_native
 from ._plan import export_arrays

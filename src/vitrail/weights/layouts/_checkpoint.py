@@ -80,6 +80,20 @@ class Checkpoint(AbstractSource):
         usual = known.get(kind, known.get("")) if isinstance(kind, str) else known.get("")
         return self.layout.library.read_preprocess(self, channels, usual)
 
+    def find_classes(self, num_classes: int | None) -> tuple[str, ...] | None:
+        """The names of the classes; `None` if there are none, or only those that Hugging Face makes up."""
+        library = self.layout.library
+        given, described = (self.settings.get(name) for name in (library.labels, library.descriptions))
+        if isinstance(given, list):
+            given = dict(enumerate(cast("list[object]", given)))
+        if num_classes is None or not isinstance(given, Mapping):
+            return None
+        labels = {str(number): str(label) for number, label in cast("Mapping[object, object]", given).items()}
+        words = cast("Mapping[str, object]", described) if isinstance(described, Mapping) else {}
+        names = tuple(labels.get(str(number), "") for number in range(num_classes))
+        made_up = tuple(f"LABEL_{number}" for number in range(num_classes))
+        return None if "" in names or names == made_up else tuple(str(words.get(name, name)) for name in names)
+
     def get_shape(self, name: str, ndim: int) -> tuple[int, ...]:
         """The shape of a tensor.
 

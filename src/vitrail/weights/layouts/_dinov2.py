@@ -141,6 +141,7 @@ def _read_config(
             mlp_dim=checkpoint.get_shape(f"{first}{names.gated_out if gated else 'mlp.fc2'}.weight", 2)[1],
         ),
         num_classes=num_classes,
+        classes=checkpoint.find_classes(num_classes),
         position=position,
         pool="cls" if num_classes is None else "cls_mean",
         head="none" if num_classes is None else "linear",

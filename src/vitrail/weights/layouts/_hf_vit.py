@@ -72,6 +72,7 @@ def _read_config(checkpoint: Checkpoint, *, names: _Names) -> ViTConfig:
             mlp_dim=checkpoint.get_shape(f"{first}{names.hidden}.weight", 2)[0],
         ),
         num_classes=num_classes,
+        classes=checkpoint.find_classes(num_classes),
         position=use_learned("torch_bicubic"),
         pool=PartSpec("cls", (("num_tokens", 2),)) if head == "distilled" else pool,
         head=head,

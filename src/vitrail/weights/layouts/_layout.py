@@ -33,6 +33,8 @@ class Library:
     """Where a licence can stand in the settings: the names from the outermost object to the text."""
     labels: str = "id2label"
     """The setting that names the classes by their numbers."""
+    descriptions: str = ""
+    """The setting that says in words what these names mean; empty if the library has none."""
     read_preprocess: Callable[[Checkpoint, int, Preprocess | None], Preprocess | None] = use_known_preprocess
     """Finds how images are prepared, for a checkpoint, a number of channels, and what is known of the family."""
 

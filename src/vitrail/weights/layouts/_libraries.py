@@ -9,6 +9,8 @@ TIMM: Final = Library(
     name="timm",
     marker="num_features",
     licence=(("license",), ("licence",), ("pretrained_cfg", "license"), ("pretrained_cfg", "licence")),
+    labels="label_names",
+    descriptions="label_descriptions",
     read_preprocess=read_timm_preprocess,
 )
 HUGGING_FACE: Final = Library(

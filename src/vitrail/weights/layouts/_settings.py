@@ -48,7 +48,7 @@ class GivenSettings(Mapping[str, Any]):
         A whole `config.json` may have settings that are for others.
         """
         library = layout.library
-        for_cards = {library.labels, *(place[0] for place in library.licence)}
+        for_cards = {place[0] for place in library.licence}
         unread = self._given.keys() - self._read - for_cards
         if unread and library.marker not in self._given:
             raise ValueError(

@@ -47,6 +47,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
             mlp_dim=mlp_dim,
         ),
         num_classes=num_classes,
+        classes=checkpoint.find_classes(num_classes),
         position=_NATIVE_ASPECT if flat else use_learned("torch_bicubic"),
         pool=pool if has_pool else "mean",
         head="none" if num_classes is None else "linear",

@@ -10,8 +10,9 @@ import jax
 
 from ..._registry import PartSpec
 from ...model import ViT, ViTConfig
+from ...nn import list_arrays
 from ...position import LearnedPosition
-from .._configuration import list_arrays, make_outline
+from .._configuration import make_outline
 
 _COMPARED: Final = (
     "encoder",
