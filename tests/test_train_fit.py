@@ -117,40 +117,6 @@ def test_one_step_is_that_of_optax(model: vitrail.ViT, data: images.Dataset):
         assert_close(np.asarray(weights[name])[clear], expected[clear], tolerance=1e-4)
 
 
-def test_weight_decay_spares_biases_norms_and_positions():
-    model = small_config(
-        pool="cls", num_registers=2, patch="conv_stem", encoder=vitrail.EncoderOptions(layer_scale=0.1, qk_norm=True)
-    )
-    shapes = eqx.filter_eval_shape(lambda: model.build(key=jax.random.key(0)))
-    mask = train.is_decayed(eqx.filter(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)))
-    chosen = {jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(mask) if leaf is True}
-    assert chosen >= {".backbone.encoder.stack.attention.qkv.weight", ".readout.head.linear.weight"}
-    assert not any(
-        "norm" in name or "bias" in name or "position" in name or "token" in name or "registers" in name
-        for name in chosen
-    )
-    assert len([name for name in chosen if name.startswith(".backbone.encoder")]) == 4
-    assert len([name for name in chosen if name.startswith(".backbone.patch.kernels")]) == 2
-
-
-@pytest.mark.parametrize(
-    ("pool", "expected"),
-    [
-        ("attention", {"attention.qkv", "attention.project", "mlp.hidden", "mlp.out"}),
-        ("abmil", {"signal", "gate", "score"}),
-        ("weighted", set()),
-        ("gem", set()),
-    ],
-)
-def test_weight_decay_spares_what_a_pool_holds_besides_linear_layers(pool: str, expected: set[str]):
-    shapes = eqx.filter_eval_shape(lambda: small_config(pool=pool).build(key=jax.random.key(0)))
-    mask = train.is_decayed(eqx.filter(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)))
-    chosen = {
-        jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(mask.readout.pool) if leaf
-    }
-    assert chosen == {f".{name}.weight" for name in expected}
-
-
 def test_dropout_and_stochastic_depth_are_on_in_training_only(data: images.Dataset):
     model = small_model(size=SIZE, dropout=vitrail.Dropout(0.2, 0.2))
     everything = dataclasses.replace(RECIPE, epochs=1, batch_size=160)

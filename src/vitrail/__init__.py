@@ -75,7 +75,10 @@ from .nn import (
     Intermediate as Intermediate,
     LayerNorm as LayerNorm,
     Linear as Linear,
+    ParameterKind as ParameterKind,
+    ParameterLabel as ParameterLabel,
     Rotation as Rotation,
+    parameter_labels as parameter_labels,
 )
 from .patch import (
     PATCHES as PATCHES,

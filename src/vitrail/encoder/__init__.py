@@ -5,8 +5,8 @@ from ._blocks import Blocks as Blocks, Recorded as Recorded, check_layer as chec
 from ._encoder import Encoder as Encoder
 from ._neck import NECK_EPS as NECK_EPS, Neck as Neck
 from ._options import EncoderOptions as EncoderOptions, EncoderSize as EncoderSize, WindowOptions as WindowOptions
+from ._relative import RelativePosition as RelativePosition
 from ._windowed import (
-    RelativePosition as RelativePosition,
     WindowedEncoder as WindowedEncoder,
     check_blocks as check_blocks,
     make_windowed_encoder as make_windowed_encoder,

@@ -38,7 +38,8 @@ class Blocks:
         self._stack = stack
 
     def __len__(self) -> int:
-        return self._stack.norm1.weight.shape[0]
+        # Of any leaf, since an optimiser hides those that it does not treat.
+        return jax.tree.leaves(self._stack)[0].shape[0]
 
     @overload
     def __getitem__(self, index: int) -> Block: ...

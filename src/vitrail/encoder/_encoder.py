@@ -40,6 +40,10 @@ class Encoder(eqx.Module):
         self.stack = make_stack(size, options=options, init=init, key=key)
         self.options = options
 
+    def list_stacks(self) -> dict[str, tuple[int, ...]]:
+        """The numbers of the blocks along the first axis of each field that is a stack."""
+        return {"stack": tuple(range(len(self.blocks)))}
+
     @property
     def dim(self) -> int:
         """The width of a token."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._tokens import Tokens
-from ..nn import Init, LayerNorm, Linear
+from ..nn import Init, LayerNorm, Linear, ParameterKinds
 
 NECK_EPS = 1e-6
 """What the norms of a neck add to the variance, in SAM's code and in timm's. The norms of the blocks may differ."""
@@ -27,7 +27,7 @@ class Neck(eqx.Module):
         Kirillov et al., *Segment Anything*, ICCV 2023, arXiv:2304.02643, and its `image_encoder.py`.
     """
 
-    decayed: ClassVar[tuple[str, ...]] = ("weight",)
+    parameter_kinds: ClassVar[ParameterKinds] = {"weight": "matrix"}
 
     project: Linear
     norm: LayerNorm

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._check import check_positive, join_names
+from .._check import join_names
 from ..nn import (
     WITHIN_ATTENTION,
     Attention,
@@ -25,7 +25,6 @@ from ..nn import (
     Tap,
     drop_elements,
     prevent_fusion,
-    resample,
     split_key,
     to_dtype,
     to_jax,
@@ -34,64 +33,10 @@ from ._block import Block
 from ._blocks import Blocks, Recorded, run_blocks
 from ._encoder import make_stack
 from ._options import EncoderOptions, EncoderSize, WindowOptions
+from ._relative import RelativePosition
 
 _Role = tuple[Bool[Array, ""], Int[Array, ""]]
 """Whether a block looks at all tokens, and its number among the blocks that do, or that do not."""
-
-
-@final
-class RelativePosition(eqx.Module):
-    r"""Adds to the score of a query and a key a term for the distance between them, in rows and in columns.
-
-    The score of a query $q$ at row $r$ and column $c$ for the key at $r'$, $c'$ grows by
-    $q \cdot R_{r - r'} + q \cdot C_{c - c'}$, with $q$ not scaled. On a larger or smaller grid the tables are
-    interpolated linearly.
-
-    ??? cite
-
-        Li et al., *MViTv2*, CVPR 2022, arXiv:2112.01526, section 4.1; Kirillov et al., *Segment Anything*, ICCV 2023,
-        arXiv:2304.02643, and its `image_encoder.py`.
-    """
-
-    rows: Float[Array, "row_distances head_dim"]
-    cols: Float[Array, "col_distances head_dim"]
-
-    def __init__(self, grid: tuple[int, int], head_dim: int):
-        """**Arguments:**
-
-        - `grid`: the rows and columns of the tokens that look at each other; `2n - 1` distances each.
-        - `head_dim`: the width of a head.
-
-        All start at zero.
-        """
-        check_positive(grid=grid, head_dim=head_dim)
-        self.rows = jnp.zeros((2 * grid[0] - 1, head_dim), jnp.float32)
-        self.cols = jnp.zeros((2 * grid[1] - 1, head_dim), jnp.float32)
-
-    def __call__(
-        self, q: Float[Array, "heads tokens head_dim"], grid: tuple[int, int]
-    ) -> Float[Array, "heads tokens tokens"]:
-        """**Arguments:**
-
-        - `q`: the queries, before they are scaled.
-        - `grid`: the rows and columns in which they lie.
-
-        **Returns:**
-
-        What is added to the scores.
-        """
-        heads, _, head_dim = q.shape
-        q = q.reshape(heads, *grid, head_dim)
-        by_row = jnp.einsum("hrcd,rsd->hrcs", q, _spread_pairs(self.rows, grid[0]).astype(q.dtype))
-        by_col = jnp.einsum("hrcd,ctd->hrct", q, _spread_pairs(self.cols, grid[1]).astype(q.dtype))
-        scores = by_row[..., :, None] + by_col[..., None, :]
-        return scores.reshape(heads, grid[0] * grid[1], grid[0] * grid[1])
-
-
-def _spread_pairs(table: Float[Array, "distances head_dim"], length: int) -> Float[Array, "{length} {length} head_dim"]:
-    """The vector of each pair of query and key along one axis."""
-    distances = jnp.arange(length)[:, None] - jnp.arange(length)[None, :] + length - 1
-    return resample(table, (2 * length - 1,), "bilinear")[distances]
 
 
 @final
@@ -142,6 +87,16 @@ class WindowedEncoder(eqx.Module):
         self.options = options
         self.windows = windows
         self.grid = grid
+
+    def list_stacks(self) -> dict[str, tuple[int, ...]]:
+        """The numbers of the blocks along the first axis of each field that is a stack."""
+        blocks = tuple(range(len(self.blocks)))
+        everywhere = set(self.windows.global_blocks)
+        return {
+            "stack": blocks,
+            "window_positions": tuple(block for block in blocks if block not in everywhere),
+            "global_positions": tuple(block for block in blocks if block in everywhere),
+        }
 
     @property
     def dim(self) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeVar, cast, final
+from typing import ClassVar, Literal, TypeVar, cast, final
 
 import equinox as eqx
 import jax
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from .._check import check_divisible, check_image
 from .._tokens import Tokens
 from ..encoder import Blocks, Encoder, Neck, WindowedEncoder
-from ..nn import Dropout, Edit, Execution, Intermediate, LayerNorm, to_dtype, to_jax
+from ..nn import Dropout, Edit, Execution, Intermediate, LayerNorm, ParameterKinds, to_dtype, to_jax
 from ..patch import AbstractPatchEmbed
 from ..position import AbstractPosition
 
@@ -25,6 +25,8 @@ class Backbone(eqx.Module):
     It takes one image; batch it with `jax.vmap(backbone)(images)`. `embed` and `encode` are its two halves, so that
     patches can be dropped, masked or replaced between them.
     """
+
+    parameter_kinds: ClassVar[ParameterKinds] = {"class_token": "token", "registers": "token"}
 
     patch: AbstractPatchEmbed
     class_token: Float[Array, " dim"] | None

@@ -34,7 +34,13 @@ from ._intermediates import (
     Tap as Tap,
     check_intermediates as check_intermediates,
 )
-from ._linear import Decayed as Decayed, Linear as Linear
+from ._labels import (
+    ParameterKind as ParameterKind,
+    ParameterKinds as ParameterKinds,
+    ParameterLabel as ParameterLabel,
+    parameter_labels as parameter_labels,
+)
+from ._linear import Linear as Linear
 from ._mlp import MLP as MLP
 from ._norm import LayerNorm as LayerNorm, to_dtype as to_dtype, to_jax as to_jax
 from ._remat import (

@@ -1,6 +1,6 @@
-"""The linear layer, and how a module says what weight decay acts on."""
+"""The linear layer."""
 
-from typing import ClassVar, Protocol, final, runtime_checkable
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax
@@ -8,23 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._init import Initializer
-
-
-@runtime_checkable
-class Decayed(Protocol):
-    """A module that names those of its own arrays that weight decay acts on. It acts on no array of other modules."""
-
-    @property
-    def decayed(self) -> tuple[str, ...]:
-        """The names of fields."""
-        ...
+from ._labels import ParameterKinds
 
 
 @final
 class Linear(eqx.Module):
     """`y = W x + b` on the last axis, with the weight stored `(out, in)` as in `eqx.nn.Linear` and PyTorch."""
 
-    decayed: ClassVar[tuple[str, ...]] = ("weight",)
+    parameter_kinds: ClassVar[ParameterKinds] = {"weight": "matrix", "bias": "bias"}
 
     weight: Float[Array, "out_dim in_dim"]
     bias: Float[Array, " out_dim"] | None

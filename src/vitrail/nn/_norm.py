@@ -1,6 +1,6 @@
 """Layer normalisation, and the conversion of modules to other dtypes, which leaves norms alone."""
 
-from typing import TypeVar, cast, final
+from typing import ClassVar, TypeVar, cast, final
 
 import equinox as eqx
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._dtype import at_least_float32
+from ._labels import ParameterKinds
 
 _T = TypeVar("_T")
 
@@ -21,6 +22,8 @@ class LayerNorm(eqx.Module):
 
         Ba, Kiros and Hinton, *Layer Normalization*, 2016, arXiv:1607.06450.
     """
+
+    parameter_kinds: ClassVar[ParameterKinds] = {"weight": "norm", "bias": "norm"}
 
     weight: Float[Array, " dim"]
     bias: Float[Array, " dim"]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_divisible
-from ..nn import TRUNC_NORMAL, Init, resize_kernel
+from ..nn import TRUNC_NORMAL, Init, ParameterKinds, resize_kernel
 from ._base import AbstractPatchEmbed
 from ._kernel import draw_kernel
 
@@ -22,7 +22,7 @@ class ConvPatchEmbed(AbstractPatchEmbed):
         Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv:2010.11929, equation 1.
     """
 
-    decayed: ClassVar[tuple[str, ...]] = ("weight",)
+    parameter_kinds: ClassVar[ParameterKinds] = {"weight": "matrix", "bias": "bias"}
 
     weight: Float[Array, "dim channels patch_height patch_width"]
     bias: Float[Array, " dim"] | None

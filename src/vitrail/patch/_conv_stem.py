@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_divisible
-from ..nn import TRUNC_NORMAL, Init, LayerNorm, Linear
+from ..nn import TRUNC_NORMAL, Init, LayerNorm, Linear, ParameterKinds
 from ._base import AbstractPatchEmbed
 from ._kernel import draw_kernel
 
@@ -26,7 +26,7 @@ class ConvStemPatchEmbed(AbstractPatchEmbed):
         Xiao et al., *Early Convolutions Help Transformers See Better*, NeurIPS 2021, arXiv:2106.14881.
     """
 
-    decayed: ClassVar[tuple[str, ...]] = ("kernels",)
+    parameter_kinds: ClassVar[ParameterKinds] = {"kernels": "matrix"}
 
     kernels: tuple[Float[Array, "out_channels in_channels 3 3"], ...]
     norms: tuple[LayerNorm, ...]

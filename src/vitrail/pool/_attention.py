@@ -9,7 +9,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._tokens import Tokens
-from ..nn import BIG_VISION, MLP, ActivationName, Attention, Init, LayerNorm, choose_heads, draw_separately
+from ..nn import (
+    BIG_VISION,
+    MLP,
+    ActivationName,
+    Attention,
+    Init,
+    LayerNorm,
+    ParameterKinds,
+    choose_heads,
+    draw_separately,
+)
 from ._base import AbstractWeighingPool
 from ._read import read_patches
 
@@ -38,6 +48,7 @@ class AttentionPool(AbstractWeighingPool):
     out_dim: int = eqx.field(static=True)
     needs_class_token: ClassVar[bool] = False
     order_invariant: ClassVar[bool] = True
+    parameter_kinds: ClassVar[ParameterKinds] = {"queries": "token"}
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._check import check_above_zero, check_positive
 from .._tokens import Tokens
-from ..nn import BIG_VISION, MLP, Attention, Init, LayerNorm, choose_heads
+from ..nn import BIG_VISION, MLP, Attention, Init, LayerNorm, ParameterKinds, choose_heads
 from ._base import AbstractWeighingPool
 from ._read import read_patches
 
@@ -119,6 +119,7 @@ class ClassAttentionPool(AbstractWeighingPool):
     out_dim: int = eqx.field(static=True)
     needs_class_token: ClassVar[bool] = False
     order_invariant: ClassVar[bool] = True
+    parameter_kinds: ClassVar[ParameterKinds] = {"class_token": "token"}
 
     def __init__(
         self,

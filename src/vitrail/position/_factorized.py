@@ -1,7 +1,7 @@
 """The position embedding `factorized`."""
 
 import dataclasses
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._tokens import Tokens
-from ..nn import TRUNC_NORMAL, Init, Rotation, resample
+from ..nn import TRUNC_NORMAL, Init, ParameterKinds, Rotation, resample
 from ._base import AbstractPosition
 from ._grid import check_grid
 
@@ -25,6 +25,8 @@ class FactorizedPosition(AbstractPosition):
 
         Dehghani et al., *Patch n' Pack: NaViT*, NeurIPS 2023, arXiv:2307.06304, section 2.1.
     """
+
+    parameter_kinds: ClassVar[ParameterKinds] = {"rows": "position", "cols": "position"}
 
     rows: Float[Array, "rows dim"]
     cols: Float[Array, "cols dim"]

@@ -1,7 +1,7 @@
 """The position embedding `learned`."""
 
 import dataclasses
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._tokens import Tokens
-from ..nn import TRUNC_NORMAL, Init, ResizeRule, Rotation, resample
+from ..nn import TRUNC_NORMAL, Init, ParameterKinds, ResizeRule, Rotation, resample
 from ._base import AbstractPosition
 from ._grid import check_grid
 
@@ -34,6 +34,12 @@ class LearnedPosition(AbstractPosition):
 
         Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv:2010.11929, equation 1 and section 3.2.
     """
+
+    parameter_kinds: ClassVar[ParameterKinds] = {
+        "class_token": "position",
+        "registers": "position",
+        "patches": "position",
+    }
 
     class_token: Float[Array, " dim"] | None
     registers: Float[Array, "registers dim"] | None

@@ -130,7 +130,8 @@ def _compute_shares(
 
 def _format_label(classes: tuple[str, ...], evaluation: Evaluation, index: int, width: float) -> str:
     """The true class and the predicted one if that is another, shortened to a width in points."""
-    names = [classes[number] for number in dict.fromkeys((evaluation.labels[index], evaluation.predicted[index]))]
+    names = [classes[int(labels[index])] for labels in (evaluation.labels, evaluation.predicted)]
+    names = list(dict.fromkeys(names))
     texts = (" → ".join(_shorten(name, most) for name in names) for most in range(max(map(len, names)), 0, -1))
     return next((text for text in texts if _measure(text) <= width), "…")
 

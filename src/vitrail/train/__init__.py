@@ -18,5 +18,4 @@ from ._fit import (
     fit as fit,
 )
 from ._loop import Progress as Progress, Scalar as Scalar, cross_entropy as cross_entropy, optimise as optimise
-from ._optimiser import is_decayed as is_decayed
 from ._recipe import Recipe as Recipe

@@ -1,13 +1,12 @@
 """The optimiser of a recipe."""
 
 import functools
-from typing import Any, Final, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import equinox as eqx
 import jax
 
 from .._extras import require
-from ..nn import Decayed
+from ..nn import ParameterLabel, parameter_labels
 from ._recipe import Recipe
 
 
@@ -18,11 +17,6 @@ class Optimiser(Protocol):
     def init(self, params: Any, /) -> Any: ...
 
     def update(self, updates: Any, state: Any, params: Any, /) -> tuple[Any, Any]: ...
-
-
-_T = TypeVar("_T")
-
-_EQUINOX: Final = (eqx.nn.Linear, eqx.nn.Conv)
 
 
 @functools.cache  # the same recipe returns the same functions, so that a second run is not compiled again
@@ -37,24 +31,15 @@ def make_optimiser(recipe: Recipe, steps: int) -> Optimiser:
     )
     chain: Optimiser = optax.chain(
         optax.clip_by_global_norm(recipe.clip_norm),
-        optax.adamw(schedule, weight_decay=recipe.weight_decay, mask=is_decayed),
+        optax.adamw(schedule, weight_decay=recipe.weight_decay, mask=_select_matrices),
     )
     return chain
 
 
-def is_decayed(parameters: _T) -> _T:
-    """Returns which parameters weight decay acts on: those that modules name as `decayed`, and the weights of Equinox's
-    linear and convolutional layers. It does not act on biases, norms, positions, tokens, queries and scales."""
-    chosen: set[int] = set()
+def _select_matrices(parameters: Any) -> Any:
+    """Which parameters weight decay acts on."""
 
-    def visit(node: object) -> bool:
-        names = node.decayed if isinstance(node, Decayed) else ("weight",) if isinstance(node, _EQUINOX) else ()
-        chosen.update(id(leaf) for name in names for leaf in cast("list[object]", jax.tree.leaves(getattr(node, name))))
-        return False  # go on to the modules inside
+    def is_matrix(label: ParameterLabel) -> bool:
+        return label.kind == "matrix"
 
-    jax.tree.leaves(parameters, is_leaf=visit)
-
-    def is_chosen(leaf: object) -> bool:
-        return id(leaf) in chosen
-
-    return cast(_T, jax.tree.map(is_chosen, parameters))
+    return jax.tree.map(is_matrix, parameter_labels(parameters))

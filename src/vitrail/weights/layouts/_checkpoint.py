@@ -89,7 +89,7 @@ class Checkpoint(AbstractSource):
         if num_classes is None or not isinstance(given, Mapping):
             return None
         labels = {str(number): str(label) for number, label in cast("Mapping[object, object]", given).items()}
-        words = cast("Mapping[str, object]", described) if isinstance(described, Mapping) else {}
+        words = cast("Mapping[str, object]", described if isinstance(described, Mapping) else {})
         names = tuple(labels.get(str(number), "") for number in range(num_classes))
         made_up = tuple(f"LABEL_{number}" for number in range(num_classes))
         return None if "" in names or names == made_up else tuple(str(words.get(name, name)) for name in names)
