@@ -86,7 +86,7 @@ def parameter_labels(model: object) -> Any:
 
     The same tree with a `ParameterLabel` in place of each floating-point array, and `None` in place of other leaves.
     """
-    parameters = cast(Any, eqx.filter(model, _is_parameter))
+    parameters: Any = eqx.filter(model, _is_parameter)
     first = 0  # the layer of what is before the next stack
     starts: dict[int, int] = {}
 
