@@ -219,7 +219,9 @@ def test_an_option_of_a_wrong_value_is_an_error_that_names_it() -> None:
     context = vitrail.PositionContext(
         dim=8, grid=(2, 2), class_token=False, num_registers=0, head_dim=4, init=vitrail.TRUNC_NORMAL
     )
-    with pytest.raises(TypeError, match="'rule'"):
+    with pytest.raises(
+        TypeError, match=r"^rule of vitrail.RotaryPosition.* must be .*, got the string 'axail': did you mean 'axial'"
+    ):
         POSITIONS.build(spec, context, key=KEY)
 
 

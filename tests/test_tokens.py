@@ -127,7 +127,7 @@ def test_a_subset_of_patches_that_are_not_there_is_an_error(indices: list[int]) 
     [(jnp.ones((2, 5)), PATCHES), (jnp.ones(4), PATCHES), (PREFIX, jnp.ones((6, 4), jnp.int32))],
 )
 def test_tokens_of_wrong_shapes_or_dtypes_are_an_error(prefix: Any, patches: Any) -> None:
-    with pytest.raises(TypeError, match=r"'registers'|'class_token'|'patches'"):
+    with pytest.raises(TypeError, match=r"^(registers|class_token|patches) of vitrail.Tokens"):
         tokens_of(prefix, patches, (3, 2))
 
 

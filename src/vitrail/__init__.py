@@ -4,13 +4,12 @@ import typing as _typing
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 
-from jaxtyping import install_import_hook as _install_import_hook
-
-from ._typecheck import TYPECHECKER as _TYPECHECKER, start as _start
+from ._hook import install as _install
+from ._typecheck import CallError as CallError, start as _start
 
 # Every signature of the package is checked when it is called, at trace time under jit. The hook stays for the modules
-# that are imported later, and touches no other package. The module that it checks with has to be there before it.
-_install_import_hook("vitrail", _TYPECHECKER)
+# that are imported later, and touches no other package.
+_install()
 
 from ._extras import MissingExtraError as MissingExtraError
 from ._keep import KEEP as KEEP, Keep as Keep

@@ -159,7 +159,7 @@ def _train_backbone(command: Compare, data: Dataset) -> ViT:
     """Trains the demo's model, or loads it from the folder of an earlier run."""
     path, note = command.out / "backbone.safetensors", command.out / "backbone.json"
     config = make_small_config(data, patch_size=command.patch_size, pool=command.backbone_pool)
-    images = hashlib.sha256(data.train.images.tobytes() + data.train.labels.tobytes()).hexdigest()
+    images = hashlib.sha256(data.train.images.tobytes() + data.train.labels.astype("int32").tobytes()).hexdigest()
     description = {"config": config.to_json(), "recipe": repr(Recipe()), "seed": command.seed, "images": images}
     if note.exists() and path.exists():
         before = json.loads(note.read_text())

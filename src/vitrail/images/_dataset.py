@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Int32, Shaped, UInt8
+from jaxtyping import Bool, Integer, Shaped, UInt8
 
 from ._preprocess import Preprocess
 
@@ -23,8 +23,8 @@ class Examples:
 
     images: UInt8[np.ndarray, "images height width channels"]
     """The pixels, one byte a channel: one channel if grey, three if RGB."""
-    labels: Int32[np.ndarray, " images"]
-    """The class of each image, counted from 0."""
+    labels: Integer[np.ndarray, " images"]
+    """The class of each image, counted from 0, in any dtype of whole numbers."""
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels) or len(self.labels) == 0:
@@ -117,7 +117,7 @@ def measure_preprocess(examples: Examples) -> Preprocess:
     return Preprocess("cover", "bicubic", tuple(means), tuple(std if std > 1e-6 else 1.0 for std in stds))
 
 
-def hold_out(labels: Int32[np.ndarray, " images"], *, seed: int = 0) -> Bool[np.ndarray, " images"]:
+def hold_out(labels: Integer[np.ndarray, " images"], *, seed: int = 0) -> Bool[np.ndarray, " images"]:
     """Chooses the images to hold out at random: a fifth of each class, at least one.
 
     The choice depends only on the labels and the seed, so it is the same on every machine.

@@ -182,10 +182,10 @@ def _find_misfit(model: ViT, choice: str | PartSpec) -> str | None:
 def _describe(model: ViT, data: Dataset, recipe: Recipe, seeds: int) -> dict[str, str]:
     """What the results depend on besides the pool."""
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array))]
-    images = [data.train.images, data.train.labels, data.test.images, data.test.labels]
+    parts = [(part.images, part.labels.astype(np.int32)) for part in (data.train, data.test)]
     return {
         "model": _digest(arrays, repr((model.config, model.backbone.execution))),
-        "data": _digest(images, repr((data.classes, data.preprocess))),
+        "data": _digest([array for part in parts for array in part], repr((data.classes, data.preprocess))),
         "recipe": repr(recipe),
         "seeds": str(seeds),
         "vitrail": version("vitrail"),

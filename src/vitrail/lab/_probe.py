@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Int32, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, Int, Integer, PRNGKeyArray
 
 from .._registry import PartSpec
 from ..model import Readout, ViT
@@ -71,7 +71,7 @@ def train_probe(
     model: ViT,
     choice: str | PartSpec,
     stored: StoredTokens,
-    labels: Int32[np.ndarray, " images"],
+    labels: Integer[np.ndarray, " images"],
     num_classes: int,
     recipe: Recipe,
     seed: int,
@@ -139,7 +139,7 @@ def compute_batch_logits(
 def _compute_loss(
     probe: Any,
     sequences: Float[Array, "batch tokens dim"],
-    labels: Int32[Array, " batch"],
+    labels: Integer[Array, " batch"],
     key: PRNGKeyArray,
     fixed: tuple[Standard, SequenceForm, float],
 ) -> tuple[Scalar, Scalar]:
@@ -155,7 +155,7 @@ def _compute_loss(
 def _compute_head_loss(
     probe: Any,
     features: Float[Array, "batch features"],
-    labels: Int32[Array, " batch"],
+    labels: Integer[Array, " batch"],
     key: PRNGKeyArray,
     fixed: tuple[Standard, SequenceForm, float],
 ) -> tuple[Scalar, Scalar]:

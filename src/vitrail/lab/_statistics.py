@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, Int32
+from jaxtyping import Float, Float32, Int, Integer
 
 _FLIPS: Final = 10_000
 _NEIGHBOURS: Final = 20
@@ -48,7 +48,7 @@ def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
 
 def predict_by_knn(
     train: Float32[np.ndarray, "train features"],
-    labels: Int32[np.ndarray, " train"],
+    labels: Integer[np.ndarray, " train"],
     test: Float32[np.ndarray, "test features"],
     num_classes: int,
 ) -> Int[np.ndarray, " test"]:

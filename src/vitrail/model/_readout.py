@@ -43,7 +43,15 @@ class Readout(eqx.Module):
 
         The logits, `(classes,)`, in float32; `(tokens, classes)` with the pool `none`; with the head `none`, what the
         pool returns.
+
+        **Raises:** `ValueError` if the head reads another width than the pool returns.
         """
+        if self.head.dim != self.pool.out_dim:
+            raise ValueError(
+                f"the head {type(self.head).__name__} reads {self.head.dim} channels, got the pool "
+                f"{type(self.pool).__name__} that returns {self.pool.out_dim}: replace the pool with "
+                "vitrail.replace(model, pool=..., key=key), which builds the head for its width"
+            )
         pool_key, head_key = split_key(key, 2)
         pooled = self.pool_tokens(tokens, key=pool_key)
         return to_dtype(self.head, pooled.dtype)(pooled, key=head_key).astype(jnp.float32)

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Int32, Shaped, UInt8
+from jaxtyping import Array, Float, Float32, Int, Integer, Shaped, UInt8
 
 from .._check import check_positive
 from ..images import Dataset, Preprocess
@@ -21,7 +21,7 @@ class Evaluation:
 
     logits: Float32[np.ndarray, "images classes"]
     """The logits of each image."""
-    labels: Int32[np.ndarray, " images"]
+    labels: Integer[np.ndarray, " images"]
     """The true class of each image."""
 
     @property

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray, Shaped, UInt8
 
 from ..images import Dataset, Preprocess
 from ..model import ViT, replace
@@ -80,7 +80,7 @@ def fit(
 def _compute_loss(
     model: Any,
     images: UInt8[Array, "batch height width channels"],
-    labels: Int32[Array, " batch"],
+    labels: Integer[Array, " batch"],
     key: PRNGKeyArray,
     fixed: tuple[Recipe, Preprocess],
 ) -> tuple[Scalar, Scalar]:

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from ._optimiser import Optimiser, make_optimiser
 from ._recipe import Recipe
@@ -18,7 +18,7 @@ _REPORT_EVERY: Final = 10  # steps, because reading the loss waits for the devic
 
 M = TypeVar("M")
 Scalar = Float[Array, ""]
-Batch = tuple[Any, Int32[np.ndarray, " batch"]]
+Batch = tuple[Any, Integer[np.ndarray, " batch"]]
 Loss = Callable[[Any, Any, Any, PRNGKeyArray, Any], tuple[Scalar, Scalar]]
 """Returns the loss and the accuracy, given a model, the inputs and labels of a batch, a key and fixed values. Pass the
 same function each time, so that it is compiled once."""
@@ -124,10 +124,10 @@ def _step(given: tuple[Any, Optimiser, Loss, Any], run: Any) -> tuple[Any, Scala
 
 
 def cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int32[Array, " batch"], smoothing: float
+    logits: Float[Array, "batch classes"], labels: Integer[Array, " batch"], smoothing: float
 ) -> tuple[Scalar, Scalar]:
     """Returns the mean cross-entropy of a batch, with label smoothing, and the accuracy."""
-    log_probabilities = jax.nn.log_softmax(logits)
+    log_probabilities, labels = jax.nn.log_softmax(logits), labels.astype(jnp.int32)
     right = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
     loss = -(1 - smoothing) * jnp.mean(right) - smoothing * jnp.mean(log_probabilities)
     return loss, jnp.mean((jnp.argmax(logits, axis=1) == labels).astype(jnp.float32))

@@ -1,0 +1,8 @@
+"""Writes the messages of `CallError`: one sentence that says what to do, then a few lines of detail.
+
+It is imported when the first error is raised, and is not checked itself. Values are described by type, shape and dtype,
+never printed whole.
+"""
+
+from ._binding import explain_binding as explain_binding
+from ._violation import explain_violation as explain_violation

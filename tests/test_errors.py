@@ -1,0 +1,362 @@
+"""Errors of calls: one sentence that names the function, the argument, what was expected and what to do; never long."""
+
+import enum
+import importlib
+import inspect
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import PIL.Image
+import pytest
+from helpers import small_config, small_model
+
+import vitrail
+from vitrail.images import Dataset, Examples, Preprocess
+
+KEY = jax.random.key(0)
+ROOMS = ("images", "train", "weights", "lab", "show", "testing")
+MOST_LINES = 11
+MOST_CHARACTERS = 400
+"""Of one line: a jaxtyping message about a small model has thousands."""
+
+
+def make_tensor() -> Any:
+    """What only looks like a tensor of PyTorch, which need not be installed."""
+
+    class Tensor:
+        shape = (3, 8, 12)
+
+    Tensor.__module__ = "torch"
+    return Tensor()
+
+
+def message_of(call: Callable[[], object]) -> str:
+    with pytest.raises(TypeError) as caught:
+        call()
+    assert isinstance(caught.value, vitrail.CallError)
+    return str(caught.value)
+
+
+def assert_short(message: str) -> None:
+    assert len(message.splitlines()) <= MOST_LINES
+    assert max(map(len, message.splitlines())) <= MOST_CHARACTERS
+    assert "{self" not in message
+    assert "jaxlib" not in message
+
+
+# Images ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "got", "advice"),
+    [
+        (np.zeros((224, 224, 3)).tolist(), "a nested list of 224 x 224 x 3 items", "preprocess"),
+        (PIL.Image.new("RGB", (12, 8)), "a Pillow picture of 12 x 8 pixels", "preprocess(image)"),
+        (make_tensor(), "a PyTorch tensor of shape (3, 8, 12)", "image.movedim(-3, -1).numpy()"),
+        ("cat.jpg", "the string 'cat.jpg'", "PIL.Image.open"),
+        (Path("cat.jpg"), "a PosixPath", "PIL.Image.open"),
+        (small_model(), "a vitrail.ViT", "pass an image"),
+        (vitrail.Tokens(jnp.zeros((6, 16)), (2, 3)), "a vitrail.Tokens", "model.readout(tokens)"),
+        (None, "None", ""),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("method", ["__call__", "embed", "activations"])
+def test_what_is_no_image_is_described_in_one_sentence(method: str, image: Any, got: str, advice: str) -> None:
+    model = small_model()
+    function = model if method == "__call__" else getattr(model.backbone, method)
+    owner = "ViT" if method == "__call__" else "Backbone"
+    message = message_of(lambda: function(image))
+    assert_short(message)
+    sentence = message.splitlines()[0]
+    expected = f"image of vitrail.{owner}.{method}() must be one image, an array of shape (8, 12, 3), got {got}"
+    assert sentence.startswith(expected)
+    assert advice in sentence
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 12, 3), (2, 3, 8, 12)])
+def test_a_batch_where_one_image_belongs_names_vmap(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"one image \(height, width, channels\), got shape .*jax.vmap\(model\)"):
+        small_model()(jnp.zeros(shape))
+
+
+def test_a_batch_where_one_example_belongs_names_vmap() -> None:
+    block = small_model().blocks[0]
+    message = message_of(lambda: block.attention(jnp.zeros((2, 6, 16))))
+    assert message.splitlines()[0].endswith(
+        "must have shape (queries, dim), got (2, 6, 16): pass one at a time, with jax.vmap over the first axis"
+    )
+
+
+# Keys ------------------------------------------------------------------------------------------------------------
+
+
+def build(**options: Any) -> Any:
+    return vitrail.vit("S/16", num_classes=3, **options)
+
+
+@pytest.mark.parametrize(
+    ("key", "got"),
+    [(0, "the int 0: pass key=jax.random.key(0)"), (7, "the int 7: pass key=jax.random.key(7)"),
+     (None, "None: pass key=jax.random.key(0)"), (0.5, "the float 0.5: pass key=jax.random.key(0)"),
+     (np.int64(3), "the int64 3: pass key=jax.random.key(3)"),
+     (jax.random.split(KEY, 3), "an array of PRNG keys of shape (3,): pass one key of them")],
+    ids=str,
+)  # fmt: skip
+def test_what_is_no_key_is_an_error_that_shows_one(key: Any, got: str) -> None:
+    message = message_of(lambda: build(key=key))
+    assert message.startswith(f"key of vitrail.vit() must be a PRNG key, got {got}")
+    assert_short(message)
+
+
+def test_keys_of_both_kinds_are_taken() -> None:
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+        assert len(small_config().build(key=key).blocks) == 2
+
+
+def test_a_missing_key_names_the_function_and_what_it_is_for() -> None:
+    assert message_of(build) == "vitrail.vit() needs key (a PRNG key, for the weights): pass key=jax.random.key(0)"
+    message = message_of(lambda: vitrail.replace(small_model(), pool="max"))  # type: ignore[call-arg]
+    expected = "vitrail.replace() needs key (a PRNG key, for the weights of what is new): pass key=jax.random.key(0)"
+    assert message == expected
+    message = message_of(lambda: vitrail.AttentionPool(16))  # type: ignore[call-arg]
+    assert message.startswith("vitrail.AttentionPool() needs key (a PRNG key, for the weights)")
+
+
+# Unknown arguments, and where they go -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: build(drop_path=0.1, key=KEY),
+         "vitrail.vit() has no argument drop_path: pass dropout=vitrail.Dropout(drop_path=0.1)"),
+        (lambda: build(drop_path_rate=0.1, key=KEY),
+         "vitrail.vit() has no argument drop_path_rate: pass dropout=vitrail.Dropout(drop_path=0.1)"),
+        (lambda: build(qkv_bias=False, key=KEY),
+         "vitrail.vit() has no argument qkv_bias: pass encoder=vitrail.EncoderOptions(qkv_bias=False)"),
+        (lambda: build(scan=False, key=KEY),
+         "vitrail.vit() has no argument scan: pass execution=vitrail.Execution(scan=False)"),
+        (lambda: build(img_size=224, key=KEY), "vitrail.vit() has no argument img_size: vitrail calls it image_size"),
+        (lambda: build(registers=4, key=KEY), "vitrail.vit() has no argument registers: did you mean num_registers?"),
+        (lambda: build(rng=KEY), "vitrail.vit() has no argument rng: vitrail calls it key"),
+        (lambda: vitrail.load("x.safetensors", drop_path=0.2),  # type: ignore[call-arg]
+         "vitrail.load() has no argument drop_path: pass dropout=vitrail.Dropout(drop_path=0.2)"),
+        (lambda: vitrail.replace(small_model(), drop_path=0.1, key=KEY),  # type: ignore[call-arg]
+         "vitrail.replace() has no argument drop_path: use model.with_dropout(vitrail.Dropout(drop_path=0.1))"),
+        (lambda: vitrail.replace(small_model(), execution=vitrail.Execution(), key=KEY),  # type: ignore[call-arg]
+         "vitrail.replace() has no argument execution: use model.with_execution(vitrail.Execution(...))"),
+        (lambda: vitrail.replace(small_model(), image_size=32, key=KEY),  # type: ignore[call-arg]
+         "vitrail.replace() has no argument image_size: use model.resized(image_size)"),
+        (lambda: small_model().with_dropout(drop_path=0.1),  # type: ignore[call-arg]
+         "vitrail.ViT.with_dropout() has no argument drop_path: pass dropout=vitrail.Dropout(drop_path=0.1)"),
+        (lambda: small_model().with_execution(compute_dtype="bfloat16"),  # type: ignore[call-arg]
+         "vitrail.ViT.with_execution() has no argument compute_dtype: "
+         "pass execution=vitrail.Execution(compute_dtype='bfloat16')"),
+        (lambda: vitrail.MeanPool(8, foo=4),  # type: ignore[call-arg]
+         "vitrail.MeanPool() has no argument foo: its arguments are dim, include_prefix"),
+        (lambda: vitrail.vit("S/16", 10, key=KEY),  # type: ignore[misc]
+         "vitrail.vit() takes 1 without a name (name), got 2: pass the others by name (num_classes=, "),
+        (lambda: vitrail.vit("S/16", name="B/16", key=KEY),  # type: ignore[misc]
+         "vitrail.vit() got name twice: pass it by its place or by its name, not both"),
+    ],
+)  # fmt: skip
+def test_an_argument_that_a_function_does_not_have_says_where_it_goes(call: Callable[[], object], message: str) -> None:
+    found = message_of(call)
+    assert found.startswith(message)
+    assert_short(found)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: build(dropout=0.1, key=KEY),
+         "dropout of vitrail.vit() must be a vitrail.Dropout, got the float 0.1: "
+         "pass dropout=vitrail.Dropout(rate=0.1) or dropout=vitrail.Dropout(drop_path=0.1)"),
+        (lambda: small_model().with_dropout(0.1),  # type: ignore[arg-type]
+         "dropout of vitrail.ViT.with_dropout() must be a vitrail.Dropout, got the float 0.1: pass dropout=vitrail."),
+        (lambda: small_model().with_execution("bfloat16"),  # type: ignore[arg-type]
+         "execution of vitrail.ViT.with_execution() must be a vitrail.Execution, got the string 'bfloat16': "
+         "pass execution=vitrail.Execution(compute_dtype='bfloat16')"),
+        (lambda: build(encoder={"qk_norm": True}, key=KEY),
+         "encoder of vitrail.vit() must be a vitrail.EncoderOptions, got a dict with the keys 'qk_norm': "
+         "pass encoder=vitrail.EncoderOptions(qk_norm=True)"),
+        (lambda: vitrail.Execution(scan="yes"),  # type: ignore[arg-type]
+         "scan of vitrail.Execution() must be a bool, got the string 'yes': pass True or False"),
+        (lambda: vitrail.Execution(remat="block"),  # type: ignore[arg-type]
+         "remat of vitrail.Execution() must be 'products', 'attention' or 'blocks', got the string 'block': "
+         "did you mean 'blocks'?"),
+        (lambda: build(norm_order="pool-norm", key=KEY),
+         "norm_order of vitrail.vit() must be 'norm_pool' or 'pool_norm', got the string 'pool-norm': "
+         "did you mean 'pool_norm'?"),
+        (lambda: vitrail.vit("S/16", num_classes=np.int64(3), key=KEY),  # type: ignore[arg-type]
+         "num_classes of vitrail.vit() must be an int or None, got the int64 3: pass int(num_classes)"),
+        (lambda: vitrail.vit("S/16", num_classes="3", key=KEY),  # type: ignore[arg-type]
+         "num_classes of vitrail.vit() must be an int or None, got the string '3': pass 3 without quotes"),
+        (lambda: build(image_size=[224, 224], key=KEY),
+         "image_size of vitrail.vit() must be an int or a tuple of 2 ints, got the list [224, 224]: "
+         "pass (224, 224), a tuple"),
+        (lambda: vitrail.replace("S/16", pool="max", key=KEY),  # type: ignore[arg-type]
+         "model of vitrail.replace() must be a vitrail.ViT, got the string 'S/16': pass a model: "),
+        (lambda: vitrail.save("x.safetensors", small_model()),  # type: ignore[arg-type]
+         "model of vitrail.save() must be a vitrail.weights.Configured, got the string 'x.safetensors': "
+         "model and path are in each other's place"),
+        (lambda: small_model().readout(jnp.zeros((6, 16))),  # type: ignore[arg-type]
+         "tokens of vitrail.Readout.__call__() must be a vitrail.Tokens, got a float32 array of shape (6, 16): "
+         "pass model.backbone(image)"),
+        (lambda: small_model().backbone.activations(jnp.zeros((8, 12, 3)), at=(3,)),  # type: ignore[list-item]
+         "at of vitrail.Backbone.activations() must be a sequence of str, got the int 3 as item 0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_an_error_that_says_what_to_pass(call: Callable[[], object], message: str) -> None:
+    found = message_of(call)
+    assert found.startswith(message)
+    assert_short(found)
+
+
+def test_an_unknown_pool_suggests_the_one_that_was_meant() -> None:
+    with pytest.raises(vitrail.UnknownPartError, match="there is no pool 'men': did you mean 'mean'"):
+        build(pool="men", key=KEY)
+
+
+# Shapes ----------------------------------------------------------------------------------------------------------
+
+
+def test_shapes_are_compared_in_numbers() -> None:
+    head = vitrail.LinearHead(16, num_classes=2, key=KEY)
+    message = message_of(lambda: head(jnp.zeros(5)))
+    assert message.startswith("x of vitrail.LinearHead.__call__() must have shape (*tokens, 16), got (5,)")
+    assert 'Float[Array, "*tokens 16"]' in message
+    attention = vitrail.Attention(16, 2, init=vitrail.TRUNC_NORMAL, key=KEY)
+    message = message_of(lambda: attention(jnp.zeros((3, 16)), jnp.zeros((5, 8))))
+    assert message.startswith("context of vitrail.Attention.__call__() must have shape (tokens, 16), got (5, 8)")
+
+
+@pytest.mark.parametrize("pool", [vitrail.AttentionPool(8, num_heads=2, key=KEY), vitrail.MeanPool(8)], ids=str)
+def test_a_pool_of_the_wrong_width_is_named_with_both_widths(pool: Any) -> None:
+    model = small_model()
+    tokens = model.backbone(jnp.zeros((8, 12, 3)))
+    wrong = vitrail.Readout(pool, None, vitrail.LinearHead(8, num_classes=2, key=KEY))
+    for function in (pool, wrong, jax.jit(lambda tokens: pool(tokens))):
+        message = message_of(lambda function=function: function(tokens))
+        sentence = message.splitlines()[0]
+        assert sentence.startswith(f"the pool vitrail.{type(pool).__name__} ")
+        assert " 8 channels" in sentence
+        assert "tokens of 16: build it with dim=16" in sentence
+        assert_short(message)
+
+
+def test_a_pool_and_a_head_that_do_not_fit_are_both_named() -> None:
+    model = small_model(pool="mean")
+    wrong = eqx.tree_at(lambda m: m.readout.pool, model, vitrail.MeanPool(8))
+    with pytest.raises(
+        ValueError, match=r"the head LinearHead reads 16 channels, got the pool MeanPool that returns 8"
+    ):
+        wrong(jnp.zeros((8, 12, 3)))
+
+
+# Labels ----------------------------------------------------------------------------------------------------------
+
+PREPROCESS = Preprocess("cover", "bicubic", (0.5,), (0.5,))
+IMAGES = np.zeros((4, 8, 8, 1), np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.int32, np.int64, np.uint32])
+def test_labels_are_taken_in_every_dtype_of_whole_numbers(dtype: Any) -> None:
+    labels = np.array([0, 1, 2, 1], dtype)
+    data = Dataset("test", Examples(IMAGES, labels), Examples(IMAGES, labels), ("a", "b", "c"), PREPROCESS)
+    model = small_model(image_size=(8, 8), patch_size=(4, 4), channels=1, num_classes=3)
+    evaluation = vitrail.train.evaluate(model, data)
+    assert evaluation.accuracy == np.mean(np.argmax(evaluation.logits, 1) == [0, 1, 2, 1])
+    logits = jnp.asarray(evaluation.logits)
+    loss, _ = vitrail.train.cross_entropy(logits, jnp.asarray(labels), 0.0)
+    chances = np.exp(evaluation.logits) / np.exp(evaluation.logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(loss, -np.log(chances[np.arange(4), [0, 1, 2, 1]]).mean(), rtol=1e-5)
+    assert vitrail.images.hold_out(labels).sum() == 0
+
+
+@pytest.mark.parametrize("labels", [np.zeros(4, np.float32), np.eye(4, dtype=np.float32), np.eye(4, dtype=np.int32)])
+def test_labels_that_are_no_numbers_of_classes_say_what_to_pass(labels: Any) -> None:
+    advice = ": pass the numbers of classes: labels.astype('int32'), or labels.argmax(-1) of one-hot rows"
+    for message in (
+        message_of(lambda: Examples(IMAGES, labels)),
+        message_of(lambda: vitrail.train.cross_entropy(jnp.zeros((4, 4)), jnp.asarray(labels), 0.0)),
+    ):
+        assert message.startswith("labels of vitrail.")
+        assert advice in message.splitlines()[0]
+        assert_short(message)
+
+
+# All functions ---------------------------------------------------------------------------------------------------
+
+
+def public_functions() -> dict[str, Callable[..., object]]:
+    """The functions and classes of vitrail and its rooms, with their names."""
+    found: dict[str, Callable[..., object]] = {}
+    for room in ("vitrail", *(f"vitrail.{room}" for room in ROOMS)):
+        module = importlib.import_module(room)
+        for name in dir(module):
+            value = getattr(module, name)
+            is_ours = getattr(value, "__module__", "").startswith("vitrail")
+            is_class = inspect.isclass(value) and not issubclass(value, BaseException | enum.Enum)
+            if (
+                not name.startswith("_")
+                and is_ours
+                and (is_class or inspect.isfunction(value))
+                and not inspect.isabstract(value)
+            ):
+                found.setdefault(f"{value.__module__}.{value.__qualname__}", value)
+    return found
+
+
+def list_required(function: Callable[..., object]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in several]
+
+
+FUNCTIONS = {
+    name: function
+    for name, function in public_functions().items()
+    if not issubclass(type(function), type(eqx.Module)) or not function.__name__.startswith("Abstract")
+    if list_required(function) and not getattr(function, "_is_protocol", False)
+}
+
+
+def test_the_matrix_sees_the_functions_that_there_are() -> None:
+    names = {name.rpartition(".")[2] for name in FUNCTIONS}
+    assert {"vit", "load", "replace", "MeanPool", "fit", "Dataset", "compare_pools", "draw_predictions"} <= names
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_public_function_names_itself_where_arguments_are_missing(name: str) -> None:
+    function, required = FUNCTIONS[name], list_required(FUNCTIONS[name])
+    message = message_of(function)
+    assert f"{name.rpartition('.')[2]}() needs {required[0]}" in message
+    assert_short(message)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_public_function_is_brief_about_values_that_are_long(name: str) -> None:
+    wrong = np.zeros((50, 50, 3)).tolist()
+    function = FUNCTIONS[name]
+    try:
+        function(**dict.fromkeys(list_required(function), wrong))
+    except Exception as error:
+        assert_short(str(error))
+    else:
+        pytest.skip("any value will do")
+
+
+def test_an_error_is_a_type_check_error_and_can_be_pickled() -> None:
+    with pytest.raises(jaxtyping.TypeCheckError) as caught:
+        vitrail.MeanPool("8")  # type: ignore[arg-type]
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again)) == (vitrail.CallError, str(caught.value))
