@@ -1,11 +1,16 @@
 """Errors of calls: one sentence that names the function, the argument, what was expected and what to do; never long."""
 
+import ast
 import enum
 import importlib
 import inspect
+import json
 import pickle
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import equinox as eqx
@@ -18,6 +23,7 @@ import pytest
 from helpers import small_config, small_model
 
 import vitrail
+from vitrail._extras import require
 from vitrail.images import Dataset, Examples, Preprocess
 
 KEY = jax.random.key(0)
@@ -360,3 +366,78 @@ def test_an_error_is_a_type_check_error_and_can_be_pickled() -> None:
         vitrail.MeanPool("8")  # type: ignore[arg-type]
     again = pickle.loads(pickle.dumps(caught.value))
     assert (type(again), str(again)) == (vitrail.CallError, str(caught.value))
+
+
+# Extras ----------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+NOT_THEIR_IMPORT = {"PIL": "pillow"}
+
+
+def list_requirements(extra: str, table: dict[str, list[str]]) -> set[str]:
+    """The distributions of an extra and of those that it includes."""
+    found: set[str] = set()
+    for line in table[extra]:
+        name, _, inner = re.match(r"([\w-]+)(\[([\w,]+)\])?", line).groups()  # type: ignore[union-attr]
+        found |= (
+            {name.replace("_", "-")}
+            if name != "vitrail"
+            else set().union(*(list_requirements(e, table) for e in inner.split(",")))
+        )
+    return found
+
+
+def list_lazy_imports() -> list[tuple[str, str]]:
+    """The library and the extra of every call of `require`."""
+    calls = [
+        node
+        for path in sorted((ROOT / "src").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require"
+    ]
+    return sorted(
+        {(ast.literal_eval(call.args[0]), keyword.value.value)  # type: ignore[attr-defined]
+         for call in calls for keyword in call.keywords if isinstance(keyword.value, ast.Constant)}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("library", "extra"), list_lazy_imports())
+def test_a_hint_names_an_extra_that_has_the_library(library: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    top = library.partition(".")[0]
+    name = NOT_THEIR_IMPORT.get(top, top.replace("_", "-"))
+    assert name in list_requirements(extra, table)
+    monkeypatch.setattr("vitrail._extras.find_spec", lambda name: None)
+    with pytest.raises(vitrail.MissingExtraError) as caught:
+        require(library, extra=extra)  # type: ignore[arg-type]
+    said = re.fullmatch(
+        rf"{top} is not installed, .* '{extra}': run pip install (-e )?'(.*)\[{extra}\]'", str(caught.value)
+    )
+    assert said is not None
+    assert (Path(said[2]) / "pyproject.toml").is_file()
+
+
+def test_a_hint_without_a_clone_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("vitrail._extras.__file__", str(tmp_path / "a" / "vitrail" / "_extras.py"))
+    for url in ('{"url": "https://x.org/a.whl", "archive_info": {}}', '{"url": "file:///gone", "dir_info": {}}', None):
+        told = SimpleNamespace(read_text=lambda name, url=url: url)
+        monkeypatch.setattr("vitrail._extras.distribution", lambda name, told=told: told)
+        with pytest.raises(vitrail.MissingExtraError, match=r"run pip install 'vitrail\[hub\]'"):
+            require("no_such_library", extra="hub")
+    told = SimpleNamespace(read_text=lambda name: json.dumps({"url": ROOT.as_uri(), "dir_info": {}}))
+    monkeypatch.setattr("vitrail._extras.distribution", lambda name: told)
+    with pytest.raises(vitrail.MissingExtraError, match=re.escape(f"run pip install '{ROOT}[hub]'")):
+        require("no_such_library", extra="hub")
+
+
+# The first lines of the README -----------------------------------------------------------------------------------
+
+
+def test_the_code_of_the_readme_runs_without_a_warning() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    first, from_file, own_pool = blocks
+    assert "vitrail.load(" in from_file
+    page: dict[str, Any] = {"__name__": "readme"}
+    for block in (first, own_pool):  # pytest turns warnings into errors
+        exec(compile(block, "README.md", "exec"), page)
+    assert page["logits"].shape == (2, 10)

@@ -461,10 +461,8 @@ def test_pools_refuse_a_width_that_is_not_positive_or_not_theirs(name: str) -> N
     with pytest.raises(ValueError, match="dim must be positive"):
         make_pool(name, dim=0)
     pool = make_pool(name, dim=DIM + 1)
-    with pytest.raises(
-        TypeError,
-        match=rf"^the pool vitrail.{type(pool).__name__} .*({DIM + 1}|{2 * DIM + 2}) channels.* tokens of {DIM}: build it with dim={DIM}",
-    ):
+    widths = rf"({DIM + 1}|{2 * DIM + 2}) channels.* tokens of {DIM}: build it with dim={DIM}"
+    with pytest.raises(TypeError, match=rf"^the pool vitrail.{type(pool).__name__} .*{widths}"):
         pool(make_tokens())
 
 

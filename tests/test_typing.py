@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.pyright,
     pytest.mark.skipif(
         importlib.util.find_spec("pyright") is None,
-        reason="pyright is not installed: pip install 'vitrail[dev]' for the checks of types",
+        reason="pyright is not installed: pip install '.[dev]' for the checks of types",
     ),
 ]
 

@@ -333,5 +333,7 @@ def test_a_pickle_of_pytorchs_wants_pytorch(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr("vitrail._extras.find_spec", lambda name: None)
     (tmp_path / "m.pt").write_bytes(b"")
-    with pytest.raises(ImportError, match=r"torch is not installed: run pip install 'vitrail\[torch\]'"):
+    with pytest.raises(
+        ImportError, match=r"torch is not installed, it is part of the extra 'torch': run pip install .*\[torch\]'"
+    ):
         vitrail.convert_torch(tmp_path / "m.pt", tmp_path / "m.safetensors")

@@ -1,16 +1,24 @@
 """Imports the libraries of extras when they are used."""
 
+import json
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+Extra = Literal["train", "demo", "weights", "hub", "torch", "test"]
+"""An extra of pyproject.toml that a user needs."""
 
 
 class MissingExtraError(ImportError):
     """A library of an extra is not installed."""
 
 
-def require(library: str, *, extra: Literal["train", "demo", "weights", "hub", "torch", "test"]) -> ModuleType:
+def require(library: str, *, extra: Extra) -> ModuleType:
     """Imports a library of an extra.
 
     **Arguments:**
@@ -25,5 +33,26 @@ def require(library: str, *, extra: Literal["train", "demo", "weights", "hub", "
     **Raises:** `MissingExtraError` with the command that installs the library.
     """
     if find_spec(library.partition(".")[0]) is None:
-        raise MissingExtraError(f"{library} is not installed: run pip install 'vitrail[{extra}]'")
+        raise MissingExtraError(
+            f"{library.partition('.')[0]} is not installed, it is part of the extra {extra!r}: run "
+            f"{write_install_command(extra)}"
+        )
     return import_module(library)
+
+
+def write_install_command(extra: Extra) -> str:
+    """Writes the command that installs an extra: from the clone that vitrail is from, or from the index."""
+    clone = Path(__file__).parents[2]
+    if (clone / "pyproject.toml").is_file():
+        return f"pip install -e '{clone}[{extra}]'"
+    return f"pip install '{_find_origin() or 'vitrail'}[{extra}]'"
+
+
+def _find_origin() -> Path | None:
+    """The folder that pip installed vitrail from, `None` if it is from elsewhere or no longer there."""
+    try:
+        origin: Any = json.loads(distribution("vitrail").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        return None
+    folder = Path(url2pathname(urlsplit(origin.get("url", "")).path))
+    return folder if "dir_info" in origin and (folder / "pyproject.toml").is_file() else None

@@ -15,10 +15,10 @@ from ._demo import Demo, run_demo
 from ._list import List, list_parts
 from ._weights import Convert, Inspect, Predict, run_convert, run_inspect, run_predict
 
-_EXTRAS: Final[Mapping[str, Literal["weights", "torch"]]] = MappingProxyType(
-    {"inspect": "weights", "predict": "weights", "convert": "torch"}
+_EXTRAS: Final[Mapping[str, Literal["demo", "torch"]]] = MappingProxyType(
+    {"demo": "demo", "compare": "demo", "convert": "torch"}
 )
-"""The extra that a command needs; `demo` for the others."""
+"""The extra that a command needs; `weights` for the others, which has the library that parses all."""
 _EXPECTED: Final = (
     ValueError,
     TypeError,
@@ -80,7 +80,7 @@ _Command = Demo | Compare | List | Inspect | Predict | Convert
 
 def _parse(args: Sequence[str] | None) -> _Command:
     first = next(iter(sys.argv[1:] if args is None else args), "")
-    require("tyro", extra=_EXTRAS.get(first, "demo"))
+    require("tyro", extra=_EXTRAS.get(first, "weights"))
     import tyro
 
     return tyro.cli(

@@ -1,6 +1,6 @@
 """Images: opened, resized, normalised and augmented, and data sets of them.
 
-Loading pictures needs `pip install 'vitrail[train]'`, the digits `pip install 'vitrail[demo]'`.
+Loading pictures needs the extra `train` or `weights`, the digits the extra `demo`.
 """
 
 from ._augment import Augmentation as Augmentation

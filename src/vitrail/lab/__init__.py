@@ -1,6 +1,6 @@
 """The pooling lab: trains every pool on the same tokens of a frozen backbone, and compares them.
 
-Its libraries are installed by `pip install 'vitrail[train]'`.
+Its libraries are those of the extra `train`.
 """
 
 from ._bar import show_comparison_progress as show_comparison_progress

@@ -1,6 +1,6 @@
 """Pictures: predictions, attention maps and comparisons.
 
-They are drawn with matplotlib, which `pip install 'vitrail[demo]'` installs.
+They are drawn with matplotlib, which is in the extra `demo`.
 """
 
 from ._attention import compute_attention_map as compute_attention_map

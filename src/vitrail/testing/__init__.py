@@ -1,6 +1,6 @@
 """Checks that a part keeps its contract: one call runs all checks on a class, a built-in or your own.
 
-`pool_checks` and the like make a test for pytest of them, which needs `pip install 'vitrail[test]'`.
+`pool_checks` and the like make a test for pytest of them, which needs the extra `test`.
 """
 
 from ._head import check_head as check_head, head_checks as head_checks

@@ -1,6 +1,6 @@
 """Training on images: a recipe, `fit`, `evaluate`, and the loop that they share with the pooling lab.
 
-Its libraries are installed by `pip install 'vitrail[train]'`.
+Its libraries are those of the extra `train`.
 """
 
 from ._bar import show_progress as show_progress
