@@ -9,9 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import vitrail
-import vitrail.images
-import vitrail.lab
-import vitrail.testing
 
 
 @final

@@ -125,6 +125,7 @@ from .position import (
 _start()
 
 if _typing.TYPE_CHECKING:
+    from . import cli as cli, lab as lab, show as show, testing as testing, train as train, weights as weights
     from .lab import compare_pools as compare_pools
     from .weights import (
         CheckpointError as CheckpointError,
@@ -150,15 +151,17 @@ else:
         "save": "weights",
     }
 
+    _ROOMS = ("cli", "lab", "show", "testing", "train", "weights")
+
     def __getattr__(name: str) -> object:
-        if name in _LATER.values():
+        if name in _ROOMS:
             return _import_module(f".{name}", __name__)
         if name not in _LATER:
             raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
         return getattr(_import_module(f".{_LATER[name]}", __name__), name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_LATER, *_LATER.values()})
+        return sorted({*globals(), *_LATER, *_ROOMS})
 
 
 __version__ = _version("vitrail")

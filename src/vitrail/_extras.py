@@ -54,5 +54,5 @@ def _find_origin() -> Path | None:
         origin: Any = json.loads(distribution("vitrail").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:
         return None
-    folder = Path(url2pathname(urlsplit(origin.get("url", "")).path))
+    folder = Path(url2pathname(urlsplit(str(origin.get("url", ""))).path))
     return folder if "dir_info" in origin and (folder / "pyproject.toml").is_file() else None

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from types import MappingProxyType
 from typing import Final, Literal, cast
 
@@ -42,6 +43,9 @@ def main(args: Sequence[str] | None = None) -> int:
     The exit status: 0, or 1 after an error, which is printed on standard error. A command line that cannot
     be parsed exits with status 2.
     """
+    if list(sys.argv[1:] if args is None else args) == ["--version"]:
+        print(f"vitrail {_read_version()}")
+        return 0
     try:
         command = _parse(args)
         match command:
@@ -68,6 +72,10 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _read_version() -> str:
+    return version("vitrail")
+
+
 def _format_error(error: Exception) -> str:
     """An error in one line, without the number of a system error. A list of files has a line for each."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
@@ -86,7 +94,7 @@ def _parse(args: Sequence[str] | None) -> _Command:
     return tyro.cli(
         cast("type[_Command]", _Command),
         prog="vitrail",
-        description="Vision Transformers, assembled from typed parts that are swapped by name.",
+        description="Vision Transformers, assembled from typed parts that are swapped by name. --version prints which.",
         args=args,
         config=(
             tyro.conf.PositionalRequiredArgs,
