@@ -1,14 +1,18 @@
 """Errors of calls: one sentence that names the function, the argument, what was expected and what to do; never long."""
 
 import ast
+import dataclasses
 import enum
 import importlib
 import inspect
 import json
 import pickle
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -441,3 +445,81 @@ def test_the_code_of_the_readme_runs_without_a_warning() -> None:
     for block in (first, own_pool):  # pytest turns warnings into errors
         exec(compile(block, "README.md", "exec"), page)
     assert page["logits"].shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "vitrail"], ["-c", "from vitrail.cli import main; raise SystemExit(main())"]]
+)
+def test_the_command_prints_its_version_and_runs_as_a_module(command: list[str]) -> None:
+    def run(*args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command, *args], capture_output=True, text=True, timeout=120, check=True
+        )
+        return done.stdout
+
+    assert run("--version") == f"vitrail {version('vitrail')}\n"
+    assert "gem" in run("list", "pools")
+
+
+def test_every_room_is_an_attribute_of_the_package() -> None:
+    rooms = sorted(path.parent.name for path in (ROOT / "src" / "vitrail").glob("[a-z]*/__init__.py"))
+    program = f"import vitrail; print([type(getattr(vitrail, room)).__name__ for room in {rooms}]); print(dir(vitrail))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    types, names = (ast.literal_eval(line) for line in done.stdout.splitlines())
+    assert {"train", "weights", "show", "cli"} <= set(rooms) <= set(names)
+    assert set(types) == {"module"}
+
+
+# What is printed for a value -------------------------------------------------------------------------------------
+
+
+def make_dataset() -> Dataset:
+    labels = np.array([0, 1, 2, 1, 2, 0, 1], np.int32)
+    images = np.zeros((7, 8, 8, 1), np.uint8)
+    return Dataset("zeros", Examples(images, labels), Examples(images[:4], labels[:4]), ("a", "b", "c"), PREPROCESS)
+
+
+def evaluate_nothing() -> vitrail.train.Evaluation:
+    return vitrail.train.Evaluation(np.eye(3, dtype=np.float32), np.array([0, 1, 1], np.int32))
+
+
+def make_row(name: str) -> vitrail.lab.PoolRow:
+    correct = np.array([[True, True, False, True]])
+    return vitrail.lab.PoolRow(name, correct, 1234, 10, 1.0, False, None, np.zeros((2, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("make", "printed"),
+    [
+        (lambda: small_model().blocks, "<Blocks: 2 of 16 channels>"),
+        (lambda: make_dataset(),
+         "<Dataset zeros: 7 images to learn from and 4 held out of 8 x 8 x 1, 3 classes (a, b, c)>"),
+        (lambda: make_dataset().train, "<Examples: 7 images of 8 x 8 x 1>"),
+        (lambda: vitrail.model_card(small_model()),
+         "<ModelCard of a vitrail model: 4,917 parameters, 2 blocks of 16 channels, images of 8 x 12 x 3, 5 classes, "
+         "licence unknown>"),
+        (lambda: evaluate_nothing(), "<Evaluation: 2 of 3 images right, 66.7%>"),
+        (lambda: make_row("gem"), "<PoolRow gem: accuracy 0.750, 1,234 parameters>"),
+        (lambda: vitrail.lab.Comparison((make_row("gem"), make_row("max")), (), (0,)),
+         "<Comparison of 2 pools: gem is the best with 0.750, 0 skipped>"),
+        (lambda: vitrail.lab.Comparison((), (), ()), "<Comparison of 0 pools: 0 skipped>"),
+        (lambda: vitrail.compile(small_model()), "<CompiledViT: batches of images of 8 x 12 x 3>"),
+        (lambda: vitrail.BIG_VISION, "<Init big_vision>"),
+        (lambda: dataclasses.replace(vitrail.BIG_VISION), "<Init with initializers of its own>"),
+        (lambda: vitrail.weights.LAYOUTS["timm"], "<Layout timm: timm's VisionTransformer>"),
+    ],
+)  # fmt: skip
+def test_a_value_prints_what_it_is_in_one_line(make: Callable[[], object], printed: str) -> None:
+    assert repr(make()) == printed
+
+
+def test_no_public_value_prints_an_address_or_more_than_a_screen() -> None:
+    for room in ("vitrail", *(f"vitrail.{room}" for room in ROOMS)):
+        module = importlib.import_module(room)
+        for name in dir(module):
+            value = getattr(module, name)
+            if name.startswith("_") or inspect.ismodule(value) or isinstance(value, type) or inspect.isfunction(value):
+                continue
+            if name != "ACTIVATIONS":  # functions of JAX
+                assert " at 0x" not in repr(value), (room, name)
+            assert len(repr(value)) < 1500, (room, name)

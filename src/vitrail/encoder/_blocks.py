@@ -37,6 +37,9 @@ class Blocks:
         """
         self._stack = stack
 
+    def __repr__(self) -> str:
+        return f"<Blocks: {len(self)} of {self._stack.norm1.weight.shape[-1]} channels>"
+
     def __len__(self) -> int:
         # Of any leaf, since an optimiser hides those that it does not treat.
         return jax.tree.leaves(self._stack)[0].shape[0]

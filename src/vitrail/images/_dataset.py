@@ -33,6 +33,9 @@ class Examples:
                 f"{len(self.labels)} labels: pass one label for each image"
             )
 
+    def __repr__(self) -> str:
+        return f"<Examples: {len(self):,} images of {' x '.join(map(str, self.images.shape[1:]))}>"
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -82,6 +85,14 @@ class Dataset:
                     f"the labels of {part} must be in [0, {len(self.classes)}), the number of classes, got {low} to "
                     f"{high}"
                 )
+
+    def __repr__(self) -> str:
+        shape, shown = " x ".join(map(str, self.train.images.shape[1:])), ", ".join(self.classes[:3])
+        more = ", ..." if len(self.classes) > 3 else ""
+        return (
+            f"<Dataset {self.name}: {len(self.train):,} images to learn from and {len(self.test):,} held out "
+            f"of {shape}, {len(self.classes)} classes ({shown}{more})>"
+        )
 
     @property
     def image_size(self) -> tuple[int, int]:

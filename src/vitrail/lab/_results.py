@@ -53,6 +53,9 @@ class PoolRow:
     p_value: float | None = None
     """The p-value of the difference to the best pool; `None` for the best."""
 
+    def __repr__(self) -> str:
+        return f"<PoolRow {self.pool}: accuracy {self.accuracy:.3f}, {self.pool_parameters:,} parameters>"
+
     @property
     def accuracies(self) -> tuple[float, ...]:
         """The accuracy of each run."""
@@ -89,6 +92,10 @@ class Comparison:
     """The pools that were left out."""
     map_images: tuple[int, ...]
     """The held-out images that `PoolRow.maps` is of."""
+
+    def __repr__(self) -> str:
+        best = "".join(f"{row.pool} is the best with {row.accuracy:.3f}, " for row in self.rows[:1])
+        return f"<Comparison of {len(self.rows)} pools: {best}{len(self.skipped)} skipped>"
 
     def to_json(self) -> str:
         """Everything as JSON, with `correct` as a string of zeros and ones for each run."""

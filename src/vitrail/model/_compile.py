@@ -28,6 +28,7 @@ class CompiledViT:
 
         - `model`: the model.
         """
+        self._config = model.config
         scan = model.backbone.execution.scan
         apart = model if scan else eqx.tree_at(_stack_of, model, list(model.backbone.encoder.blocks))
         arrays, static = cast(tuple[Any, Any], eqx.partition(apart, eqx.is_array))
@@ -40,6 +41,10 @@ class CompiledViT:
             return cast(Array, jax.vmap(ready)(images))
 
         self._run: Callable[[list[Array], Any], Array] = jax.jit(run)
+
+    def __repr__(self) -> str:
+        height, width = self._config.image_size
+        return f"<CompiledViT: batches of images of {height} x {width} x {self._config.channels}>"
 
     def __call__(self, images: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "batch *tokens classes"]:
         """**Arguments:**

@@ -44,6 +44,10 @@ class Init:
     head: Initializer
     """The head's weights."""
 
+    def __repr__(self) -> str:
+        named = [name for name, init in INITS.items() if init is self]
+        return f"<Init {named[0]}>" if named else "<Init with initializers of its own>"
+
 
 _normal = jax.nn.initializers.normal
 _zeros = jax.nn.initializers.zeros

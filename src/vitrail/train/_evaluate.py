@@ -24,6 +24,9 @@ class Evaluation:
     labels: Integer[np.ndarray, " images"]
     """The true class of each image."""
 
+    def __repr__(self) -> str:
+        return f"<Evaluation: {self.correct:,} of {len(self.labels):,} images right, {self.accuracy:.1%}>"
+
     @property
     def predicted(self) -> Int[np.ndarray, " images"]:
         """The class with the largest logit, for each image."""

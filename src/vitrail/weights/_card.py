@@ -46,6 +46,16 @@ class ModelCard:
     embeds: bool
     """Whether the head returns an embedding instead of the scores of classes: CLIP's projection, or a pooler."""
 
+    def __repr__(self) -> str:
+        config, size = self.config, self.config.size
+        faults = f"{len(self.missing)} tensors missing, {len(self.unknown)} unknown"
+        classes = "no classes" if config.num_classes is None else f"{config.num_classes} classes"
+        return (
+            f"<ModelCard of a {self.layout} model: {self.parameters:,} parameters, {size.depth} blocks of {size.dim} "
+            f"channels, images of {config.image_size[0]} x {config.image_size[1]} x {config.channels}, {classes}, "
+            f"licence {self.licence or 'unknown'}{f', {faults}' if self.missing or self.unknown else ''}>"
+        )
+
     @property
     def tokens(self) -> int:
         """The number of tokens that the encoder reads for one image."""

@@ -96,6 +96,9 @@ class Layout(Generic[C]):
     export: Export[C] | None = None
     """How vitrail writes the layout; `None` if it only reads it."""
 
+    def __repr__(self) -> str:
+        return f"<Layout {self.name}: {self.title}>"
+
     def reason_to_ignore(self, name: str) -> str | None:
         """Why the model does not need a tensor; `None` if it should need it."""
         return next((why for pattern, why in self.ignored if re.fullmatch(pattern, name)), None)
