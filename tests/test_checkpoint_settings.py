@@ -208,10 +208,11 @@ def test_the_pictures_of_open_clip_are_prepared_as_it_says(given: Any, expected:
     folder = open_clip(tmp_path, tower | {"image_size": 16}, CASES["timm vit_base_patch16_siglip_224"], "visual.trunk.")
     whole = json.loads((folder / "open_clip_config.json").read_text())
     (folder / "open_clip_config.json").write_text(json.dumps(whole | given))
-    source, layout = open_source(folder), LAYOUTS["timm"]
-    settings = find_settings(source.path)
-    checkpoint = Checkpoint(source, layout, {**settings, "model_args": {"num_heads": 2}}, folder)
-    config = layout.read_config(checkpoint)
+    layout = LAYOUTS["timm"]
+    with open_source(folder) as source:
+        settings = find_settings(source.path)
+        checkpoint = Checkpoint(source, layout, {**settings, "model_args": {"num_heads": 2}}, folder)
+        config = layout.read_config(checkpoint)
     assert config.encoder.activation == "gelu"
     assert config.preprocess == expected
     assert settings["model_args"] == {"img_size": 16}

@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 
 import vitrail
 from vitrail import CheckpointError
-from vitrail.weights.formats import SafetensorsFile, UnstackedSource
+from vitrail.weights.formats import UnstackedSource, open_source
 
 CASES = load_cases()
 TIMM = CASES["timm vit_tiny_patch16_224"]
@@ -386,8 +386,11 @@ def test_stacked_blocks_that_no_model_has_are_refused(shape: tuple[int, ...], tm
     (tmp_path / "m").write_bytes(whole(*header_and_data(tmp_path / "m")))
     with pytest.raises(CheckpointError, match="has no layout"):
         vitrail.load(tmp_path / "m")
-    with pytest.raises(CheckpointError, match=rf"got '{STACKED}x' as F32\[{shape[0]}, {shape[1]}\]"):
-        UnstackedSource(SafetensorsFile(tmp_path / "m"), STACKED)
+    with (
+        open_source(tmp_path / "m") as source,
+        pytest.raises(CheckpointError, match=rf"got '{STACKED}x' as F32\[{shape[0]}, {shape[1]}\]"),
+    ):
+        UnstackedSource(source, STACKED)
 
 
 def test_an_npz_with_a_pickle_is_refused(tmp_path: Path) -> None:

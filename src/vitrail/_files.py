@@ -1,42 +1,149 @@
-"""Atomic writing of files."""
+"""Atomic writing of files, and folders for what is only needed for a while."""
 
+import contextlib
 import os
-import tempfile
-from collections.abc import Callable
+import re
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Final
+
+if sys.platform != "win32":
+    import fcntl
+
+_SCRATCH: Final = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.part")
+_LOCK: Final = "lock"
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file atomically: `path` has its old content or all of the new one, whatever happens.
 
-    **Raises:** `FileNotFoundError` if the folder does not exist, and what `write` raises.
+    The file keeps its mode and, where that is allowed, its owner and group; a new one gets what the umask leaves. A
+    symbolic link stays one, and the file that it points to is written.
+
+    **Arguments:**
+
+    - `path`: the file to write.
+    - `write`: writes the file at the path that it is given, which is another one with the same suffix.
+
+    **Raises:** `FileNotFoundError` if the folder does not exist; `IsADirectoryError` if `path` is a folder; `OSError`
+    if it is a device or a pipe; what `write` raises.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is not a folder: make it before writing {path}")
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(descriptor)
-    part = Path(name)
-    try:
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target.parent} is not a folder: make it before writing {path}")
+    before = _read_status(path, target)
+    with make_scratch(target.parent, target.name) as scratch:
+        part = scratch / f"part{target.suffix}"
         write(part)
-        _flush(part)
-        # mkstemp lets nobody else read; other files have the permissions that the umask leaves.
-        part.chmod(0o666 & ~_read_umask())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        _flush(part, os.O_RDWR)
+        if before is None:
+            part.chmod(stat.S_IMODE((scratch / _LOCK).stat().st_mode))  # what the umask leaves of a new file
+        else:
+            _give_status(part, before)
+        part.replace(target)
     if os.name == "posix":
-        _flush(path.parent)  # the new name has to reach the disk, too
+        _flush(target.parent, os.O_RDONLY)  # the new name has to reach the disk, too
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def make_scratch(folder: Path, name: str) -> Generator[Path]:
+    """Makes a hidden folder in `folder`, and removes it at the end.
+
+    If the process is killed, the folder stays. The next one that is made in `folder` removes it: a process holds a lock
+    on its own, which ends with the process.
+
+    **Arguments:**
+
+    - `folder`: where the folder is made.
+    - `name`: what it is for; a part of its name.
+
+    **Returns:**
+
+    A context manager that returns the path of the folder.
+    """
+    remove_stale(folder)
+    scratch, lock = _lock_new(folder, name)
+    try:
+        yield scratch
+    finally:
+        os.close(lock)  # Windows removes no file that is open
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes the folders that `make_scratch` made in `folder` for processes that are dead.
+
+    Those stay that are not ours to remove, and those on a file system without locks.
+    """
+    with contextlib.suppress(OSError):
+        for path in [Path(entry) for entry in os.scandir(folder) if _SCRATCH.fullmatch(entry.name)]:
+            with contextlib.suppress(OSError):
+                _remove_if_stale(path)
+
+
+def _remove_if_stale(path: Path) -> None:
+    if sys.platform == "win32":
+        return
+    try:
+        lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        path.rmdir()  # its process died before it made the lock, or is about to make it, and then makes another folder
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _lock_new(folder: Path, name: str) -> tuple[Path, int]:
+    """Makes a folder, with a locked file in it; also returns the open file."""
+    while True:
+        # A file name has at most 255 bytes, and a character at most four.
+        path = folder / f".{name[:50]}.{os.getpid()}-{secrets.token_hex(4)}.part"
+        path.mkdir(0o700)
+        try:
+            lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileNotFoundError:
+            continue  # another process took it for a stale one before it was locked
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):  # a file system without locks, on which nothing is ever stale
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return path, lock
+        os.close(lock)
+
+
+def _read_status(path: Path, target: Path) -> os.stat_result | None:
+    """The status of the file that is to be replaced; `None` if there is none."""
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(f"{path} is a folder: pass the path of a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} must be a file, got a device or a pipe: pass the path of a file")
+    return status
+
+
+def _give_status(part: Path, status: os.stat_result) -> None:
+    """Gives a file the owner, the group and the mode of another."""
+    made = part.stat()
+    if sys.platform != "win32" and (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
+        for owner, group in ((-1, status.st_gid), (status.st_uid, -1)):
+            with contextlib.suppress(PermissionError):  # only root gives files away
+                os.chown(part, owner, group)
+    part.chmod(stat.S_IMODE(status.st_mode))
+
+
+def _flush(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _read_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from .._extras import require
 from ..images import Dataset
+from ._save import save_figure
 from ._style import FAINT, INK, PAPER, RIGHT, WRONG, add_glow
 
 _CELL: Final = 0.95  # inches to a side of an image
@@ -80,7 +81,8 @@ def draw_comparison(comparison: ComparedPools, data: Dataset, path: Path | str) 
     - `data`: the data set of the comparison.
     - `path`: the file to write, `.png`, `.pdf` or `.svg`.
 
-    **Raises:** `MissingExtraError` if matplotlib is not installed; `OSError` if the file cannot be written.
+    **Raises:** `MissingExtraError` if matplotlib is not installed; `ValueError` if `path` has another ending;
+    `OSError` if the file cannot be written.
     """
     looking = [row for row in comparison.rows if row.maps is not None]
     columns = len(comparison.map_images)
@@ -106,7 +108,7 @@ def draw_comparison(comparison: ComparedPools, data: Dataset, path: Path | str) 
         left = (_PLOT + 0.3) / width
         figure.text(left, 1 - 0.36 / height, "Where each pool looks", fontsize=11, color=INK)
     figure.text(0.75 / width, 1 - 0.36 / height, "Accuracy against cost", fontsize=11, color=INK)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, Path(path))
 
 
 def _plot_cost(axes: Any, rows: tuple[ComparedPool, ...]) -> None:

@@ -13,6 +13,7 @@ from ..images import Dataset, Preprocess
 from ..model import ViT
 from ..train import Evaluation, apply_in_batches
 from ._attention import compute_attention_map
+from ._save import save_figure
 from ._style import FAINT, FULL_GLOW, INK, PAPER, RIGHT, WRONG, add_glow, to_rgb
 
 _COLUMNS: Final = 10
@@ -37,7 +38,8 @@ def draw_predictions(model: ViT, data: Dataset, evaluation: Evaluation, path: Pa
     - `evaluation`: what `evaluate` returned.
     - `path`: the file to write, `.png`, `.pdf` or `.svg`.
 
-    **Raises:** `MissingExtraError` if matplotlib is not installed; `OSError` if the file cannot be written.
+    **Raises:** `MissingExtraError` if matplotlib is not installed; `ValueError` if `path` has another ending;
+    `OSError` if the file cannot be written.
     """
     right, wrong, missed = _choose(evaluation)
     number = f"the most probable {len(wrong)} of {missed}" if missed > len(wrong) else f"all {missed}"
@@ -89,7 +91,7 @@ def draw_predictions(model: ViT, data: Dataset, evaluation: Evaluation, path: Pa
         fontsize=9,
         color=FAINT,
     )
-    figure.savefig(path, dpi=130)
+    save_figure(figure, Path(path))
 
 
 def _choose(evaluation: Evaluation) -> tuple[Int[np.ndarray, " right"], Int[np.ndarray, " wrong"], int]:

@@ -131,12 +131,12 @@ def model_card(source: ViT | Path | str, *, layout: str | None = None, config: C
     if isinstance(source, ViT):
         arrays = list_arrays(source)
         return _make_own_card(source.config, arrays, Counter(str(array.dtype) for array in arrays.values()))
-    file = open_source(Path(source))
-    if is_native(file):
-        check_no_overrides(layout, config)
-        return _make_native_card(file)
-    checkpoint = recognise_file(file, layout, config)
-    return _make_card(checkpoint, _check_vit(file, choose_config(checkpoint, config)))
+    with open_source(Path(source)) as file:
+        if is_native(file):
+            check_no_overrides(layout, config)
+            return _make_native_card(file)
+        checkpoint = recognise_file(file, layout, config)
+        return _make_card(checkpoint, _check_vit(file, choose_config(checkpoint, config)))
 
 
 def _check_vit(file: AbstractSource, config: Configuration) -> ViTConfig:

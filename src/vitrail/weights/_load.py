@@ -43,6 +43,9 @@ def load(
     have; `vitrail inspect` shows it. Each tensor is used, or the layout says why the model does not need it. Each array
     of the model gets the numbers of the file.
 
+    The file is opened once. If another one takes its place meanwhile, the first is read to its end. If the file itself
+    is overwritten, or one of several is replaced, that is an error, and never a mixture of two models.
+
     **Arguments:**
 
     - `path`: a safetensors or npz file, the index of a checkpoint in several files (`model.safetensors.index.json`), or
@@ -63,9 +66,9 @@ def load(
 
     The model. Its configuration names the parts, so that `vitrail.save` and `vitrail.replace` work on it.
 
-    **Raises:** `CheckpointError` if the file is damaged, has no known layout or does not fit it; `UnknownPartError` or
-    `PluginError` if a file of ours names a part that is not installed; `ValueError` if the arguments do not fit;
-    `OSError` if the file cannot be read; `MissingExtraError` if einops is not installed.
+    **Raises:** `CheckpointError` if the file is damaged, changes while it is read, has no known layout or does not fit
+    it; `UnknownPartError` or `PluginError` if a file of ours names a part that is not installed; `ValueError` if the
+    arguments do not fit; `OSError` if the file cannot be read; `MissingExtraError` if einops is not installed.
     """
     model = read_model(path, layout=layout, config=config, convert=convert)
     if not isinstance(model, ViT):

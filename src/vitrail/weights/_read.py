@@ -37,15 +37,18 @@ def read_model(
 
     **Raises:** what [`load`][vitrail.load] raises.
     """
-    source = open_source(Path(path))
-    if is_native(source):
-        check_no_overrides(layout, config)
-        return read_native(source)
-    checkpoint = recognise_file(source, layout, config)
-    config = choose_config(checkpoint, config)
+    with open_source(Path(path)) as source:
+        if is_native(source):
+            check_no_overrides(layout, config)
+            return read_native(source)
+        checkpoint = recognise_file(source, layout, config)
+        return _read_checkpoint(checkpoint, choose_config(checkpoint, config), convert)
+
+
+def _read_checkpoint(checkpoint: Checkpoint, config: Configuration, convert: bool) -> Configured:
     outline, plan = plan_model(checkpoint, config, convert=convert)
     if problem := explain_gaps(checkpoint, plan):
-        raise CheckpointError(f"{source.path}, of the layout {checkpoint.layout.name!r}, {problem}")
+        raise CheckpointError(f"{checkpoint.path}, of the layout {checkpoint.layout.name!r}, {problem}")
     _check_computed(checkpoint, config)
 
     def read(name: str, leaf: jax.ShapeDtypeStruct) -> NumpyArray:

@@ -25,7 +25,8 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
     """Saves a model to a file: its arrays, its configuration and a digest of each array.
 
     The file is written beside its place and moved there when it is complete. An interruption leaves the file that was
-    there before.
+    there before, and a file that is read at the moment stays readable to its end. A file that was there keeps its mode;
+    a symbolic link stays one, and the file that it points to is written.
 
     **Arguments:**
 

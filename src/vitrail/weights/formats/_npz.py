@@ -13,6 +13,7 @@ from typing import IO, Any, Final, final
 import numpy as np
 
 from .._errors import CheckpointError
+from ._opened import OpenedFile
 from ._safetensors import DTYPES
 from ._source import AbstractSource, NumpyArray, TensorInfo, allocate, read_into
 
@@ -49,10 +50,12 @@ class _Member:
 class NpzFile(AbstractSource):
     """One npz file. One with pickled objects is an error."""
 
-    def __init__(self, path: Path):
+    def __init__(self, file: OpenedFile):
+        path = file.path
         self.path: Path = path
         self.metadata: Mapping[str, str] = {}
-        with _blame_archive(path), zipfile.ZipFile(path) as archive:
+        with _blame_archive(path):
+            self._archive = archive = zipfile.ZipFile(file.raw)
             members = archive.infolist()
             if len({member.filename for member in members}) < len(members):
                 raise _refuse(path, "it has a name twice")
@@ -74,7 +77,7 @@ class NpzFile(AbstractSource):
     def _read_whole(self, member: _Member) -> NumpyArray:
         shape = member.info.shape
         array = allocate(shape[::-1] if member.columns_first else shape, DTYPES[member.info.dtype])
-        with zipfile.ZipFile(self.path) as archive, archive.open(member.filename) as stream:
+        with self._archive.open(member.filename) as stream:
             stream.seek(member.start)
             if not read_into(array, stream.read):
                 raise EOFError("the file ends too early")
@@ -87,8 +90,7 @@ class NpzFile(AbstractSource):
         """
         array = allocate(member.info.shape[1:], DTYPES[member.info.dtype])
         if name not in self._streams:
-            with zipfile.ZipFile(self.path) as archive:
-                self._streams[name] = archive.open(member.filename)
+            self._streams[name] = self._archive.open(member.filename)
         stream = self._streams.pop(name)
         try:
             stream.seek(member.start + row * array.nbytes)

@@ -1,11 +1,14 @@
 """Opens a file of tensors by what is in it."""
 
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from ..._check import join_names
 from .._errors import CheckpointError
 from ._npz import NpzFile
+from ._opened import OpenedFile
 from ._safetensors import SafetensorsFile
 from ._shards import ShardedFile
 from ._source import AbstractSource
@@ -16,20 +19,33 @@ _PICKLE_ENDINGS: Final = ("bin", "pth", "pt", "ckpt")
 _MAIN_FILES: Final = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors")
 
 
-def open_source(path: Path) -> AbstractSource:
+@contextmanager
+def open_source(path: Path) -> Generator[AbstractSource]:
     """Opens a file, or the main file of a folder. No tensor is read yet.
 
-    **Raises:** `CheckpointError` if it is a pickle or damaged; `OSError` if it cannot be read.
+    **Returns:**
+
+    A context manager that returns the tensors. They can be read until it is left.
+
+    **Raises:** `CheckpointError` if it is a pickle or damaged, or changes while it is open; `OSError` if it cannot be
+    read.
     """
     if path.is_dir():
         path = _find_main_file(path)
-    with path.open("rb") as file:
-        start = file.read(4)
+    with ExitStack() as opened:
+        yield _choose_source(path, opened)
+
+
+def _choose_source(path: Path, opened: ExitStack) -> AbstractSource:
+    if path.name.endswith(".index.json"):
+        return ShardedFile(path, opened)
+    file = opened.enter_context(OpenedFile(path))
+    start = file.raw.read(4)
     if start in _ZIP and path.suffix.removeprefix(".") not in _PICKLE_ENDINGS:
-        return NpzFile(path)
+        return NpzFile(file)
     if start in _ZIP or start[:2] in _PICKLE:
         raise _refuse_pickle(path)
-    return ShardedFile(path) if path.name.endswith(".index.json") else SafetensorsFile(path)
+    return SafetensorsFile(file)
 
 
 def _refuse_pickle(path: Path) -> CheckpointError:

@@ -16,6 +16,7 @@ import numpy as np
 from ..._extras import require
 from ..._files import write_whole
 from .._errors import CheckpointError
+from ._opened import OpenedFile
 from ._source import MAX_HEADER, AbstractSource, NumpyArray, TensorInfo, allocate, read_into
 
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
@@ -54,21 +55,19 @@ class SafetensorsFile(AbstractSource):
     header, the header in JSON, and the tensors one after the other without gaps.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, file: OpenedFile):
+        path, raw, size = file.path, file.raw, file.size
         self.path: Path = path
-        try:
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if size < 8 or length > size - 8:
-                    file.seek(0)
-                    why = f"the header should have {length:,} bytes, the file has {size:,}"
-                    raise _refuse(path, _recognise_other(file.read(_SHOWN)) or why)
-                if length > MAX_HEADER:
-                    raise _refuse(path, f"the header has {length:,} bytes, more than {MAX_HEADER:,}")
-                header = file.read(length)
-        except IsADirectoryError as error:
-            raise CheckpointError(f"{path} must be a file, got a folder") from error
+        self._raw = raw
+        raw.seek(0)
+        length = int.from_bytes(raw.read(8), "little")
+        if size < 8 or length > size - 8:
+            raw.seek(0)
+            why = f"the header should have {length:,} bytes, the file has {size:,}"
+            raise _refuse(path, _recognise_other(raw.read(_SHOWN)) or why)
+        if length > MAX_HEADER:
+            raise _refuse(path, f"the header has {length:,} bytes, more than {MAX_HEADER:,}")
+        header = raw.read(length)
         entries = _read_header(path, header)
         metadata = entries.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(
@@ -90,10 +89,9 @@ class SafetensorsFile(AbstractSource):
     def read(self, name: str, row: int | None = None) -> NumpyArray:
         info, begin = self._spans[name]
         array = allocate(info.shape if row is None else info.shape[1:], DTYPES[info.dtype])
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self._start + begin + (row or 0) * array.nbytes)
-            if not read_into(array, file.read):
-                raise _refuse(self.path, f"it ends within the tensor {name!r}")
+        self._raw.seek(self._start + begin + (row or 0) * array.nbytes)
+        if not read_into(array, self._raw.read):
+            raise _refuse(self.path, f"it ends within the tensor {name!r}")
         return array
 
 

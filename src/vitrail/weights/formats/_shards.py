@@ -1,28 +1,36 @@
 """A checkpoint in several safetensors files, with a JSON index that says which file holds which tensor."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast, final
 
 from .._errors import CheckpointError
+from ._opened import OpenedFile
 from ._safetensors import SafetensorsFile
-from ._source import AbstractSource, NumpyArray, TensorInfo, read_json
+from ._source import AbstractSource, NumpyArray, TensorInfo, parse_json
 
 
 @final
 class ShardedFile(AbstractSource):
     """The files that an index lists, for example `model.safetensors.index.json`. They lie beside it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, opened: ExitStack):
+        """**Arguments:**
+
+        - `path`: the index.
+        - `opened`: closes the files.
+        """
         self.path: Path = path
         self.metadata: Mapping[str, str] = {}
         self._homes: dict[str, SafetensorsFile] = {}
-        weight_map = _read_index(path)
+        weight_map = _read_index(opened.enter_context(OpenedFile(path, one_of_several=True)))
         shards = sorted(set(weight_map.values()))
         for shard in shards:
             _check_shard(path, shard)
-        for shard in shards:
-            file = SafetensorsFile(path.parent / shard)
+        # All are opened before the first is read, and looked at again when they are closed.
+        files = [opened.enter_context(OpenedFile(path.parent / shard, one_of_several=True)) for shard in shards]
+        for shard, file in zip(shards, map(SafetensorsFile, files), strict=True):
             listed = {name for name, home in weight_map.items() if home == shard}
             if difference := sorted(listed ^ file.tensors.keys()):
                 raise CheckpointError(
@@ -50,8 +58,8 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    index = read_json(path, "an index")
+def _read_index(file: OpenedFile) -> dict[str, str]:
+    path, index = file.path, parse_json(file, "an index")
     found = cast("dict[str, object]", index).get("weight_map") if isinstance(index, dict) else None
     weight_map = cast("dict[str, object]", found) if isinstance(found, dict) else {}
     if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):

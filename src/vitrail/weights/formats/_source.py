@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from .._errors import CheckpointError
+from ._opened import OpenedFile
 
 MAX_HEADER: Final = 16 * 2**20
 """The largest header or JSON file that is read, in bytes. The largest published header has less than a megabyte."""
@@ -89,9 +90,16 @@ def read_into(array: NumpyArray, read: Callable[[int], bytes | None]) -> bool:
 
 def read_json(path: Path, what: str) -> object:
     """Reads a small JSON file that lies beside the weights."""
-    if path.stat().st_size > MAX_HEADER:
-        raise CheckpointError(f"{path} must be {what} of at most {MAX_HEADER:,} bytes, got {path.stat().st_size:,}")
+    with OpenedFile(path) as file:
+        return parse_json(file, what)
+
+
+def parse_json(file: OpenedFile, what: str) -> object:
+    """Reads a small JSON file that is open."""
+    if file.size > MAX_HEADER:
+        raise CheckpointError(f"{file.path} must be {what} of at most {MAX_HEADER:,} bytes, got {file.size:,}")
+    file.raw.seek(0)
     try:
-        return cast(object, json.loads(path.read_bytes()))
+        return cast(object, json.loads(file.raw.readall()))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} must be {what} in JSON, got something else: {error}") from error
+        raise CheckpointError(f"{file.path} must be {what} in JSON, got something else: {error}") from error

@@ -1,0 +1,48 @@
+"""A file that is opened once, so that all that is read from it is of one version."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import final
+
+from .._errors import CheckpointError
+
+
+@final
+class OpenedFile:
+    """A file that is open for reading.
+
+    Another file that takes its place meanwhile is not read. Leaving the context raises an error if the file itself was
+    overwritten, and, for one of several files that belong together, if another took its place.
+    """
+
+    def __init__(self, path: Path, *, one_of_several: bool = False):
+        self.path = path
+        self.raw = path.open("rb", buffering=0)
+        self.size = os.fstat(self.raw.fileno()).st_size
+        self._one_of_several = one_of_several
+        self._before = self._read_state()
+
+    def __enter__(self) -> "OpenedFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        changed = self._read_state() != self._before
+        self.raw.close()
+        if changed and (error is None or isinstance(error, CheckpointError)):
+            raise CheckpointError(
+                f"{self.path} changed while it was read: load it again when it is complete"
+            ) from error
+
+    def _read_state(self) -> tuple[object, ...]:
+        held = os.fstat(self.raw.fileno())
+        state = held.st_size, held.st_mtime_ns
+        if not self._one_of_several:
+            return state
+        try:
+            there = self.path.stat()
+        except OSError:
+            return *state, False
+        return *state, (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
