@@ -2,8 +2,10 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +232,23 @@ def test_compare_goes_on_after_an_interruption(
     assert "of an earlier run" in capsys.readouterr().out
 
 
+def test_sigterm_ends_a_comparison_without_leaving_tokens(folder: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    arguments = ["--data", str(folder), *QUICK, "--epochs", "100000", "--token-budget", "0", "--out", str(out)]
+    program = "import sys; from vitrail.cli import main; sys.exit(main())"
+    with subprocess.Popen([sys.executable, "-c", program, "compare", *arguments], stdout=subprocess.PIPE) as run:
+        try:
+            for _ in range(1200):
+                if run.poll() is not None or len(list(out.rglob("*.npy"))) == 2:
+                    break
+                time.sleep(0.1)
+            run.terminate()
+            assert run.wait(60) == 128 + signal.SIGTERM
+        finally:
+            run.kill()
+    assert sorted(path.name for path in out.iterdir()) == ["backbone.json", "backbone.safetensors", "pools", "run.json"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -269,6 +288,10 @@ def test_compare_refuses_the_folder_of_another_backbone(
     assert main(command) == 0
     assert main([*command, "--seed", "1"]) == 1
     assert "has the backbone of another comparison (seed changed)" in capsys.readouterr().err
+    note = tmp_path / "out" / "backbone.json"
+    note.write_text("[]")
+    assert main(command) == 1
+    assert f"error: {note} must be the JSON object that vitrail wrote, got a list" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -6,6 +6,13 @@ import io
 import itertools
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -27,8 +34,7 @@ from vitrail.lab._tokens import store_tokens
 RECIPE = dataclasses.replace(lab.PROBE_RECIPE, epochs=2, batch_size=8)
 
 
-@pytest.fixture(scope="module")
-def data() -> images.Dataset:
+def make_data() -> images.Dataset:
     """Two classes of small images that differ in brightness."""
     rng = np.random.default_rng(0)
     labels = np.tile(np.arange(2, dtype=np.int32), 30)
@@ -42,6 +48,11 @@ def data() -> images.Dataset:
         ("dark", "bright"),
         images.Preprocess("cover", "bicubic", (0.5,) * 3, (0.3,) * 3),
     )
+
+
+@pytest.fixture(scope="module")
+def data() -> images.Dataset:
+    return make_data()
 
 
 @pytest.fixture(scope="module")
@@ -350,14 +361,100 @@ def test_an_interruption_loses_no_finished_pool(model: vitrail.ViT, data: images
     assert [row.p_value for row in again.rows] == [row.p_value for row in whole.rows]
 
 
-def test_a_damaged_result_is_done_again(model: vitrail.ViT, data: images.Dataset, tmp_path: Path) -> None:
+def shorten_runs(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"correct": [run[:3] for run in row["correct"]]}
+
+
+def change_first_hit(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"correct": [f"2{run[1:]}" for run in row["correct"]]}
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda row: json.dumps(row)[:-9], "must be the JSON object that vitrail wrote, got an error"),
+        (lambda row: "[]", "must be the JSON object that vitrail wrote, got a list"),
+        (lambda row: "[" * 100_000, "must be the JSON object that vitrail wrote, got an error"),
+        (lambda row: "{}", "'correct'"),
+        (lambda row: json.dumps(row | {"pool": "mean"}), "pool must be 'abmil', got 'mean'"),
+        (lambda row: json.dumps(row | {"more": 1}), "unexpected keyword argument 'more'"),
+        (lambda row: json.dumps(shorten_runs(row)), r"correct must have shape \(2, 20\), got \(2, 3\)"),
+        (
+            lambda row: json.dumps(row | {"correct": row["correct"][:1]}),
+            r"correct must have shape \(2, 20\), got \(1, 20\)",
+        ),
+        (lambda row: json.dumps(change_first_hit(row)), "correct must be strings of 0 and 1"),
+        (lambda row: json.dumps(row | {"maps": row["maps"][:1]}), r"maps must have shape \(2, 2, 3\), got \(1, 2, 3\)"),
+    ],
+)
+def test_a_damaged_result_is_done_again(
+    damage: Callable[[dict[str, Any]], str], reason: str, model: vitrail.ViT, data: images.Dataset, tmp_path: Path
+) -> None:
     first = compare(model, data, pools=["abmil"], folder=tmp_path)
     path = tmp_path / "pools" / "abmil.json"
-    for damaged in (path.read_text()[:-9], "{}", json.dumps(json.loads(path.read_text()) | {"pool": "mean"})):
-        path.write_text(damaged)
-        with pytest.warns(UserWarning, match=r"abmil.json cannot be read as the result of abmil.*trained again"):
-            again = compare(model, data, pools=["abmil"], folder=tmp_path)
-        assert same(again.rows[0], first.rows[0])
+    path.write_text(damage(json.loads(path.read_text())))
+    told = rf"{path} cannot be read as the result of abmil, so the pool is trained again: .*{reason}"
+    with pytest.warns(UserWarning, match=told):
+        again = compare(model, data, pools=["abmil"], folder=tmp_path)
+    assert same(again.rows[0], first.rows[0])
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "", '{"model": ', "\xff", "[" * 100_000])
+def test_a_record_of_the_run_that_is_none_is_named(
+    text: str, model: vitrail.ViT, data: images.Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"{tmp_path}/run.json must be the JSON object that vitrail wrote, got"):
+        compare(model, data, pools=["mean"], folder=tmp_path)
+
+
+KILLED = """
+    import sys, time
+    import numpy as np
+    from test_lab import RECIPE, make_data
+    from helpers import small_model
+    import vitrail
+
+    def stop(progress):
+        if progress.doing == "pool":
+            print("training", flush=True)
+            time.sleep(600)
+
+    folder = sys.argv[1] if sys.argv[1:] else None
+    vitrail.compare_pools(
+        small_model(), make_data(), pools=["mean"], recipe=RECIPE, folder=folder, token_budget=0.0, report=stop
+    )
+"""
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_tokens_of_a_killed_process_are_gone_after_the_next_run(
+    in_folder: bool, data: images.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path if in_folder else tmp_path / "temporary"
+    place.mkdir(exist_ok=True)
+    path = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), *([str(tmp_path)] if in_folder else [])]
+    environment = os.environ | {"PYTHONPATH": path, "TMPDIR": str(place)}
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
+    try:
+        for run in runs:
+            assert run.stdout is not None
+            assert run.stdout.readline() == "training\n"
+        runs[0].terminate()
+        assert runs[0].wait(60) == -signal.SIGTERM
+        assert len(list(place.rglob("*.npy"))) == 4
+        monkeypatch.setattr(tempfile, "tempdir", str(place))
+        # This one holds its tokens in memory. The second process still runs.
+        compare(small_model(), data, pools=["max"], folder=tmp_path if in_folder else None, seeds=3)
+        assert len(list(place.rglob("*.npy"))) == 2
+    finally:
+        for run in runs:
+            run.kill()
+            run.communicate()
+    compare(small_model(), data, pools=["max"], folder=tmp_path if in_folder else None, seeds=3)
+    assert not list(place.rglob("*.npy"))
+    assert {path.name for path in place.iterdir()} == ({"pools", "run.json"} if in_folder else set())
 
 
 @pytest.mark.parametrize("what", ["model", "data", "recipe", "seeds"])

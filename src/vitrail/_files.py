@@ -1,6 +1,7 @@
-"""Atomic writing of files, and folders for what is only needed for a while."""
+"""Atomic writing of files, reading them back, and folders for what is only needed for a while."""
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -9,7 +10,7 @@ import stat
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 if sys.platform != "win32":
     import fcntl
@@ -47,6 +48,20 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         part.replace(target)
     if os.name == "posix":
         _flush(target.parent, os.O_RDONLY)  # the new name has to reach the disk, too
+
+
+def read_object(path: Path) -> dict[str, object]:
+    """Reads a JSON object that vitrail wrote.
+
+    **Raises:** `ValueError` that names the file if it holds something else; `OSError` if it cannot be read.
+    """
+    try:
+        found: object = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be the JSON object that vitrail wrote, got an error: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must be the JSON object that vitrail wrote, got a {type(found).__name__}")
+    return cast("dict[str, object]", found)
 
 
 @contextlib.contextmanager

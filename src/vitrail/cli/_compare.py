@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 
 from .._extras import require
-from .._files import write_whole
+from .._files import read_object, write_whole
 from ..images import Dataset
 from ..lab import PROBE_RECIPE, Comparison, PoolRow, compare_pools, show_comparison_progress
 from ..model import ViT
@@ -162,7 +162,7 @@ def _train_backbone(command: Compare, data: Dataset) -> ViT:
     images = hashlib.sha256(data.train.images.tobytes() + data.train.labels.astype("int32").tobytes()).hexdigest()
     description = {"config": config.to_json(), "recipe": repr(Recipe()), "seed": command.seed, "images": images}
     if note.exists() and path.exists():
-        before = json.loads(note.read_text())
+        before = read_object(note)
         if before != description:
             changed = sorted(name for name in description if before.get(name) != description[name])
             raise ValueError(
@@ -185,5 +185,5 @@ def _train_backbone(command: Compare, data: Dataset) -> ViT:
 
 def _write_results(comparison: Comparison, data: Dataset, out: Path) -> None:
     write_whole(out / "results.json", lambda part: part.write_text(comparison.to_json()))
-    write_whole(out / "results.csv", lambda part: part.write_text(comparison.to_csv()))
+    write_whole(out / "results.csv", lambda part: part.write_text(comparison.to_csv(), encoding="utf-8"))
     draw_comparison(comparison, data, out / "figure.png")

@@ -1,7 +1,10 @@
 """Parses a command line, runs the command, and prints errors."""
 
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Final, Literal, cast
@@ -47,20 +50,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"vitrail {_read_version()}")
         return 0
     try:
-        command = _parse(args)
-        match command:
-            case Demo():
-                run_demo(command)
-            case Compare():
-                run_compare(command)
-            case List():
-                list_parts(command)
-            case Inspect():
-                run_inspect(command)
-            case Predict():
-                run_predict(command)
-            case Convert():
-                run_convert(command)
+        with _exit_at_sigterm():
+            _run(_parse(args))
     except KeyboardInterrupt:
         print("vitrail: stopped", file=sys.stderr)
         return 130
@@ -84,6 +75,40 @@ def _format_error(error: Exception) -> str:
 
 
 _Command = Demo | Compare | List | Inspect | Predict | Convert
+
+
+def _run(command: _Command) -> None:
+    match command:
+        case Demo():
+            run_demo(command)
+        case Compare():
+            run_compare(command)
+        case List():
+            list_parts(command)
+        case Inspect():
+            run_inspect(command)
+        case Predict():
+            run_predict(command)
+        case Convert():
+            run_convert(command)
+
+
+@contextmanager
+def _exit_at_sigterm() -> Generator[None]:
+    """Ends the program at SIGTERM as at any exit, so that temporary files are removed."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not ours:
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _parse(args: Sequence[str] | None) -> _Command:

@@ -106,7 +106,14 @@ def compare_pools(
     folder = None if folder is None else Path(folder)
     choices, skipped = _choose(model, pools)
     map_images = _pick_map_images(data)
-    finished = None if folder is None else FinishedPools(folder, _describe(model, data, recipe, seeds))
+    finished = None
+    if folder is not None:
+        finished = FinishedPools(
+            folder,
+            _describe(model, data, recipe, seeds),
+            hits_shape=(seeds, len(data.test)),
+            maps_shape=(len(map_images), *model.backbone.grid),
+        )
     rows = {label: None if finished is None else finished.read(label) for label in choices}
 
     def tell(progress: LabProgress) -> None:

@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from .._files import write_whole
+from .._files import read_object, write_whole
 
 _COLUMNS: Final = (
     "pool",
@@ -133,6 +133,8 @@ def _to_values(row: PoolRow) -> dict[str, Any]:
 
 
 def _from_values(values: Mapping[str, Any]) -> PoolRow:
+    if not all(set(run) <= set("01") for run in values["correct"]):
+        raise ValueError("correct must be strings of 0 and 1")
     correct = np.array([[hit == "1" for hit in run] for run in values["correct"]])
     maps = None if values["maps"] is None else np.asarray(values["maps"], np.float64)
     given: dict[str, Any] = {**values, "correct": correct, "maps": maps}
@@ -142,18 +144,23 @@ def _from_values(values: Mapping[str, Any]) -> PoolRow:
 class FinishedPools:
     """The finished pools in a folder, so that a second run continues where the first was interrupted."""
 
-    def __init__(self, folder: Path, run: Mapping[str, str]):
+    def __init__(
+        self, folder: Path, run: Mapping[str, str], *, hits_shape: tuple[int, int], maps_shape: tuple[int, int, int]
+    ):
         """**Arguments:**
 
         - `folder`: is made if it does not exist.
         - `run`: what the results depend on besides the pool, by name.
+        - `hits_shape`: how many runs and held-out images there are.
+        - `maps_shape`: how many images are drawn, and their rows and columns of patches.
 
         **Raises:** `ValueError` if the folder has the results of another run.
         """
         self._folder = folder / "pools"
+        self._shapes = hits_shape, maps_shape
         self._folder.mkdir(parents=True, exist_ok=True)
         path = folder / "run.json"
-        before = cast("Mapping[str, str]", json.loads(path.read_text())) if path.exists() else dict(run)
+        before = read_object(path) if path.exists() else dict(run)
         differs = sorted(name for name in before.keys() | run.keys() if before.get(name) != run.get(name))
         if differs:
             raise ValueError(
@@ -163,18 +170,29 @@ class FinishedPools:
         write_whole(path, lambda part: part.write_text(json.dumps(run, indent=1)))
 
     def read(self, label: str) -> PoolRow | None:
-        """The row of a pool if it is finished. A file that cannot be read is ignored with a warning."""
+        """The row of a pool if it is finished. A file that is not its result is ignored, with a warning."""
         path = self._make_path(label)
         if not path.exists():
             return None
         try:
-            row = _from_values(json.loads(path.read_text()))
-            if row.pool == label:
-                return row
-        except (ValueError, KeyError, TypeError):
-            pass
-        warnings.warn(f"{path} cannot be read as the result of {label}: the pool is trained again", stacklevel=2)
+            return self._check_row(_from_values(read_object(path)), label)
+        except (ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).removeprefix(f"{path} ").split())[:100]
+        warnings.warn(
+            f"{path} cannot be read as the result of {label}, so the pool is trained again: {reason}", stacklevel=3
+        )
         return None
+
+    def _check_row(self, row: PoolRow, label: str) -> PoolRow:
+        """Returns the row, or raises a `ValueError` if it is not the result of this pool in such a run."""
+        hits_shape, maps_shape = self._shapes
+        if row.pool != label:
+            raise ValueError(f"pool must be {label!r}, got {row.pool!r}")
+        if row.correct.shape != hits_shape:
+            raise ValueError(f"correct must have shape {hits_shape}, got {row.correct.shape}")
+        if row.maps is not None and row.maps.shape != maps_shape:
+            raise ValueError(f"maps must have shape {maps_shape}, got {row.maps.shape}")
+        return row
 
     def write(self, row: PoolRow) -> None:
         """Saves a row."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
+from .._files import make_scratch, remove_stale
 from .._tokens import Tokens
 from ..images import Dataset, Preprocess
 from ..model import Backbone, ViT
@@ -83,15 +84,20 @@ def store_tokens(
     folder: Path | None,
     report: Callable[[LabProgress], object],
 ) -> Generator[StoredTokens]:
-    """Runs the backbone once over all images. Tokens that need more than the budget in GiB are in a temporary file."""
+    """Runs the backbone once over all images. Tokens that need more than the budget in GiB are in temporary files.
+
+    Files that killed processes left in the same place are removed first.
+    """
     form = SequenceForm.from_backbone(model.backbone)
     shapes = [(len(part), form.length, model.backbone.dim) for part in (data.train, data.test)]
     size = sum(4 * int(np.prod(shape)) for shape in shapes)
+    parent = Path(tempfile.gettempdir()) if folder is None else folder
+    remove_stale(parent)
     with contextlib.ExitStack() as stack:
         if size <= budget * _GIB:
             arrays = [np.empty(shape, np.float32) for shape in shapes]
         else:
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tokens-", dir=folder)))
+            place = stack.enter_context(make_scratch(parent, "vitrail-tokens"))
             _check_space(size, place)
             arrays = [
                 cast(Any, np.lib.format.open_memmap(place / f"{i}.npy", "w+", np.dtype(np.float32), shape))
