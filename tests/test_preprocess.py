@@ -4,10 +4,14 @@ import dataclasses
 import io
 import json
 import math
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_cases import load_cases, published
@@ -39,7 +43,7 @@ def test_a_picture_of_the_right_size_is_only_normalised() -> None:
     expected = (PIXELS / 255 - [0.5, 0.25, 0.75]) / [0.5, 0.2, 0.1]
     for image in (PIXELS, Image.fromarray(PIXELS)):
         found = preprocess(image, (6, 8))
-        assert isinstance(found, jax.Array)
+        assert type(found) is np.ndarray
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -324,6 +328,57 @@ def test_preprocessing_stays_with_the_weights(tmp_path: Path) -> None:
     assert card.config.preprocess == model.config.preprocess
     assert card.preprocess(PIXELS).shape == (32, 32, 3)
     assert vitrail.model_card(small_model()).config.preprocess is None
+
+
+# Processes --------------------------------------------------------------------------------------------------------
+
+FORKED = """
+    import multiprocessing, warnings
+    import jax, jax.numpy as jnp, numpy as np
+    import vitrail
+
+    model = vitrail.ViTConfig(
+        image_size=(32, 32),
+        patch_size=(16, 16),
+        size=vitrail.PRESETS["Ti"],
+        num_classes=3,
+        preprocess=vitrail.Preprocess("pad", "bicubic", *vitrail.images.HALF),
+    ).build(key=jax.random.key(0))
+    card = vitrail.model_card(model)
+    pictures = list(np.random.default_rng(0).integers(0, 256, (4, 40, 50, 3)).astype(np.uint8))
+    here = [card.preprocess(picture) for picture in pictures]
+    jax.block_until_ready(jax.jit(lambda x: x @ x)(jnp.ones((500, 500))))  # the threads of JAX run
+    warnings.simplefilter("ignore")  # JAX and Python warn of forks
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        there = pool.map(card.preprocess, pictures)
+        normal = pool.map(card.config.preprocess.normalise, pictures)
+    assert all(type(array) is np.ndarray and array.dtype == np.float32 for array in there + normal)
+    assert all(np.array_equal(a, b) for a, b in zip(here, there))
+    print("done")
+"""
+
+
+def test_a_forked_process_prepares_pictures_after_jax_was_used() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FORKED)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+def test_numpy_stays_numpy_and_jax_stays_jax() -> None:
+    preprocess = Preprocess("squash", "bilinear", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
+    expected = (pixels / 255 - np.array(preprocess.mean)) / np.array(preprocess.std)
+    for given in (pixels, pixels.astype(np.float32), pixels[0], np.asfortranarray(pixels)):
+        found = preprocess.normalise(given)
+        assert type(found) is np.ndarray
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected if given.ndim == 4 else expected[0], rtol=0, atol=1e-6)
+    for normalise in (preprocess.normalise, jax.jit(preprocess.normalise)):
+        traced = normalise(jnp.asarray(pixels))
+        assert isinstance(traced, jax.Array)
+        assert traced.dtype == jnp.float32
+        np.testing.assert_allclose(traced, expected, rtol=0, atol=1e-6)
 
 
 # Cards ------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import ClassVar, assert_type, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import vitrail
@@ -190,6 +191,11 @@ def operate(model: vitrail.ViT, data: vitrail.images.Dataset, key: PRNGKeyArray)
     assert_type(
         vitrail.replace(model, pool=PowerPool, position=ShiftedPosition, class_token=True, key=key), vitrail.ViT
     )
+    preprocess = vitrail.images.measure_preprocess(data.train)
+    assert_type(preprocess(data.test.images[0], (8, 8)), np.ndarray)
+    assert_type(vitrail.model_card(model).preprocess(data.test.images[0]), np.ndarray)
+    assert_type(preprocess.normalise(data.test.images), np.ndarray)
+    assert_type(preprocess.normalise(jnp.zeros((8, 8, 3))), Array)
     vitrail.save(model, "model.safetensors")
     assert_type(vitrail.load("model.safetensors"), vitrail.ViT)
     comparison = vitrail.compare_pools(model, data, pools=["mean", vitrail.POOLS.configure("gem", power=2.0)], seeds=2)

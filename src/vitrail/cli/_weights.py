@@ -245,10 +245,10 @@ def _blame_image(image: Path) -> Generator[None, None, None]:
 
 
 def _draw_attention(
-    model: ViT, preprocess: Preprocess, pixels: Float[Array, "height width channels"]
+    model: ViT, preprocess: Preprocess, pixels: Float[np.ndarray, "height width channels"]
 ) -> Float[np.ndarray, "height two_widths 3"]:
     """The image as the model reads it, beside the same image that is bright where the last block looks."""
-    colours = np.asarray(pixels) * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
+    colours = pixels * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
     image = np.clip(np.round(colours * 255), 0, 255).astype(np.uint8)
     image = np.broadcast_to(image, (*image.shape[:2], 3))
     weights = eqx.filter_jit(compute_attention_map)(model, pixels)

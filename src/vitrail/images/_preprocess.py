@@ -2,11 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, overload
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped, UInt8
+from jaxtyping import Array, Float32, Shaped, UInt8
 
 from ._picture import to_picture
 
@@ -63,8 +62,8 @@ class Preprocess:
         """1 for grey images, 3 for RGB."""
         return len(self.mean)
 
-    def __call__(self, image: object, size: tuple[int, int]) -> Float[Array, "height width {self.channels}"]:
-        """Prepares a picture.
+    def __call__(self, image: object, size: tuple[int, int]) -> Float32[np.ndarray, "height width {self.channels}"]:
+        """Prepares a picture. JAX does not run, so that a forked process can do it.
 
         **Arguments:**
 
@@ -76,14 +75,14 @@ class Preprocess:
 
         **Returns:**
 
-        The normalised pixels in float32, channels last.
+        The normalised pixels, an array of NumPy in float32, channels last.
 
         **Raises:** `TypeError` or `ValueError` if the image is none of these, or so narrow that it would be scaled to
         more than 10^8 pixels; `MissingExtraError` if Pillow is not installed.
         """
-        normal = np.asarray(self.normalise(self._resize(image, size)))
+        normal = self.normalise(self._resize(image, size))
         padding = ((0, size[0] - normal.shape[0]), (0, size[1] - normal.shape[1]), (0, 0))
-        return jnp.asarray(np.pad(normal, padding))
+        return np.pad(normal, padding)
 
     def resize(self, image: object, size: tuple[int, int]) -> UInt8[np.ndarray, "height width {self.channels}"]:
         """Resizes a picture without normalising it, for data sets that are stored as bytes.
@@ -104,21 +103,30 @@ class Preprocess:
             )
         return self._resize(image, size)
 
+    @overload
+    def normalise(
+        self, pixels: Shaped[np.ndarray, "*batch height width {self.channels}"]
+    ) -> Float32[np.ndarray, "*batch height width {self.channels}"]: ...
+    @overload
+    def normalise(
+        self, pixels: Shaped[Array, "*batch height width {self.channels}"]
+    ) -> Float32[Array, "*batch height width {self.channels}"]: ...
     def normalise(
         self, pixels: Shaped[Array | np.ndarray, "*batch height width {self.channels}"]
-    ) -> Float[Array, "*batch height width {self.channels}"]:
+    ) -> Float32[Array | np.ndarray, "*batch height width {self.channels}"]:
         """Normalises the pixels of images.
 
         **Arguments:**
 
-        - `pixels`: in [0, 255], of any dtype.
+        - `pixels`: in [0, 255], of any dtype. An array of NumPy, or one of JAX, also under `jax.jit`.
 
         **Returns:**
 
-        What a model reads, in float32.
+        What a model reads, in float32: an array of NumPy for one of NumPy, which JAX does not touch, and one of JAX for
+        one of JAX.
         """
-        mean, std = (jnp.broadcast_to(jnp.asarray(v, jnp.float32), pixels.shape) for v in (self.mean, self.std))
-        return (jnp.asarray(pixels, jnp.float32) / 255 - mean) / std
+        mean, std = (np.broadcast_to(np.asarray(v, np.float32), pixels.shape) for v in (self.mean, self.std))
+        return (pixels.astype(np.float32) / np.float32(255) - mean) / std
 
     def _resize(self, image: object, size: tuple[int, int]) -> UInt8[np.ndarray, "height width {self.channels}"]:
         pixels = np.asarray(self._scale(to_picture(image, self.channels), size))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float32
 
 from ..model import ViT, ViTConfig
 from ..nn import list_arrays
@@ -82,8 +83,8 @@ class ModelCard:
             total += 2 * patches * config.neck_dim * (dim + 9 * config.neck_dim)
         return total
 
-    def preprocess(self, image: object) -> Float[Array, "height width channels"]:
-        """Prepares an image for the weights.
+    def preprocess(self, image: object) -> Float32[np.ndarray, "height width channels"]:
+        """Prepares an image for the weights. JAX does not run, so that a forked process can do it.
 
         **Arguments:**
 
@@ -93,7 +94,7 @@ class ModelCard:
 
         **Returns:**
 
-        The normalised pixels, of the image size and the channels of the model.
+        The normalised pixels, of the image size and the channels of the model, an array of NumPy.
 
         **Raises:** `ValueError` if it is not known how the weights need their images, or the image is not one;
         `MissingExtraError` if Pillow is not installed.
