@@ -86,13 +86,13 @@ def parameter_labels(model: object) -> Any:
 
     The same tree with a `ParameterLabel` in place of each floating-point array, and `None` in place of other leaves.
     """
-    parameters: Any = eqx.filter(model, _is_parameter)
+    parameters = cast(Any, eqx.filter(model, _is_parameter))
     first = 0  # the layer of what is before the next stack
     starts: dict[int, int] = {}
 
     def label(path: tuple[Any, ...], leaf: object) -> ParameterLabel:
         nonlocal first
-        owner, field, layers, node = None, "", None, cast(Any, parameters)
+        owner, field, layers, node = None, "", None, parameters
         for key in path:
             if isinstance(node, eqx.Module):
                 owner, field = node, cast(str, key.name)
