@@ -108,7 +108,7 @@ def test_a_loaded_model_takes_another_pool_head_and_size(tmp_path: Path) -> None
 def test_weights_that_would_be_new_want_a_key(tmp_path: Path) -> None:
     path = published(VIT, tmp_path)
     assert vitrail.load(path, pool="max").config.pool == "max"
-    with pytest.raises(ValueError, match=r"key must be given for new weights.*'readout.head.linear"):
+    with pytest.raises(ValueError, match=r"need a key for new weights.*'readout.head.linear"):
         vitrail.load(path, num_classes=7)
 
 

@@ -133,9 +133,12 @@ def test_keys_of_both_kinds_are_taken() -> None:
 
 def test_a_missing_key_names_the_function_and_what_it_is_for() -> None:
     assert message_of(build) == "vitrail.vit() needs key (a PRNG key, for the weights): pass key=jax.random.key(0)"
-    message = message_of(lambda: vitrail.replace(small_model(), pool="max"))  # type: ignore[call-arg]
-    expected = "vitrail.replace() needs key (a PRNG key, for the weights of what is new): pass key=jax.random.key(0)"
-    assert message == expected
+    message = message_of(lambda: small_config().build())  # type: ignore[call-arg]
+    assert message == "vitrail.ViTConfig.build() needs key (a PRNG key, for the weights): pass key=jax.random.key(0)"
+    with pytest.raises(
+        ValueError, match=r"^vitrail\.load\(\) and vitrail\.replace\(\) need a key for new weights, got"
+    ):
+        vitrail.replace(small_model(), pool="cls")
     message = message_of(lambda: vitrail.AttentionPool(16))  # type: ignore[call-arg]
     assert message.startswith("vitrail.AttentionPool() needs key (a PRNG key, for the weights)")
 
@@ -289,7 +292,7 @@ def test_labels_are_taken_in_every_dtype_of_whole_numbers(dtype: Any) -> None:
     loss, _ = vitrail.train.cross_entropy(logits, jnp.asarray(labels), 0.0)
     chances = np.exp(evaluation.logits) / np.exp(evaluation.logits).sum(1, keepdims=True)
     np.testing.assert_allclose(loss, -np.log(chances[np.arange(4), [0, 1, 2, 1]]).mean(), rtol=1e-5)
-    assert vitrail.images.hold_out(labels).sum() == 0
+    assert vitrail.images.hold_out(np.repeat(labels, 5)).sum() == 4
 
 
 @pytest.mark.parametrize("labels", [np.zeros(4, np.float32), np.eye(4, dtype=np.float32), np.eye(4, dtype=np.int32)])

@@ -160,7 +160,7 @@ def test_the_names_of_classes_and_the_preprocessing_are_changed_without_a_key() 
 def test_new_weights_need_a_key() -> None:
     model = small_model()
     assert same_arrays(vitrail.replace(model, pool="max"), model)
-    with pytest.raises(ValueError, match=r"key must be given for new weights, got None for 'readout\.head\.linear\."):
+    with pytest.raises(ValueError, match=r"need a key for new weights, got None for 'readout\.head\.linear\."):
         vitrail.replace(model, num_classes=3)
     with pytest.raises(ValueError, match=r"got None for 'backbone\.class_token', 'backbone\.position\.class_token'"):
         vitrail.replace(model, pool="cls")

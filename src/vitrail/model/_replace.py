@@ -116,7 +116,7 @@ def _check_no_new_arrays(old: ViT, new: ViT) -> None:
     known = {id(array) for array in list_arrays(old).values()}
     if fresh := [name for name, array in list_arrays(new).items() if id(array) not in known]:
         raise ValueError(
-            f"key must be given for new weights, got None for {join_names(fresh[:3])}"
+            f"vitrail.load() and vitrail.replace() need a key for new weights, got None for {join_names(fresh[:3])}"
             + (f" and {len(fresh) - 3} more" if len(fresh) > 3 else "")
             + ": pass key=jax.random.key(0), or keep the parts that have these"
         )
