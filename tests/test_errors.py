@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import enum
+import functools
 import importlib
 import inspect
 import json
@@ -73,7 +74,11 @@ def assert_short(message: str) -> None:
         ("cat.jpg", "the string 'cat.jpg'", "PIL.Image.open"),
         (Path("cat.jpg"), "a PosixPath", "PIL.Image.open"),
         (small_model(), "a vitrail.ViT", "pass an image"),
-        (vitrail.Tokens(jnp.zeros((6, 16)), (2, 3)), "a vitrail.Tokens", "model.readout(tokens)"),
+        (
+            vitrail.Tokens(jnp.zeros((6, 16)), (2, 3)),
+            "vitrail.Tokens with patches float32 (6, 16)",
+            "model.readout(tokens)",
+        ),
         (None, "None", ""),
     ],
     ids=lambda value: type(value).__name__,
@@ -237,6 +242,32 @@ def test_a_wrong_value_is_an_error_that_says_what_to_pass(call: Callable[[], obj
 def test_an_unknown_pool_suggests_the_one_that_was_meant() -> None:
     with pytest.raises(vitrail.UnknownPartError, match="there is no pool 'men': did you mean 'mean'"):
         build(pool="men", key=KEY)
+
+
+def make_config(part: Any) -> vitrail.ViTConfig:
+    return dataclasses.replace(small_config(), pool=part)
+
+
+BOUND = functools.partial(vitrail.MeanPool, nonsense=jnp.zeros((50, 50)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: make_config(small_model()).build(key=KEY), "got an instance of ViT: pass the class"),
+        (lambda: make_config(BOUND).build(key=KEY),
+         "got a functools.partial of the class vitrail.MeanPool: it has no argument 'nonsense'"),
+        (lambda: make_config(BOUND).to_json(),
+         "got a functools.partial of the class vitrail.MeanPool: register the part"),
+        (lambda: make_config(vitrail.Linear).build(key=KEY), "got the class vitrail.Linear"),
+        (lambda: vitrail.ViTConfig.from_json(f'{{"image_size": [8, 8], "patch_size": [4, 4], "size": {[0] * 5000}}}'),
+         "size must be a JSON object with 'dim', 'depth', 'num_heads', 'mlp_dim', got a list of 5000 items"),
+    ],
+)  # fmt: skip
+def test_a_part_that_is_none_is_described_and_not_printed(call: Callable[[], object], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)) as caught:
+        call()
+    assert_short(str(caught.value))
 
 
 # Shapes ----------------------------------------------------------------------------------------------------------

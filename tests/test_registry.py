@@ -278,11 +278,14 @@ def test_a_factory_that_requires_what_is_neither_in_the_context_nor_bound_is_an_
     ("choice", "message"),
     [
         (MeanPool(8), "given as a name, a class or a functools.partial, got an instance of MeanPool: pass the class"),
-        (vitrail.LinearHead, "must be a class that extends vitrail.AbstractPool.*got <class.*LinearHead"),
+        (vitrail.LinearHead, "must be a class that extends vitrail.AbstractPool.*got the class vitrail.LinearHead"),
         (int, "must be a class that extends vitrail.AbstractPool"),
         (len, "'obj' cannot be passed by name"),
         (lambda dim, key, extra: MeanPool(8), "requires 'extra', got only 'dim', 'grid', 'init', 'key'"),
-        (functools.partial(MeanPool, nonsense=1), "a signature that fits, got functools.partial.*nonsense"),
+        (
+            functools.partial(MeanPool, nonsense=1),
+            "a signature that fits, got a functools.partial of the class vitrail.MeanPool: .*nonsense",
+        ),
         (lambda dim: "the mean", r"the pool <lambda> must return an instance of vitrail.AbstractPool, got str: fix"),
         (None, "choice|pool"),
         (3, "choice|pool"),
@@ -437,7 +440,7 @@ def test_a_plugin_that_does_not_load_names_its_package_and_leaves_the_others_alo
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("Pool = 3", r"must be a class that extends vitrail.AbstractPool.*wrong_plugin 1.2.*is 3"),
+        ("Pool = 3", r"must be a class that extends vitrail.AbstractPool.*wrong_plugin 1.2.*is the int 3"),
         ("class Pool: pass", "must be a class that extends vitrail.AbstractPool"),
         ("from vitrail import LinearHead as Pool", "must be a class that extends vitrail.AbstractPool"),
         ("from vitrail import MeanPool\nPool = MeanPool(8)", "wrong_plugin 1.2.*is an instance of MeanPool"),

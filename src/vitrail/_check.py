@@ -119,3 +119,10 @@ def check_all(holds: Bool[Array, "..."], value: Shaped[Array, "*shape"], message
 def join_names(names: Iterable[str]) -> str:
     """Returns `'a', 'b', 'c'`, for messages."""
     return ", ".join(repr(name) for name in names)
+
+
+def describe_value(value: object) -> str:
+    """Describes a value by its type, shape and dtype, for messages: printed whole, it may have thousands of lines."""
+    from ._explain import describe_value
+
+    return describe_value(value)

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from jaxtyping import PRNGKeyArray
 
-from ._check import join_names
+from ._check import describe_value, join_names
 
 NO_PLUGINS: Final = "VITRAIL_NO_PLUGINS"
 """The environment variable that turns plugins off: any value but the empty one and `0`."""
@@ -312,7 +312,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         if isinstance(choice, PartSpec):
             return f"the {self.kind} {choice}"
         factory: object = getattr(choice, "func", choice)  # of a functools.partial
-        return f"the {self.kind} {getattr(factory, '__name__', repr(factory))}"
+        return f"the {self.kind} {getattr(factory, '__name__', type(factory).__name__)}"
 
     def _resolve(self, choice: str | PartSpec | Callable[..., P]) -> tuple[Callable[..., P], Mapping[str, Plain]]:
         """The factory of a choice, and its options."""
@@ -338,7 +338,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
 
     def _check_factory(self, factory: object, who: str, error: type[Exception]) -> None:
         """Raises an error unless this can be a factory. `who` is what follows the expectation: `got`, `but ... is`."""
-        if isinstance(factory, self._part):
+        if isinstance(factory, self._part) or (dataclasses.is_dataclass(factory) and not isinstance(factory, type)):
             raise error(
                 f"a {self.kind} must be given as a name, a class or a functools.partial, {who} an instance of "
                 f"{type(factory).__name__}: pass the class, and bind its options with functools.partial"
@@ -347,12 +347,16 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         if not callable(factory) or (is_class and (not issubclass(factory, self._part) or inspect.isabstract(factory))):
             raise error(
                 f"a {self.kind} must be a class that extends vitrail.{self._part.__name__}, or a function that returns "
-                f"one, {who} {factory!r}"
+                f"one, {who} {describe_value(cast(object, factory))}"
             )
         try:
             _list_parameters(factory)
         except (TypeError, ValueError) as cause:
-            raise error(f"a {self.kind} must have a signature that fits, {who} {factory!r}: {cause}") from cause
+            bound = _list_bound(factory)
+            unknown = bound.difference(inspect.signature(cast(Any, factory).func).parameters) if bound else bound
+            why = f"it has no argument {join_names(sorted(unknown))}" if unknown else cause
+            given = describe_value(factory)
+            raise error(f"a {self.kind} must have a signature that fits, {who} {given}: {why}") from cause
 
     def _explain_unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name, [*self, *self.aliases], n=3)

@@ -5,4 +5,5 @@ never printed whole.
 """
 
 from ._binding import explain_binding as explain_binding
+from ._describe import describe_value as describe_value
 from ._violation import explain_violation as explain_violation

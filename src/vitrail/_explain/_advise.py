@@ -32,11 +32,13 @@ _OTHER_NAMES: Final = {
     "global_pool": "pool",
     "img_size": "image_size",
     "in_chans": "channels",
+    "lr": "learning_rate",
     "n_classes": "num_classes",
     "reg_tokens": "num_registers",
     "rng": "key",
     "rngs": "key",
     "seed": "key",
+    "wd": "weight_decay",
 }
 """What other libraries call the arguments of vitrail."""
 _METHODS: Final = {
@@ -118,7 +120,9 @@ def _advise_options(name: str, hint: Any, value: Any, fits: Fits) -> str:
         if is_a(value, Mapping) and value and all(key in hints for key in value):
             return f"pass {name}={shown}({', '.join(f'{key}={write_value(item)}' for key, item in value.items())})"
         fitting = [field for field, p in hints.items() if fits(value, p.annotation)]
-        if fitting and len(fitting) <= 2 and not isinstance(value, type(None)):
+        if str in list_members(hint) or any(p.default is p.empty for p in hints.values()):
+            return ""
+        if fitting and len(fitting) <= 2 and value is not None:
             return "pass " + " or ".join(f"{name}={shown}({field}={write_value(value)})" for field in fitting)
         return f"pass {name}={shown}({', '.join(f'{field}=' for field in list(hints)[:6])} ...)"
     return ""
@@ -137,10 +141,10 @@ def _advise_plain(name: str, hint: Any, value: Any, fits: Fits) -> str:
 
 def _advise_model(name: str, hint: Any, value: Any, fits: Fits) -> str:
     expected = {getattr(member, "__name__", "") for member in list_members(hint)}
-    if "ViT" in expected or "Configured" in expected:
+    if expected & {"ViT", "Configured", "Classifier"}:
         if isinstance(value, type):
             return "pass a model, not its class"
-        if hasattr(value, "__fspath__") or isinstance(value, str):
+        if not expected & {"str", "Path"} and (hasattr(value, "__fspath__") or isinstance(value, str)):
             return "pass a model: vitrail.vit builds one, vitrail.load reads one from a file"
     if "Tokens" in expected and is_array(value):
         return "pass model.backbone(image), or vitrail.Tokens(patches, grid)"
@@ -148,7 +152,7 @@ def _advise_model(name: str, hint: Any, value: Any, fits: Fits) -> str:
 
 
 def _advise_array(name: str, hint: Any, value: Any) -> str:
-    image, arrays = "image" in name, list_arrays(hint)
+    image, arrays = name == "image", list_arrays(hint)
     library = "numpy" if all(member.array_type is np.ndarray for member in arrays) else "jax.numpy"
     if "label" in name and is_array(value):
         return f"pass the numbers of classes: {name}.astype('int32'), or {name}.argmax(-1) of one-hot rows"

@@ -1,11 +1,12 @@
 """Says in a few words what a value is, and what an annotation accepts."""
 
 import dataclasses
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType, NoneType, UnionType
-from typing import Any, Final, Literal, Union, cast, get_args, get_origin
+from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import equinox as eqx
 import jax
@@ -91,12 +92,17 @@ def describe_value(value: Any) -> str:
         return f"a PyTorch tensor of shape {tuple(value.shape)}"
     if is_from(value, "PIL") and hasattr(value, "size"):
         return f"a Pillow picture of {value.size[0]} x {value.size[1]} pixels"
-    if isinstance(value, type):
+    if is_a(value, type):
         return f"the class {name_type(value)}"
     if isinstance(value, list | tuple | set | frozenset | Mapping):
         return _describe_items(cast(Any, value))
-    if isinstance(value, FunctionType):
+    if is_a(value, functools.partial):
+        return f"a functools.partial of {describe_value(value.func)}"
+    if is_a(value, FunctionType):
         return f"the function {value.__qualname__}"
+    if hasattr(value, "patches") and hasattr(value, "grid"):
+        arrays = [(name, x) for name, x in cast("dict[str, Any]", vars(value)).items() if is_array(x)]
+        return f"{name_type(kind)} with {', '.join(f'{name} {x.dtype} {x.shape}' for name, x in arrays)}"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{add_article(name_type(kind))} of shape {tuple(value.shape)} and dtype {value.dtype}"
     return add_article(name_type(kind))
@@ -134,7 +140,9 @@ def is_array_hint(hint: Any) -> bool:
 
 
 def list_members(hint: Any) -> list[Any]:
-    """The members of a union, or the annotation alone."""
+    """The members of a union, or the annotation alone. A type variable stands for its bound."""
+    if isinstance(hint, TypeVar):
+        hint = hint.__bound__ or object
     return list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
 
 
@@ -155,7 +163,7 @@ def fill_in(hint: Any, arguments: Mapping[str, Any], sizes: Mapping[str, int]) -
         dims = " ".join(str(sizes.get(dim, dim)) for dim in dims.split())
         return hint.dtype[hint.array_type, dims]
     members = list_members(hint)
-    return Union[tuple(fill_in(member, arguments, sizes) for member in members)] if len(members) > 1 else hint  # noqa: UP007
+    return Union[tuple(fill_in(member, arguments, sizes) for member in members)] if len(members) > 1 else members[0]  # noqa: UP007
 
 
 def _evaluate(match: re.Match[str], arguments: Mapping[str, Any]) -> str:
@@ -221,6 +229,8 @@ def _describe_member(hint: Any) -> str:
         return "a class or a function"
     if origin is tuple and args and Ellipsis not in args and len(set(args)) == 1:
         return f"a tuple of {len(args)} {show_hint(args[0])}s"
+    if is_a(origin, type) and issubclass(origin, Mapping):
+        return f"{add_article(origin.__name__.lower())} of {show_hint(args[0])} to {show_hint(args[1])}"
     if origin is not None and args:
         items = join_words([show_hint(arg) for arg in args if arg is not ...])
         return f"{add_article(origin.__name__.lower())} of {items}"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from .._check import check_divisible, check_image
+from .._check import check_divisible, check_image, describe_value
 from .._tokens import Tokens
 from ..encoder import Blocks, Encoder, Neck, WindowedEncoder
 from ..nn import Dropout, Edit, Execution, Intermediate, LayerNorm, ParameterKinds, to_dtype, to_jax
@@ -171,7 +171,7 @@ class Backbone(eqx.Module):
         if structures[0] != structures[1] or jax.typeof(placed.sequence) != jax.typeof(tokens.sequence):
             raise ValueError(
                 f"the position embedding {type(self.position).__name__} must return as many tokens as it gets, in "
-                f"their dtype, got {placed} for {tokens}: fix that class, for "
+                f"their dtype, got {describe_value(placed)} for {describe_value(tokens)}: fix that class, for "
                 "instance with dataclasses.replace(tokens, patches=...)"
             )
         return placed

@@ -5,7 +5,7 @@ import json
 import typing
 from typing import Any, TypeVar, cast
 
-from .._check import join_names
+from .._check import describe_value, join_names
 from .._registry import PartSpec
 
 _C = TypeVar("_C")
@@ -52,8 +52,8 @@ def _encode(name: str, value: object) -> object:
     if value is None or isinstance(value, bool | int | float | str | tuple):
         return cast(object, value)
     raise ValueError(
-        f"{name} must be a registered name to be written as JSON, got {value!r}: register the part in an entry point "
-        "of your package, and use its name"
+        f"{name} must be a registered name to be written as JSON, got {describe_value(value)}: register the part in an "
+        "entry point of your package, and use its name"
     )
 
 
@@ -69,7 +69,7 @@ def _decode(name: str, kind: Any, value: object) -> object:
 def _decode_fields(name: str, kind: Any, value: object) -> object:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if not isinstance(value, dict):
-        raise ValueError(f"{name} must be a JSON object with {join_names(fields)}, got {value!r}")
+        raise ValueError(f"{name} must be a JSON object with {join_names(fields)}, got {describe_value(value)}")
     given = cast("dict[str, object]", value)
     required = {n for n, f in fields.items() if f.default is dataclasses.MISSING}
     if unknown := given.keys() - fields.keys():
