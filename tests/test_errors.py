@@ -1,6 +1,7 @@
 """Errors of calls: one sentence that names the function, the argument, what was expected and what to do; never long."""
 
 import ast
+import copy
 import dataclasses
 import enum
 import functools
@@ -326,6 +327,21 @@ def test_labels_are_taken_in_every_dtype_of_whole_numbers(dtype: Any) -> None:
     assert vitrail.images.hold_out(np.repeat(labels, 5)).sum() == 4
 
 
+def test_training_and_comparing_do_not_depend_on_the_dtype_of_labels() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1)).astype(np.uint8)
+    recipe = vitrail.train.Recipe(epochs=1, batch_size=10, augmentation=vitrail.images.Augmentation())
+    model = small_model(image_size=(8, 8), patch_size=(4, 4), channels=1, num_classes=3)
+    results = []
+    for dtype in (np.int32, np.uint8, np.int64):
+        labels = (np.arange(30) % 3).astype(dtype)
+        train, test = Examples(images[:20], labels[:20]), Examples(images[20:], labels[20:])
+        data = Dataset("noise", train, test, ("a", "b", "c"), PREPROCESS)
+        trained = vitrail.train.fit(model, data, recipe, key=KEY)
+        row = vitrail.compare_pools(model, data, pools=["mean"], recipe=recipe, seeds=1).rows[0]
+        results.append((vitrail.train.evaluate(trained, data).logits.tolist(), row.correct.tolist(), row.knn_accuracy))
+    assert results[0] == results[1] == results[2]
+
+
 @pytest.mark.parametrize("labels", [np.zeros(4, np.float32), np.eye(4, dtype=np.float32), np.eye(4, dtype=np.int32)])
 def test_labels_that_are_no_numbers_of_classes_say_what_to_pass(labels: Any) -> None:
     advice = ": pass the numbers of classes: labels.astype('int32'), or labels.argmax(-1) of one-hot rows"
@@ -397,6 +413,18 @@ def test_every_public_function_is_brief_about_values_that_are_long(name: str) ->
         assert_short(str(error))
     else:
         pytest.skip("any value will do")
+
+
+def test_signatures_can_be_copied_and_bound() -> None:
+    signature = inspect.signature(vitrail.vit)
+    again = copy.deepcopy(signature)
+    assert again.parameters.keys() == signature.parameters.keys()
+    for one in (signature, again):
+        assert one.bind("S/16", key=KEY).arguments == {"name": "S/16", "key": KEY}
+        with pytest.raises(TypeError, match="key"):
+            one.bind("S/16")
+    with pytest.raises(TypeError, match=r"MeanPool\(\) needs dim"):
+        inspect.signature(vitrail.MeanPool).bind()
 
 
 def test_an_error_is_a_type_check_error_and_can_be_pickled() -> None:

@@ -50,25 +50,23 @@ def check(value: _T) -> _T:
 class _Signature(inspect.Signature):
     """A signature whose errors name the function. jaxtyping binds the arguments of every call to it."""
 
-    __slots__ = ("_names", "_positional", "_required", "function")
-    function: FunctionType
-    _positional: tuple[str, ...] | None
-    _names: frozenset[str]
-    _required: frozenset[str]
+    function: FunctionType | None = None
+    """The function; `None` in a copy, which binds as any other signature does."""
+    _positional: tuple[str, ...] | None = None
+    _names: frozenset[str] = frozenset()
+    _required: frozenset[str] = frozenset()
 
     @classmethod
     def make(cls, function: FunctionType) -> Self:
         """The signature of a function."""
         signature = cls.from_callable(function)
         signature.function = function
-        signature._positional = None
         return signature
 
     def replace(self, **changes: Any) -> Self:
         """Keeps the function."""
         new = super().replace(**changes)
         new.function = self.function
-        new._positional = None
         return new
 
     def bind(self, /, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
@@ -85,6 +83,8 @@ class _Signature(inspect.Signature):
         try:
             return super().bind(*args, **kwargs)
         except TypeError as error:
+            if self.function is None:
+                raise
             problem = str(error)
         from ._explain import explain_binding
 

@@ -175,7 +175,7 @@ def _blame_pool(scopes: Sequence[Mapping[str, Any]], hint: Any, value: Any, *, i
         return None
     name, advice = (
         name_type(pool.__class__),
-        f"build it with dim={width}, or by its name in vitrail.replace(model, pool=...)",
+        f"build it with dim={width}, or let vitrail.replace(model, pool=...) do it",
     )
     if got == width and not is_result:
         return f"the pool {name} is built for tokens of {built} channels, got tokens of {width}: {advice}"

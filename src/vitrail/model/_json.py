@@ -79,7 +79,7 @@ def _decode_fields(name: str, kind: Any, value: object) -> object:
     if kind is PartSpec:
         options = given.get("options", {})
         if not isinstance(options, dict):
-            raise ValueError(f"the options of {name} must be a JSON object, got {options!r}")
+            raise ValueError(f"the options of {name} must be a JSON object, got {describe_value(options)}")
         pairs = cast("dict[str, object]", options).items()
         return PartSpec(cast(str, given["name"]), tuple(sorted((o, cast(Any, _to_tuples(v))) for o, v in pairs)))
     return kind(**{n: _decode(n, fields[n].type, v) for n, v in given.items()})
