@@ -71,7 +71,11 @@ def assert_short(message: str) -> None:
     [
         (np.zeros((224, 224, 3)).tolist(), "a nested list of 224 x 224 x 3 items", "preprocess"),
         (PIL.Image.new("RGB", (12, 8)), "a Pillow picture of 12 x 8 pixels", "preprocess(image)"),
-        (make_tensor(), "a PyTorch tensor of shape (3, 8, 12)", "image.movedim(-3, -1).numpy()"),
+        (
+            make_tensor(),
+            "a PyTorch tensor of shape (3, 8, 12)",
+            "image.movedim(-3, -1).numpy()), or a picture: convert it with vitrail.model_card(model).preprocess(image)",
+        ),
         ("cat.jpg", "the string 'cat.jpg'", "PIL.Image.open"),
         (Path("cat.jpg"), "a PosixPath", "PIL.Image.open"),
         (small_model(), "a vitrail.ViT", "pass an image"),
@@ -585,3 +589,10 @@ def test_no_public_value_prints_an_address_or_more_than_a_screen() -> None:
             if name != "ACTIVATIONS":  # functions of JAX
                 assert " at 0x" not in repr(value), (room, name)
             assert len(repr(value)) < 1500, (room, name)
+
+
+def test_a_name_that_the_package_does_not_have_suggests_the_one_that_was_meant() -> None:
+    program = "import vitrail; vitrail.MeenPool"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert said == "AttributeError: module 'vitrail' has no attribute 'MeenPool'. Did you mean: 'MeanPool'?"

@@ -1,5 +1,6 @@
 """vitrail: Vision Transformers in JAX and Equinox, a picture assembled from small panes."""
 
+import sys as _sys
 import typing as _typing
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
@@ -157,7 +158,8 @@ else:
         if name in _ROOMS:
             return _import_module(f".{name}", __name__)
         if name not in _LATER:
-            raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
+            # Python adds what was meant.
+            raise AttributeError(f"module 'vitrail' has no attribute {name!r}", name=name, obj=_sys.modules[__name__])
         return getattr(_import_module(f".{_LATER[name]}", __name__), name)
 
     def __dir__() -> list[str]:

@@ -162,7 +162,7 @@ def _advise_array(name: str, hint: Any, value: Any) -> str:
         return "open the file with PIL.Image.open, and " + _PICTURE if image else ""
     if is_from(value, "torch"):
         last = f"{name}.movedim(-3, -1)" if image else name
-        return f"pass jax.numpy.asarray({last}.numpy()){', with the channels last' if image else ''}"
+        return f"pass jax.numpy.asarray({last}.numpy()){', or a picture: ' + _PICTURE if image else ''}"
     if isinstance(value, list | tuple | int | float) and not isinstance(value, bool):
         return (
             _PICTURE.replace("image)", "numpy.asarray(image, numpy.uint8))")
