@@ -65,9 +65,10 @@ def make_head(choice: Any, *, num_classes: int | None = 5) -> Any:
 @pytest.mark.parametrize(
     ("patch", "options"),
     [
-        *((name, {}) for name in builtins(PATCHES)),
+        ("conv", {}),
+        ("conv_stem", {"reads_neighbours": True}),
         *((patch, {"patch_size": (3, 5), "channels": 5, "dim": 12}) for patch in ("conv", MATMUL)),
-        ("conv_stem", {"patch_size": (1, 4), "channels": 1, "dim": 12}),
+        ("conv_stem", {"patch_size": (1, 4), "channels": 1, "dim": 12, "reads_neighbours": True}),
         ("conv", {"patch_size": (1, 1)}),
         (PATCHES.configure("conv", bias=False), {}),
         (PATCHES.configure("conv", bias=False, implementation="matmul"), {}),

@@ -590,4 +590,4 @@ def test_the_helper_makes_one_case_for_each_check_and_each_can_fail() -> None:
             outcomes[check.__name__] = True
         except ContractError:
             outcomes[check.__name__] = False
-    assert outcomes == {"is_a_final_class": False, "options_are_keyword_only": True}
+    assert outcomes == {"can_be_built_and_called": True, "is_a_final_class": False}

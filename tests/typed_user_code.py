@@ -27,8 +27,9 @@ class PowerPool(vitrail.AbstractPool):
 
     def __call__(self, tokens: vitrail.Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " dim"]:
         power = jnp.broadcast_to(self.power, tokens.patches.shape)
-        where = None if tokens.mask is None else tokens.mask[:, None]
-        return jnp.mean(jnp.abs(tokens.patches) ** power, axis=0, where=where) ** (1 / self.power)
+        patches, mask = vitrail.read_patches(tokens)
+        where = None if mask is None else mask[:, None]
+        return jnp.mean(jnp.abs(patches) ** power, axis=0, where=where) ** (1 / self.power)
 
 
 @final

@@ -110,6 +110,7 @@ from .pool import (
     SumPool as SumPool,
     TopKPool as TopKPool,
     WeightedPool as WeightedPool,
+    read_patches as read_patches,
 )
 from .position import (
     POSITIONS as POSITIONS,

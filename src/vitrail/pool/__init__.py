@@ -18,6 +18,7 @@ from ._max import MaxPool as MaxPool
 from ._mean import MeanPool as MeanPool
 from ._mean_max import MeanMaxPool as MeanMaxPool
 from ._none import NoPool as NoPool
+from ._read import read_patches as read_patches
 from ._simpool import SimPool as SimPool
 from ._sum import SumPool as SumPool
 from ._table import POOLS as POOLS

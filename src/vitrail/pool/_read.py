@@ -18,9 +18,17 @@ def read_class_token(tokens: Tokens) -> Float[Array, " dim"]:
 
 
 def read_patches(tokens: Tokens) -> tuple[Float[Array, "patches dim"], Bool[Array, " patches"] | None]:
-    """Returns the patch tokens with zeros where the mask is false, and the mask.
+    """Reads the patches for a pool: with zeros where the mask is false, and the mask.
 
     The zeros keep what a masked patch holds, NaN included, out of the result and out of the gradient.
+
+    **Arguments:**
+
+    - `tokens`: after the encoder.
+
+    **Returns:**
+
+    The patch tokens, and the mask; `None` if all count.
 
     **Raises:** `ValueError` if the mask is false everywhere; under `jax.jit` it is raised when the program runs.
     """

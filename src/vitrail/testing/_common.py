@@ -2,10 +2,10 @@
 
 import copy
 import dataclasses
-import functools
 import inspect
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import combinations
 from typing import Any, cast
 
 import equinox as eqx
@@ -16,14 +16,19 @@ import numpy as np
 from .._registry import PartSpec
 from ..encoder import EncoderSize
 from ..model import ViTConfig
+from ._gradients import differentiate, gradients_are_slopes, gradients_reach_every_parameter
 from ._subject import (
     Check,
     Subject,
+    describe_error,
     differ,
     draw_array,
     draw_part,
+    find_obstacle,
+    is_finite,
     list_parameters,
     randomise,
+    redraw,
     run_compiled,
     trace,
     tree,
@@ -32,16 +37,22 @@ from ._subject import (
 _KEY_SEED = 3
 
 
+def can_be_built_and_called(subject: Subject) -> Iterator[str]:
+    """It is built for a model, and takes what the model passes. If it does not, no other check can say why."""
+    if obstacle := find_obstacle(subject):
+        yield obstacle
+
+
 def is_a_final_class(subject: Subject) -> Iterator[str]:
     """The class is decorated with `@final`."""
-    kind = cast("type[object]", type(subject.make(jax.random.key(0))))
+    kind = cast("type[object]", type(subject.made))
     if not getattr(kind, "__final__", False):
         yield f"{kind.__name__} must be decorated with typing.final: wrap a part instead of inheriting from it"
 
 
 def options_are_keyword_only(subject: Subject) -> Iterator[str]:
     """Options, and all arguments but the first, are keyword-only. There is no `**kwargs`."""
-    kind = cast("type[object]", type(subject.make(jax.random.key(0))))
+    kind = cast("type[object]", type(subject.made))
     given = {"key", *(field.name for field in dataclasses.fields(subject.registry.context))}
     for position, parameter in enumerate(inspect.signature(kind).parameters.values()):
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
@@ -79,15 +90,34 @@ def fields_are_arrays_or_static(subject: Subject) -> Iterator[str]:
         yield "eqx.tree_deserialise_leaves must return an equal part"
 
 
+def starts_finite_and_in_float32(subject: Subject) -> Iterator[str]:
+    """Its parameters are made in float32, and they and the result are finite before any training."""
+    part = subject.made
+    parameters = list_parameters(eqx.filter(part, eqx.is_inexact_array))
+    for path, leaf in parameters.items():
+        if leaf.dtype != jnp.float32:
+            yield f"the parameter {path} must be made in float32, got {leaf.dtype}: the model is cast as a whole"
+        if not is_finite(leaf):
+            yield f"the parameter {path} must be finite as it is made, got NaN or infinity"
+    if is_finite(parameters) and not is_finite(subject.call(part, subject.inputs, None)):
+        yield "the result must be finite with the parameters as they are made"
+
+
 def parameters_follow_the_key(subject: Subject) -> Iterator[str]:
-    """The same key draws the same parameters, and another key draws others."""
-    one, same, other = (list_parameters(subject.make(jax.random.key(k))) for k in (0, 0, 1))
+    """The same key draws the same parameters, another key draws others, and no two are drawn with one key."""
+    parts = subject.made, subject.make(jax.random.key(0)), subject.make(jax.random.key(1))
+    one, same, other = (list_parameters(part) for part in parts)
     for path in one:
-        if not np.array_equal(one[path], same[path]):
+        if not np.array_equal(one[path], same[path], equal_nan=True):
             yield f"the parameter {path} must be the same for the same key, but two parts have different ones"
-    varied = [path for path, leaf in one.items() if np.ptp(np.asarray(leaf, np.float64)) > 0]
-    if varied and all(np.array_equal(one[path], other[path]) for path in one):
+    wide = {path: np.asarray(leaf, np.float64).ravel() for path, leaf in one.items() if is_finite(leaf)}
+    varied = [path for path, numbers in wide.items() if np.ptp(numbers) > 0]
+    if varied and all(np.array_equal(one[path], other[path], equal_nan=True) for path in one):
         yield f"the parameters {', '.join(varied)} must be drawn with the key, but two keys draw the same"
+    drawn = [path for path in varied if wide[path].size >= 8 and not np.array_equal(one[path], other[path])]
+    for first, second in combinations(drawn, 2):
+        if one[first].shape == one[second].shape and abs(np.corrcoef(wide[first], wide[second])[0, 1]) > 0.999:
+            yield f"the parameters {first} and {second} are drawn with the same key: use jax.random.split"
 
 
 def jit_equals_eager(subject: Subject) -> Iterator[str]:
@@ -123,23 +153,6 @@ def vmap_equals_a_loop(subject: Subject) -> Iterator[str]:
         yield f"the result must be the same under jax.vmap as in a loop, but {difference}"
 
 
-def gradients_reach_every_parameter(subject: Subject) -> Iterator[str]:
-    """The gradients of all parameters and of the inputs are finite and not zero."""
-    part = draw_part(subject)
-    of_parameters, of_inputs = run_compiled(differentiate(subject.call), part, subject.inputs, None)
-    found = list_parameters(of_parameters)
-    for path in list_parameters(eqx.filter(part, eqx.is_inexact_array)):
-        if path not in found or not np.any(np.asarray(found[path]) != 0):
-            yield f"the gradient must reach the parameter {path}, but it is zero: use it, or do not stop its gradient"
-        elif not np.all(np.isfinite(np.asarray(found[path]))):
-            yield f"the gradient of the parameter {path} must be finite"
-    arrays = [np.asarray(leaf) for leaf in tree.leaves(of_inputs)]
-    if not all(np.all(np.isfinite(array)) for array in arrays):
-        yield "the gradient of the inputs must be finite"
-    elif not any(np.any(array != 0) for array in arrays):
-        yield "the gradient must reach the inputs, but it is zero: nothing before this part can learn"
-
-
 def keeps_the_dtype(subject: Subject) -> Iterator[str]:
     """The output has the dtype of the input, float32 or bfloat16, with nearly the same numbers."""
     part = draw_part(subject, seed=1)
@@ -170,6 +183,67 @@ def nothing_is_random_without_a_key(subject: Subject) -> Iterator[str]:
             yield "two calls with the same key must give the same result"
 
 
+def a_key_changes_what_is_drawn(subject: Subject) -> Iterator[str]:
+    """With a key the result has the same shape and dtype, is finite, and, if it is random, another for another key."""
+    if not subject.takes_key:
+        return
+    part = draw_part(subject)
+    without = subject.call(part, subject.inputs, None)
+    drawn = [subject.call(part, subject.inputs, jax.random.key(seed)) for seed in range(2)]
+    if differ(drawn[0], without, 0) and not differ(drawn[1], drawn[0], 0):  # what is seldom random may be so by chance
+        drawn += [subject.call(part, subject.inputs, jax.random.key(seed)) for seed in range(2, 10)]
+    key = jax.random.key(_KEY_SEED)
+    for inputs, module in ((subject.inputs, part), (_to_bfloat16(subject.inputs), _to_bfloat16(part))):
+        shapes, expected = (trace(subject.call, module, inputs, k) for k in (key, None))
+        if shapes != expected:
+            yield f"with a key the output must have the shape and dtype that it has without: {expected}, got {shapes}"
+            return
+    if not is_finite(drawn):
+        yield "with a key the output must be finite"
+    elif any(differ(x, without, 0) for x in drawn) and not any(differ(x, drawn[0], 0) for x in drawn[1:]):
+        yield "two keys must draw different results, but each key gives the same: draw with the key of the call"
+
+
+def every_channel_says_something(subject: Subject) -> Iterator[str]:
+    """Each channel of the output depends on the input, and each channel of the input reaches the output."""
+    part, inputs = draw_part(subject), [redraw(subject.inputs, seed=seed) for seed in (100, 200, 300)]
+    outs = np.stack([np.asarray(run_compiled(subject.call, part, x, None)) for x in inputs])
+    if np.any(np.all(np.ptp(outs, axis=0).reshape(-1, outs.shape[-1]) == 0, axis=0)):
+        yield "every channel of the output must depend on the input, but some are always the same"
+    both = differentiate(subject.call)
+    gradients = [tree.leaves(run_compiled(both, part, x, None)[1]) for x in inputs]
+    read = [np.any(np.asarray(x) != 0, axis=tuple(range(x.ndim - 1))) for leaves in gradients for x in leaves]
+    if not np.all(np.any(np.stack(read), axis=0)):
+        yield "the output must depend on every channel of the input, but some change nothing"
+
+
+def for_another_width(subject: Subject, check: Check) -> Iterator[str]:
+    """Yields what a check says about the part for twice the width, unless the part refuses that width."""
+    width = 2 * subject.context.dim
+    yield from with_context(f"for a width of {width}", subject, subject.of_width(width), check)
+
+
+def with_context(when: str, subject: Subject, other: Subject, check: Check) -> Iterator[str]:
+    """Yields what a check says, or raises, about a part in another context, with the words that say which.
+
+    It yields nothing if the part refuses that context with a `ValueError`, or breaks the check in its own one already.
+    """
+    if any(check(subject)):
+        return
+    try:
+        _ = other.outline
+    except ValueError:
+        return
+    except Exception as error:
+        yield f"{when}, it must be built or raise a ValueError, but it raised {describe_error(error)}"
+        return
+    try:
+        for sentence in check(other):
+            yield f"{when}, {sentence}"
+    except Exception as error:
+        yield f"{when}, it must work as well, but it raised {describe_error(error)}"
+
+
 def builds_from_a_configuration(subject: Subject) -> Iterator[str]:
     """A model with this part is built and works in both orders of norm and pool. A named part survives JSON."""
     fields: dict[str, Any] = {
@@ -194,35 +268,21 @@ def builds_from_a_configuration(subject: Subject) -> Iterator[str]:
 
 
 COMMON: tuple[Check, ...] = (
+    can_be_built_and_called,
     is_a_final_class,
     options_are_keyword_only,
     fields_are_arrays_or_static,
+    starts_finite_and_in_float32,
     parameters_follow_the_key,
     jit_equals_eager,
     vmap_equals_a_loop,
     gradients_reach_every_parameter,
+    gradients_are_slopes,
     keeps_the_dtype,
     nothing_is_random_without_a_key,
+    a_key_changes_what_is_drawn,
     builds_from_a_configuration,
 )
-
-
-@functools.cache  # the same function, so that it compiles once for all checks
-def differentiate(call: Callable[[Any, Any, Any], Any]) -> Any:
-    """Returns a function for the gradients of a random sum of a call's output: of the parameters, and of the inputs."""
-
-    def both(part: Any, inputs: Any, key: Any) -> Any:
-        variable, static = cast("tuple[Any, Any]", eqx.partition(part, eqx.is_inexact_array))
-
-        def loss(variable: Any, inputs: Any) -> Any:
-            out = call(eqx.combine(variable, static), inputs, key)
-            # Random factors, so that no symmetry makes a gradient vanish.
-            terms = [jnp.vdot(x, draw_array(*x.shape, seed=9).astype(x.dtype)) for x in tree.leaves(out)]
-            return jnp.sum(jnp.stack(terms))
-
-        return cast(Any, jax.grad(loss, argnums=(0, 1))(variable, inputs))
-
-    return both
 
 
 def _make_pair(x: Any) -> Any:

@@ -1,16 +1,19 @@
 """The contract of a head, as checks."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._registry import PartSpec
 from ..head import HEADS, HeadContext, HeadFactory
 from ..nn import TRUNC_NORMAL
 from ..pool import PoolFactory
-from ._common import COMMON
-from ._subject import Check, Subject, check_contract, differ, draw_array, draw_part, make_test, run_compiled
+from ._common import COMMON, every_channel_says_something, for_another_width, with_context
+from ._subject import Check, Subject, check_contract, differ, draw_array, draw_part, make_test, run_compiled, trace
 
 
 def check_head(
@@ -80,16 +83,20 @@ def _make_subject(
         call=call,
         takes_key=True,
         config={"num_classes": num_classes, "pool": pool, "num_registers": 1},
+        of_width=lambda other: _make_subject(
+            head, other, num_classes, None if token_dim is None else token_dim * other // dim, pool
+        ),
     )
 
 
 def returns_the_logits_it_declares(subject: Subject) -> Iterator[str]:
-    """The output is one vector of `out_dim`. For several tokens it is one for each, from that token alone."""
+    """The output is one vector of `out_dim`, logits and not probabilities. For several tokens it is one for each."""
     part, x = draw_part(subject), subject.inputs
     if part.dim != x.shape[0]:
         yield f"dim must be the width that it is built for, {x.shape[0]}, got {part.dim}"
-    if subject.config["num_classes"] not in (None, part.out_dim):
-        yield f"out_dim must be num_classes={subject.config['num_classes']}, got {part.out_dim}"
+    num_classes = subject.context.num_classes
+    if num_classes not in (None, part.out_dim):
+        yield f"out_dim must be num_classes={num_classes}, got {part.out_dim}"
     out = run_compiled(subject.call, part, x, None)
     if out.shape != (part.out_dim,):
         yield f"the output for one vector must have the shape ({part.out_dim},) by its out_dim, got {out.shape}"
@@ -98,6 +105,32 @@ def returns_the_logits_it_declares(subject: Subject) -> Iterator[str]:
     expected = jnp.stack([run_compiled(subject.call, part, row, None) for row in rows])
     if difference := differ(together, expected, 1e-5):
         yield f"the output for several tokens must be that of each alone, but {difference}"
+    sums = np.asarray(together, np.float64).sum(axis=-1)
+    if num_classes not in (None, 1) and np.all(np.abs(sums - 1) < 1e-4):
+        yield "the output must be logits, but it always sums to one: leave the softmax to the loss"
+    shape = trace(subject.call, part, jax.ShapeDtypeStruct((2, 3, *x.shape), x.dtype), None).shape
+    if shape != (2, 3, part.out_dim):
+        yield f"the output for a grid of tokens must have the shape {(2, 3, part.out_dim)}, got {shape}"
 
 
-HEAD_CHECKS: Final[tuple[Check, ...]] = (*COMMON, returns_the_logits_it_declares)
+def holds_for_another_width(subject: Subject) -> Iterator[str]:
+    """It returns what it declares for an input of twice the width too, or refuses that width."""
+    yield from for_another_width(subject, returns_the_logits_it_declares)
+
+
+def holds_for_other_classes(subject: Subject) -> Iterator[str]:
+    """It returns what it declares for one class and for many, or refuses that number."""
+    if subject.context.num_classes is None:
+        return
+    for num_classes in (1, 300):
+        there = dataclasses.replace(subject, context=dataclasses.replace(subject.context, num_classes=num_classes))
+        yield from with_context(f"for num_classes={num_classes}", subject, there, returns_the_logits_it_declares)
+
+
+HEAD_CHECKS: Final[tuple[Check, ...]] = (
+    *COMMON,
+    returns_the_logits_it_declares,
+    every_channel_says_something,
+    holds_for_another_width,
+    holds_for_other_classes,
+)

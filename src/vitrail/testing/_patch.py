@@ -1,5 +1,6 @@
 """The contract of a patch embedding, as checks."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -10,8 +11,23 @@ import numpy as np
 from .._registry import PartSpec
 from ..nn import TRUNC_NORMAL
 from ..patch import PATCHES, PatchContext, PatchFactory
-from ._common import COMMON
-from ._subject import GRID, Check, Subject, check_contract, draw_array, draw_part, make_test, run_compiled, trace
+from ._common import COMMON, for_another_width, with_context
+from ._resized import find_forgotten
+from ._subject import (
+    GRID,
+    Check,
+    Subject,
+    check_contract,
+    draw_array,
+    draw_part,
+    is_finite,
+    make_test,
+    run_compiled,
+    trace,
+)
+
+_LARGE: Final = (9, 9)
+"""A square grid of more than 64 patches."""
 
 
 def check_patch_embed(
@@ -20,6 +36,7 @@ def check_patch_embed(
     dim: int = 24,
     patch_size: tuple[int, int] = (4, 4),
     channels: int = 3,
+    reads_neighbours: bool = False,
 ) -> None:
     """Checks the whole contract of a patch embedding.
 
@@ -29,11 +46,13 @@ def check_patch_embed(
     - `dim`: the width of a token.
     - `patch_size`: height and width of a patch in pixels.
     - `channels`: the number of channels of an image.
+    - `reads_neighbours`: whether a token may depend on pixels around its patch, as in `conv_stem`, whose convolutions
+        overlap. Otherwise that is a breach.
 
     **Raises:** `ContractError` with a line for each breach; `UnknownPartError`, `OptionError` or `TypeError` if this is
     not a factory of a patch embedding.
     """
-    check_contract(_make_subject(patch, dim, patch_size, channels), PATCH_CHECKS)
+    check_contract(_make_subject(patch, dim, patch_size, channels), _list_checks(reads_neighbours))
 
 
 def patch_embed_checks(
@@ -42,6 +61,7 @@ def patch_embed_checks(
     dim: int = 24,
     patch_size: tuple[int, int] = (4, 4),
     channels: int = 3,
+    reads_neighbours: bool = False,
 ) -> Callable[..., None]:
     """Makes a test for pytest of what `check_patch_embed` checks, with a case for each check.
 
@@ -53,7 +73,7 @@ def patch_embed_checks(
 
     **Raises:** `MissingExtraError` if pytest is not installed.
     """
-    return make_test(lambda: _make_subject(patch, dim, patch_size, channels), PATCH_CHECKS)
+    return make_test(lambda: _make_subject(patch, dim, patch_size, channels), _list_checks(reads_neighbours))
 
 
 def _make_subject(
@@ -76,12 +96,18 @@ def _make_subject(
             "image_size": (2 * patch_size[0], 3 * patch_size[1]),
             "channels": channels,
         },
+        of_width=lambda other: _make_subject(patch, other, patch_size, channels),
     )
+
+
+def _list_checks(reads_neighbours: bool) -> tuple[Check, ...]:
+    alone = () if reads_neighbours else (a_patch_reads_no_other_pixels,)
+    return (*COMMON, *PATCH_CHECKS, *alone)
 
 
 def returns_a_grid_of_tokens(subject: Subject) -> Iterator[str]:
     """The output has one token for each patch, as they stand in the image, for any size of image."""
-    part, context = subject.make(jax.random.key(0)), subject.context
+    part, context = subject.outline, subject.context
     for rows, cols in (GRID, (1, 5), (1, 1)):
         shape = rows * context.patch_size[0], cols * context.patch_size[1], context.channels
         out = trace(subject.call, part, jax.ShapeDtypeStruct(shape, jnp.float32), None)
@@ -89,38 +115,105 @@ def returns_a_grid_of_tokens(subject: Subject) -> Iterator[str]:
             yield f"the output must have the shape (rows, cols, dim) = {(rows, cols, context.dim)}, got {out.shape}"
 
 
+def holds_for_another_width(subject: Subject) -> Iterator[str]:
+    """It returns a grid of tokens for twice the width too, or refuses that width."""
+    yield from for_another_width(subject, returns_a_grid_of_tokens)
+
+
 def refuses_a_partial_patch(subject: Subject) -> Iterator[str]:
-    """An image that does not divide into whole patches is an error."""
-    part = subject.make(jax.random.key(0))
-    height, width, channels = subject.inputs.shape
-    patch_height, patch_width = subject.context.patch_size
-    if patch_height == patch_width == 1:
-        return  # patches of one pixel divide every image
-    larger = draw_array(height + (patch_height > 1), width + (patch_height == 1), channels)
-    try:
-        subject.call(part, larger, None)
-    except (ValueError, TypeError):
-        return
-    yield (
-        f"an image of {larger.shape[0]} x {larger.shape[1]} must raise a ValueError, because it does not divide into "
-        f"patches of {patch_height} x {patch_width}"
-    )
+    """An image that does not divide into whole patches is an error, for its height and for its width."""
+    part = subject.made
+    for axis, size in enumerate(subject.context.patch_size):
+        if size == 1:
+            continue  # a patch of one pixel divides every image
+        shape = [n + (i == axis) for i, n in enumerate(subject.inputs.shape)]
+        try:
+            subject.call(part, draw_array(*shape), None)
+        except (ValueError, TypeError):
+            continue
+        yield (
+            f"an image of {shape[0]} x {shape[1]} must raise a ValueError, because it does not divide into patches of "
+            f"{subject.context.patch_size[0]} x {subject.context.patch_size[1]}"
+        )
 
 
 def a_patch_reads_its_own_pixels(subject: Subject) -> Iterator[str]:
-    """The last pixel changes the last token, and not the first."""
-    part, image = draw_part(subject), subject.inputs
-    before = np.asarray(run_compiled(subject.call, part, image, None))
-    after = np.asarray(run_compiled(subject.call, part, image.at[-1, -1].add(1.0), None))
-    if not np.allclose(before[0, 0], after[0, 0], atol=1e-5):
-        yield "the first patch must not depend on the last pixel: check the order of rows and columns"
-    if np.allclose(before[-1, -1], after[-1, -1], atol=1e-5):
-        yield "the last patch must depend on the last pixel: check the order of rows and columns"
+    """Each pixel and channel of a patch changes its token, on small, square and large grids."""
+    for grid in (GRID, (1, 1), _LARGE):
+        own, _, finite = _find_pixels(subject, grid)
+        if not finite:
+            yield f"the tokens must be finite, which fails on a grid of {grid}"
+            return
+        if not _are_read(own):
+            yield (
+                f"a token must depend on every pixel and channel of its patch, which fails on a grid of {grid}: check "
+                "the order of rows and columns"
+            )
+            return
+
+
+def a_patch_reads_no_other_pixels(subject: Subject) -> Iterator[str]:
+    """No pixel of another patch changes a token."""
+    for grid in (GRID, _LARGE):
+        _, others, _ = _find_pixels(subject, grid)
+        if np.any(others):
+            yield (
+                f"a token must not depend on pixels of other patches, which fails on a grid of {grid}: check the order "
+                "of rows and columns, or pass reads_neighbours=True if this is intended"
+            )
+            return
+
+
+def holds_for_other_patches(subject: Subject) -> Iterator[str]:
+    """It reads its own pixels in patches of other shapes and images of other channels too, or refuses them."""
+    height, width = subject.context.patch_size
+    for patch_size, channels in (((2 * height, width), 1), ((height, 2 * width), subject.context.channels + 1)):
+        context = dataclasses.replace(subject.context, patch_size=patch_size, channels=channels)
+        there = dataclasses.replace(subject, context=context)
+        when = f"for patches of {patch_size[0]} x {patch_size[1]} and {channels} channels"
+        yield from with_context(when, subject, there, _reads_pixels)
+
+
+def _reads_pixels(subject: Subject) -> Iterator[str]:
+    yield from returns_a_grid_of_tokens(subject)
+    own, _, _ = _find_pixels(subject, GRID)
+    if not _are_read(own):
+        yield "a token must depend on every pixel and channel of its patch: check the order of height and width"
+
+
+def _are_read(own: np.ndarray) -> bool:
+    """Whether most pixels of each patch are read, and each pixel and channel by most patches.
+
+    Not all: a ReLU may be zero wherever a pixel is read.
+    """
+    return bool(np.all(own.mean(axis=1) > 0.5) and (len(own) == 1 or np.all(own.mean(axis=0) > 0.3)))
+
+
+def _find_pixels(subject: Subject, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Whether each token depends on the pixels of its patch, and on all others, and whether all tokens are finite."""
+    height, width = subject.context.patch_size
+    rows, cols, number = *grid, grid[0] * grid[1]
+    image = draw_array(rows * height, cols * width, subject.context.channels)
+    out, gradients = run_compiled(_differentiate_tokens, subject.call, draw_part(subject), image)
+    read = np.asarray(gradients).reshape(number, rows, height, cols, width, -1) != 0
+    read = read.swapaxes(2, 3).reshape(number, number, -1)
+    same = np.eye(number, dtype=bool)
+    return read[same], read[~same], is_finite(out)
+
+
+def _differentiate_tokens(call: Any, part: Any, image: Any) -> Any:
+    """The tokens, and the gradient of a random sum of each with respect to the image."""
+    out, pull = jax.vjp(lambda image: call(part, image, None), image)
+    rows, cols, dim = out.shape
+    number = rows * cols
+    factors = jnp.eye(number)[:, :, None] * draw_array(1, number, dim, seed=9)
+    gradients = jax.vmap(lambda f: pull(f.reshape(out.shape).astype(out.dtype))[0])(factors)
+    return out, gradients
 
 
 def fits_larger_patches_when_resized(subject: Subject) -> Iterator[str]:
     """Resized to patches twice as large it returns as many tokens for images twice as large, or raises an error."""
-    part = subject.make(jax.random.key(0))
+    part = subject.made
     height, width, channels = subject.inputs.shape
     patch_height, patch_width = subject.context.patch_size
     before = trace(subject.call, part, subject.inputs, None).shape
@@ -136,10 +229,26 @@ def fits_larger_patches_when_resized(subject: Subject) -> Iterator[str]:
         )
 
 
+def keeps_what_was_learned_when_resized(subject: Subject) -> Iterator[str]:
+    """Resized to patches twice as large its kernel is interpolated, and the rest stays, or it raises an error."""
+    part = draw_part(subject)
+    try:
+        part.resized(subject.context.patch_size)
+    except ValueError:
+        return
+    yield from find_forgotten(subject, subject.context.patch_size, _resize)
+
+
+def _resize(part: Any, patch_size: tuple[int, int]) -> Any:
+    return part.resized(patch_size)
+
+
 PATCH_CHECKS: Final[tuple[Check, ...]] = (
-    *COMMON,
     returns_a_grid_of_tokens,
+    holds_for_another_width,
     refuses_a_partial_patch,
     a_patch_reads_its_own_pixels,
+    holds_for_other_patches,
     fits_larger_patches_when_resized,
+    keeps_what_was_learned_when_resized,
 )

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +11,18 @@ import numpy as np
 from .._registry import PartSpec
 from .._tokens import Tokens
 from ..nn import TRUNC_NORMAL
-from ..pool import POOLS, AbstractGridPool, AbstractWeighingPool, PoolContext, PoolFactory
-from ._common import COMMON, differentiate
+from ..pool import POOLS, AbstractGridPool, PoolContext, PoolFactory
+from ._common import COMMON, every_channel_says_something, for_another_width
+from ._gradients import differentiate
+from ._mask import (
+    a_mask_equals_a_subset,
+    holds_on_every_grid,
+    refuses_a_mask_of_nothing,
+    respects_the_mask,
+    respects_the_mask_with_a_key,
+    run,
+)
+from ._resized import find_forgotten
 from ._subject import (
     GRID,
     Check,
@@ -22,13 +31,14 @@ from ._subject import (
     differ,
     draw_part,
     draw_tokens,
+    is_finite,
     make_test,
     run_compiled,
     trace,
     tree,
 )
+from ._weights import weights_are_shares, weights_weigh_what_is_pooled
 
-_MASK: Final = np.array([True, False, True, True, False, True])
 _DECLARED: Final = {"out_dim": int, "needs_class_token": bool, "order_invariant": bool}
 
 
@@ -96,6 +106,7 @@ def _make_subject(pool: str | PartSpec | PoolFactory, dim: int) -> Subject:
         call=call,
         takes_key=True,
         config={"class_token": True, "num_registers": 1},
+        of_width=lambda dim: _make_subject(pool, dim),
     )
 
 
@@ -106,7 +117,7 @@ def _list_checks(reads_prefix: bool) -> tuple[Check, ...]:
 
 def declares_what_it_is(subject: Subject) -> Iterator[str]:
     """`out_dim`, `needs_class_token` and `order_invariant` are plain static values."""
-    part = subject.make(jax.random.key(0))
+    part = subject.made
     fields = {field.name: field for field in dataclasses.fields(part)}
     for name, kind in _DECLARED.items():
         value = getattr(part, name)
@@ -118,7 +129,7 @@ def declares_what_it_is(subject: Subject) -> Iterator[str]:
 
 def returns_the_width_it_declares(subject: Subject) -> Iterator[str]:
     """The output is one vector of `out_dim`, or one for each token, for any number of patches and prefix tokens."""
-    part = subject.make(jax.random.key(0))
+    part = subject.outline
     dim = subject.inputs.dim
     for grid, prefix in ((GRID, 3), ((1, 5), 1), ((1, 1), 1), ((2, 2), 0)):
         if prefix == 0 and part.needs_class_token:
@@ -140,7 +151,7 @@ def reads_the_class_token_if_it_says_so(subject: Subject) -> Iterator[str]:
         return
     tokens = subject.inputs
     other = dataclasses.replace(tokens, class_token=tokens.class_token + 1.0)
-    if not differ(_run(subject, part, other), _run(subject, part, tokens), 1e-6):
+    if not differ(run(subject, part, other), run(subject, part, tokens), 1e-6):
         yield "needs_class_token is True, but another class token changes nothing: declare False"
     try:
         subject.call(part, dataclasses.replace(tokens, class_token=None), None)
@@ -149,21 +160,32 @@ def reads_the_class_token_if_it_says_so(subject: Subject) -> Iterator[str]:
     yield "needs_class_token is True, but it takes tokens without a class token: read tokens.class_token"
 
 
+def holds_for_another_width(subject: Subject) -> Iterator[str]:
+    """It returns the width that it declares for tokens of twice the width too, or refuses that width."""
+    yield from for_another_width(subject, returns_the_width_it_declares)
+
+
 def leaves_the_prefix_alone(subject: Subject) -> Iterator[str]:
     """A pool that returns one vector reads no registers, and reads the class token only if it says so."""
     part, tokens = draw_part(subject), subject.inputs
-    out = _run(subject, part, tokens)
+    out = run(subject, part, tokens)
     if out.ndim > 1:
         return  # a pool for dense tasks returns the prefix tokens as well
     other = dataclasses.replace(tokens, registers=tokens.registers + 1.0)
     if not part.needs_class_token:
         other = dataclasses.replace(other, class_token=tokens.class_token + 1.0)
-    if differ(_run(subject, part, other), out, 1e-6):
+    if differ(run(subject, part, other), out, 1e-6):
         which = "registers" if part.needs_class_token else "the class token or registers"
         yield (
             f"needs_class_token is {part.needs_class_token}, but it depends on {which}: pool tokens.patches instead of "
             "tokens.sequence, or pass reads_prefix=True if this is intended"
         )
+        return
+    fewer = dataclasses.replace(tokens, registers=None)
+    if not part.needs_class_token:
+        fewer = dataclasses.replace(fewer, class_token=None)
+    if difference := differ(run(subject, part, fewer), out, 1e-5):
+        yield f"the number of prefix tokens must not change the result, but {difference}"
 
 
 def stays_finite(subject: Subject) -> Iterator[str]:
@@ -178,52 +200,17 @@ def stays_finite(subject: Subject) -> Iterator[str]:
     }
     for name, change in cases.items():
         changed = tree.map(change, tokens)
-        arrays = tree.leaves((_run(subject, part, changed), run_compiled(both, part, changed, None)))
-        if not all(np.all(np.isfinite(np.asarray(array, np.float64))) for array in arrays):
+        if not is_finite(run(subject, part, changed), run_compiled(both, part, changed, None)):
             yield f"the result and the gradients must be finite for {name}"
 
 
-def respects_the_mask(subject: Subject) -> Iterator[str]:
-    """A mask of ones changes nothing. A masked patch, NaN included, changes neither the result nor the gradient."""
-    part, tokens, mask = draw_part(subject), subject.inputs, jnp.asarray(_MASK)
-    if difference := differ(_run_masked(part, tokens, jnp.ones_like(mask)), _run(subject, part, tokens), 1e-5):
-        yield f"a mask that is true everywhere must change nothing, but {difference}"
-    out = _run_masked(part, tokens, mask)
-    for name, filling in (("other numbers", 7.0), ("NaN", jnp.nan)):
-        if difference := differ(_run_masked(part, _fill_masked(tokens, filling), mask), out, 1e-5):
-            yield f"{name} in masked patches must not change the result, but {difference}"
-            return
-
-    def call(part: Any, tokens: Any, key: Any) -> Any:
-        return part(dataclasses.replace(tokens, mask=mask), key=key)
-
-    both = differentiate(call)
-    expected, of_tokens = run_compiled(both, part, tokens, None)
-    if np.any(np.asarray(of_tokens.patches)[~_MASK] != 0):
-        yield "the gradient of masked patches must be zero"
-    gradient, _ = run_compiled(both, part, _fill_masked(tokens, jnp.nan), None)
-    if difference := differ(gradient, expected, 1e-5):
-        yield f"NaN in masked patches must not change the gradient of the parameters, but {difference}"
-
-
-def a_mask_equals_a_subset(subject: Subject) -> Iterator[str]:
-    """The result with a mask is that for the unmasked patches alone."""
-    part, tokens = draw_part(subject), subject.inputs
-    out = _run_masked(part, tokens, jnp.asarray(_MASK))
-    subset = tokens.take(jnp.flatnonzero(_MASK))
-    if out.ndim > 1:
-        out = out[np.concatenate([np.ones(tokens.num_prefix, bool), _MASK])]
-    if difference := differ(out, _run(subject, part, subset), 1e-5):
-        yield f"the result with a mask must be that for the unmasked patches alone, but {difference}"
-
-
 def the_order_matters_as_declared(subject: Subject) -> Iterator[str]:
-    """Another order of the patches gives the same if the pool says so, and something else if it does not."""
+    """Another order or grid of the patches gives the same if the pool says so, and something else if it does not."""
     order = np.array([4, 2, 0, 5, 1, 3])
     tokens = subject.inputs
     shuffled = dataclasses.replace(tokens, patches=tokens.patches[order])
     differences = [
-        differ(_run(subject, part, shuffled), _run(subject, part, tokens), 1e-5)
+        differ(run(subject, part, shuffled), run(subject, part, tokens), 1e-5)
         for part in (draw_part(subject, seed=seed) for seed in range(2))
     ]
     invariant = draw_part(subject).order_invariant
@@ -232,26 +219,11 @@ def the_order_matters_as_declared(subject: Subject) -> Iterator[str]:
         yield f"order_invariant is True, but in another order of the patches {found}: declare False"
     if not invariant and not found:
         yield "order_invariant is False, but the order of the patches changes nothing: declare True"
-
-
-def weights_are_shares(subject: Subject) -> Iterator[str]:
-    """The weights of a weighing pool are not negative, sum to at most one, and are zero for masked patches."""
-    part, tokens, mask = draw_part(subject), subject.inputs, jnp.asarray(_MASK)
-    if not isinstance(part, AbstractWeighingPool):
-        return
-
-    def weigh(part: Any, tokens: Any, mask: Any) -> Any:
-        return part.weights(dataclasses.replace(tokens, mask=mask))
-
-    for when, given in (("without a mask", None), ("with a mask", mask)):
-        weights = np.asarray(run_compiled(weigh, part, tokens, given), np.float64)
-        if weights.ndim != 2 or weights.shape[1] != len(_MASK):
-            yield f"weights must have the shape (maps, {len(_MASK)}), one column for each patch, got {weights.shape}"
-            return
-        if np.any(weights < 0) or np.any(weights.sum(axis=1) > 1 + 1e-5):
-            yield f"weights must not be negative, and a row must sum to at most one, which fails {when}"
-        if given is not None and np.any(weights[:, ~_MASK] != 0):
-            yield "weights of masked patches must be zero"
+    if invariant and not found:
+        part = draw_part(subject)
+        flat = dataclasses.replace(tokens, grid=(1, tokens.patches.shape[0]))
+        if difference := differ(run(subject, part, flat), run(subject, part, tokens), 1e-5):
+            yield f"order_invariant is True, but on another grid of as many patches {difference}"
 
 
 def follows_the_grid(subject: Subject) -> Iterator[str]:
@@ -270,26 +242,38 @@ def follows_the_grid(subject: Subject) -> Iterator[str]:
         yield f"resized must return such a pool for the new grid, as it is built for it, got {resized!r}"
 
 
+def keeps_what_was_learned_when_resized(subject: Subject) -> Iterator[str]:
+    """Resized to its own grid a grid pool stays the same. To another grid its parameters are interpolated."""
+    if isinstance(draw_part(subject), AbstractGridPool):
+        yield from find_forgotten(subject, GRID, _resize)
+
+
+def _resize(part: Any, grid: tuple[int, int]) -> Any:
+    return part.resized(grid)
+
+
 POOL_CHECKS: Final[tuple[Check, ...]] = (
     declares_what_it_is,
     returns_the_width_it_declares,
+    holds_for_another_width,
+    every_channel_says_something,
     reads_the_class_token_if_it_says_so,
     stays_finite,
     respects_the_mask,
+    respects_the_mask_with_a_key,
+    refuses_a_mask_of_nothing,
     a_mask_equals_a_subset,
+    holds_on_every_grid,
     the_order_matters_as_declared,
     weights_are_shares,
+    weights_weigh_what_is_pooled,
     follows_the_grid,
+    keeps_what_was_learned_when_resized,
 )
 
 
 def _draw_tokens(dim: int, *, grid: tuple[int, int] = GRID, prefix: int = 3) -> Tokens:
     return draw_tokens(dim, grid, class_token=prefix > 0, num_registers=max(prefix - 1, 0))
-
-
-def _fill_masked(tokens: Tokens, value: float) -> Tokens:
-    patches = jnp.where(jnp.asarray(_MASK)[:, None], tokens.patches, value)
-    return dataclasses.replace(tokens, patches=patches)
 
 
 def _enlarge(x: Any) -> Any:
@@ -298,12 +282,3 @@ def _enlarge(x: Any) -> Any:
 
 def _negate(x: Any) -> Any:
     return -jnp.abs(x) - 0.1
-
-
-def _run(subject: Subject, part: Any, tokens: Tokens) -> Any:
-    return run_compiled(subject.call, part, tokens, None)
-
-
-@eqx.filter_jit
-def _run_masked(part: Any, tokens: Tokens, mask: Any) -> Any:
-    return part(dataclasses.replace(tokens, mask=mask))

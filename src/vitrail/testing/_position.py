@@ -1,19 +1,22 @@
 """The contract of a position embedding, as checks."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._registry import PartSpec
 from .._tokens import Tokens
 from ..nn import TRUNC_NORMAL
 from ..position import POSITIONS, PositionContext, PositionFactory
-from ._common import COMMON
+from ._common import COMMON, for_another_width
+from ._resized import find_forgotten
 from ._subject import (
     GRID,
+    GRIDS,
     Check,
     Subject,
     check_contract,
@@ -22,6 +25,7 @@ from ._subject import (
     draw_part,
     draw_tokens,
     make_test,
+    redraw,
     run_compiled,
     trace,
     tree,
@@ -95,6 +99,7 @@ def _make_subject(
         call=call,
         takes_key=False,
         config={"class_token": True, "num_registers": 1},
+        of_width=lambda dim: _make_subject(position, dim, head_dim, grid, num_registers),
     )
 
 
@@ -107,8 +112,91 @@ def _draw_inputs(
 
 
 def returns_the_same_number_of_tokens(subject: Subject) -> Iterator[str]:
-    """The output has the grid, the number of tokens and the width of the input."""
-    yield from _check_shapes(subject, subject.make(jax.random.key(0)), subject.inputs, "")
+    """The output has the grid, the number of tokens and the width of the input, with and without prefix tokens."""
+    yield from _check_shapes(subject, subject.outline, subject.inputs, "")
+    tokens, queries = subject.inputs
+    for class_token, num_registers in ((True, 0), (False, 2), (False, 0)):
+        context = dataclasses.replace(subject.context, class_token=class_token, num_registers=num_registers)
+        part = dataclasses.replace(subject, context=context).outline
+        inputs = _draw_inputs(tokens.dim, queries.shape[-1], tokens.grid, num_registers, class_token=class_token)
+        when = f"built for class_token={class_token} and num_registers={num_registers}, "
+        yield from _check_shapes(subject, part, inputs, when)
+
+
+def holds_for_another_width(subject: Subject) -> Iterator[str]:
+    """It keeps all shapes for tokens of twice the width too, or refuses that width."""
+    yield from for_another_width(subject, returns_the_same_number_of_tokens)
+
+
+def keeps_the_mask(subject: Subject) -> Iterator[str]:
+    """The mask, the places and the grid of the tokens come back as they are."""
+    part, (tokens, queries) = draw_part(subject), subject.inputs
+    number = tokens.patches.shape[0]
+    masked = dataclasses.replace(tokens, mask=jnp.arange(number) % 2 == 0, places=jnp.arange(number))
+    out, _ = run_compiled(subject.call, part, (masked, queries), None)
+    kept = [
+        None if before is None else after is not None and np.array_equal(before, after)
+        for before, after in ((masked.mask, out.mask), (masked.places, out.places))
+    ]
+    if not all(kept) or out.grid != masked.grid:
+        yield "it must keep the mask, the places and the grid of the tokens: use dataclasses.replace"
+
+
+def adds_to_each_token_alone(subject: Subject) -> Iterator[str]:
+    """What it adds, and how it rotates, does not depend on what the tokens hold."""
+    part, (tokens, queries) = draw_part(subject), subject.inputs
+    added = list[Any]()
+    for seed in (100, 200):
+        drawn = redraw(tokens, seed=seed)
+        placed, rotated = run_compiled(subject.call, part, (drawn, queries), None)
+        added.append((tree.map(jnp.subtract, placed, drawn), rotated))
+    if difference := differ(added[0][0], added[1][0], 1e-4):
+        yield f"a position must only be added to each token, but for other tokens it adds something else: {difference}"
+    if difference := differ(added[0][1], added[1][1], 1e-5):
+        yield f"the rotation must not depend on what the tokens hold, but {difference}"
+
+
+def tells_patches_apart(subject: Subject) -> Iterator[str]:
+    """No two patches get the same, on flat, tall, square and large grids. A part that changes nothing is exempt."""
+    tokens, queries = subject.inputs
+    for grid in (tokens.grid, *GRIDS):
+        there = dataclasses.replace(subject, context=dataclasses.replace(subject.context, grid=grid))
+        zeros = tree.map(jnp.zeros_like, _draw_inputs(tokens.dim, 1, grid, tokens.num_registers)[0])
+        query = jnp.broadcast_to(queries[:, :1], (queries.shape[0], zeros.sequence.shape[0], queries.shape[-1]))
+        placed, rotated = run_compiled(subject.call, draw_part(there), (zeros, query), None)
+        if not differ((placed, rotated), (zeros, query), 0):
+            return
+        rotated = np.moveaxis(np.asarray(rotated), 1, 0)[zeros.num_prefix :]
+        given = np.concatenate([np.asarray(placed.patches), rotated.reshape(len(rotated), -1)], axis=1)
+        distances = np.abs(given[:, None] - given[None]).max(axis=-1)
+        np.fill_diagonal(distances, np.inf)
+        if distances.min() < 1e-5 * np.abs(given).max():
+            first, second = np.unravel_index(distances.argmin(), distances.shape)
+            yield f"it must tell the patches apart, but patches {first} and {second} of a grid of {grid} get the same"
+            return
+
+
+def refuses_other_tokens(subject: Subject) -> Iterator[str]:
+    """A part that was made for one grid refuses another, and one that was made for a class token refuses none."""
+    part, (tokens, queries) = draw_part(subject), subject.inputs
+    rows, cols = tokens.grid
+    if not eqx.tree_equal(part.resized((rows + 1, cols + 1)), part):
+        for grid in {(cols, rows), (rows * cols, 1), (1, rows * cols)} - {(rows, cols)}:
+            if not _refuses(subject, part, (dataclasses.replace(tokens, grid=grid), queries)):
+                yield f"it must raise a ValueError for tokens on another grid, but takes {grid} for {tokens.grid}"
+                break
+    if not eqx.tree_equal(part.with_class_token(None), part):
+        bare = dataclasses.replace(tokens, class_token=None)
+        if not _refuses(subject, part, (bare, queries[:, 1:])):
+            yield "it must raise a ValueError for tokens without a class token, because it has a position for one"
+
+
+def _refuses(subject: Subject, part: Any, inputs: Any) -> bool:
+    try:
+        trace(subject.call, part, inputs, None)
+    except ValueError:
+        return True
+    return False
 
 
 def a_subset_keeps_its_places(subject: Subject) -> Iterator[str]:
@@ -123,26 +211,44 @@ def a_subset_keeps_its_places(subject: Subject) -> Iterator[str]:
 
 
 def fits_another_grid_when_resized(subject: Subject) -> Iterator[str]:
-    """Resized to another grid it takes tokens on that grid. Resized to its own grid it stays the same."""
+    """Resized to another grid it takes tokens on that grid."""
     part, (tokens, queries) = draw_part(subject), subject.inputs
-    for grid in ((2, 5), (6, 4), (1, 1)):
+    for grid in ((2, 5), (6, 4), *GRIDS):
         inputs = _draw_inputs(tokens.dim, queries.shape[-1], grid, tokens.num_registers)
-        yield from _check_shapes(subject, part.resized(grid), inputs, f"resized to {grid}, ")
-    if not eqx.tree_equal(part.resized(tokens.grid), part):
-        yield "resized to its own grid, it must stay the same"
+        yield from _check_shapes(subject, trace(_resize, part, grid), inputs, f"resized to {grid}, ")
+
+
+def keeps_what_was_learned_when_resized(subject: Subject) -> Iterator[str]:
+    """Resized to its own grid it stays the same. To another grid its tables are interpolated, and the rest stays."""
+    yield from find_forgotten(subject, subject.context.grid, _resize)
+
+
+def _resize(part: Any, grid: tuple[int, int]) -> Any:
+    return part.resized(grid)
 
 
 def takes_and_drops_a_class_token(subject: Subject) -> Iterator[str]:
-    """Without its class token it takes tokens without one. With one again it takes tokens with one."""
+    """Without its class token it takes tokens without one. With one again it adds the new row. All other rows stay."""
     part, (tokens, queries) = draw_part(subject), subject.inputs
-    row, head_dim = draw_array(tokens.dim, seed=7), queries.shape[-1]
+    row = draw_array(tokens.dim, seed=7)
     bare = part.with_class_token(None)
-    without = _draw_inputs(tokens.dim, head_dim, tokens.grid, tokens.num_registers, class_token=False)
-    yield from _check_shapes(subject, bare, without, "without a class token, ")
+    fewer = (dataclasses.replace(tokens, class_token=None), queries[:, 1:])
+    yield from _check_shapes(subject, bare, fewer, "without a class token, ")
     again = bare.with_class_token(row)
     yield from _check_shapes(subject, again, subject.inputs, "with a class token, ")
     if not eqx.tree_equal(again.with_class_token(None), bare):
         yield "after with_class_token(row), with_class_token(None) must restore it"
+    before, expected = run_compiled(subject.call, part, subject.inputs, None)
+    after, rotated = run_compiled(subject.call, again, subject.inputs, None)
+    without, short = run_compiled(subject.call, bare, fewer, None)
+    others = [
+        (x.patches, x.registers, q) for x, q in ((before, expected[:, 1:]), (after, rotated[:, 1:]), (without, short))
+    ]
+    if difference := differ(others[1], others[0], 1e-5) or differ(others[2], others[0], 1e-5):
+        yield f"with_class_token must keep the positions of the patches and registers, but {difference}"
+    has_row = not eqx.tree_equal(bare, part)
+    if has_row and (difference := differ(after.class_token, tokens.class_token + row, 1e-5)):
+        yield f"with_class_token(row) must add that row to the class token, but {difference}"
 
 
 def _check_shapes(subject: Subject, part: Any, inputs: Any, when: str) -> Iterator[str]:
@@ -155,7 +261,13 @@ def _check_shapes(subject: Subject, part: Any, inputs: Any, when: str) -> Iterat
 POSITION_CHECKS: Final[tuple[Check, ...]] = (
     *COMMON,
     returns_the_same_number_of_tokens,
+    holds_for_another_width,
+    keeps_the_mask,
+    adds_to_each_token_alone,
+    tells_patches_apart,
     a_subset_keeps_its_places,
+    refuses_other_tokens,
     fits_another_grid_when_resized,
+    keeps_what_was_learned_when_resized,
     takes_and_drops_a_class_token,
 )

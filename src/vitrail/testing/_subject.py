@@ -45,10 +45,22 @@ class Subject:
     """Whether a call takes a key."""
     config: dict[str, Any]
     """The fields of a configuration that goes with such a part."""
+    of_width: "Callable[[int], Subject]"
+    """The same part for another width."""
 
     def make(self, key: PRNGKeyArray) -> Any:
         """Makes the part."""
         return self.registry.build(self.choice, self.context, key=key)
+
+    @functools.cached_property
+    def made(self) -> Any:
+        """The part as it is made with one key."""
+        return self.make(jax.random.key(0))
+
+    @functools.cached_property
+    def outline(self) -> Any:
+        """The part with shapes and dtypes in place of arrays."""
+        return trace(self.make, jax.random.key(0))
 
 
 Check = Callable[[Subject], Iterator[str]]
@@ -56,6 +68,8 @@ Check = Callable[[Subject], Iterator[str]]
 
 GRID: Final = (3, 2)
 """Rows and columns of patches."""
+GRIDS: Final = ((1, 1), (1, 7), (7, 1), (12, 12))
+"""Other grids: of one patch, flat, tall, and a square of more patches than eight bits count."""
 
 tree: Any = jax.tree
 """`jax.tree`, without types: nothing is known about the leaves here."""
@@ -67,33 +81,72 @@ def run_compiled(call: Callable[..., Any], *args: Any) -> Any:
     return call(*args)
 
 
-def find_breaches(subject: Subject, checks: Sequence[Check]) -> list[str]:
-    """Returns the sentences of all checks. A check that raises is a breach itself."""
+def find_obstacle(subject: Subject) -> str | None:
+    """Says why the part cannot be built or called; `None` if it can."""
+    try:
+        part = subject.made
+    except Exception as error:
+        return f"it cannot be built: {describe_error(error)}"
+    try:
+        subject.call(part, subject.inputs, None)
+    except Exception as error:
+        return f"it cannot be called: {describe_error(error)}"
+    return None
+
+
+def describe_error(error: Exception) -> str:
+    """The kind of an error and its message, on one line: those of a type checker and of JAX fill pages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+
+
+def find_breaches(subject: Subject, checks: Sequence[Check], obstacle: str | None) -> list[str]:
+    """Returns the sentences of all checks. A check that raises is a breach itself.
+
+    If there is an obstacle, what the checks raise has the same cause, and only the first check has a line for it.
+    """
     found: list[str] = []
     raised: dict[str, list[str]] = {}  # for each error, the checks that raise it
     for check in checks:
         try:
-            found += check(subject)
+            for sentence in check(subject):
+                found.append(sentence)
         except Exception as error:
-            text = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
-            raised.setdefault(text, []).append(check.__name__.replace("_", " "))
-    return found + [f"the check {join_names(names)} raised {text}" for text, names in raised.items()]
+            raised.setdefault(describe_error(error), []).append(check.__name__.replace("_", " "))
+    if obstacle is not None:
+        return found
+    return found + [f"the check {_join_first(names)} raised {text}" for text, names in raised.items()]
+
+
+def _join_first(names: list[str]) -> str:
+    more = len(names) - 3
+    return join_names(names) if more <= 0 else f"{join_names(names[:3])} and {more} more"
 
 
 def check_contract(subject: Subject, checks: Sequence[Check]) -> None:
     """Raises a `ContractError` with every breach."""
-    if found := find_breaches(subject, checks):
+    _raise_breaches(subject, find_breaches(subject, checks, find_obstacle(subject)))
+
+
+def _raise_breaches(subject: Subject, found: list[str]) -> None:
+    if found:
         lines = "\n".join(f"- {sentence}" for sentence in found)
         raise ContractError(f"{subject.who} breaks its contract:\n{lines}")
 
 
 def make_test(make_subject: Callable[[], Subject], checks: Sequence[Check]) -> Callable[..., None]:
-    """Returns a test for pytest with one case for each check."""
+    """Returns a test for pytest with one case for each check.
+
+    If the part cannot be built or called, the first case fails, and those that cannot run are skipped.
+    """
     pytest = require("pytest", extra="test")
     subject = functools.cache(make_subject)  # one for all checks, so that they share what they compile
+    obstacle = functools.cache(lambda: find_obstacle(subject()))
 
     def test(check: Check) -> None:
-        check_contract(subject(), [check])
+        found = find_breaches(subject(), [check], obstacle())
+        _raise_breaches(subject(), found)
+        if obstacle() is not None:
+            pytest.skip(f"{subject().who} cannot be checked: {obstacle()}")
 
     ids = [check.__name__ for check in checks]
     return cast("Callable[..., None]", pytest.mark.parametrize("check", checks, ids=ids)(test))
@@ -112,6 +165,10 @@ def randomise(make: Callable[[], _T], *, seed: int = 0, scale: float = 0.4) -> _
 
     What `make` returns, with other numbers.
     """
+    return cast(_T, _fill_randomly(trace(make), seed, scale))
+
+
+def _fill_randomly(outline: Any, seed: int, scale: float) -> Any:
     rng = np.random.default_rng(seed)
 
     def draw(leaf: Any) -> Any:
@@ -119,7 +176,7 @@ def randomise(make: Callable[[], _T], *, seed: int = 0, scale: float = 0.4) -> _
             return leaf
         return jnp.asarray(rng.normal(scale=scale, size=leaf.shape), leaf.dtype)
 
-    return cast(_T, tree.map(draw, eqx.filter_eval_shape(make)))
+    return tree.map(draw, outline)
 
 
 def trace(call: Callable[..., Any], *args: Any) -> Any:
@@ -127,9 +184,9 @@ def trace(call: Callable[..., Any], *args: Any) -> Any:
     return cast(Any, eqx.filter_eval_shape)(call, *args)
 
 
-def draw_part(subject: Subject, *, seed: int = 0) -> Any:
+def draw_part(subject: Subject, *, seed: int = 0, scale: float = 0.4) -> Any:
     """Makes the part with random parameters."""
-    return randomise(lambda: subject.make(jax.random.key(0)), seed=seed)
+    return _fill_randomly(subject.outline, seed, scale)
 
 
 def draw_array(*shape: int, seed: int = 0) -> Any:
@@ -137,14 +194,25 @@ def draw_array(*shape: int, seed: int = 0) -> Any:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-def draw_tokens(dim: int, grid: tuple[int, int], *, class_token: bool, num_registers: int) -> Tokens:
+def draw_tokens(dim: int, grid: tuple[int, int], *, class_token: bool, num_registers: int, seed: int = 0) -> Tokens:
     """Returns tokens of normal numbers."""
     return Tokens(
-        draw_array(grid[0] * grid[1], dim, seed=1),
+        draw_array(grid[0] * grid[1], dim, seed=seed + 1),
         grid,
-        class_token=draw_array(dim) if class_token else None,
-        registers=draw_array(num_registers, dim, seed=2) if num_registers else None,
+        class_token=draw_array(dim, seed=seed) if class_token else None,
+        registers=draw_array(num_registers, dim, seed=seed + 2) if num_registers else None,
     )
+
+
+def redraw(inputs: Any, *, seed: int) -> Any:
+    """Returns other normal numbers of the same shapes."""
+    leaves, structure = tree.flatten(inputs)
+    return tree.unflatten(structure, [draw_array(*x.shape, seed=seed + i) for i, x in enumerate(leaves)])
+
+
+def is_finite(*arrays: Any) -> bool:
+    """Whether all floating-point numbers of some PyTrees are finite."""
+    return all(np.all(np.isfinite(np.asarray(x, np.float64))) for x in tree.leaves(arrays))
 
 
 def differ(actual: Any, expected: Any, tolerance: float) -> str | None:

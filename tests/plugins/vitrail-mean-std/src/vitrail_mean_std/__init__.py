@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vitrail import AbstractPool, Tokens
+from vitrail import AbstractPool, Tokens, read_patches
 
 
 @final
@@ -26,9 +26,8 @@ class MeanStdPool(AbstractPool):
         self.out_dim = 2 * dim
 
     def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
-        where = None if tokens.mask is None else tokens.mask[:, None]
-        # What a masked patch holds, even NaN, must not reach a gradient either.
-        patches = tokens.patches if where is None else jnp.where(where, tokens.patches, 0)
+        patches, mask = read_patches(tokens)  # zeros where the mask is false, so that no NaN reaches a gradient
+        where = None if mask is None else mask[:, None]
         mean = jnp.mean(patches, axis=0, where=where)
         variance = jnp.var(patches, axis=0, where=where)
         # The slope of a square root is infinite at zero. eps keeps it finite if all patches are equal.
