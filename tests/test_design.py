@@ -30,7 +30,7 @@ REGISTRIES: dict[str, Any] = {
 EXTRAS = ("optax", "grain", "rich", "tyro", "matplotlib", "PIL", "mlxtend", "safetensors", "einops", "torch")
 
 LAYERS = (
-    {"_check", "_explain", "_extras", "_files", "_hook", "_keep", "_typecheck"},
+    {"_check", "_explain", "_extras", "_files", "_hook", "_keep", "_plugins", "_typecheck"},
     {"nn"},
     {"_registry", "_tokens"},
     {"images"},

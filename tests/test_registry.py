@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -567,3 +568,121 @@ def test_end_to_end_in_a_new_process(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "the pool 'broken' of broken_plugin 1.2 (broken_plugin:P) does not load: ModuleNotFoundError" in done.stdout
     assert done.stdout.strip().endswith("done")
+
+
+# Groups ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("group", "right"),
+    [
+        ("vitrail.pool", "vitrail.pools"),
+        ("vitrail.Pools", "vitrail.pools"),
+        ("vitrail.pooling", "vitrail.pools"),
+        ("vitrail_pools", "vitrail.pools"),
+        ("Vitrail-pools", "vitrail.pools"),
+        ("vitrial.pools", "vitrail.pools"),
+        ("vitrail.head", "vitrail.heads"),
+        ("vitrail.patch", "vitrail.patches"),
+        ("vitrail.position", "vitrail.positions"),
+        ("vitrail.postions", "vitrail.positions"),
+    ],
+)
+def test_a_group_that_is_none_of_vitrails_is_a_warning_and_its_name_an_error(
+    install: Installer, group: str, right: str
+) -> None:
+    install("misplaced", parts={"mine": "Pool"}, group=group)
+    registry = fresh(group=right)
+    words = rf"misplaced 1.2 declares 'mine' \(misplaced:Pool\) in the .* '{group}', .* the group must be '{right}'"
+    with pytest.warns(UserWarning, match=words):
+        assert list(registry) == ["mean", "cls", "max"]
+    for lookup in (registry.__getitem__, registry.get_entry, registry.configure):
+        with pytest.raises(PluginError, match=words):
+            lookup("mine")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert registry["mean"] is MeanPool  # all other names work, and the warning is not repeated
+        others = [other for kind, other in REGISTRIES.items() if other.group != right]
+        assert [list(fresh(group=other.group)) for other in others] == [["mean", "cls", "max"]] * 3
+    assert "misplaced" not in sys.modules
+
+
+@pytest.mark.parametrize("group", ["vitrail.encoders", "vitrail.a.pools", "vitrail."])
+def test_no_group_that_begins_with_vitrail_is_ignored(install: Installer, group: str) -> None:
+    install("misplaced", parts={"mine": "Pool"}, group=group)
+    with pytest.warns(UserWarning, match="misplaced 1.2 declares 'mine'") as caught:
+        assert [list(fresh(group=registry.group)) for registry in REGISTRIES.values()]
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("group", ["trail.pools", "vitrail_more.plugins", "pools", "vitrails.pools"])
+def test_groups_of_other_packages_are_their_own(install: Installer, group: str) -> None:
+    install("other", parts={"mine": "Pool"}, group=group)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for registry in REGISTRIES.values():
+            assert list(fresh(group=registry.group)) == ["mean", "cls", "max"]
+    with pytest.raises(UnknownPartError):
+        fresh()["mine"]
+
+
+def test_a_misplaced_plugin_is_ignored_if_plugins_are_off(install: Installer, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("misplaced", parts={"mine": "Pool"}, group="vitrail.pool")
+    monkeypatch.setenv("VITRAIL_NO_PLUGINS", "1")
+    with pytest.raises(UnknownPartError, match="plugins are off"):
+        fresh()["mine"]
+
+
+# A saved model whose plugin is gone ----------------------------------------------------------------------------------
+
+
+SAVE_AND_LOAD = """
+import sys, jax, vitrail
+path = sys.argv[1]
+sizes = dict(image_size=(16, 8), num_classes=3, key=jax.random.key(0))
+if sys.argv[2] == "save":
+    pool = vitrail.POOLS.configure("strange", factor=3.0)
+    vitrail.save(vitrail.vit("Ti/8", pool=pool, **sizes), path)
+for read in (vitrail.load, vitrail.model_card):
+    try:
+        read(path)
+        print("read")
+    except (vitrail.UnknownPartError, vitrail.PluginError) as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_a_saved_model_whose_plugin_is_gone_names_the_file_the_part_and_the_package(tmp_path: Path) -> None:
+    good = wheels.install(tmp_path / "good", "strangers_pools", parts={"strange": "Pool"})
+    broken = wheels.install(tmp_path / "broken", "strangers_pools", source="import gone", parts={"strange": "Pool"})
+    path = tmp_path / "model.safetensors"
+
+    def run(*folders: Path, what: str) -> list[str]:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")]),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", SAVE_AND_LOAD, str(path), what],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    assert run(good, what="save") == ["read", "read"]
+    gone = run(what="load")
+    assert len(gone) == 2
+    for line in gone:
+        assert line.startswith(f"UnknownPartError {path} needs a part that is missing: there is no pool 'strange'")
+        assert (
+            "the pool 'strange' was from strangers_pools 1.2 (strangers_pools:Pool) when the file was written" in line
+        )
+        assert line.endswith("install that package")
+    for line in run(broken, what="load"):
+        assert line.startswith(
+            f"PluginError {path} needs a part that is missing: the pool 'strange' of strangers_pools"
+        )

@@ -211,8 +211,8 @@ def rewritten(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, str
         header = file.metadata()
     arrays = load_file(path)
     change(arrays, header)
-    if header.keys() >= {"kind", "config", "sha256"}:
-        covered = json.dumps([header[name] for name in ("kind", "config", "sha256")])
+    if header.keys() >= {"kind", "config", "plugins", "sha256"}:
+        covered = json.dumps([header[name] for name in ("kind", "config", "plugins", "sha256")])
         header["header_sha256"] = hashlib.sha256(covered.encode()).hexdigest()
     save_file(arrays, path, metadata=header)
 
@@ -253,7 +253,11 @@ def size_with(header: dict[str, str], **changes: Any) -> None:
         (lambda a, h: h.update(sha256="3"), vitrail.CheckpointError, "digests must be a JSON object"),
         (lambda a, h: h.update(sha256="{}"), vitrail.CheckpointError, "is damaged"),
         (lambda a, h: config_with(h, colour=3), vitrail.CheckpointError, "has no field 'colour'"),
-        (lambda a, h: config_with(h, pool="nothing"), vitrail.UnknownPartError, "there is no pool 'nothing'"),
+        (
+            lambda a, h: config_with(h, pool="nothing"),
+            vitrail.UnknownPartError,
+            "/m needs a part that is missing: there is no pool 'nothing'",
+        ),
         (lambda a, h: encoder_with(h, colour=3), vitrail.CheckpointError, "has no field 'colour'"),
         (
             lambda a, h: encoder_with(h, activation="no"),

@@ -37,7 +37,14 @@ class Pool(AbstractPool):
 
 
 def install(
-    folder: Path, name: str, *, source: str = POOL, version: str = "1.2", parts: Mapping[str, str], kind: str = "pools"
+    folder: Path,
+    name: str,
+    *,
+    source: str = POOL,
+    version: str = "1.2",
+    parts: Mapping[str, str],
+    kind: str = "pools",
+    group: str | None = None,
 ) -> Path:
     """Builds the distribution `name`, of one module of that name, and installs it.
 
@@ -49,6 +56,7 @@ def install(
     - `version`: of the distribution.
     - `parts`: the entry points: the part's name, and the object in the module that it stands for.
     - `kind`: the end of the entry-point group.
+    - `group`: the whole entry-point group; `None` for the one of vitrail for that kind.
 
     **Returns:**
 
@@ -61,7 +69,7 @@ def install(
     (project / "pyproject.toml").write_text(
         f'[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
         f'[project]\nname = "{name}"\nversion = "{version}"\n'
-        f'[project.entry-points."vitrail.{kind}"]\n{points}'
+        f'[project.entry-points."{group or "vitrail." + kind}"]\n{points}'
         f'[tool.hatch.build.targets.wheel]\ninclude = ["{name}.py"]\n'
     )
     return install_project(project, folder)

@@ -7,19 +7,17 @@ import dataclasses
 import difflib
 import functools
 import inspect
-import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from jaxtyping import PRNGKeyArray
 
 from ._check import describe_value, join_names
-
-NO_PLUGINS: Final = "VITRAIL_NO_PLUGINS"
-"""The environment variable that turns plugins off: any value but the empty one and `0`."""
+from ._plugins import NO_PLUGINS, are_plugins_off, explain_misplaced, find_misplaced, name_origin
 
 Plain = bool | int | float | str | None | tuple["Plain", ...]
 """The values that an option can have, so that a configuration can be written as JSON. JSON's lists are tuples here."""
@@ -74,14 +72,6 @@ C = TypeVar("C")
 """The dataclass of their context."""
 
 
-def _name_origin(plugin: EntryPoint) -> str:
-    return "an unknown package" if plugin.dist is None else f"{plugin.dist.name} {plugin.dist.version}"
-
-
-def _are_plugins_off() -> bool:
-    return os.environ.get(NO_PLUGINS, "") not in ("", "0")
-
-
 class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
     """The parts of one kind by name: built-ins, and plugins that other packages declare as entry points.
 
@@ -91,7 +81,9 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
 
     Listing a registry reads the metadata of installed packages and imports none; a plugin is imported when its name is
     first looked up. A plugin that fails, or claims a name that is taken, makes that one name an error and leaves the
-    others alone. An alias can be looked up like any name; iterating gives each part once, by its own name.
+    others alone; so does one that a package declares in a group as `vitrail.pool`, which is none of vitrail's. That is
+    a warning too, when the registry is first listed. An alias can be looked up like any name; iterating gives each part
+    once, by its own name.
     """
 
     kind: str
@@ -132,12 +124,19 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
 
     @functools.cached_property
     def _plugins(self) -> Mapping[str, tuple[EntryPoint, ...]]:
-        if _are_plugins_off():
+        if are_plugins_off():
             return {}
         found: dict[str, tuple[EntryPoint, ...]] = {}
         for plugin in entry_points(group=self.group):
             found[plugin.name] = (*found.get(plugin.name, ()), plugin)
+        for plugin in self._misplaced:
+            warnings.warn(explain_misplaced(plugin, self.kind, self.group), stacklevel=2)
         return found
+
+    @functools.cached_property
+    def _misplaced(self) -> tuple[EntryPoint, ...]:
+        """The plugins that were probably meant for this registry."""
+        return () if are_plugins_off() else find_misplaced().get(self.group, ())
 
     @functools.cached_property
     def _given(self) -> tuple[str, ...]:
@@ -167,7 +166,8 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         Its factory. A plugin of that name is imported.
 
         **Raises:** `UnknownPartError` if nothing has the name; `PluginError` if the plugin of that name does not load,
-        is not a factory of this kind, or shares the name with a built-in or another plugin.
+        is not a factory of this kind, is declared in a wrong group, or shares the name with a built-in or another
+        plugin.
         """
         plugins = self._plugins.get(name, ())
         builtin = self.aliases.get(name, name)
@@ -179,7 +179,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         if builtin in self._builtins:
             return self._builtins[builtin]
         if not plugins:
-            raise UnknownPartError(self._explain_unknown(name))
+            self._refuse_unknown(name)
         if name not in self._loaded:
             self._loaded[name] = self._load(plugins[0])
         return self._loaded[name]
@@ -195,15 +195,15 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
 
         Its `Entry`.
 
-        **Raises:** `UnknownPartError` if nothing has the name.
+        **Raises:** `UnknownPartError` if nothing has the name; `PluginError` if a package declares it in a wrong group.
         """
         if name not in self:
-            raise UnknownPartError(self._explain_unknown(name))
+            self._refuse_unknown(name)
         builtin = ("vitrail",) if name in self._builtins or name in self.aliases else ()
         plugins = self._plugins.get(name, ())
         return Entry(
             name,
-            origins=(*builtin, *map(_name_origin, plugins)),
+            origins=(*builtin, *map(name_origin, plugins)),
             targets=tuple(plugin.value for plugin in plugins),
             alias_of=self.aliases.get(name),
         )
@@ -308,7 +308,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
     def _describe(self, choice: object) -> str:
         if isinstance(choice, str):
             plugins = self._plugins.get(choice, ())
-            return f"the {self.kind} {choice!r}" + "".join(f" of {_name_origin(p)} ({p.value})" for p in plugins)
+            return f"the {self.kind} {choice!r}" + "".join(f" of {name_origin(p)} ({p.value})" for p in plugins)
         if isinstance(choice, PartSpec):
             return f"the {self.kind} {choice}"
         factory: object = getattr(choice, "func", choice)  # of a functools.partial
@@ -358,10 +358,16 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
             given = describe_value(factory)
             raise error(f"a {self.kind} must have a signature that fits, {who} {given}: {why}") from cause
 
+    def _refuse_unknown(self, name: str) -> NoReturn:
+        for plugin in self._misplaced:
+            if plugin.name == name:
+                raise PluginError(explain_misplaced(plugin, self.kind, self.group))
+        raise UnknownPartError(self._explain_unknown(name))
+
     def _explain_unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name, [*self, *self.aliases], n=3)
         hint = f"did you mean {join_names(near)}? " if near else ""
-        off = f" (plugins are off: {NO_PLUGINS} is set)" if _are_plugins_off() else ""
+        off = f" (plugins are off: {NO_PLUGINS} is set)" if are_plugins_off() else ""
         return f"there is no {self.kind} {name!r}: {hint}known are {join_names(self)}{off}"
 
 

@@ -4,6 +4,7 @@ from ._backbone import Backbone as Backbone, reset_unsaved as reset_unsaved
 from ._build import vit as vit
 from ._compile import CompiledViT as CompiledViT, compile as compile
 from ._config import ViTConfig as ViTConfig
+from ._parts import list_plugins as list_plugins
 from ._presets import PRESETS as PRESETS
 from ._readout import Readout as Readout
 from ._reference import vit_forward as vit_forward

@@ -1,11 +1,15 @@
 """Builds the parts that a configuration names, and puts them together."""
 
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from .._registry import PartSpec, Registry
 from ..encoder import Encoder, Neck, WindowedEncoder, make_windowed_encoder
 from ..head import HEADS, AbstractHead, HeadContext
 from ..nn import INITS, Dropout, Execution, LayerNorm
@@ -21,6 +25,10 @@ else:
     ViTConfig = object  # a configuration builds with what is here
 
 _FLOAT32 = jnp.dtype(jnp.float32)
+_REGISTRIES: Final[Mapping[str, Registry[Any, Any]]] = MappingProxyType(
+    {"patch": PATCHES, "position": POSITIONS, "pool": POOLS, "head": HEADS}
+)
+"""The registry of the part that a field of a configuration names."""
 
 
 def make_backbone(
@@ -98,3 +106,28 @@ def make_head(config: ViTConfig, dim: int, *, key: PRNGKeyArray) -> AbstractHead
     """The head of a configuration, for a pooled vector of width `dim`."""
     context = HeadContext(dim=dim, num_classes=config.num_classes, token_dim=config.token_dim, init=INITS[config.init])
     return HEADS.build(config.head, context, key=key)
+
+
+def list_plugins(config: object) -> dict[str, str]:
+    """The parts of a configuration, and of those in it, that other packages provide.
+
+    **Arguments:**
+
+    - `config`: a configuration of any model.
+
+    **Returns:**
+
+    For each part in words, as `the pool 'mean_std'`, the package and the object in it: what to install where the part
+    is missing.
+    """
+    found = dict[str, str]()
+    for field in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
+        value, registry = getattr(config, field.name), _REGISTRIES.get(field.name)
+        if registry is not None and isinstance(value, str | PartSpec):
+            name = value if isinstance(value, str) else value.name
+            entry = registry.get_entry(name)
+            if entry.targets:
+                found[f"the {registry.kind} {name!r}"] = f"{entry.origins[-1]} ({entry.targets[-1]})"
+        else:
+            found |= list_plugins(value)
+    return found

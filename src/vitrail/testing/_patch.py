@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import jax
 import jax.numpy as jnp
@@ -203,12 +203,17 @@ def _find_pixels(subject: Subject, grid: tuple[int, int]) -> tuple[np.ndarray, n
 
 def _differentiate_tokens(call: Any, part: Any, image: Any) -> Any:
     """The tokens, and the gradient of a random sum of each with respect to the image."""
-    out, pull = jax.vjp(lambda image: call(part, image, None), image)
-    rows, cols, dim = out.shape
-    number = rows * cols
-    factors = jnp.eye(number)[:, :, None] * draw_array(1, number, dim, seed=9)
-    gradients = jax.vmap(lambda f: pull(f.reshape(out.shape).astype(out.dtype))[0])(factors)
-    return out, gradients
+
+    def embed(image: Any) -> Any:
+        return call(part, image, None)
+
+    out, pull = cast("tuple[Any, Any]", jax.vjp(embed, image))
+    number, dim = out.shape[0] * out.shape[1], out.shape[2]
+
+    def differentiate(factors: Any) -> Any:
+        return pull(factors.reshape(out.shape).astype(out.dtype))[0]
+
+    return out, jax.vmap(differentiate)(jnp.eye(number)[:, :, None] * draw_array(1, number, dim, seed=9))
 
 
 def fits_larger_patches_when_resized(subject: Subject) -> Iterator[str]:

@@ -171,7 +171,7 @@ def tells_patches_apart(subject: Subject) -> Iterator[str]:
         distances = np.abs(given[:, None] - given[None]).max(axis=-1)
         np.fill_diagonal(distances, np.inf)
         if distances.min() < 1e-5 * np.abs(given).max():
-            first, second = np.unravel_index(distances.argmin(), distances.shape)
+            first, second = divmod(int(distances.argmin()), len(distances))
             yield f"it must tell the patches apart, but patches {first} and {second} of a grid of {grid} get the same"
             return
 

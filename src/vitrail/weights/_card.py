@@ -14,7 +14,7 @@ from ..model import ViT, ViTConfig
 from ..nn import list_arrays
 from ._configuration import Configuration, make_outline
 from ._errors import CheckpointError, blame_file
-from ._native import check_no_overrides, compare_arrays, is_native, name_dtypes, read_header
+from ._native import check_no_overrides, compare_arrays, is_native, name_dtypes, read_header, read_plugins
 from ._read import Config, choose_config, plan_model, recognise_file
 from .formats import AbstractSource, open_source
 from .layouts import Checkpoint, has_pooler
@@ -168,7 +168,7 @@ def _make_card(checkpoint: Checkpoint, config: ViTConfig) -> ModelCard:
 
 def _make_native_card(file: AbstractSource) -> ModelCard:
     config = _check_vit(file, read_header(file)[0])
-    with blame_file(file.path):
+    with blame_file(file.path, read_plugins(file)):
         expected = list_arrays(make_outline(config))
     tensors = name_dtypes(file.tensors)
     found = compare_arrays(tensors, expected)

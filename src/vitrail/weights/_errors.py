@@ -1,10 +1,11 @@
 """The error of a file of weights."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
-from .._registry import UnknownPartError
+from .._registry import PluginError, UnknownPartError
 
 
 class CheckpointError(ValueError):
@@ -12,15 +13,24 @@ class CheckpointError(ValueError):
 
 
 @contextmanager
-def blame_file(path: Path) -> Generator[None, None, None]:
+def blame_file(path: Path, plugins: Mapping[str, str] = MappingProxyType({})) -> Generator[None, None, None]:
     """Turns any error of a model that is built as a file says into a `CheckpointError` that names the file.
 
-    An `UnknownPartError` stays as it is: that a part is not installed is not the file's fault.
+    An `UnknownPartError` or a `PluginError` stays one, because that a part is not installed is not the file's fault. It
+    names the file, and the package that the part was from when the file was written: `plugins` says which.
     """
     try:
         yield
-    except (CheckpointError, UnknownPartError):
+    except CheckpointError:
         raise
+    except (UnknownPartError, PluginError) as error:
+        origins = [
+            f"{part} was from {origin} when the file was written: install that package"
+            for part, origin in plugins.items()
+            if part.removeprefix("the ") in str(error)
+        ]
+        message = f"{path} needs a part that is missing: {error}"
+        raise type(error)(". ".join([message, *origins])) from error
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         raise CheckpointError(f"{path} describes a model that cannot be built: {shorten_error(error)}") from error
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from .._check import join_names
-from ..model import reset_unsaved
+from ..model import list_plugins, reset_unsaved
 from ..nn import list_arrays
 from ._configuration import (
     Configuration,
@@ -26,7 +26,7 @@ from ._errors import CheckpointError, blame_file, shorten_error
 from .formats import AbstractSource, NumpyArray, TensorInfo, write_safetensors
 
 _FORMAT: Final = "vitrail 1"
-_COVERED: Final = ("kind", "config", "sha256")
+_COVERED: Final = ("kind", "config", "plugins", "sha256")
 """What the digest of the header covers."""
 _DTYPES: Final[Mapping[str, str]] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
@@ -58,6 +58,7 @@ def write_native(model: Configured, path: Path) -> None:
             "change parts with vitrail.replace, which updates the configuration"
         )
     written = {name: np.asarray(array) for name, array in arrays.items()}
+    header["plugins"] = json.dumps(list_plugins(model.config))
     header["sha256"] = json.dumps({name: _digest_array(array) for name, array in written.items()})
     write_safetensors(written, path, header | {"header_sha256": _digest_header(header)})
 
@@ -77,7 +78,7 @@ def read_native(source: AbstractSource) -> Configured:
     """Reads the model of a file that `write_native` wrote."""
     path = source.path
     config, digests = read_header(source)
-    with blame_file(path):
+    with blame_file(path, read_plugins(source)):
         outline = make_outline(config)
     _check_same(str(path), name_dtypes(source.tensors), list_arrays(outline), CheckpointError)
 
@@ -108,6 +109,12 @@ def read_header(source: AbstractSource) -> tuple[Configuration, dict[str, str]]:
         return parse_configuration(header["kind"], header["config"]), cast("dict[str, str]", digests)
     except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError) as error:
         raise CheckpointError(f"{path} has a header that this vitrail cannot read: {shorten_error(error)}") from error
+
+
+def read_plugins(source: AbstractSource) -> dict[str, str]:
+    """Reads which parts other packages provided when the file was written: each part in words, and its package."""
+    found: object = json.loads(source.metadata["plugins"])
+    return cast("dict[str, str]", found) if isinstance(found, dict) else {}
 
 
 def name_dtypes(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
