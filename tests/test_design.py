@@ -5,14 +5,17 @@ import importlib
 import inspect
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import pytest
+from hatchling.build import build_wheel
 from helpers import builtins
 
 import vitrail
@@ -216,6 +219,51 @@ def test_importing_the_package_imports_none_of_the_extras() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+ALONE = """
+    import importlib, importlib.metadata, sys
+
+    find = importlib.metadata.distribution
+
+    def find_others(name):
+        if name == "vitrail":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return find(name)
+
+    importlib.metadata.distribution = find_others
+    sys.path.insert(0, sys.argv[1])
+    vitrail = importlib.import_module(sys.argv[2])
+    for room in ("lab", "show", "train", "weights", "testing", "cli"):
+        importlib.import_module(f"{vitrail.__name__}.{room}")
+    import jax, jax.numpy as jnp
+    model = vitrail.vit("Ti/16", pool="gem", num_classes=3, image_size=32, key=jax.random.key(0))
+    try:
+        vitrail.MeanPool("wide")
+    except TypeError as error:
+        print(type(error).__name__)
+    print(vitrail.__file__, vitrail.__version__, model(jnp.zeros((32, 32, 3))).shape)
+"""
+
+
+@pytest.mark.parametrize("name", ["vitrail", "app.vendor.vitrail", "vitrail.zip"])
+def test_a_copy_that_is_not_installed_works(name: str, tmp_path: Path) -> None:
+    """Without metadata, as in a frozen program, a vendored copy or an archive."""
+    module = name.removesuffix(".zip")
+    place, inside = tmp_path / "copy", Path(*module.split("."))
+    shutil.copytree(SOURCE, place / inside, ignore=shutil.ignore_patterns("__pycache__"))
+    if name.endswith(".zip"):
+        place = Path(shutil.make_archive(str(tmp_path / module), "zip", place))
+    command = [sys.executable, "-c", textwrap.dedent(ALONE), str(place), module]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    checked = "" if name.endswith(".zip") else "TypeCheckError\n"  # jaxtyping's hook leaves archives alone
+    assert done.stdout == f"{checked}{place / inside}/__init__.py {vitrail.__version__} (3,)\n"
+
+
+def test_the_version_is_that_of_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert build_wheel(str(tmp_path)) == f"vitrail-{vitrail.__version__}-py3-none-any.whl"
 
 
 # Names and docs --------------------------------------------------------------------------------------------------

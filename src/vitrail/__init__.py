@@ -3,7 +3,8 @@
 import sys as _sys
 import typing as _typing
 from importlib import import_module as _import_module
-from importlib.metadata import version as _version
+
+__version__ = "0.1.0"  # the build reads it from here, and a copy that is not installed has no metadata
 
 from ._hook import install as _install
 from ._typecheck import CallError as CallError, start as _start
@@ -165,6 +166,3 @@ else:
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *_LATER, *_ROOMS})
-
-
-__version__ = _version("vitrail")

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 else:
     ReadableBuffer = bytes
 
+_PACKAGE: Final = __name__.rpartition(".")[0]  # not "vitrail" in a copy within another package
 _DECORATOR: Final = "_vitrail_check"
-_CACHE: Final = ".vitrail-checked-1.pyc"
+_CACHE: Final = f".{_PACKAGE}-checked-1.pyc"
 """How the files of compiled modules end, apart from those of a plain import. It grows with changes of `_Decorate`."""
-_UNCHECKED: Final = ("vitrail._explain", "vitrail._typecheck", "vitrail._hook")
+_UNCHECKED: Final = tuple(f"{_PACKAGE}.{name}" for name in ("_explain", "_typecheck", "_hook"))
 """What finds and explains the faults is not checked itself."""
 
 
@@ -36,7 +37,7 @@ class _Decorate(ast.NodeTransformer):
         """Imports the decorator after the docstring."""
         self.generic_visit(node)
         start = int(ast.get_docstring(node, clean=False) is not None)
-        node.body.insert(start, ast.parse(f"from vitrail._typecheck import check as {_DECORATOR}").body[0])
+        node.body.insert(start, ast.parse(f"from {_PACKAGE}._typecheck import check as {_DECORATOR}").body[0])
         return ast.fix_missing_locations(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
@@ -80,7 +81,7 @@ class _Finder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Finds a module of vitrail."""
-        if not fullname.startswith("vitrail.") or fullname.startswith(_UNCHECKED):
+        if not fullname.startswith(f"{_PACKAGE}.") or fullname.startswith(_UNCHECKED):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(spec.loader, SourceFileLoader):

@@ -29,7 +29,7 @@ class CallError(TypeCheckError, AnnotationError):
     # As an `AnnotationError` it passes through jaxtyping, which would put its own message around any other error.
 
 
-CallError.__module__ = "vitrail"  # where it is public: tracebacks print it
+CallError.__module__ = __name__.rpartition(".")[0]  # where it is public: tracebacks print it
 
 
 def start() -> None:

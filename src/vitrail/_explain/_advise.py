@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._describe import (
+    PACKAGE,
     bind_sizes,
     is_a,
     is_array,
@@ -72,7 +73,7 @@ def advise_unknown(parameters: Sequence[inspect.Parameter], unknown: str, value:
     if name in fields:
         return f"pass {fields[name].replace('=...', f'={write_value(value)}')}"
     if "model" in names:
-        vitrail: Any = sys.modules["vitrail"]
+        vitrail: Any = sys.modules[PACKAGE]
         for method, options in (("with_dropout", vitrail.Dropout), ("with_execution", vitrail.Execution)):
             if name in _list_fields(options):
                 return f"use model.{method}({name_type(options)}({name}={write_value(value)}))"

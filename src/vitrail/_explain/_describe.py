@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+PACKAGE: Final = __name__.removesuffix("._explain._describe")
+"""`vitrail`, unless this is a copy within another package."""
 _MOST_TEXT: Final = 60
 _DTYPES: Final = {
     "Bool": "boolean array",
@@ -74,7 +76,7 @@ def name_object(module: str, qualname: str) -> str:
 
 def name_type(cls: type) -> str:
     """Returns the name of a class, with its module if it is one of vitrail's."""
-    return name_object(cls.__module__, cls.__qualname__) if cls.__module__.startswith("vitrail") else cls.__name__
+    return name_object(cls.__module__, cls.__qualname__) if cls.__module__.startswith(PACKAGE) else cls.__name__
 
 
 def describe_value(value: Any) -> str:

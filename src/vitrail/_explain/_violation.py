@@ -9,6 +9,7 @@ from beartype.door import is_bearable
 
 from ._advise import advise_argument
 from ._describe import (
+    PACKAGE,
     bind_sizes,
     describe_hint,
     describe_value,
@@ -155,7 +156,7 @@ def _list_callers() -> Iterator[tuple[str, Mapping[str, Any]]]:
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         code = frame.f_code
-        if module.startswith("vitrail") and not module.startswith(("vitrail._explain", "vitrail._typecheck")):
+        if module.startswith(PACKAGE) and not module.startswith((f"{PACKAGE}._explain", f"{PACKAGE}._typecheck")):
             yield name_object(module, code.co_qualname), frame.f_locals
         frame = frame.f_back
 

@@ -5,12 +5,12 @@ import sys
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from types import MappingProxyType
 from typing import Final, Literal, cast
 
 from jaxtyping import TypeCheckError
 
+from .. import __version__
 from .._extras import MissingExtraError, require
 from .._registry import PluginError, UnknownPartError
 from ..images import DataError
@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
     be parsed exits with status 2.
     """
     if list(sys.argv[1:] if args is None else args) == ["--version"]:
-        print(f"vitrail {_read_version()}")
+        print(f"vitrail {__version__}")
         return 0
     try:
         with _exit_at_sigterm():
@@ -61,10 +61,6 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"vitrail: error: {_format_error(error)}", file=sys.stderr)
         return 1
     return 0
-
-
-def _read_version() -> str:
-    return version("vitrail")
 
 
 def _format_error(error: Exception) -> str:

@@ -5,7 +5,6 @@ import hashlib
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .. import __version__
 from .._check import check_not_negative, check_positive
 from .._registry import PartSpec
 from ..images import Augmentation, Dataset
@@ -195,7 +195,7 @@ def _describe(model: ViT, data: Dataset, recipe: Recipe, seeds: int) -> dict[str
         "data": _digest([array for part in parts for array in part], repr((data.classes, data.preprocess))),
         "recipe": repr(recipe),
         "seeds": str(seeds),
-        "vitrail": version("vitrail"),
+        "vitrail": __version__,
     }
 
 
