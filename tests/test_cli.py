@@ -181,6 +181,8 @@ def test_compare(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     table = rows_of(printed)
     assert sorted(row[0] for row in table) == ["abmil", "cls", "gap", "mean"]
     assert "best" in table[0]
+    assert "note: the images are too few for the recipe" in printed
+    assert "16 images give 4 steps, and 100 are needed. Use more images, or epochs=50." in printed
     with (out / "results.csv").open() as file:
         assert [row["pool"] for row in csv.DictReader(file)] == [row[0] for row in table]
     assert len(json.loads((out / "results.json").read_text())["rows"]) == 4

@@ -495,6 +495,22 @@ def test_the_figure_is_drawn(pools: list[str], model: vitrail.ViT, data: images.
     assert drawn.count("<image") == 2 * len({"abmil", "top_k"} & set(pools))
 
 
+@pytest.mark.parametrize(("epochs", "batch_size", "steps"), [(2, 8, 10), (19, 8, 95), (20, 8, 100), (100, 41, 97)])
+def test_too_few_images_for_the_recipe_are_noted(
+    epochs: int, batch_size: int, steps: int, model: vitrail.ViT, data: images.Dataset
+) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=epochs, batch_size=batch_size)
+    told: list[lab.LabProgress] = []
+    comparison = compare(model, data, pools=["mean"], seeds=1, recipe=recipe, report=told.append)
+    assert told[-1].total == steps
+    assert len(comparison.notes) == (steps < 100)
+    assert json.loads(comparison.to_json())["notes"] == list(comparison.notes)
+    for note in comparison.notes:
+        assert f"40 images give {steps} steps, and 100 are needed" in note
+        enough = int(note.partition("epochs=")[2])
+        assert (enough - 1) * 40 < 100 * batch_size <= enough * 40
+
+
 # Statistics ------------------------------------------------------------------------------------------------------
 
 

@@ -119,6 +119,7 @@ def format_table(comparison: Comparison) -> list[str]:
         "to the best, by a two-sided sign-flip test over the held-out images, after Holm.",
         "k-NN: 20 nearest neighbours by cosine, for pools without parameters. µs: time of pool and head, noisy.",
     ]
+    notes += [f"note: {note}." for note in comparison.notes]
     skipped = [f"left out: {s.pool} ({' '.join(s.reason.split())})" for s in comparison.skipped]
     return [lines[0], "-" * len(lines[0]), *lines[1:], "", *notes, *skipped]
 

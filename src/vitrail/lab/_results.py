@@ -92,6 +92,8 @@ class Comparison:
     """The pools that were left out."""
     map_images: tuple[int, ...]
     """The held-out images that `PoolRow.maps` is of."""
+    notes: tuple[str, ...] = ()
+    """What limits the result, in sentences: that the runs have too few steps for the number of images."""
 
     def __repr__(self) -> str:
         best = "".join(f"{row.pool} is the best with {row.accuracy:.3f}, " for row in self.rows[:1])
@@ -101,7 +103,8 @@ class Comparison:
         """Everything as JSON, with `correct` as a string of zeros and ones for each run."""
         rows = [_to_values(row) | {"accuracy": row.accuracy, "spread": row.spread} for row in self.rows]
         skipped = {s.pool: s.reason for s in self.skipped}
-        return json.dumps({"rows": rows, "skipped": skipped, "map_images": self.map_images}, indent=1)
+        whole = {"rows": rows, "skipped": skipped, "map_images": self.map_images, "notes": self.notes}
+        return json.dumps(whole, indent=1)
 
     def to_csv(self) -> str:
         """The table as CSV with a header."""
