@@ -419,6 +419,19 @@ def test_every_public_function_is_brief_about_values_that_are_long(name: str) ->
         pytest.skip("any value will do")
 
 
+class Hostile:
+    """Every look at it fails."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("do not look")
+
+
+def test_a_value_that_cannot_be_described_is_still_an_error_of_the_call() -> None:
+    for message in (message_of(lambda: build(key=Hostile())), message_of(lambda: small_model()(Hostile()))):  # type: ignore[arg-type]
+        assert "() got a value of a wrong type" in message or "must be" in message
+        assert_short(message)
+
+
 def test_signatures_can_be_copied_and_bound() -> None:
     signature = inspect.signature(vitrail.vit)
     again = copy.deepcopy(signature)

@@ -8,10 +8,13 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 import jaxtyping
 from jaxtyping import AnnotationError, TypeCheckError
+
+if TYPE_CHECKING:
+    from beartype import BeartypeConf
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -50,7 +53,7 @@ def check(value: _T) -> _T:
 class _Signature(inspect.Signature):
     """A signature whose errors name the function. jaxtyping binds the arguments of every call to it."""
 
-    function: FunctionType | None = None
+    function: Any = None
     """The function; `None` in a copy, which binds as any other signature does."""
     _positional: tuple[str, ...] | None = None
     _names: frozenset[str] = frozenset()
@@ -123,13 +126,25 @@ def _typecheck(function: Callable[_P, _R]) -> Callable[_P, _R]:
             problem = error
         from ._explain import explain_violation
 
-        raise CallError(explain_violation(function, args, kwargs, problem)) from None
+        try:
+            message = explain_violation(function, args, kwargs, problem)
+        except Exception:  # a value that cannot even be described must not hide that it is wrong
+            message = f"{getattr(function, '__qualname__', 'a function')}() got a value of a wrong type: {problem}"[
+                :400
+            ]
+        raise CallError(message) from None
 
     return call
 
 
 def _make_check(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    from beartype import BeartypeConf, beartype
+    from beartype import beartype
 
-    # The numeric tower of PEP 484: an int is accepted as a float, as by a type checker.
-    return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
+    return beartype(conf=make_conf())(function)
+
+
+def make_conf() -> "BeartypeConf":
+    """How beartype checks: by the numeric tower of PEP 484, an int is accepted as a float, as by a type checker."""
+    from beartype import BeartypeConf
+
+    return BeartypeConf(is_pep484_tower=True, is_color=False)

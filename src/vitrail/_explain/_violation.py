@@ -4,9 +4,9 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast, get_args, get_origin
 
-from beartype import BeartypeConf
 from beartype.door import is_bearable
 
+from .._typecheck import make_conf
 from ._advise import advise_argument
 from ._describe import (
     PACKAGE,
@@ -25,7 +25,7 @@ from ._describe import (
     show_shape,
 )
 
-_CONF: Final = BeartypeConf(is_pep484_tower=True)
+_CONF: Final = make_conf()
 _MOST_CALLERS: Final = 4
 _MOST_ITEMS: Final = 1000
 
