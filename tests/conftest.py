@@ -37,6 +37,7 @@ collect_ignore = ["plugins", *([] if find_spec("torch") else ["oracles"])]
 _DEPEND_ON_VERSIONS = {
     "test_cli",
     "test_encoder",
+    "test_errors",
     "test_model",
     "test_performance",
     "test_reference",

@@ -226,6 +226,13 @@ def test_an_argument_that_a_function_does_not_have_says_where_it_goes(call: Call
         (lambda: build(image_size=[224, 224], key=KEY),
          "image_size of vitrail.vit() must be an int or a tuple of 2 ints, got the list [224, 224]: "
          "pass (224, 224), a tuple"),
+        (lambda: small_model().backbone.activations(jnp.zeros((8, 12, 3)), layers=3),  # type: ignore[arg-type]
+         "layers of vitrail.Backbone.activations() must be a sequence of int or None, got the int 3: pass (3,)"),
+        (lambda: small_model().resized(16.0),  # type: ignore[arg-type]
+         "image_size of vitrail.ViT.resized() must be an int or a tuple of 2 ints, got the float 16.0: pass 16"),
+        (lambda: vitrail.EncoderOptions(activation="swishglu"),  # type: ignore[arg-type]
+         "activation of vitrail.EncoderOptions() must be 'gelu', 'gelu_tanh', 'quick_gelu', 'relu', 'silu', 'tanh' or "
+         "'swiglu', got the string 'swishglu': did you mean 'swiglu'?"),
         (lambda: vitrail.replace("S/16", pool="max", key=KEY),  # type: ignore[arg-type]
          "model of vitrail.replace() must be a vitrail.ViT, got the string 'S/16': pass a model: "),
         (lambda: vitrail.save("x.safetensors", small_model()),  # type: ignore[arg-type]
@@ -344,6 +351,14 @@ def test_training_and_comparing_do_not_depend_on_the_dtype_of_labels() -> None:
         row = vitrail.compare_pools(model, data, pools=["mean"], recipe=recipe, seeds=1).rows[0]
         results.append((vitrail.train.evaluate(trained, data).logits.tolist(), row.correct.tolist(), row.knn_accuracy))
     assert results[0] == results[1] == results[2]
+
+
+def test_one_name_where_several_belong_says_how_to_write_it() -> None:
+    labels = np.array([0, 1, 2, 1], np.int32)
+    data = Dataset("zeros", Examples(IMAGES, labels), Examples(IMAGES, labels), ("a", "b", "c"), PREPROCESS)
+    model = small_model(image_size=(8, 8), patch_size=(4, 4), channels=1, num_classes=3)
+    with pytest.raises(ValueError, match=re.escape("pools must be a sequence of names, got 'gem': pass ('gem',)")):
+        vitrail.compare_pools(model, data, pools="gem")
 
 
 @pytest.mark.parametrize("labels", [np.zeros(4, np.float32), np.eye(4, dtype=np.float32), np.eye(4, dtype=np.int32)])

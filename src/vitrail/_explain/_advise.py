@@ -133,11 +133,20 @@ def _advise_plain(name: str, hint: Any, value: Any, fits: Fits) -> str:
     for kind in (int, float, str, bool):
         if kind in list_members(hint) and (isinstance(value, np.generic) or (is_array(value) and value.ndim == 0)):
             return f"pass {kind.__name__}({name})"
-    if int in list_members(hint) and isinstance(value, str) and value.isdigit():
+    if int in list_members(hint) and is_a(value, str) and value.isdigit():
         return f"pass {value} without quotes"
+    if int in list_members(hint) and is_a(value, float) and value.is_integer():
+        return f"pass {int(value)}"
+    if any(_takes_several(member) and fits((value,), member) for member in list_members(hint)):
+        return f"pass ({write_value(value)},)"
     if is_a(value, list) and any(get_origin(m) is tuple and fits(tuple(value), m) for m in list_members(hint)):
         return f"pass {shorten(repr(tuple(value)), 40)}, a tuple"
     return ""
+
+
+def _takes_several(hint: Any) -> bool:
+    origin, args = get_origin(hint), get_args(hint)
+    return isinstance(origin, type) and issubclass(origin, Sequence) and (origin is not tuple or Ellipsis in args)
 
 
 def _advise_model(name: str, hint: Any, value: Any, fits: Fits) -> str:

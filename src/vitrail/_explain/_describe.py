@@ -209,7 +209,10 @@ def describe_hint(hint: Any) -> str:
     arrays = [member for member in list_members(hint) if is_array_hint(member)]
     kinds = {member.array_type for member in arrays}
     for member in list_members(hint):
-        words[_describe_array_hint(member, kinds) if is_array_hint(member) else _describe_member(member)] = None
+        if get_origin(member) is Literal:
+            words |= dict.fromkeys(map(repr, get_args(member)))
+        else:
+            words[_describe_array_hint(member, kinds) if is_array_hint(member) else _describe_member(member)] = None
     return join_words(list(words))
 
 
@@ -225,8 +228,6 @@ def _describe_member(hint: Any) -> str:
     if hint is NoneType or hint is None:
         return "None"
     origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return join_words([repr(arg) for arg in args])
     if hint is Callable or origin is get_origin(Callable[[], int]):
         return "a class or a function"
     if origin is tuple and args and Ellipsis not in args and len(set(args)) == 1:

@@ -160,6 +160,8 @@ def _note_limits(recipe: Recipe, images: int) -> tuple[str, ...]:
 
 def _choose(model: ViT, pools: Sequence[str | PartSpec] | None) -> tuple[dict[str, str | PartSpec], list[SkippedPool]]:
     """The pools to compare, by label, and those that do not fit."""
+    if isinstance(pools, str):
+        raise ValueError(f"pools must be a sequence of names, got {pools!r}: pass ({pools!r},)")
     choices: dict[str, str | PartSpec] = {}
     skipped: list[SkippedPool] = []
     for choice in list(POOLS) if pools is None else pools:
