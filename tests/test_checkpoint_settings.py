@@ -211,7 +211,7 @@ def test_the_pictures_of_open_clip_are_prepared_as_it_says(given: Any, expected:
     layout = LAYOUTS["timm"]
     with open_source(folder) as source:
         settings = find_settings(source.path)
-        checkpoint = Checkpoint(source, layout, {**settings, "model_args": {"num_heads": 2}}, folder)
+        checkpoint = Checkpoint(source, layout, {**settings, "model_args": {"num_heads": 2}})
         config = layout.read_config(checkpoint)
     assert config.encoder.activation == "gelu"
     assert config.preprocess == expected

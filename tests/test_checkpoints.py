@@ -39,12 +39,23 @@ WRITABLE = {name: case for name, case in CASES.items() if LAYOUTS[case.layout].e
 def test_a_layout_is_written_back_to_the_bit(name: str, tmp_path: Path) -> None:
     case = WRITABLE[name]
     model = vitrail.load(published(case, tmp_path), **case.options)
-    vitrail.save(model, tmp_path / "again.safetensors", layout=case.layout)  # type: ignore[arg-type]
-    written, layout, given = load_file(tmp_path / "again.safetensors"), LAYOUTS[case.layout], tensors_of(case)
+    vitrail.save(model, tmp_path / "again", layout=case.layout)  # type: ignore[arg-type]
+    written, layout, given = load_file(tmp_path / "again/model.safetensors"), LAYOUTS[case.layout], tensors_of(case)
     written, given = ({short(layout, key): array for key, array in each.items()} for each in (written, given))
     assert written.keys() <= given.keys()
     assert all(layout.reason_to_ignore(key) for key in given.keys() - written.keys())
     assert all(np.array_equal(array, given[key]) for key, array in written.items())
+    again = vitrail.load(tmp_path / "again")
+    assert with_exact_crop(again.config) == with_exact_crop(model.config)
+    assert all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(again), jax.tree.leaves(model), strict=True))
+
+
+def with_exact_crop(config: vitrail.ViTConfig) -> vitrail.ViTConfig:
+    """A configuration whose images are cropped by whole pixels, as Hugging Face's files say it."""
+    if config.preprocess is None:
+        return config
+    crop = config.image_size[0] / config.preprocess.compute_scaled_size(config.image_size)[0]
+    return dataclasses.replace(config, preprocess=dataclasses.replace(config.preprocess, crop=crop))
 
 
 def short(layout: Layout[Any], name: str) -> str:
@@ -151,8 +162,8 @@ def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) ->
         ("timm", {"pool": "max"}, "'global_pool' beside .* got 'max'"),
         (
             "timm",
-            {"encoder": vitrail.EncoderOptions(activation="relu")},
-            "encoder .*'relu'.* would be read as .*'gelu'",
+            {"encoder": vitrail.EncoderOptions(norm_eps=1e-5)},
+            "encoder .*1e-05.* would be read as .*1e-06",
         ),
         ("timm", {"encoder": vitrail.EncoderOptions(pre_norm=True)}, "would be read as .*norm_eps=1e-05"),
         (
@@ -179,40 +190,152 @@ def test_a_model_that_would_be_read_as_another_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
+PRE_NORM = vitrail.EncoderOptions(pre_norm=True, norm_eps=1e-5)
+NO_BIAS = vitrail.PATCHES.configure("conv", bias=False)
+OBLONG = {"image_size": (12, 20)}
+GATED = vitrail.EncoderOptions(activation="swiglu", layer_scale=1.0)
+SCALED = vitrail.EncoderOptions(layer_scale=1.0)
+MAP = vitrail.POOLS.configure("attention", num_heads=2, mlp_dim=24)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+COVER, PAD = (vitrail.Preprocess(fit, "bicubic", *IMAGENET) for fit in ("cover", "pad"))  # type: ignore[arg-type]
+NONE: dict[str, Any] = {"head": "none", "num_classes": None}
+
+
 @pytest.mark.parametrize(
-    ("layout", "changes", "settings"),
+    ("layout", "changes", "message"),
     [
+        ("timm", {"encoder": PRE_NORM}, "patch embedding has a bias there unless pre_norm is set, got pre_norm=True"),
+        ("timm", {"patch": NO_BIAS}, "patch embedding has a bias there unless pre_norm is set, got pre_norm=False"),
+        (
+            "timm",
+            {"encoder": dataclasses.replace(PRE_NORM, activation="swiglu"), "patch": NO_BIAS},
+            "a gated MLP has neither a pre_norm nor",
+        ),
+        ("timm", {"pool": MAP}, "the MLP of the attention pool is that of a block there, got mlp_dim=24"),
+        ("timm", {"preprocess": PAD}, r"preprocess Preprocess\(fit='pad', .* would be read as None"),
+        ("timm", {"preprocess": COVER, **OBLONG}, "images that are not square are squashed there, got .*'cover'"),
+        ("hf_vit", {"preprocess": COVER, **OBLONG}, "images that are not square are squashed there, got .*'cover'"),
+        ("hf_vit", {"preprocess": PAD, **OBLONG}, "images that are not square are squashed there, got .*'pad'"),
+        ("hf_vit", {"num_registers": 1, "class_token": False, "pool": "mean"}, "distillation token or a pooler needs"),
+        ("hf_vit", {"classes": ("a", "", "b", "c", "d")}, r"classes \('a', '', .* would be read as None"),
         (
             "hf_vit",
-            {"head": vitrail.HEADS.configure("linear", bias=True)},
-            {"num_attention_heads": 2, "layer_norm_eps": 1e-6},
+            {"head": vitrail.HEADS.configure("linear", activation="tanh"), "class_token": False, "pool": "mean"},
+            "distillation token or a pooler needs a class token there",
         ),
         (
-            "timm",
-            {"pool": vitrail.POOLS.configure("gap"), "norm_order": "pool_norm", "class_token": True},
-            {"num_heads": 2},
+            "hf_dinov2",
+            {"encoder": GATED, **NONE},
+            "mlp_dim must be one that a whole mlp_ratio gives for dim=16, got 20",
         ),
         (
-            "timm",
-            {"num_registers": 2, "encoder": vitrail.EncoderOptions(layer_scale=0.1)},
-            {"model_args": {"num_heads": 2}},
+            "hf_dinov2",
+            {"encoder": SCALED, **NONE},
+            "mlp_dim must be one that a whole mlp_ratio gives for dim=16, got 20",
         ),
         (
-            "timm",
-            {"dropout": vitrail.Dropout(drop_path=0.2)},
-            {"model_args": {"num_heads": 2}},
+            "hf_dinov2",
+            {"encoder": SCALED, "size": vitrail.EncoderSize(16, 1, 2, 32), **NONE, **OBLONG},
+            "image_size must be square there, got 12 x 20",
         ),
-        ("timm", {"pool": "mean"}, {"architecture": "vit_base_patch16_gap_224", "num_heads": 2}),
+        ("hf_clip", {"encoder": PRE_NORM, "patch": NO_BIAS, **NONE, **OBLONG}, "image_size must be square there"),
+        (
+            "hf_clip",
+            {"encoder": PRE_NORM, "patch": NO_BIAS, **NONE, "patch_size": (4, 8)},
+            "patch_size must be square there, got 4 x 8",
+        ),
+        ("hf_siglip", {"pool": "mean", "class_token": False, **OBLONG}, "image_size must be square there"),
+        (
+            "hf_sam",
+            {
+                **OBLONG,
+                **NONE,
+                "pool": "none",
+                "class_token": False,
+                "neck_dim": 6,
+                "position": vitrail.POSITIONS.configure("learned", covers_prefix=False),
+                "size": vitrail.EncoderSize(16, 2, 2, 32),
+                "windows": vitrail.encoder.WindowOptions(size=2, global_blocks=(1,), relative_grid=(3, 5)),
+            },
+            "image_size must be square there",
+        ),
+    ],
+    ids=str,
+)
+def test_a_model_that_a_library_cannot_build_is_not_written(
+    layout: Any, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    usual = {"image_size": (16, 16), "pool": "cls", "size": vitrail.EncoderSize(16, 1, 2, 20)}
+    model = small_model(**{**usual, **changes})
+    with pytest.raises(ValueError, match=message):
+        vitrail.save(model, tmp_path / "m", layout=layout)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes"),
+    [
+        ("hf_vit", {"head": vitrail.HEADS.configure("linear", bias=True)}),
+        ("hf_vit", {"preprocess": COVER, "classes": ("a", "b", "ü", "d", "e")}),
+        ("timm", {"preprocess": dataclasses.replace(COVER, crop=0.9), "classes": ("a", "b", "ü", "d", "e")}),
+        ("timm", {"pool": vitrail.POOLS.configure("gap"), "norm_order": "pool_norm", "class_token": True}),
+        ("timm", {"num_registers": 2, "encoder": vitrail.EncoderOptions(layer_scale=0.1)}),
+        ("timm", {"dropout": vitrail.Dropout(drop_path=0.2)}),
+        ("timm", {"pool": "mean"}),
+        ("timm", {"encoder": vitrail.EncoderOptions(activation="relu")}),
     ],
     ids=str,
 )
 def test_a_model_of_our_own_is_written_for_another_library(
-    layout: Any, changes: dict[str, Any], settings: dict[str, Any], tmp_path: Path
+    layout: Any, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     model = small_model(**{"image_size": (16, 16), "pool": "cls", **changes})
     vitrail.save(model, tmp_path / "m", layout=layout)
-    loaded = vitrail.load(tmp_path / "m", config=settings)
+    loaded = vitrail.load(tmp_path / "m")
     np.testing.assert_array_equal(run(loaded, image_for(model)), run(model, image_for(model)))
+    assert loaded.config.classes == model.config.classes
+    has_processor = layout == "hf_vit" and model.config.preprocess is not None
+    names = {"model.safetensors", "config.json", *(["preprocessor_config.json"] if has_processor else [])}
+    assert {path.name for path in (tmp_path / "m").iterdir()} == names
+    photo = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+    if model.config.preprocess is not None and loaded.config.preprocess is not None:
+        found, expected = (config.preprocess(photo, (16, 16)) for config in (loaded.config, model.config))  # type: ignore[misc]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_folder_is_written_over_and_keeps_nothing_of_the_old_model(tmp_path: Path) -> None:
+    first = small_model(image_size=(16, 16), pool="cls", preprocess=COVER)
+    second = small_model(image_size=(16, 16), pool="cls", num_classes=7)
+    (tmp_path / "README.md").write_text("mine")
+    for model in (first, second):
+        vitrail.save(model, tmp_path, layout="hf_vit")
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "model.safetensors", "config.json"}
+    assert vitrail.load(tmp_path).config.num_classes == 7
+
+
+def test_an_interrupted_folder_is_not_taken_for_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(image_size=(16, 16), pool="cls")
+    vitrail.save(model, tmp_path, layout="timm")
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        vitrail.save(model, tmp_path, layout="timm")
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("layout", ["timm", "hf_vit"])
+def test_a_layout_of_a_library_is_a_folder(layout: Any, tmp_path: Path) -> None:
+    model = small_model(image_size=(16, 16), pool="cls")
+    (tmp_path / "file").touch()
+    for name in ("m.safetensors", "file"):
+        with pytest.raises(ValueError, match=rf"path must be a folder for layout='{layout}', .*name the folder"):
+            vitrail.save(model, tmp_path / name, layout=layout)
+    with pytest.raises(FileNotFoundError, match=r"/nowhere is not a folder: make it before writing .*/nowhere/m"):
+        vitrail.save(model, tmp_path / "nowhere" / "m", layout=layout)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_layouts_that_are_written_are_those_that_the_type_names() -> None:

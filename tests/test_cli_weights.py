@@ -300,8 +300,9 @@ def test_inspect_shows_what_is_assumed(tmp_path: Path, capsys: pytest.CaptureFix
         "timm": "architecture a plain ViT's, num_heads 1",
     }
     for layout, assumed in expected.items():
-        vitrail.save(model, tmp_path / "m.safetensors", layout=layout)  # type: ignore[arg-type]
-        assert main(["inspect", str(tmp_path / "m.safetensors")]) == 0
+        vitrail.save(model, tmp_path / layout, layout=layout)  # type: ignore[arg-type]
+        (tmp_path / layout / "config.json").unlink()
+        assert main(["inspect", str(tmp_path / layout)]) == 0
         assert f"\nassumed     {assumed}: no settings say it\n" in capsys.readouterr().out
     assert main(["inspect", str(published(HF, tmp_path / "said"))]) == 0
     assert "assumed" not in capsys.readouterr().out

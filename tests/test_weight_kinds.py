@@ -96,11 +96,12 @@ def test_a_file_of_ours_holds_any_kind(model: TwoTowers, tmp_path: Path) -> None
 
 def test_a_layout_makes_any_kind(model: TwoTowers, tmp_path: Path) -> None:
     save(model, tmp_path / "m", layout="toy")  # type: ignore[arg-type]
-    tensors = load_file(tmp_path / "m")
+    tensors = load_file(tmp_path / "m" / "model.safetensors")
+    assert [file.name for file in (tmp_path / "m").iterdir()] == ["model.safetensors"]  # a toy has no config.json
     assert tensors["b.2.fc2.weight"].shape == (8, 16)
     assert eqx.tree_equal(read_model(tmp_path / "m"), model)
     assert eqx.tree_equal(read_model(tmp_path / "m", config=model.config), model)
-    save_file(tensors | {"b.1.fc1.bias": np.zeros(3, np.float32)}, tmp_path / "m")
+    save_file(tensors | {"b.1.fc1.bias": np.zeros(3, np.float32)}, tmp_path / "m" / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"'toy', has 'b\.1\.fc1\.bias' as F32\[3\].*'towers\.1\.stack\.mlp"):
         read_model(tmp_path / "m")
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,10 @@ USUAL = "16x16, 20x32, 24x24"
 _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def published(
-    layout: str, settings: Mapping[str, Any], config: vitrail.ViTConfig
-) -> Path:
+def published(layout: str, config: vitrail.ViTConfig, **settings: str) -> Path:
     """A folder with `model.safetensors` and `config.json` as a library
-    publishes them, with random weights."""
+    publishes them, with random weights; `settings` replace some of the
+    `config.json`."""
     # The folder is removed when Python exits.
     _FOLDERS.append(tempfile.TemporaryDirectory())
     folder, state = Path(_FOLDERS[-1].name), np.random.default_rng(0)
@@ -51,8 +50,9 @@ def published(
             model,
             thirds.reshape(bias.shape),
         )
-    vitrail.save(model, folder / "model.safetensors", layout=layout)
-    (folder / "config.json").write_text(json.dumps(settings))
+    vitrail.save(model, folder, layout=layout)
+    written = folder / "config.json"
+    written.write_text(json.dumps(json.loads(written.read_text()) | settings))
     return folder
 
 

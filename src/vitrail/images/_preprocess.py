@@ -128,6 +128,19 @@ class Preprocess:
         mean, std = (np.broadcast_to(np.asarray(v, np.float32), pixels.shape) for v in (self.mean, self.std))
         return (pixels.astype(np.float32) / np.float32(255) - mean) / std
 
+    def compute_scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Computes what a picture is scaled to before its middle is cropped.
+
+        **Arguments:**
+
+        - `size`: height and width of the result.
+
+        **Returns:**
+
+        The height and the width that a picture is scaled to, or covers at least.
+        """
+        return math.floor(size[0] / self.crop + _ROUNDING), math.floor(size[1] / self.crop + _ROUNDING)
+
     def _resize(self, image: object, size: tuple[int, int]) -> UInt8[np.ndarray, "height width {self.channels}"]:
         pixels = np.asarray(self._scale(to_picture(image, self.channels), size))
         return pixels[..., None] if pixels.ndim == 2 else pixels
@@ -142,7 +155,7 @@ class Preprocess:
             # Half a pixel is rounded up, as in SAM's ResizeLongestSide.
             inner = int(image.width * scale + 0.5), int(image.height * scale + 0.5)
             return image.resize((max(inner[0], 1), max(inner[1], 1)), resampling)
-        across, down = (math.floor(n / self.crop + _ROUNDING) for n in (width, height))
+        down, across = self.compute_scaled_size(size)
         if self.fit == "squash":
             wide, high = across, down
         # One side is scaled to the size, the other rounded down to whole pixels, as in torchvision's Resize.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -15,7 +16,7 @@ from ._errors import CheckpointError, blame_file
 from ._native import check_no_overrides, is_native, read_native
 from ._plan import Plan, fill_array, make_plan
 from .formats import AbstractSource, NumpyArray, allocate, open_source
-from .layouts import Checkpoint, GivenSettings, Settings, find_settings, read_settings_file, recognise
+from .layouts import Checkpoint, GivenSettings, Settings, find_beside, find_settings, read_settings_file, recognise
 
 _IN_BFLOAT16: Final = 2**-6
 """The tolerance for a power of 100 that was computed in bfloat16, whose numbers are 2**-8 apart."""
@@ -63,7 +64,7 @@ def recognise_file(source: AbstractSource, layout: str | None, config: Config) -
     """A file as its layout sees it, with the settings beside it or those that were passed."""
     with blame_file(source.path):
         settings = _choose_settings(source.path, config)
-    return recognise(source, settings, layout=layout, folder=source.path.parent)
+    return recognise(source, settings, layout=layout, beside=partial(find_beside, source.path.parent))
 
 
 def _choose_settings(path: Path, config: Config) -> Settings:

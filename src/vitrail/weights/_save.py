@@ -1,43 +1,62 @@
 """Saves a model in vitrail's own format, or in the layout of a library."""
 
+import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import jax.numpy as jnp
 
 from .._check import join_names
+from .._files import write_whole
 from ..nn import list_arrays
 from ._configuration import Configuration, Configured
 from ._errors import CheckpointError
 from ._native import write_native
 from ._plan import export_arrays
 from ._read import choose_config, explain_gaps, plan_model
-from .formats import AbstractSource, ArraySource, write_safetensors
-from .layouts import LAYOUTS, AnyLayout, Export, recognise
+from .formats import AbstractSource, ArraySource, NumpyArray, write_safetensors
+from .layouts import LAYOUTS, PROCESSOR, AnyLayout, Export, Settings, recognise
 
 if TYPE_CHECKING:
     from .layouts import WritableLayout
 else:
     WritableLayout = str  # save checks it itself: the error of a type checker fills pages
 
+_TENSORS: Final = "model.safetensors"
+_CONFIG: Final = "config.json"
+
 
 def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitrail") -> None:
-    """Saves a model to a file: its arrays, its configuration and a digest of each array.
+    """Saves a model: to a file of vitrail's own, or to a folder that timm or Hugging Face opens.
 
-    The file is written beside its place and moved there when it is complete. An interruption leaves the file that was
-    there before, and a file that is read at the moment stays readable to its end. A file that was there keeps its mode;
-    a symbolic link stays one, and the file that it points to is written.
+    A file of vitrail's own holds the arrays, the configuration and a digest of each array. Each file is written beside
+    its place and moved there when it is complete. An interruption leaves the file that was there before, and a file
+    that is read at the moment stays readable to its end. A file that was there keeps its mode; a symbolic link stays
+    one, and the file that it points to is written.
+
+    !!! example
+
+        ```python
+        vitrail.save(model, "model.safetensors")
+        vitrail.save(model, "folder", layout="hf_vit")  # AutoModel.from_pretrained("folder")
+        vitrail.save(model, "folder", layout="timm")  # timm.create_model("local-dir:folder", pretrained=True)
+        ```
 
     **Arguments:**
 
     - `model`: a model whose parts are those that its configuration names. `vitrail.replace` keeps both in step.
-    - `path`: the file, usually ending in `.safetensors`.
-    - `layout`: `"vitrail"`, or a layout of timm or Hugging Face, whose library then reads the tensors. Such a file has
-        no configuration: the library's own `config.json` belongs beside it.
+    - `path`: a file for `"vitrail"`, usually ending in `.safetensors`. A folder for any other layout, which is made if
+        it is not there: it gets `model.safetensors`, `config.json`, and for Hugging Face `preprocessor_config.json`,
+        in place of those that it has. `config.json` is removed first and written last, so that no library opens a
+        folder that was interrupted.
+    - `layout`: `"vitrail"`, or a layout of timm or Hugging Face.
 
     **Raises:** `ValueError` if the configuration holds code in place of names, does not describe the model, or is one
-    that the layout has no names for or would be read as another model; `TypeError` if `layout` is not one that vitrail
-    writes; `OSError` if the file cannot be written; `MissingExtraError` if safetensors is not installed.
+    that the library cannot build or would read as another, or if `path` is a file where a folder is needed;
+    `TypeError` if `layout` is not one that vitrail writes; `OSError` if a file cannot be written; `MissingExtraError`
+    if safetensors is not installed. After an error in the model nothing is written.
     """
     path = Path(path)
     if layout == "vitrail":
@@ -46,28 +65,46 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
     exports: dict[str, Export[Any]] = {name: known.export for name, known in LAYOUTS.items() if known.export}
     if layout not in exports:
         raise TypeError(f"layout must be one of {join_names(('vitrail', *exports))}, got {layout!r}")
+    if path.suffix == ".safetensors" or path.is_file():
+        raise ValueError(
+            f"path must be a folder for layout={layout!r}, whose library reads a config.json beside the tensors, got "
+            f"{path}: name the folder, which gets a model.safetensors"
+        )
     export, known = exports[layout], LAYOUTS[layout]
-    arrays = list_arrays(model)
-    for name, array in arrays.items():
-        if array.dtype != jnp.float32:
-            raise ValueError(f"model must be float32 to be written as {layout!r}, got {name!r} as {array.dtype}")
-    prefix = export.prefix(model.config)
-    tensors = {
-        name if name.startswith(export.bare) else prefix + name: tensor
-        for name, tensor in export_arrays(known.rules(model.config), arrays).items()
-    }
-    if problem := _find_misreading(ArraySource(path, tensors), known, export, model.config):
+    tensors = _name_tensors(model, known, export)
+    settings = {PROCESSOR: export.write_preprocess(model.config), _CONFIG: export.write_config(model.config)}
+    source = ArraySource(path / _TENSORS, tensors)
+    if problem := _find_misreading(source, settings, known, export, model.config):
         raise ValueError(
             f"model must be one that {known.title} can be, to be written as {layout!r}: {problem}. Save it in "
             "vitrail's own format"
         )
-    write_safetensors(tensors, path, {"format": "pt"})
+    _write_folder(path, tensors, settings)
 
 
-def _find_misreading(source: AbstractSource, layout: AnyLayout, export: Export[Any], config: Configuration) -> str:
-    """How the tensors would be read as another model than was written; the empty string if they would not."""
+def _name_tensors(model: Configured, layout: AnyLayout, export: Export[Any]) -> dict[str, NumpyArray]:
+    """The arrays of a model by the names of a layout."""
+    arrays = list_arrays(model)
+    for name, array in arrays.items():
+        if array.dtype != jnp.float32:
+            raise ValueError(f"model must be float32 to be written as {layout.name!r}, got {name!r} as {array.dtype}")
+    prefix = export.prefix(model.config)
+    return {
+        name if name.startswith(export.bare) else prefix + name: tensor
+        for name, tensor in export_arrays(layout.rules(model.config), arrays).items()
+    }
+
+
+def _find_misreading(
+    source: AbstractSource,
+    settings: Mapping[str, Settings],
+    layout: AnyLayout,
+    export: Export[Any],
+    config: Configuration,
+) -> str:
+    """How the folder would be read as another model than was written; the empty string if it would not."""
     try:
-        checkpoint = recognise(source, export.settings(config))
+        checkpoint = recognise(source, settings[_CONFIG], beside=lambda name: settings.get(name) or None)
         if checkpoint.layout is not layout:
             return f"it would be read as {checkpoint.layout.title}"
         read = choose_config(checkpoint, None)
@@ -76,4 +113,21 @@ def _find_misreading(source: AbstractSource, layout: AnyLayout, export: Export[A
         return f"when it is read back, {error}"
     if problem := explain_gaps(checkpoint, plan):
         return f"when it is read back, {source.path} {problem}"
-    return export.find_misreading(config, read)
+    return export.find_misreading(config, read) or export.find_obstacle(config)
+
+
+def _write_folder(folder: Path, tensors: Mapping[str, NumpyArray], settings: Mapping[str, Settings]) -> None:
+    """Writes the files of a folder, the last of the settings last, and removes those of the model before."""
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"{folder.parent} is not a folder: make it before writing {folder}")
+    folder.mkdir(exist_ok=True)
+    for name in reversed(list(settings)):
+        (folder / name).unlink(missing_ok=True)
+    write_safetensors(tensors, folder / _TENSORS, {"format": "pt"})
+    for name, content in settings.items():
+        if content:
+            write_whole(folder / name, partial(_write_json, content))
+
+
+def _write_json(content: Settings, path: Path) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -9,9 +9,10 @@ from ._layout import (
     Library as Library,
     Settings as Settings,
 )
-from ._preprocess import match_channels as match_channels
+from ._preprocess import PROCESSOR as PROCESSOR, match_channels as match_channels
 from ._settings import (
     GivenSettings as GivenSettings,
+    find_beside as find_beside,
     find_settings as find_settings,
     read_settings_file as read_settings_file,
 )

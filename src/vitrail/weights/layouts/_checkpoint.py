@@ -11,6 +11,7 @@ from .._errors import CheckpointError
 from ..formats import AbstractSource, NumpyArray, TensorInfo
 from ._layout import AnyLayout, Settings
 from ._preprocess import Preprocess
+from ._settings import Beside, find_nothing
 
 _T = TypeVar("_T", bool, int, float, str)
 
@@ -36,19 +37,19 @@ class Checkpoint(AbstractSource):
     `assumed` collects what was assumed because no setting says it.
     """
 
-    def __init__(self, source: AbstractSource, layout: AnyLayout, settings: Settings, folder: Path | None = None):
+    def __init__(self, source: AbstractSource, layout: AnyLayout, settings: Settings, beside: Beside = find_nothing):
         """**Arguments:**
 
         - `source`: the file.
         - `layout`: its layout.
         - `settings`: the settings beside the file, or those that were passed in their place.
-        - `folder`: where the library puts its other files; `None` for a file that is not written yet.
+        - `beside`: reads another JSON file of the library by its name, or gives `None` where there is none.
         """
         self.path: Path = source.path
         self.metadata: Mapping[str, str] = source.metadata
         self.layout = layout
         self.settings = settings
-        self.folder = folder
+        self.beside = beside
         self.assumed: dict[str, object] = {}
         self._source = source
         self._names: dict[str, str] = {}
@@ -70,7 +71,7 @@ class Checkpoint(AbstractSource):
 
     def with_settings(self, settings: Settings) -> "Checkpoint":
         """The same checkpoint with other settings. What it assumes counts for both."""
-        other = Checkpoint(self._source, self.layout, settings, self.folder)
+        other = Checkpoint(self._source, self.layout, settings, self.beside)
         other.assumed = self.assumed
         return other
 

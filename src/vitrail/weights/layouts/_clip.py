@@ -12,11 +12,11 @@ from ...nn import ActivationName
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
-from ._hugging_face import TEXT_TOWER, make_settings, read_activation, select_vision_tower
-from ._layout import Export, Layout
+from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower, write_config
+from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, OPEN_CLIP
-from ._preprocess import CLIP, Preprocess
-from ._vit import find_misreading, has_projection, use_learned
+from ._preprocess import CLIP, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
+from ._vit import find_misreading, find_oblong, has_projection, use_learned
 
 _NO_BIAS: Final = (("bias", False),)
 
@@ -188,6 +188,18 @@ def _map_hugging_face(config: ViTConfig) -> tuple[Rule, ...]:
     )
 
 
+def _write_config(config: ViTConfig) -> Settings:
+    if has_projection(config):
+        projected = "CLIPVisionModelWithProjection"
+        return write_config(config, "clip_vision_model", projected, projection_dim=config.num_classes)
+    return write_config(config, "clip_vision_model", "CLIPVisionModel")
+
+
+def _find_obstacle(config: ViTConfig) -> str:
+    oblong = find_oblong(image_size=config.image_size, patch_size=config.patch_size)
+    return oblong or find_preprocess_obstacle(config)
+
+
 HF_CLIP: Final = Layout(
     name="hf_clip",
     title="Hugging Face's CLIP",
@@ -203,7 +215,9 @@ HF_CLIP: Final = Layout(
     embeds=has_projection,
     export=Export(
         find_misreading,
-        settings=make_settings,
+        write_config=_write_config,
+        write_preprocess=write_hugging_face_preprocess,
+        find_obstacle=_find_obstacle,
         prefix=lambda config: "vision_model." if has_projection(config) else "",
         bare=("visual_projection",),
     ),

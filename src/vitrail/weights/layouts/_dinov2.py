@@ -14,11 +14,11 @@ from ...model import ViTConfig
 from ...nn import ActivationName
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
-from ._hugging_face import MASK_TOKEN, check_model_type, make_settings, read_activation
-from ._layout import Export, Layout
+from ._hugging_face import MASK_TOKEN, check_model_type, read_activation, write_config, write_labels
+from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META
-from ._preprocess import IMAGENET, Preprocess
-from ._vit import find_misreading, use_learned
+from ._preprocess import IMAGENET, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
+from ._vit import find_misreading, find_oblong, use_learned
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,41 @@ def _choose_prefix(config: ViTConfig) -> str:
     return "" if config.head == "none" else name
 
 
+def _find_mlp_ratio(config: ViTConfig) -> int | None:
+    """The ratio, a whole number there, from which Hugging Face computes the width of the MLP; `None` if none does."""
+    dim, mlp_dim = config.size.dim, config.size.mlp_dim
+    if config.encoder.activation != "swiglu":
+        return None if mlp_dim % dim else mlp_dim // dim
+    # Its gated MLP has two thirds of the width, rounded up to a multiple of 8.
+    ratios = range(1, 2 * mlp_dim // dim + 2)
+    return next((ratio for ratio in ratios if (int(dim * ratio * 2 / 3) + 7) // 8 * 8 == mlp_dim), None)
+
+
+def _write_config(config: ViTConfig) -> Settings:
+    name = "Dinov2WithRegisters" if config.num_registers else "Dinov2"
+    family = {"num_register_tokens": config.num_registers} if config.num_registers else {"use_mask_token": False}
+    classifies = config.head != "none"
+    return write_config(
+        config,
+        "dinov2_with_registers" if config.num_registers else "dinov2",
+        name + ("ForImageClassification" if classifies else "Model"),
+        qkv_bias=config.encoder.qkv_bias,
+        layerscale_value=config.encoder.layer_scale,
+        mlp_ratio=_find_mlp_ratio(config),
+        use_swiglu_ffn=config.encoder.activation == "swiglu",
+        **family,
+        **(write_labels(config) if classifies else {}),
+    )
+
+
+def _find_obstacle(config: ViTConfig) -> str:
+    if _find_mlp_ratio(config) is None:
+        dim, mlp_dim = config.size.dim, config.size.mlp_dim
+        return f"mlp_dim must be one that a whole mlp_ratio gives for dim={dim}, got {mlp_dim}"
+    oblong = find_oblong(image_size=config.image_size, patch_size=config.patch_size)
+    return oblong or find_preprocess_obstacle(config)
+
+
 _PREFIXES: Final = ("dinov2.", "dinov2_with_registers.")
 _MODEL_TYPES: Final = ("dinov2", "dinov2_with_registers")
 _USUAL: Final = {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}
@@ -213,7 +248,14 @@ HF_DINOV2: Final = Layout(
     usual=_USUAL,
     preprocess=dict.fromkeys(_MODEL_TYPES, _CUT),
     ignored=MASK_TOKEN,
-    export=Export(find_misreading, settings=make_settings, prefix=_choose_prefix, bare=("classifier",)),
+    export=Export(
+        find_misreading,
+        write_config=_write_config,
+        write_preprocess=write_hugging_face_preprocess,
+        find_obstacle=_find_obstacle,
+        prefix=_choose_prefix,
+        bare=("classifier",),
+    ),
 )
 HF_DINOV2_5: Final = Layout(
     name="hf_dinov2_5",

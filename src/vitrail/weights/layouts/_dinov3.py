@@ -16,10 +16,10 @@ from ...model import ViTConfig
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, ZEROS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
-from ._hugging_face import MASK_TOKEN, check_model_type, make_settings, read_activation
-from ._layout import Export, Layout
+from ._hugging_face import MASK_TOKEN, check_model_type, read_activation, write_config
+from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META
-from ._preprocess import IMAGENET, Preprocess
+from ._preprocess import IMAGENET, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
 from ._vit import find_misreading
 
 _BASE: Final = 100.0
@@ -154,6 +154,22 @@ def _map_hugging_face(config: ViTConfig, *, layer: str) -> tuple[Rule, ...]:
     )
 
 
+def _write_config(config: ViTConfig) -> Settings:
+    position = dict(config.position.options) if isinstance(config.position, PartSpec) else {}
+    return write_config(
+        config,
+        "dinov3_vit",
+        "DINOv3ViTModel",
+        query_bias=config.encoder.qkv_bias,
+        key_bias=False,
+        value_bias=config.encoder.qkv_bias,
+        use_gated_mlp=config.encoder.activation == "swiglu",
+        layerscale_value=config.encoder.layer_scale,
+        num_register_tokens=config.num_registers,
+        rope_theta=position.get("base"),
+    )
+
+
 _MODEL_TYPES: Final = ("dinov3_vit",)
 _USUAL: Final = {"layer_norm_eps": 1e-5, "rope_theta": _BASE}
 _SQUASHED: Final = Preprocess("squash", "bilinear", *IMAGENET)
@@ -184,7 +200,12 @@ HF_DINOV3: Final = Layout(
     usual=_USUAL,
     preprocess=dict.fromkeys(_MODEL_TYPES, _SQUASHED),
     ignored=MASK_TOKEN,
-    export=Export(find_misreading, settings=make_settings),
+    export=Export(
+        find_misreading,
+        write_config=_write_config,
+        write_preprocess=write_hugging_face_preprocess,
+        find_obstacle=find_preprocess_obstacle,
+    ),
 )
 HF_DINOV3_5: Final = Layout(
     name="hf_dinov3_5",

@@ -5,18 +5,18 @@ Source: transformers 5.23.0: the modules `vit`, `deit` and `vit_mae`, and `conve
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from ..._registry import PartSpec
 from ...encoder import EncoderOptions, EncoderSize
 from ...model import ViTConfig
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
-from ._hugging_face import MASK_TOKEN, check_model_type, make_settings, read_activation
-from ._layout import Export, Layout
+from ._hugging_face import MASK_TOKEN, check_model_type, read_activation, write_config, write_labels
+from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE
-from ._preprocess import HALF, IMAGENET, Preprocess
-from ._vit import find_misreading, has_pooler, use_learned
+from ._preprocess import HALF, IMAGENET, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
+from ._vit import find_misreading, has_pooler, list_shapes, use_learned
 
 _KERNEL: Final = "embeddings.patch_embeddings.projection.weight"
 
@@ -121,13 +121,37 @@ def _map(config: ViTConfig, *, names: _Names) -> tuple[Rule, ...]:
     )
 
 
+def _choose_family(config: ViTConfig) -> str:
+    """The `model_type`: DeiT has a distillation token, and I-JEPA no class token."""
+    if config.num_registers:
+        return "deit"
+    return "vit" if "backbone.class_token" in list_shapes(config) else "ijepa"
+
+
 def _choose_prefix(config: ViTConfig) -> str:
-    if config.head == "none" or has_pooler(config):
-        return ""
-    return "deit." if config.num_registers else "vit."
+    return "" if config.head == "none" or has_pooler(config) else f"{_choose_family(config)}."
 
 
-_PREFIXES: Final = ("vit.", "deit.", "model.vit.", "model.deit.")
+def _write_config(config: ViTConfig) -> Settings:
+    family = _choose_family(config)
+    name = {"vit": "ViT", "deit": "DeiT", "ijepa": "IJepa"}[family]
+    common = partial(write_config, config, family, qkv_bias=config.encoder.qkv_bias)
+    if has_pooler(config):
+        activation = dict(cast(PartSpec, config.head).options)["activation"]
+        return common(f"{name}Model", pooler_output_size=config.num_classes, pooler_act=activation)
+    if config.head == "none":
+        return common(f"{name}Model")
+    teacher = "WithTeacher" if config.head == "distilled" else ""
+    return common(f"{name}ForImageClassification{teacher}", **write_labels(config))
+
+
+def _find_obstacle(config: ViTConfig) -> str:
+    if "backbone.class_token" not in list_shapes(config) and (config.num_registers or has_pooler(config)):
+        return "a distillation token or a pooler needs a class token there"
+    return find_preprocess_obstacle(config)
+
+
+_PREFIXES: Final = ("vit.", "deit.", "ijepa.", "model.vit.", "model.deit.", "model.ijepa.")
 _MODEL_TYPES: Final = ("vit", "deit", "vit_mae", "vit_msn", "ijepa")
 _USUAL: Final = {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "pooler_act": "tanh"}
 _PREPROCESS: Final = {
@@ -156,7 +180,9 @@ HF_VIT: Final = Layout(
     embeds=has_pooler,
     export=Export(
         find_misreading,
-        settings=make_settings,
+        write_config=_write_config,
+        write_preprocess=write_hugging_face_preprocess,
+        find_obstacle=_find_obstacle,
         prefix=_choose_prefix,
         bare=("classifier", "cls_classifier", "distillation_classifier"),
     ),

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal
 
 from ..._check import join_names
-from ..._registry import PartSpec
 from ...model import ViTConfig
 from ...nn import ActivationName
 from .._errors import CheckpointError
 from ._checkpoint import Checkpoint
 from ._layout import Settings
+from ._vit import write_sides
 
 _ACTIVATIONS: Final[Mapping[str, ActivationName]] = MappingProxyType(
     {
@@ -26,6 +26,8 @@ _ACTIVATIONS: Final[Mapping[str, ActivationName]] = MappingProxyType(
 _NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {"swiglu": "silu", **{ours: theirs for theirs, ours in _ACTIVATIONS.items()}}
 )
+_VERSION: Final = "5.23.0"
+"""The version of transformers whose `config.json` is written."""
 MASK_TOKEN: Final = ((r"embeddings\.mask_token", "only masked images need it"),)
 TEXT_TOWER: Final = (
     (r"text_model\..*", "the text tower"),
@@ -68,15 +70,31 @@ def read_activation(checkpoint: Checkpoint, usual: Literal["gelu", "silu"] | Non
     return _ACTIVATIONS[given]
 
 
-def make_settings(config: ViTConfig) -> Settings:
-    """The settings that a `config.json` has for a model, as far as vitrail reads them."""
-    head, position = (dict(p.options) if isinstance(p, PartSpec) else {} for p in (config.head, config.position))
+def write_config(config: ViTConfig, model_type: str, architecture: str, **others: object) -> Settings:
+    """Makes the `config.json` of a vision model, from the settings that the families share and `others`."""
+    encoder, size = config.encoder, config.size
     return {
-        "num_attention_heads": config.size.num_heads,
-        "hidden_act": _NAMES.get(config.encoder.activation, config.encoder.activation),
-        "layer_norm_eps": config.encoder.norm_eps,
-        "image_size": list(config.image_size),
-        "patch_size": config.patch_size[0],
-        "pooler_act": cast(Any, head.get("activation")),
-        "rope_theta": cast(Any, position.get("base")),
+        "architectures": [architecture],
+        "model_type": model_type,
+        "transformers_version": _VERSION,
+        "dtype": "float32",
+        "hidden_size": size.dim,
+        "num_hidden_layers": size.depth,
+        "num_attention_heads": size.num_heads,
+        "intermediate_size": size.mlp_dim,
+        "hidden_act": _NAMES.get(encoder.activation, encoder.activation),
+        "layer_norm_eps": encoder.norm_eps,
+        "image_size": write_sides(config.image_size),
+        "patch_size": write_sides(config.patch_size),
+        "num_channels": config.channels,
+        **others,
+    }
+
+
+def write_labels(config: ViTConfig) -> Settings:
+    """The names of the classes as settings; those that Hugging Face makes up if they are not known."""
+    names = config.classes or [f"LABEL_{number}" for number in range(config.num_classes or 0)]
+    return {
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
     }

@@ -45,8 +45,12 @@ class Export(Generic[C]):
 
     find_misreading: Callable[[C, C], str]
     """What differs between a configuration and the one that is read back, in words; the empty string for nothing."""
-    settings: Callable[[C], Settings] = lambda config: {}
-    """What the `config.json` of the library says about such a model."""
+    write_config: Callable[[C], Settings] = lambda config: {}
+    """Makes the `config.json` of the library, from which it builds such a model; empty if it has none."""
+    write_preprocess: Callable[[C], Settings] = lambda config: {}
+    """Makes the `preprocessor_config.json` of the library; empty if it has none, or nothing says how images are."""
+    find_obstacle: Callable[[C], str] = lambda config: ""
+    """What of a model its tensors can say but the library cannot build, in words; the empty string for nothing."""
     prefix: Callable[[C], str] = lambda config: ""
     """What the names begin with."""
     bare: tuple[str, ...] = ()

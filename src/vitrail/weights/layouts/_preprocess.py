@@ -7,17 +7,23 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from ...images import CLIP as CLIP, HALF as HALF, IMAGENET as IMAGENET, Preprocess as Preprocess
+from ...model import ViTConfig
 from .._errors import CheckpointError
-from ._settings import read_settings_file
 
 if TYPE_CHECKING:
     from ._checkpoint import Checkpoint
+    from ._layout import Settings
 else:
     Checkpoint = object  # a checkpoint asks its layout, which asks this
+    Settings = Mapping[str, Any]
 
 _Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 _PILLOW: Final[Mapping[int, _Interpolation]] = MappingProxyType({1: "lanczos", 2: "bilinear", 3: "bicubic"})
 _STEPS: Final = ("resize", "rescale", "normalize")
+_CROP_MODES: Final[Mapping[str, Literal["cover", "squash"]]] = MappingProxyType({"center": "cover", "squash": "squash"})
+"""Our names of timm's modes. Its "border" pads on all sides, which Preprocess does not."""
+PROCESSOR: Final = "preprocessor_config.json"
+"""The file in which Hugging Face says how images are prepared."""
 
 
 def use_known_preprocess(checkpoint: Checkpoint, channels: int, known: Preprocess | None) -> Preprocess | None:
@@ -29,13 +35,13 @@ def read_timm_preprocess(checkpoint: Checkpoint, channels: int, known: Preproces
     """Reads timm's `pretrained_cfg` by the rule of its evaluation transform, or open_clip's for a tower of timm."""
     if "preprocess_cfg" in checkpoint.settings:
         return read_open_clip_preprocess(checkpoint, channels, known)
-    if "pretrained_cfg" not in checkpoint.settings:
+    settings: dict[str, Any] = dict(checkpoint.settings.get("pretrained_cfg") or {})
+    if "interpolation" not in settings:
         return match_channels(known, channels)
-    settings: dict[str, Any] = dict(checkpoint.settings["pretrained_cfg"] or {})
-    mode, interpolation = settings.get("crop_mode") or "center", settings.get("interpolation")
-    if interpolation not in _PILLOW.values() or mode not in ("center", "squash"):
+    mode, interpolation = settings.get("crop_mode") or "center", settings["interpolation"]
+    if interpolation not in _PILLOW.values() or mode not in _CROP_MODES:
         return None
-    fit = {"center": "cover", "squash": "squash"}[mode]  # "border" pads on all sides, which Preprocess does not
+    fit = _CROP_MODES[mode]
     mean, std, crop = settings.get("mean"), settings.get("std"), settings.get("crop_pct") or 1.0
     return _make_preprocess(checkpoint.path, channels, fit, interpolation, mean, std, crop)
 
@@ -56,9 +62,68 @@ def read_open_clip_preprocess(checkpoint: Checkpoint, channels: int, known: Prep
 def read_hugging_face_preprocess(checkpoint: Checkpoint, channels: int, known: Preprocess | None) -> Preprocess | None:
     """Reads Hugging Face's `preprocessor_config.json`."""
     found = match_channels(known, channels)
-    if checkpoint.folder is not None and (path := checkpoint.folder / "preprocessor_config.json").is_file():
-        found = _read_processor(path, channels)
+    if (settings := checkpoint.beside(PROCESSOR)) is not None:
+        found = _read_processor(checkpoint.path.with_name(PROCESSOR), settings, channels)
     return None if found is None else dataclasses.replace(found, half_pixel="down")
+
+
+def write_timm_preprocess(config: ViTConfig) -> Settings:
+    """Makes timm's `pretrained_cfg`. It says nothing of images if the configuration does not, or if they are padded."""
+    given: Settings = {"input_size": [config.channels, *config.image_size]}
+    preprocess = config.preprocess
+    if preprocess is None or preprocess.fit == "pad":
+        return given
+    mode = next(mode for mode, fit in _CROP_MODES.items() if fit == preprocess.fit)
+    said = {"interpolation": preprocess.interpolation, "crop_pct": preprocess.crop, "crop_mode": mode}
+    return {**given, **said, "mean": list(preprocess.mean), "std": list(preprocess.std)}
+
+
+def write_hugging_face_preprocess(config: ViTConfig) -> Settings:
+    """Makes Hugging Face's `preprocessor_config.json`; empty if the configuration does not say it."""
+    preprocess, (height, width) = config.preprocess, config.image_size
+    if preprocess is None:
+        return {}
+    down, across = preprocess.compute_scaled_size(config.image_size)
+    cropped = (down, across) != (height, width)
+    both = {"height": height, "width": width}
+    kind, size = {
+        "cover": ("BitImageProcessor", {"shortest_edge": down}),
+        "squash": ("DeiTImageProcessor" if cropped else "ViTImageProcessor", {"height": down, "width": across}),
+        "pad": ("SamImageProcessor", {"longest_edge": down}),
+    }[preprocess.fit]
+    crops = {"do_center_crop": cropped or preprocess.fit == "cover", "crop_size": both}
+    return {
+        "image_processor_type": kind,
+        "do_convert_rgb": config.channels == 3,
+        "do_resize": True,
+        "size": size,
+        "resample": next(number for number, name in _PILLOW.items() if name == preprocess.interpolation),
+        **({"do_pad": True, "pad_size": both} if preprocess.fit == "pad" else crops),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }
+
+
+def find_preprocess_obstacle(config: ViTConfig) -> str:
+    """What neither timm nor Hugging Face can say of how images are prepared, in words; empty if nothing."""
+    height, width = config.image_size
+    if config.preprocess is None or height == width or config.preprocess.fit == "squash":
+        return ""
+    return f"images that are not square are squashed there, got preprocess.fit={config.preprocess.fit!r}"
+
+
+def is_prepared_alike(ours: Preprocess | None, theirs: Preprocess | None, size: tuple[int, int]) -> bool:
+    """Whether an image becomes the same in two ways, as far as a file can say it.
+
+    A way that is not known is any. Where a crop begins at half a pixel belongs to the library.
+    """
+    if ours is None or theirs is None:
+        return ours is None
+    fixed = dataclasses.replace(theirs, crop=ours.crop, half_pixel=ours.half_pixel)
+    return ours == fixed and ours.compute_scaled_size(size) == theirs.compute_scaled_size(size)
 
 
 def match_channels(preprocess: Preprocess | None, channels: int) -> Preprocess | None:
@@ -83,8 +148,7 @@ def _match_numbers(numbers: Sequence[float], channels: int) -> tuple[float, ...]
     return tuple(numbers) if len(numbers) == channels else None
 
 
-def _read_processor(path: Path, channels: int) -> Preprocess | None:
-    settings = read_settings_file(path)
+def _read_processor(path: Path, settings: Settings, channels: int) -> Preprocess | None:
     size, crop_size = settings.get("size"), settings.get("crop_size")
     if isinstance(size, int):  # old files leave it to the class of the processor which side this is
         size = {"shortest_edge": size} if settings.get("do_center_crop") else {"height": size, "width": size}

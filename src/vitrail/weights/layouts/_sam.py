@@ -13,11 +13,12 @@ from ...model import ViTConfig
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
-from ._hugging_face import make_settings, read_activation, select_vision_tower
-from ._layout import Export, Layout
+from ._hugging_face import read_activation, select_vision_tower, write_config
+from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META, TIMM
-from ._preprocess import IMAGENET, Preprocess
-from ._vit import find_misreading, use_learned
+from ._preprocess import IMAGENET, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
+from ._timm import write_timm_config
+from ._vit import find_misreading, find_oblong, use_learned
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,28 @@ def _map_relative_positions(config: ViTConfig, block: str) -> list[Rule]:
     return rules
 
 
+def _write_config_hugging_face(config: ViTConfig) -> Settings:
+    size = {"mlp_dim": config.size.mlp_dim, "output_channels": config.neck_dim, "qkv_bias": config.encoder.qkv_bias}
+    return write_config(config, "sam_vision_model", "SamVisionModel", **size, **_write_windows(config))
+
+
+def _write_config_timm(config: ViTConfig) -> Settings:
+    args = {"qkv_bias": config.encoder.qkv_bias, "neck_chans": config.neck_dim, **_write_windows(config)}
+    return write_timm_config(config, "samvit_base_patch16", args)
+
+
+def _write_windows(config: ViTConfig) -> Settings:
+    """What both libraries call the same."""
+    windows = config.windows
+    if windows is None:
+        return {}
+    return {"window_size": windows.size, "global_attn_indexes": list(windows.global_blocks)}
+
+
+def _find_obstacle(config: ViTConfig) -> str:
+    return find_oblong(image_size=config.image_size, patch_size=config.patch_size) or find_preprocess_obstacle(config)
+
+
 _MODEL_TYPES: Final = ("sam_vision_model", "sam")
 _PREPROCESS: Final = {"": Preprocess("pad", "bilinear", *IMAGENET)}
 _OTHER_PARTS: Final = (
@@ -164,7 +187,13 @@ HF_SAM: Final = Layout(
     usual={"layer_norm_eps": 1e-6, "hidden_act": "gelu"},
     preprocess=_PREPROCESS,
     ignored=_OTHER_PARTS,
-    export=Export(find_misreading, settings=make_settings, prefix=lambda config: "vision_encoder."),
+    export=Export(
+        find_misreading,
+        write_config=_write_config_hugging_face,
+        write_preprocess=write_hugging_face_preprocess,
+        find_obstacle=_find_obstacle,
+        prefix=lambda config: "vision_encoder.",
+    ),
 )
 TIMM_SAM: Final = Layout(
     name="timm_sam",
@@ -177,5 +206,5 @@ TIMM_SAM: Final = Layout(
     usual={"layer_norm_eps": 1e-5, "hidden_act": "gelu"},
     preprocess=_PREPROCESS,
     ignored=((r"head\..*|fc_norm\..*", "part of a classifier that timm does not train"),),
-    export=Export(find_misreading),
+    export=Export(find_misreading, write_config=_write_config_timm, find_obstacle=find_preprocess_obstacle),
 )

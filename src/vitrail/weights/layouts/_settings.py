@@ -1,9 +1,9 @@
 """The settings that libraries write beside a checkpoint, in the words of a `config.json`."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast, final
 
 from ..._check import join_names
 from .._errors import CheckpointError
@@ -22,6 +22,10 @@ _OPEN_CLIP_KNOWN: Final = re.compile(
 )
 # Everything else has to be what open_clip assumes.
 _OPEN_CLIP_USUAL: Final[Mapping[str, object]] = {"pool_type": "tok", "pos_embed_type": "learnable"}
+
+
+Beside: TypeAlias = Callable[[str], Settings | None]
+"""Reads a JSON file beside the weights by its name; `None` if there is none."""
 
 
 @final
@@ -57,12 +61,22 @@ class GivenSettings(Mapping[str, Any]):
             )
 
 
+def find_nothing(name: str) -> Settings | None:
+    """Finds no file of any name."""
+    return None
+
+
+def find_beside(folder: Path, name: str) -> Settings | None:
+    """Reads a JSON object in a folder; `None` if there is no such file."""
+    return read_settings_file(folder / name) if (folder / name).is_file() else None
+
+
 def find_settings(path: Path) -> Settings:
     """Reads the `config.json` beside a file, or that of open_clip; empty if there is none."""
     folder = path.parent
     if (folder / "open_clip_config.json").is_file() and not (folder / "model.safetensors").is_file():
         return _read_open_clip_settings(folder / "open_clip_config.json")
-    return read_settings_file(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return find_beside(folder, "config.json") or {}
 
 
 def read_settings_file(path: Path) -> Settings:

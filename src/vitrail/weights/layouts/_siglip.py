@@ -10,11 +10,11 @@ from ...model import ViTConfig
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint, Kernel
-from ._hugging_face import TEXT_TOWER, make_settings, read_activation, select_vision_tower
-from ._layout import Export, Layout
+from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower, write_config, write_labels
+from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE
-from ._preprocess import HALF, Preprocess
-from ._vit import find_misreading, use_attention_pool, use_learned
+from ._preprocess import HALF, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
+from ._vit import find_misreading, find_oblong, list_shapes, use_attention_pool, use_learned
 
 _LAYER: Final = "encoder.layers.{i}."
 _KERNEL: Final = "embeddings.patch_embedding.weight"
@@ -24,7 +24,8 @@ _NATIVE_ASPECT: Final = use_learned("bilinear_antialias")
 
 
 def _read_config(checkpoint: Checkpoint) -> ViTConfig:
-    checkpoint = select_vision_tower(checkpoint)
+    whole = checkpoint
+    checkpoint = select_vision_tower(whole)
     positions = checkpoint.get_shape(_POSITIONS, 2)[0]
     mlp_dim = checkpoint.get_shape(_LAYER.format(i=0) + "mlp.fc1.weight", 2)[0]
     eps = checkpoint.get_setting("layer_norm_eps", float)
@@ -47,7 +48,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
             mlp_dim=mlp_dim,
         ),
         num_classes=num_classes,
-        classes=checkpoint.find_classes(num_classes),
+        classes=whole.find_classes(num_classes),
         position=_NATIVE_ASPECT if flat else use_learned("torch_bicubic"),
         pool=pool if has_pool else "mean",
         head="none" if num_classes is None else "linear",
@@ -101,6 +102,29 @@ def _map(config: ViTConfig) -> tuple[Rule, ...]:
     )
 
 
+def _write_config(config: ViTConfig) -> Settings:
+    """The classifier's has the settings of the tower inside those of the whole model."""
+    flat = config.position == _NATIVE_ASPECT
+    name, family = ("Siglip2", "siglip2") if flat else ("Siglip", "siglip")
+    has_pool = "readout.pool.queries" in list_shapes(config)
+    tower = dict(write_config(config, f"{family}_vision_model", f"{name}VisionModel", vision_use_head=has_pool))
+    if flat:
+        del tower["image_size"]
+        tower["num_patches"] = config.grid[0] * config.grid[1]
+    if config.head == "none":
+        return tower
+    common = {"architectures": [f"{name}ForImageClassification"], "model_type": family}
+    version = {key: tower[key] for key in ("transformers_version", "dtype")}
+    return {**common, **version, "vision_config": tower, **write_labels(config)}
+
+
+def _find_obstacle(config: ViTConfig) -> str:
+    if config.position == _NATIVE_ASPECT and config.preprocess is not None:
+        return "its images keep their own aspect, so preprocess must be None there: use vitrail.replace"
+    oblong = find_oblong(image_size=config.image_size, patch_size=config.patch_size)
+    return oblong or find_preprocess_obstacle(config)
+
+
 HF_SIGLIP: Final = Layout(
     name="hf_siglip",
     title="Hugging Face's SigLIP, and SigLIP 2",
@@ -115,7 +139,9 @@ HF_SIGLIP: Final = Layout(
     ignored=(*TEXT_TOWER, (r"head\..*", "the attention pooling, which the classifier does not read")),
     export=Export(
         find_misreading,
-        settings=make_settings,
+        write_config=_write_config,
+        write_preprocess=write_hugging_face_preprocess,
+        find_obstacle=_find_obstacle,
         prefix=lambda config: "" if config.head == "none" else "vision_model.",
         bare=("classifier",),
     ),

@@ -1,7 +1,6 @@
 """The table of layouts, and which of them a file has."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -17,8 +16,10 @@ from ._hf_vit import HF_VIT, HF_VIT_5
 from ._layout import AnyLayout, Settings
 from ._mae import META_MAE
 from ._sam import HF_SAM, META_SAM, TIMM_SAM
+from ._settings import Beside, find_nothing
 from ._siglip import HF_SIGLIP
-from ._timm import TIMM_EVA, TIMM_VIT
+from ._timm_eva import TIMM_EVA
+from ._timm_vit import TIMM_VIT
 from ._torchvision import TORCHVISION
 
 LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
@@ -65,7 +66,7 @@ WritableLayout = Literal[
 
 
 def recognise(
-    source: AbstractSource, settings: Settings, *, layout: str | None = None, folder: Path | None = None
+    source: AbstractSource, settings: Settings, *, layout: str | None = None, beside: Beside = find_nothing
 ) -> Checkpoint:
     """Recognises the layout of a file by the names of its tensors, or takes the one that is asked for.
 
@@ -76,9 +77,9 @@ def recognise(
         raise ValueError(f"layout must be one of {join_names(LAYOUTS)}, got {layout!r}")
     found: list[Checkpoint] = []
     for candidate in LAYOUTS.values() if layout is None else (LAYOUTS[layout],):
-        checkpoint = Checkpoint(source, candidate, settings, folder)
+        checkpoint = Checkpoint(source, candidate, settings, beside)
         if candidate.is_stacked(checkpoint.tensors):
-            checkpoint = Checkpoint(UnstackedSource(source, candidate.stacked), candidate, settings, folder)
+            checkpoint = Checkpoint(UnstackedSource(source, candidate.stacked), candidate, settings, beside)
         if layout is not None or candidate.fits(checkpoint.tensors):
             found.append(checkpoint)
     if not found:

@@ -13,6 +13,7 @@ from ...model import ViT, ViTConfig
 from ...nn import list_arrays
 from ...position import LearnedPosition
 from .._configuration import make_outline
+from ._preprocess import is_prepared_alike
 
 _COMPARED: Final = (
     "encoder",
@@ -20,6 +21,7 @@ _COMPARED: Final = (
     "norm_order",
     "num_registers",
     "image_size",
+    "classes",
     "patch",
     "position",
     "pool",
@@ -69,6 +71,26 @@ def find_misreading(config: ViTConfig, read: ViTConfig) -> str:
         wanted, found = getattr(config, name), getattr(read, name)
         if wanted != found and (name not in _PARTS or not _is_same(_PARTS[name](ours), _PARTS[name](theirs))):
             return f"{name} {_show(wanted)} would be read as {_show(found)}"
+    if not is_prepared_alike(config.preprocess, read.preprocess, config.image_size):
+        return f"preprocess {config.preprocess} would be read as {read.preprocess}"
+    return ""
+
+
+def list_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays of a model by name."""
+    return {name: array.shape for name, array in list_arrays(make_outline(config)).items()}
+
+
+def write_sides(size: tuple[int, int]) -> int | list[int]:
+    """Height and width as libraries write them: one number if they are equal."""
+    return size[0] if size[0] == size[1] else list(size)
+
+
+def find_oblong(**sizes: tuple[int, int]) -> str:
+    """Which of these sizes is not square, in words; empty if all are."""
+    for name, (height, width) in sizes.items():
+        if height != width:
+            return f"{name} must be square there, got {height} x {width}"
     return ""
 
 

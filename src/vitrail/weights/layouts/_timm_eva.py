@@ -1,0 +1,135 @@
+"""The layout of timm's `Eva`: DINOv3 and EVA.
+
+Source: timm 1.0.31, `models/eva.py`.
+"""
+
+import re
+from typing import Final
+
+import numpy as np
+
+from ..._registry import PartSpec
+from ...encoder import EncoderOptions, EncoderSize
+from ...model import ViTConfig
+from .._errors import CheckpointError
+from .._rules import FINAL_NORM, POSITION_ROWS, ZEROS, Rule, map_block, map_names
+from ._checkpoint import Checkpoint
+from ._layout import Export, Layout, Settings
+from ._libraries import TIMM
+from ._preprocess import find_preprocess_obstacle
+from ._timm import (
+    KERNEL,
+    read_architecture,
+    read_arguments,
+    read_heads,
+    read_image_size,
+    read_pool,
+    write_pool,
+    write_timm_config,
+)
+from ._vit import find_misreading, list_shapes, use_learned
+
+
+def _read_config(checkpoint: Checkpoint) -> ViTConfig:
+    name, arguments = read_architecture(checkpoint), read_arguments(checkpoint)
+    dim, channels, patch = checkpoint.get_kernel(KERNEL)
+    registers = checkpoint.get_shape("reg_token", 3)[1] if "reg_token" in checkpoint else 0
+    has_table, gated = "pos_embed" in checkpoint, "blocks.0.mlp.fc1_g.weight" in checkpoint
+    dinov3 = registers == 4 and not has_table and "fc_norm.weight" not in checkpoint
+    if not dinov3 and (gated or not has_table or "blocks.0.gamma_1" in checkpoint):
+        raise CheckpointError(
+            f"{checkpoint.path} is an Eva model of timm that is neither DINOv3 nor EVA: vitrail does not load EVA-02 "
+            "and the RoPE-ViTs, whose rotary positions follow other rules"
+        )
+    image_size = read_image_size(checkpoint, arguments)
+    if dinov3:
+        position = PartSpec("rope", (("base", 100.0), ("rule", "dinov3")))
+        image_size = checkpoint.read_size(image_size or 16 * patch[0])
+    else:
+        position = use_learned("torch_bicubic_antialias")
+        rows = checkpoint.get_shape("pos_embed", 3)[1]
+        image_size = checkpoint.find_image_size(rows - 1 - registers, patch, image_size)
+    num_classes = checkpoint.count_classes("head.weight")
+    return ViTConfig(
+        image_size=image_size,
+        patch_size=patch,
+        channels=channels,
+        size=EncoderSize(
+            dim=dim,
+            depth=checkpoint.count_blocks("blocks.{i}.norm1.weight"),
+            num_heads=read_heads(checkpoint, arguments, name, dim, gated=gated or dinov3),
+            mlp_dim=checkpoint.get_shape("blocks.0.mlp.fc2.weight", 2)[1],
+        ),
+        num_classes=num_classes,
+        classes=checkpoint.find_classes(num_classes),
+        position=position,
+        pool=read_pool(checkpoint, arguments, {"token": "cls", "avg": "mean"}) or "mean",
+        head="none" if num_classes is None else "linear",
+        norm_order="pool_norm" if "fc_norm.weight" in checkpoint else "norm_pool",
+        class_token=True,
+        num_registers=registers,
+        encoder=EncoderOptions(
+            qkv_bias="blocks.0.attn.q_bias" in checkpoint,
+            activation="swiglu" if gated else "gelu",
+            norm_eps=1e-5 if dinov3 else 1e-6,
+            layer_scale=1.0 if "blocks.0.gamma_1" in checkpoint else None,
+        ),
+        preprocess=checkpoint.find_preprocess(channels),
+    )
+
+
+def _write_config(config: ViTConfig) -> Settings:
+    """An architecture stands for what no argument says: the rotary positions, the gate and `norm_eps`."""
+    gated, has_bias = config.encoder.activation == "swiglu", config.encoder.qkv_bias
+    arguments: dict[str, object] = {**write_pool(config), "num_reg_tokens": config.num_registers}
+    if any(name in list_shapes(config) for name in POSITION_ROWS):
+        arguments["use_fc_norm"] = config.norm_order == "pool_norm"
+        return write_timm_config(config, "eva_giant_patch14_224", arguments)
+    arguments["init_values"] = config.encoder.layer_scale
+    if gated:
+        arguments["swiglu_align_to"] = 1
+    architecture = f"vit_small{'_plus' if gated else ''}_patch16_dinov3{'_qkvb' if has_bias else ''}"
+    return write_timm_config(config, architecture, arguments)
+
+
+def _map(config: ViTConfig) -> tuple[Rule, ...]:
+    gated = config.encoder.activation == "swiglu"
+    qkv = "backbone.encoder.stack.attention.qkv."
+    return (
+        map_names("patch_embed.proj.*", "backbone.patch.*"),
+        map_names("cls_token", "backbone.class_token", "1 1 d -> d"),
+        map_names("reg_token", "backbone.registers", "1 n d -> n d"),
+        map_names("pos_embed", POSITION_ROWS, "1 n d -> n d"),
+        map_names("blocks.{i}.attn.qkv.weight", qkv + "weight"),
+        map_names(("blocks.{i}.attn.q_bias", ZEROS, "blocks.{i}.attn.v_bias"), qkv + "bias"),
+        *map_block(
+            "blocks.{i}.",
+            norm1="norm1",
+            qkv=(),
+            project="attn.proj",
+            norm2="norm2",
+            hidden=("mlp.fc1_g", "mlp.fc1_x") if gated else "mlp.fc1",
+            out="mlp.fc2",
+            scales=("gamma_1", "gamma_2"),
+        ),
+        map_names("fc_norm.*" if config.norm_order == "pool_norm" else "norm.*", FINAL_NORM),
+        map_names("head.*", "readout.head.linear.*"),
+    )
+
+
+TIMM_EVA: Final = Layout(
+    name="timm_eva",
+    title="timm's Eva (DINOv3, EVA)",
+    library=TIMM,
+    read_config=_read_config,
+    rules=_map,
+    signature=(KERNEL, "blocks.0.attn.qkv.weight", "cls_token", "blocks.0.attn.proj.weight"),
+    one_of=("blocks.0.gamma_1", "blocks.0.attn.q_bias"),
+    foreign=("mask_token", "storage_tokens", "blocks.0.attn.qkv.bias", "blocks.0.ls1.gamma", "register_tokens"),
+    architectures=re.compile(
+        r"vit_(tiny|small|base|large|small_plus|huge_plus|7b)_patch16_dinov3(_qkvb)?|eva_giant_.*"
+    ),
+    ignored=((r"blocks\.\d+\.attn\.k_bias", "a buffer of zeros"), (r"rope\..*", "computed from the sizes")),
+    computed=((r"blocks\.\d+\.attn\.k_bias", lambda config: np.zeros(config.size.dim, np.float32)),),
+    export=Export(find_misreading, write_config=_write_config, find_obstacle=find_preprocess_obstacle),
+)

@@ -1,0 +1,245 @@
+"""The layout of timm's `VisionTransformer`: ViT, DeiT, DeiT III, DINOv2, CLIP, SigLIP.
+
+Source: timm 1.0.31, `models/vision_transformer.py` and `models/deit.py`.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from ..._check import join_names
+from ..._registry import PartSpec
+from ...encoder import EncoderOptions, EncoderSize
+from ...model import ViTConfig
+from ...nn import ActivationName
+from .._errors import CheckpointError
+from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from ._checkpoint import Checkpoint
+from ._layout import Export, Layout, Settings
+from ._libraries import TIMM
+from ._preprocess import find_preprocess_obstacle
+from ._timm import (
+    KERNEL,
+    read_architecture,
+    read_arguments,
+    read_heads,
+    read_image_size,
+    read_pool,
+    write_pool,
+    write_timm_config,
+)
+from ._vit import find_misreading, list_shapes, use_attention_pool, use_learned
+
+_TANH: Final = re.compile(r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip.*|vit_large_patch16_siglip.*_512")
+_ACTIVATIONS: Final[Mapping[str, ActivationName]] = MappingProxyType(
+    {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "relu": "relu", "silu": "silu"}
+)
+"""Our names of the activations by timm's."""
+
+
+def _read_config(checkpoint: Checkpoint) -> ViTConfig:
+    name, arguments = read_architecture(checkpoint), read_arguments(checkpoint)
+    dim, channels, patch = checkpoint.get_kernel(KERNEL)
+    class_token, pre_norm = "cls_token" in checkpoint, "norm_pre.weight" in checkpoint
+    if not name:
+        _check_plain(checkpoint)
+    gated = (
+        checkpoint.get_shape("blocks.0.mlp.fc1.weight", 2)[0] != checkpoint.get_shape("blocks.0.mlp.fc2.weight", 2)[1]
+    )
+    extra = "dist_token" if "dist_token" in checkpoint else "reg_token"
+    registers = checkpoint.get_shape(extra, 3)[1] if extra in checkpoint else 0
+    covers, image_size = _read_positions(checkpoint, arguments, patch, int(class_token) + registers)
+    num_heads = read_heads(checkpoint, arguments, name, dim, gated=gated)
+    activation = _read_activation(checkpoint, arguments, name)
+    eps = 1e-5 if pre_norm else 1e-6
+    num_classes, distilled = checkpoint.count_classes("head.weight"), "head_dist.weight" in checkpoint
+    return ViTConfig(
+        image_size=image_size,
+        patch_size=patch,
+        channels=channels,
+        size=EncoderSize(
+            dim=dim,
+            depth=checkpoint.count_blocks("blocks.{i}.norm1.weight"),
+            num_heads=num_heads,
+            mlp_dim=checkpoint.get_shape("blocks.0.mlp.fc2.weight", 2)[1],
+        ),
+        num_classes=num_classes,
+        classes=checkpoint.find_classes(num_classes),
+        patch="conv" if "patch_embed.proj.bias" in checkpoint else PartSpec("conv", (("bias", False),)),
+        position=use_learned("torch_bicubic_antialias", covers_prefix=covers),
+        pool=_choose_pool(checkpoint, arguments, activation, eps, num_heads),
+        head="none" if num_classes is None else "distilled" if distilled else "linear",
+        norm_order="pool_norm" if "fc_norm.weight" in checkpoint else "norm_pool",
+        class_token=class_token,
+        num_registers=registers,
+        encoder=EncoderOptions(
+            qkv_bias="blocks.0.attn.qkv.bias" in checkpoint,
+            qk_norm="blocks.0.attn.q_norm.weight" in checkpoint,
+            activation="swiglu" if gated else activation,
+            norm_eps=eps,
+            pre_norm=pre_norm,
+            layer_scale=1.0 if "blocks.0.ls1.gamma" in checkpoint else None,
+        ),
+        preprocess=checkpoint.find_preprocess(channels),
+    )
+
+
+def _read_activation(checkpoint: Checkpoint, arguments: dict[str, Any], name: str) -> ActivationName:
+    """The activation of the arguments, or else of the architecture."""
+    given = arguments.get("act_layer")
+    if given is None:
+        usual: ActivationName = "gelu_tanh" if _TANH.fullmatch(name) else "gelu"
+        return "quick_gelu" if "quickgelu" in name else usual
+    if given not in _ACTIVATIONS:
+        raise CheckpointError(
+            f"the setting 'act_layer' beside {checkpoint.path} must be one of {join_names(_ACTIVATIONS)}, got {given!r}"
+        )
+    return _ACTIVATIONS[given]
+
+
+def _check_plain(checkpoint: Checkpoint) -> None:
+    """Raises a `CheckpointError` if a file without settings is not a plain ViT."""
+    for name, there, kind in (
+        ("norm_pre.weight", True, "of CLIP"),
+        ("attn_pool.latent", True, "of SigLIP"),
+        ("cls_token", False, "without a class token"),
+    ):
+        if (name in checkpoint) == there:
+            raise CheckpointError(
+                f"{checkpoint.path} is a ViT {kind}, whose tensors do not say which activation and norm it has: put "
+                "its config.json beside it, or pass config={'architecture': ...} with timm's name of it"
+            )
+    checkpoint.assumed["architecture"] = "a plain ViT's"
+
+
+def _choose_pool(
+    checkpoint: Checkpoint, arguments: dict[str, Any], activation: str, eps: float, num_heads: int
+) -> str | PartSpec:
+    has_pool = "attn_pool.latent" in checkpoint
+    pool = read_pool(checkpoint, arguments, {"map": "attention"} if has_pool else {"token": "cls", "avg": "mean"})
+    if has_pool:
+        mlp_dim = checkpoint.get_shape("attn_pool.mlp.fc1.weight", 2)[0]
+        return use_attention_pool(activation=activation, mlp_dim=mlp_dim, norm_eps=eps, num_heads=num_heads)
+    if "head_dist.weight" in checkpoint:
+        return PartSpec("cls", (("num_tokens", 2),))
+    usual = "cls" if "cls_token" in checkpoint and "fc_norm.weight" not in checkpoint else "mean"
+    return usual if pool is None else pool
+
+
+def _read_positions(
+    checkpoint: Checkpoint, arguments: dict[str, Any], patch: tuple[int, int], num_prefix: int
+) -> tuple[bool, tuple[int, int]]:
+    """Whether the table of positions has rows for the prefix, and the size of the images."""
+    rows = checkpoint.get_shape("pos_embed", 3)[1]
+    image_size = read_image_size(checkpoint, arguments)
+    patches = None if image_size is None else math.prod(checkpoint.count_patches(patch, image_size))
+    covers = _covers_prefix(rows, num_prefix, patches, arguments.get("no_embed_class"))
+    return covers, checkpoint.find_image_size(rows - (num_prefix if covers else 0), patch, image_size)
+
+
+def _covers_prefix(rows: int, num_prefix: int, patches: int | None, no_embed_class: object) -> bool:
+    """Whether a table has rows for the prefix: by the image size, or else the setting, or else what is a square."""
+    if patches in (rows, rows - num_prefix):
+        return rows != patches
+    if isinstance(no_embed_class, bool):
+        return not no_embed_class
+    return not _is_square(rows) or (num_prefix > 0 and _is_square(rows - num_prefix))
+
+
+def _is_square(number: int) -> bool:
+    return number >= 0 and math.isqrt(number) ** 2 == number
+
+
+def _write_config(config: ViTConfig) -> Settings:
+    """An architecture stands for what no argument says: the gate, `norm_eps` and the distillation token."""
+    encoder, shapes = config.encoder, list_shapes(config)
+    gated, distilled = encoder.activation == "swiglu", config.head == "distilled"
+    plain = "vit_base_patch16_clip_224" if encoder.pre_norm else "vit_base_patch16_224"
+    arguments = {
+        **write_pool(config),
+        "qkv_bias": encoder.qkv_bias,
+        "qk_norm": encoder.qk_norm,
+        "init_values": encoder.layer_scale or 0.0,
+        "class_token": "backbone.class_token" in shapes,
+        "pre_norm": encoder.pre_norm,
+        "fc_norm": config.norm_order == "pool_norm",
+    }
+    if not gated:
+        arguments["act_layer"] = encoder.activation
+    if distilled:
+        return write_timm_config(config, "deit_tiny_distilled_patch16_224", arguments)
+    arguments["reg_tokens"] = config.num_registers
+    arguments["no_embed_class"] = not _has_prefix_rows(shapes)
+    return write_timm_config(config, "vit_giant_patch14_dinov2" if gated else plain, arguments, twice=gated)
+
+
+def _has_prefix_rows(shapes: Mapping[str, object]) -> bool:
+    return any(name in shapes for name in POSITION_ROWS[:2])
+
+
+def _find_obstacle(config: ViTConfig) -> str:
+    """What no argument says, and so cannot be changed."""
+    encoder, shapes = config.encoder, list_shapes(config)
+    gated, distilled = encoder.activation == "swiglu", config.head == "distilled"
+    if ("backbone.patch.bias" in shapes) == encoder.pre_norm:
+        return f"the patch embedding has a bias there unless pre_norm is set, got pre_norm={encoder.pre_norm}"
+    if gated and (encoder.pre_norm or distilled):
+        return "a gated MLP has neither a pre_norm nor a distillation token there"
+    if distilled and not _has_prefix_rows(shapes):
+        return "the position embedding of a distilled model covers its tokens there"
+    pool_mlp = shapes.get("readout.pool.mlp.hidden.weight")
+    if pool_mlp is not None and (gated or pool_mlp[0] != config.size.mlp_dim):
+        return f"the MLP of the attention pool is that of a block there, got mlp_dim={pool_mlp[0]}"
+    return find_preprocess_obstacle(config)
+
+
+def _map(config: ViTConfig) -> tuple[Rule, ...]:
+    distilled = config.head == "distilled"
+    return (
+        map_names("patch_embed.proj.*", "backbone.patch.*"),
+        map_names("cls_token", "backbone.class_token", "1 1 d -> d"),
+        map_names("dist_token" if distilled else "reg_token", "backbone.registers", "1 n d -> n d"),
+        map_names("pos_embed", POSITION_ROWS, "1 n d -> n d"),
+        map_names("norm_pre.*", "backbone.encoder.pre_norm.*"),
+        *map_block(
+            "blocks.{i}.",
+            norm1="norm1",
+            qkv="attn.qkv",
+            project="attn.proj",
+            norm2="norm2",
+            hidden="mlp.fc1",
+            out="mlp.fc2",
+            scales=("ls1.gamma", "ls2.gamma"),
+            qk_norms=("attn.q_norm", "attn.k_norm"),
+        ),
+        map_names("fc_norm.*" if config.norm_order == "pool_norm" else "norm.*", FINAL_NORM),
+        map_names("attn_pool.latent", "readout.pool.queries", "1 n d -> n d"),
+        map_names(("attn_pool.q.*", "attn_pool.kv.*"), "readout.pool.attention.qkv.*", parts=(1, 2)),
+        map_names("attn_pool.proj.*", "readout.pool.attention.project.*"),
+        map_names("attn_pool.norm.*", "readout.pool.norm.*"),
+        map_names("attn_pool.mlp.fc1.*", "readout.pool.mlp.hidden.*"),
+        map_names("attn_pool.mlp.fc2.*", "readout.pool.mlp.out.*"),
+        map_names("head.*", "readout.head.class_token.*" if distilled else "readout.head.linear.*"),
+        map_names("head_dist.*", "readout.head.distillation_token.*"),
+    )
+
+
+TIMM_VIT: Final = Layout(
+    name="timm",
+    title="timm's VisionTransformer",
+    library=TIMM,
+    read_config=_read_config,
+    rules=_map,
+    signature=(KERNEL, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "pos_embed"),
+    foreign=("mask_token", "decoder_embed.weight", "blocks.0.attn.q_bias", "blocks.0.attn.rel_pos_h"),
+    prefixes=("visual.trunk.",),
+    architectures=re.compile(
+        r"(vit|deit|deit3)_(tiny|xsmall|small|wee|little|medium|mediumd|betwixt|base|large|huge|giant|giantopt|gigantic|"
+        r"so150m2?|so400m)(_distilled)?_patch\d+"
+        r"(_plus|_reg\d|_gap|_map|_clip|_quickgelu|_siglip|_dinov2|_miil)*(_\d+)?|flexivit_(small|base|large)"
+    ),
+    ignored=((r"text\..*", "the text tower"), (r"logit_(scale|bias)", "part of the contrastive loss")),
+    export=Export(find_misreading, write_config=_write_config, find_obstacle=_find_obstacle),
+)

@@ -1,0 +1,316 @@
+"""Folders that vitrail writes for timm and transformers, opened by both as they are: the numbers and the pictures."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+import torch
+from checkpoint_cases import TOLERANCE, drawn, image_of
+from checkpoint_oracle import batch, transformers
+from PIL import Image
+from skimage import data
+from timm_oracle import timm
+
+import vitrail
+from vitrail import HEADS, POOLS, POSITIONS, EncoderOptions, PartSpec, Preprocess, ViTConfig
+from vitrail.encoder import WindowOptions
+from vitrail.images import CLIP, HALF, IMAGENET
+from vitrail.weights import LAYOUTS
+
+SIZE = vitrail.EncoderSize(dim=16, depth=2, num_heads=2, mlp_dim=24)
+WIDE = dataclasses.replace(SIZE, mlp_dim=32)
+COVER = Preprocess("cover", "bicubic", *IMAGENET, crop=0.9)
+SQUASH = Preprocess("squash", "bilinear", *HALF)
+NAMES = ("a cat", "a dog", "être", "'\"", "e")
+
+
+def base(**changes: Any) -> ViTConfig:
+    """A small classifier."""
+    usual = {"image_size": (16, 16), "patch_size": (4, 4), "size": SIZE, "num_classes": 5, "pool": "cls"}
+    return ViTConfig(**{**usual, **changes})
+
+
+def bare(**changes: Any) -> ViTConfig:
+    """A small backbone without a head."""
+    return base(**{"num_classes": None, "head": "none", **changes})
+
+
+NO_BIAS = PartSpec("conv", (("bias", False),))
+DINOV3 = PartSpec("rope", (("base", 100.0), ("rule", "dinov3")))
+SCALED = EncoderOptions(layer_scale=0.5)
+GATED = EncoderOptions(layer_scale=0.5, activation="swiglu")
+RAW = EncoderOptions(qkv_bias=False, qk_norm=True)
+CLIP_ENCODER = EncoderOptions(pre_norm=True, norm_eps=1e-5, activation="quick_gelu")
+PATCHES = POSITIONS.configure("learned", covers_prefix=False)
+CLASS = POSITIONS.configure("learned", covers_prefix="class")
+NATIVE = POSITIONS.configure("learned", covers_prefix=True, resize="bilinear_antialias")
+OBLONG: dict[str, Any] = {"image_size": (12, 20)}
+
+
+def mapped(mlp_dim: int = 24, activation: str = "gelu", eps: float = 1e-6) -> PartSpec:
+    """SigLIP's pool."""
+    return POOLS.configure("attention", num_heads=2, mlp_dim=mlp_dim, activation=activation, norm_eps=eps)
+
+
+SAM: dict[str, Any] = {
+    "size": dataclasses.replace(SIZE, depth=3),
+    "pool": "none",
+    "class_token": False,
+    "position": PATCHES,
+    "neck_dim": 6,
+    "windows": WindowOptions(size=3, global_blocks=(1,), relative_grid=(4, 4)),
+}
+FOR_TIMM: dict[str, tuple[str, ViTConfig]] = {
+    "plain": ("timm", base(preprocess=COVER, classes=NAMES)),
+    "mean, norm after": ("timm", base(pool="mean", norm_order="pool_norm", class_token=True)),
+    "mean, norm before, no class token": ("timm", base(pool="gap", class_token=False, preprocess=SQUASH)),
+    "registers": ("timm", base(num_registers=3, encoder=SCALED)),
+    "registers without positions": ("timm", base(num_registers=4, position=PATCHES, size=WIDE)),
+    "registers, no class token": ("timm", base(num_registers=2, pool="mean", class_token=False)),
+    "oblong": ("timm", bare(**OBLONG, preprocess=dataclasses.replace(SQUASH, crop=0.9))),
+    "oblong patches": ("timm", base(image_size=(16, 24), patch_size=(4, 8), num_classes=1)),
+    "grey": ("timm", base(channels=1, preprocess=Preprocess("squash", "bicubic", (0.5,), (0.2,)))),
+    "no bias": ("timm", base(encoder=RAW)),
+    "gated": ("timm", bare(encoder=GATED)),
+    "gated, no scale": ("timm", base(encoder=EncoderOptions(activation="swiglu"), num_registers=1)),
+    "clip": ("timm", bare(encoder=CLIP_ENCODER, patch=NO_BIAS, preprocess=Preprocess("cover", "bicubic", *CLIP))),
+    "quick": ("timm", base(encoder=EncoderOptions(activation="quick_gelu"))),
+    "relu": ("timm", base(encoder=EncoderOptions(activation="relu"))),
+    "map": ("timm", bare(pool=mapped(), class_token=False)),
+    "map, tanh, class token": (
+        "timm",
+        base(pool=mapped(activation="gelu_tanh"), class_token=True, encoder=EncoderOptions(activation="gelu_tanh")),
+    ),
+    "distilled": (
+        "timm",
+        base(pool=POOLS.configure("cls", num_tokens=2), head="distilled", num_registers=1, class_token=True),
+    ),
+    "odd width": ("timm", bare(size=vitrail.EncoderSize(dim=12, depth=1, num_heads=2, mlp_dim=41))),
+    "dinov3": ("timm_eva", bare(position=DINOV3, num_registers=4, encoder=dataclasses.replace(SCALED, norm_eps=1e-5))),
+    "dinov3, mean, no bias, oblong": (
+        "timm_eva",
+        base(
+            **OBLONG,
+            position=DINOV3,
+            num_registers=4,
+            pool="mean",
+            class_token=True,
+            encoder=dataclasses.replace(SCALED, norm_eps=1e-5, qkv_bias=False),
+            preprocess=SQUASH,
+        ),
+    ),
+    "dinov3, gated": (
+        "timm_eva",
+        base(
+            size=dataclasses.replace(SIZE, mlp_dim=21),
+            position=DINOV3,
+            num_registers=4,
+            encoder=dataclasses.replace(GATED, norm_eps=1e-5),
+            classes=NAMES,
+        ),
+    ),
+    "eva": ("timm_eva", base(pool="mean", class_token=True, norm_order="pool_norm")),
+    "eva, class": ("timm_eva", base(num_registers=2, **OBLONG)),
+    "sam": ("timm_sam", bare(**SAM, encoder=EncoderOptions(norm_eps=1e-5))),
+    "sam, oblong, no bias": (
+        "timm_sam",
+        bare(
+            **{**SAM, "windows": WindowOptions(size=2, global_blocks=(0, 2), relative_grid=(3, 5))},
+            **OBLONG,
+            channels=1,
+            encoder=EncoderOptions(norm_eps=1e-5, qkv_bias=False),
+        ),
+    ),
+}
+FOR_TRANSFORMERS: dict[str, tuple[str, ViTConfig]] = {
+    "vit": ("hf_vit", base(preprocess=SQUASH, classes=NAMES)),
+    "vit, oblong": (
+        "hf_vit",
+        base(**OBLONG, preprocess=dataclasses.replace(SQUASH, crop=0.8), encoder=EncoderOptions(norm_eps=1e-12)),
+    ),
+    "vit, oblong patches, no bias": (
+        "hf_vit",
+        bare(image_size=(16, 24), patch_size=(4, 8), encoder=EncoderOptions(qkv_bias=False, activation="gelu_tanh")),
+    ),
+    "vit, one class": (
+        "hf_vit",
+        base(num_classes=1, channels=1, preprocess=Preprocess("cover", "lanczos", (0.5,), (0.2,))),
+    ),
+    "vit, pooler": ("hf_vit", base(head=HEADS.configure("linear", activation="tanh"), num_classes=16)),
+    "vit, pooler of another size": ("hf_vit", base(head=HEADS.configure("linear", activation="relu"), num_classes=7)),
+    "deit": ("hf_vit", base(num_registers=1, preprocess=Preprocess("squash", "bicubic", *IMAGENET, crop=0.875))),
+    "deit, none": ("hf_vit", bare(num_registers=1)),
+    "deit, teacher": (
+        "hf_vit",
+        base(pool=POOLS.configure("cls", num_tokens=2), head="distilled", num_registers=1, classes=NAMES),
+    ),
+    "ijepa": ("hf_vit", bare(pool="mean", class_token=False)),
+    "ijepa, classes": ("hf_vit", base(pool="mean", class_token=False, preprocess=SQUASH)),
+    "dinov2": ("hf_dinov2", bare(encoder=SCALED, size=WIDE, preprocess=COVER)),
+    "dinov2, classes": ("hf_dinov2", base(pool="cls_mean", encoder=SCALED, size=WIDE, classes=NAMES)),
+    "dinov2, gated": ("hf_dinov2", bare(encoder=GATED, size=SIZE)),
+    "dinov2, registers": ("hf_dinov2", bare(encoder=SCALED, size=WIDE, num_registers=3, position=CLASS)),
+    "dinov2, registers, classes": (
+        "hf_dinov2",
+        base(pool="cls_mean", encoder=GATED, num_registers=2, position=CLASS, image_size=(24, 24)),
+    ),
+    "dinov3": ("hf_dinov3", bare(position=DINOV3, encoder=SCALED, num_registers=4, preprocess=SQUASH)),
+    "dinov3, no registers": ("hf_dinov3", bare(position=DINOV3, encoder=SCALED)),
+    "dinov3, gated, oblong": (
+        "hf_dinov3",
+        bare(**OBLONG, position=DINOV3, encoder=dataclasses.replace(GATED, qkv_bias=False), num_registers=1),
+    ),
+    "clip": ("hf_clip", bare(encoder=CLIP_ENCODER, patch=NO_BIAS, preprocess=Preprocess("cover", "bicubic", *CLIP))),
+    "clip, projected": (
+        "hf_clip",
+        base(
+            encoder=dataclasses.replace(CLIP_ENCODER, activation="gelu"),
+            patch=NO_BIAS,
+            head=HEADS.configure("linear", bias=False),
+        ),
+    ),
+    "siglip": ("hf_siglip", bare(pool=mapped(), class_token=False, preprocess=SQUASH)),
+    "siglip, no pool": ("hf_siglip", bare(pool="mean", class_token=False)),
+    "siglip, classes": ("hf_siglip", base(pool="mean", class_token=False, classes=NAMES)),
+    "siglip 2": ("hf_siglip", bare(pool=mapped(), class_token=False, position=NATIVE)),
+    "siglip 2, classes": ("hf_siglip", base(pool="mean", class_token=False, position=NATIVE, classes=NAMES)),
+    "sam": ("hf_sam", bare(**SAM, preprocess=Preprocess("pad", "bilinear", *IMAGENET))),
+}
+# What transformers has and no file of vitrail, and what is compared does not read.
+UNUSED = ("pooler.", "mask_token", "register_tokens")
+TEACHER, PROJECTION = "DeiTForImageClassificationWithTeacher", "CLIPVisionModelWithProjection"
+PHOTOGRAPHS = [Image.fromarray(data.chelsea()), Image.fromarray(data.astronaut()).resize((61, 90))]
+
+
+def randomised(layout: str, config: ViTConfig) -> vitrail.ViT:
+    """A model with every array drawn by its name. The bias of the keys is zero where no file stores one."""
+
+    def draw(keys: Any, leaf: Any) -> Any:
+        if not eqx.is_array(leaf):
+            return leaf
+        name = jax.tree_util.keystr(keys, simple=True, separator=".")
+        array = drawn(name, leaf.shape)
+        if name.endswith("stack.attention.qkv.bias") and layout in ("timm_eva", "hf_dinov3"):
+            array.reshape(config.size.depth, 3, -1)[:, 1] = 0
+        return jax.numpy.asarray(array)
+
+    return jax.tree_util.tree_map_with_path(draw, config.build(key=jax.random.key(0)))
+
+
+def write(layout: Any, config: ViTConfig, folder: Path) -> vitrail.ViT:
+    """The model that is in the folder now, as vitrail reads it."""
+    vitrail.save(randomised(layout, config), folder, layout=layout)
+    return vitrail.load(folder)
+
+
+def picture(config: ViTConfig) -> np.ndarray:
+    return image_of(config.image_size, config.channels)
+
+
+def compare(ours: Any, theirs: torch.Tensor) -> None:
+    found = theirs.detach().numpy()[0]
+    assert np.shape(ours) == found.shape
+    assert np.abs(np.asarray(ours) - found).max() <= TOLERANCE * np.abs(found).max()
+
+
+@eqx.filter_jit
+def run(model: vitrail.ViT, image: np.ndarray) -> tuple[Any, Any]:
+    return model.backbone(image).sequence, model(image)
+
+
+@pytest.mark.parametrize("name", FOR_TIMM)
+def test_timm_opens_the_folder(name: str, tmp_path: Path) -> None:
+    layout, config = FOR_TIMM[name]
+    model = write(layout, config, tmp_path)
+    theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    tokens, logits = run(model, picture(config))
+    found = theirs.forward_features(batch(picture(config)))
+    if layout == "timm_sam":
+        compare(tokens, found.flatten(2).transpose(1, 2))
+        return
+    compare(tokens, found)
+    compare(logits, theirs(batch(picture(config))))
+    assert theirs.pretrained_cfg.get("label_names") == (None if config.classes is None else list(config.classes))
+    assert theirs.num_classes == (config.num_classes or 0)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, config) in FOR_TIMM.items() if config.preprocess])
+def test_timm_prepares_pictures_as_the_folder_says(name: str, tmp_path: Path) -> None:
+    layout, config = FOR_TIMM[name]
+    preprocess = write(layout, config, tmp_path).config.preprocess
+    assert preprocess is not None
+    theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=theirs))
+    for photograph in PHOTOGRAPHS:
+        image = photograph.convert("L") if config.channels == 1 else photograph
+        expected = transform(image).permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(preprocess(image, config.image_size), expected, atol=1e-5)
+
+
+def open_with_transformers(folder: Path) -> Any:
+    """The model of the folder, by the class that its config.json names and by the one that finds that class."""
+    (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
+    named = getattr(transformers, architecture)
+    # DeiT with a teacher is in none of the tables of transformers.
+    auto = transformers.AutoModelForImageClassification if "Classification" in architecture else transformers.AutoModel
+    model, info = (named if architecture in (TEACHER, PROJECTION) else auto).from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert type(model) is named
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
+    assert all(any(part in key for part in UNUSED) for key in info["missing_keys"])
+    return model.eval()
+
+
+def flatten(image: np.ndarray) -> dict[str, torch.Tensor]:
+    """An image as SigLIP 2 of native aspect has it: patches, which of them are there, and the grid."""
+    height, width, channels = image.shape
+    patches = image.reshape(height // 4, 4, width // 4, 4, channels).swapaxes(1, 2).reshape(1, -1, 16 * channels)
+    shapes = torch.tensor([[height // 4, width // 4]])
+    mask = torch.ones(patches.shape[:2], dtype=torch.long)
+    return {"pixel_values": torch.from_numpy(patches.copy()), "pixel_attention_mask": mask, "spatial_shapes": shapes}
+
+
+@pytest.mark.parametrize("name", FOR_TRANSFORMERS)
+def test_transformers_opens_the_folder(name: str, tmp_path: Path) -> None:
+    layout, config = FOR_TRANSFORMERS[name]
+    model = write(layout, config, tmp_path)
+    theirs = open_with_transformers(tmp_path)
+    given = {"pixel_values": batch(picture(config))}
+    with torch.no_grad():
+        found = theirs(**(flatten(picture(config)) if name.startswith("siglip 2") else given))
+    tokens, logits = run(model, picture(config))
+    if layout == "hf_sam":
+        compare(tokens, found.last_hidden_state.flatten(2).transpose(1, 2))
+        return
+    if "last_hidden_state" in found and layout != "hf_clip":  # CLIP's final norm is only on its class token
+        compare(tokens, found.last_hidden_state)
+    for output in ("logits", "image_embeds", "pooler_output"):
+        unread = output == "pooler_output" and config.head == "none" and layout == "hf_vit"  # drawn anew
+        if found.get(output) is not None and not unread:
+            compare(logits, found[output])
+    if "logits" in found and config.classes is not None:
+        assert theirs.config.id2label == dict(enumerate(config.classes))
+
+
+@pytest.mark.parametrize("name", [name for name, (_, config) in FOR_TRANSFORMERS.items() if config.preprocess])
+def test_transformers_prepares_pictures_as_the_folder_says(name: str, tmp_path: Path) -> None:
+    layout, config = FOR_TRANSFORMERS[name]
+    preprocess = write(layout, config, tmp_path).config.preprocess
+    assert preprocess is not None
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    for photograph in PHOTOGRAPHS:
+        image = photograph.convert("L") if config.channels == 1 else photograph
+        expected = processor(images=image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        np.testing.assert_allclose(preprocess(image, config.image_size), expected, atol=1e-5)
+
+
+def test_every_layout_that_vitrail_writes_is_opened_here() -> None:
+    tested = {layout for layout, _ in (*FOR_TIMM.values(), *FOR_TRANSFORMERS.values())}
+    assert tested == {name for name, layout in LAYOUTS.items() if layout.export is not None}
