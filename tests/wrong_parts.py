@@ -78,6 +78,13 @@ def losing_the_mask(inner: Any, tokens: Tokens) -> Tokens:
     return dataclasses.replace(inner(tokens), mask=None)
 
 
+def by_number(inner: Any, tokens: Tokens) -> Tokens:
+    """It ignores the places of as many tokens as there are cells."""
+    if tokens.patches.shape[0] < tokens.grid[0] * tokens.grid[1]:
+        return inner(tokens)
+    return dataclasses.replace(inner(dataclasses.replace(tokens, places=None)), places=tokens.places)
+
+
 def any_grid(inner: Any, tokens: Tokens) -> Tokens:
     """It takes tokens of any grid with as many patches."""
     return dataclasses.replace(inner(dataclasses.replace(tokens, grid=inner.patches.shape[:2])), grid=tokens.grid)
@@ -198,6 +205,12 @@ POSITIONS: dict[str, Wrong] = {
     "turns its table when resized": Wrong(
         learned(resized=turned), "resized must keep what was learned", "keeps_what_was_learned_when_resized"
     ),
+    "takes the cells by columns": Wrong(
+        learned(call=adds_to_patches(lambda table, t: flatten(table.swapaxes(0, 1)))),
+        "a patch does not get what the patch at its place got before",
+        "keeps_what_was_learned_when_resized",
+    ),
+    "ignores the places": Wrong(learned(call=by_number), "must keep its positions", "a_subset_keeps_its_places"),
     "loses the registers' rows with a class token": Wrong(
         learned(with_class_token=without_registers),
         "with_class_token must keep the positions of the patches and registers",
@@ -388,6 +401,9 @@ HEADS: dict[str, Wrong] = {
     ),
     "returns probabilities": Wrong(
         head(lambda inner, x, key: jax.nn.softmax(inner(x))), "must be logits", "returns_the_logits_it_declares"
+    ),
+    "returns a probability for each class": Wrong(
+        head(lambda inner, x, key: jax.nn.sigmoid(inner(x))), "must be logits", "returns_the_logits_it_declares"
     ),
     "takes one axis of tokens": Wrong(head(one_axis), "raised TypeError", "returns_the_logits_it_declares"),
     "has no axis for a single class": Wrong(

@@ -408,6 +408,11 @@ WEIGHING: dict[str, Wrong] = {
     "shows equal weights": Wrong(
         weighing(uniform), "weights must weigh what is pooled", "weights_weigh_what_is_pooled"
     ),
+    "shows equal weights by half": Wrong(
+        weighing(lambda s, t: (scores_of(s, t) + uniform(s, t)) / 2),
+        "weights must weigh what is pooled",
+        "weights_weigh_what_is_pooled",
+    ),
     "shows the weight of another patch": Wrong(
         weighing(lambda s, t: jnp.flip(scores_of(s, t), axis=1)), "weights must", "weights_weigh_what_is_pooled"
     ),

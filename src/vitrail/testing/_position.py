@@ -200,14 +200,16 @@ def _refuses(subject: Subject, part: Any, inputs: Any) -> bool:
 
 
 def a_subset_keeps_its_places(subject: Subject) -> Iterator[str]:
-    """A subset of the tokens gets the positions, and its queries the rotation, that it gets among all."""
+    """A subset of the tokens, or all in another order, get the positions and rotations that they get as a whole."""
     part, (tokens, queries) = draw_part(subject), subject.inputs
-    indices = jnp.asarray([tokens.patches.shape[0] - 1, 0])
-    rows = jnp.concatenate([jnp.arange(tokens.num_prefix), tokens.num_prefix + indices])
     placed, rotated = run_compiled(subject.call, part, subject.inputs, None)
-    subset = run_compiled(subject.call, part, (tokens.take(indices), queries[:, rows]), None)
-    if difference := differ(subset, (placed.take(indices), rotated[:, rows]), 1e-5):
-        yield f"tokens.take(...) must keep its positions, but {difference}: index the table with tokens.at_places"
+    number = tokens.patches.shape[0]
+    for indices in (np.array([number - 1, 0]), np.arange(number)[::-1]):
+        rows = np.concatenate([np.arange(tokens.num_prefix), tokens.num_prefix + indices])
+        subset = run_compiled(subject.call, part, (tokens.take(indices), queries[:, rows]), None)
+        if difference := differ(subset, (placed.take(indices), rotated[:, rows]), 1e-5):
+            yield f"tokens.take(...) must keep its positions, but {difference}: index the table with tokens.at_places"
+            return
 
 
 def fits_another_grid_when_resized(subject: Subject) -> Iterator[str]:
@@ -220,11 +222,31 @@ def fits_another_grid_when_resized(subject: Subject) -> Iterator[str]:
 
 def keeps_what_was_learned_when_resized(subject: Subject) -> Iterator[str]:
     """Resized to its own grid it stays the same. To another grid its tables are interpolated, and the rest stays."""
-    yield from find_forgotten(subject, subject.context.grid, _resize)
+    own = subject.context.grid
+    forgotten = list(find_forgotten(subject, own, _resize))
+    yield from forgotten
+    parts = [draw_part(subject, seed=seed) for seed in range(2)]
+    doubled = (2 * own[0], 2 * own[1])
+    larger = [_resize(part, doubled) for part in parts]
+    if forgotten or tree.map(jnp.shape, larger[0]) == tree.map(jnp.shape, parts[0]):
+        return
+    # What two draws add differs by what they learned, whatever else a part adds. Each block of 2 x 2 must go with it.
+    old, new = (_find_learned(subject, both, grid) for both, grid in ((parts, own), (larger, doubled)))
+    shrunk = new.reshape(own[0], 2, own[1], 2, -1).mean(axis=(1, 3)).ravel()
+    if np.ptp(old) > 0 and (np.ptp(shrunk) == 0 or np.corrcoef(old.ravel(), shrunk)[0, 1] < 0.5):
+        yield "resized must keep what was learned, but a patch does not get what the patch at its place got before"
 
 
 def _resize(part: Any, grid: tuple[int, int]) -> Any:
     return part.resized(grid)
+
+
+def _find_learned(subject: Subject, parts: list[Any], grid: tuple[int, int]) -> np.ndarray:
+    """The difference between what two parts add to the patches."""
+    tokens, queries = subject.inputs
+    inputs = _draw_inputs(tokens.dim, queries.shape[-1], grid, tokens.num_registers)
+    placed = [run_compiled(subject.call, part, inputs, None)[0] for part in parts]
+    return np.asarray(placed[0].patches) - np.asarray(placed[1].patches)
 
 
 def takes_and_drops_a_class_token(subject: Subject) -> Iterator[str]:

@@ -69,9 +69,12 @@ def weights_weigh_what_is_pooled(subject: Subject) -> Iterator[str]:
     for seed in range(_DRAWS):
         part = draw_part(subject, seed=seed, scale=1.5)
         tokens = tree.map(_enlarge, redraw(subject.inputs, seed=100 * seed))
-        share = _weigh(part, tokens).max(axis=0)
+        weights = _weigh(part, tokens)
+        if weights.ndim != 2:
+            return  # another check has a line for it
+        share = weights.max(axis=0)
         influence = _leave_each_out(subject, part, tokens)
-        lost += int(np.any(share[influence < 1e-3] > 0.1))
+        lost += int(np.any(share[influence < 1e-3] > 0.03))
         free += list(influence[share < 1e-4] > 0.05)
     if lost > 1:
         yield "weights must weigh what is pooled, but patches with large weights change nothing when they are left out"
