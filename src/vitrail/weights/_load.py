@@ -67,8 +67,9 @@ def load(
     The model. Its configuration names the parts, so that `vitrail.save` and `vitrail.replace` work on it.
 
     **Raises:** `CheckpointError` if the file is damaged, changes while it is read, has no known layout or does not fit
-    it; `UnknownPartError` or `PluginError` if a file of ours names a part that is not installed; `ValueError` if the
-    arguments do not fit; `OSError` if the file cannot be read; `MissingExtraError` if einops is not installed.
+    it; `UnknownPartError` or `PluginError` if the file names a part that is not installed, with the package that it was
+    from; `ValueError` if the arguments do not fit; `OSError` if the file cannot be read; `MissingExtraError` if einops
+    is not installed.
     """
     model = read_model(path, layout=layout, config=config, convert=convert)
     if not isinstance(model, ViT):
