@@ -18,11 +18,11 @@ from ._keep import KEEP as KEEP, Keep as Keep
 from ._registry import (
     Entry as Entry,
     OptionError as OptionError,
-    PartSpec as PartSpec,
     PluginError as PluginError,
     Registry as Registry,
     UnknownPartError as UnknownPartError,
 )
+from ._spec import PartSpec as PartSpec
 from ._tokens import Tokens as Tokens
 from .encoder import (
     Block as Block,

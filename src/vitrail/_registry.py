@@ -18,9 +18,7 @@ from jaxtyping import PRNGKeyArray
 
 from ._check import describe_value, join_names
 from ._plugins import NO_PLUGINS, are_plugins_off, explain_misplaced, find_misplaced, name_origin
-
-Plain = bool | int | float | str | None | tuple["Plain", ...]
-"""The values that an option can have, so that a configuration can be written as JSON. JSON's lists are tuples here."""
+from ._spec import PartSpec, Plain
 
 
 class UnknownPartError(KeyError):
@@ -36,20 +34,6 @@ class OptionError(TypeError):
 
 class PluginError(RuntimeError):
     """A plugin does not load, is not a part of its group's kind, or claims a name that is taken."""
-
-
-@dataclass(frozen=True)
-class PartSpec:
-    """A part by name, with options: what `Registry.configure` returns. It prints as `mlp(hidden_dim=64)`."""
-
-    name: str
-    """The registered name."""
-    options: tuple[tuple[str, Plain], ...] = ()
-    """Pairs of an option's name and its value, in alphabetical order."""
-
-    def __str__(self) -> str:
-        options = ", ".join(f"{option}={value!r}" for option, value in self.options)
-        return f"{self.name}({options})" if options else self.name
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from .. import __version__
 from .._check import check_not_negative, check_positive
-from .._registry import PartSpec
+from .._spec import PartSpec
 from ..images import Augmentation, Dataset
 from ..model import Readout, ViT
 from ..nn import count_parameters

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Integer, PRNGKeyArray
 
-from .._registry import PartSpec
+from .._spec import PartSpec
 from ..model import Readout, ViT
 from ..train import Progress, Recipe, Scalar, apply_in_batches, cross_entropy, make_batches, optimise
 from ._tokens import SequenceForm, StoredTokens

@@ -4,7 +4,7 @@ from typing import Literal
 
 from jaxtyping import PRNGKeyArray
 
-from .._registry import PartSpec
+from .._spec import PartSpec
 from ..encoder import EncoderOptions
 from ..head import HeadFactory
 from ..images import Preprocess

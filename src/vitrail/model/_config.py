@@ -8,7 +8,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from .._check import check_divisible, check_heads, check_positive
-from .._registry import PartSpec
+from .._spec import PartSpec
 from ..encoder import NECK_EPS, EncoderOptions, EncoderSize, WindowOptions, check_blocks
 from ..head import HeadFactory
 from ..images import Preprocess

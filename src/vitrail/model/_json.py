@@ -6,7 +6,7 @@ import typing
 from typing import Any, TypeVar, cast
 
 from .._check import describe_value, join_names
-from .._registry import PartSpec
+from .._spec import PartSpec
 
 _C = TypeVar("_C")
 

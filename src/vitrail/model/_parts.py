@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from .._registry import PartSpec, Registry
+from .._registry import Registry
+from .._spec import PartSpec
 from ..encoder import Encoder, Neck, WindowedEncoder, make_windowed_encoder
 from ..head import HEADS, AbstractHead, HeadContext
 from ..nn import INITS, Dropout, Execution, LayerNorm

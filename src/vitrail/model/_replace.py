@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray
 
 from .._check import join_names
 from .._keep import KEEP, Keep
-from .._registry import PartSpec
+from .._spec import PartSpec
 from ..head import HeadFactory
 from ..images import Preprocess
 from ..nn import INITS, Init, LayerNorm, list_arrays, to_jax

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._registry import PartSpec
+from .._spec import PartSpec
 from ..encoder import EncoderSize
 from ..model import ViTConfig
 from ._gradients import differentiate, gradients_are_slopes, gradients_reach_every_parameter

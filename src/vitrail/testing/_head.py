@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._registry import PartSpec
+from .._spec import PartSpec
 from ..head import HEADS, HeadContext, HeadFactory
 from ..nn import TRUNC_NORMAL
 from ..pool import PoolFactory

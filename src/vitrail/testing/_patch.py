@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._registry import PartSpec
+from .._spec import PartSpec
 from ..nn import TRUNC_NORMAL
 from ..patch import PATCHES, PatchContext, PatchFactory
 from ._common import COMMON, for_another_width, with_context

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._registry import PartSpec
+from .._spec import PartSpec
 from .._tokens import Tokens
 from ..nn import TRUNC_NORMAL
 from ..pool import POOLS, AbstractGridPool, PoolContext, PoolFactory

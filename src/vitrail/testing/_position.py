@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._registry import PartSpec
+from .._spec import PartSpec
 from .._tokens import Tokens
 from ..nn import TRUNC_NORMAL
 from ..position import POSITIONS, PositionContext, PositionFactory

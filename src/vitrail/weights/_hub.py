@@ -7,7 +7,7 @@ from jaxtyping import PRNGKeyArray
 
 from .._extras import require
 from .._keep import KEEP, Keep
-from .._registry import PartSpec
+from .._spec import PartSpec
 from ..head import HeadFactory
 from ..model import ViT
 from ..nn import Dropout, Execution

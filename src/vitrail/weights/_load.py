@@ -5,7 +5,7 @@ from pathlib import Path
 from jaxtyping import PRNGKeyArray
 
 from .._keep import KEEP, Keep
-from .._registry import PartSpec
+from .._spec import PartSpec
 from ..head import HeadFactory, NoHead
 from ..model import ViT, replace
 from ..nn import Dropout, Execution

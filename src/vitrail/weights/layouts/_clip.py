@@ -5,7 +5,7 @@ Source: openai/CLIP `clip/model.py`; open_clip 3.3.0 `transformer.py`; transform
 
 from typing import Final
 
-from ..._registry import PartSpec
+from ..._spec import PartSpec
 from ...encoder import EncoderOptions, EncoderSize
 from ...model import ViTConfig
 from ...nn import ActivationName

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
 
-from ..._registry import PartSpec
+from ..._spec import PartSpec
 from ...encoder import EncoderOptions, EncoderSize
 from ...model import ViTConfig
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ..._check import join_names
-from ..._registry import PartSpec
+from ..._spec import PartSpec
 from ...model import ViTConfig
 from ...pool import POOLS
 from .._errors import CheckpointError

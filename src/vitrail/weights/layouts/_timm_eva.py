@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from ..._registry import PartSpec
+from ..._spec import PartSpec
 from ...encoder import EncoderOptions, EncoderSize
 from ...model import ViTConfig
 from .._errors import CheckpointError

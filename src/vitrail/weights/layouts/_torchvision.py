@@ -5,7 +5,7 @@ Source: torchvision 0.28.0, `models/vision_transformer.py`.
 
 from typing import Final
 
-from ..._registry import PartSpec
+from ..._spec import PartSpec
 from ...encoder import EncoderOptions, EncoderSize
 from ...model import ViTConfig
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names

@@ -8,7 +8,7 @@ from typing import Final, cast
 import equinox as eqx
 import jax
 
-from ..._registry import PartSpec
+from ..._spec import PartSpec
 from ...model import ViT, ViTConfig
 from ...nn import list_arrays
 from ...position import LearnedPosition
