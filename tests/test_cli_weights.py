@@ -109,6 +109,16 @@ def expected_shares(path: Path, photograph: Path) -> np.ndarray:
     return np.exp(logits) / np.exp(logits).sum()
 
 
+def test_predict_with_weights_that_are_not_finite_is_an_error(
+    photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = classifier(tmp_path)
+    model = vitrail.load(path)
+    vitrail.save(eqx.tree_at(lambda m: m.backbone.norm.bias, model, jnp.full(16, jnp.nan)), path)
+    error = error_of(["predict", str(path), str(photograph)], capsys)
+    assert f"the logits for {photograph} must be finite, got NaN or infinity: look for NaN in the weights" in error
+
+
 def test_predict_names_the_classes_of_imagenet(
     photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

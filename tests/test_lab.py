@@ -340,6 +340,17 @@ def test_a_class_token_that_the_backbone_has_not_is_an_error(data: images.Datase
         compare(small_model(), data, pools=["cls"])
 
 
+@pytest.mark.parametrize("pools", [["mean"], None])
+def test_tokens_that_are_not_finite_are_an_error(
+    pools: list[str] | None, model: vitrail.ViT, data: images.Dataset
+) -> None:
+    bias = jnp.full_like(model.backbone.norm.bias, jnp.nan)
+    broken = eqx.tree_at(lambda m: m.backbone.norm.bias, model, bias)
+    message = r"the tokens of the training images must be finite, got NaN or infinity for 40 of 40 images, .* image 0:"
+    with pytest.raises(FloatingPointError, match=message):
+        compare(broken, data, pools=pools)
+
+
 # Files -----------------------------------------------------------------------------------------------------------
 
 

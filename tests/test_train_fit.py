@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -149,6 +150,51 @@ def test_what_does_not_fit_is_said_at_once(model: vitrail.ViT, data: images.Data
     wild = dataclasses.replace(RECIPE, learning_rate=1e30, warmup=0.0, clip_norm=1e30, weight_decay=1e30)
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
         train.fit(model, data, wild, key=jax.random.key(0))
+
+
+def compute_loss(model: Any, inputs: Any, labels: Any, key: Any, fixed: Any) -> Any:
+    return jnp.sum(model**2) + inputs[0], jnp.float32(0.5)
+
+
+@pytest.mark.parametrize("broken", [{1}, {2}, {2, 9}, {7, 8}, {10}, {11}, {12, 13}, {13}])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_the_step_whose_loss_is_not_finite_is_named(broken: set[int], value: float):
+    feed = ((np.full(1, value if s in broken else s, np.float32), np.zeros(1, np.int32)) for s in range(1, 14))
+    reports: list[train.Progress] = []
+    options: dict[str, Any] = {"fixed": None, "key": jax.random.key(0), "report": reports.append}
+    with pytest.raises(FloatingPointError, match=rf"^the loss is {value} at step {min(broken)} of 13: lower learning"):
+        train.optimise(jnp.ones(2), compute_loss, feed, 13, RECIPE, **options)
+    assert all(report.step < min(broken) for report in reports)
+    assert all(np.isfinite(report.loss) for report in reports)
+
+
+def break_weights(model: Any) -> Any:
+    return eqx.tree_at(lambda m: m.backbone.norm.bias, model, jnp.full_like(model.backbone.norm.bias, jnp.nan))
+
+
+class BreakDark(eqx.Module):
+    """Logits that are NaN for images whose first pixel is dark, and exclude one class."""
+
+    def __call__(self, image: jax.Array, *, key: Any = None) -> jax.Array:
+        return jnp.where(image[0, 0, 0] < 0, jnp.nan, jnp.array([0.0, 2.0, 1.0, -jnp.inf, 0.0]))
+
+
+def test_logits_that_are_not_finite_are_an_error(model: vitrail.ViT, data: images.Dataset):
+    message = "^the logits must be finite, got NaN or infinity for 53 of 53 images, the first of them image 0: look for"
+    with pytest.raises(FloatingPointError, match=message):
+        train.evaluate(break_weights(model), data)
+    dark = data.preprocess.normalise(data.test.images)[:, 0, 0, 0] < 0
+    wrong, first = int(dark.sum()), int(np.argmax(dark))
+    assert first > 0
+    message = rf"got NaN or infinity for {wrong} of 53 images, the first of them image {first}: look for NaN"
+    with pytest.raises(FloatingPointError, match=message):
+        train.evaluate(BreakDark(), data, batch_size=5)
+    bright = dataclasses.replace(data, test=data.test[~dark])
+    evaluation = train.evaluate(BreakDark(), bright)  # -inf excludes a class, and is no error
+    assert set(evaluation.predicted) == {1}
+    assert np.all(np.isfinite(evaluation.probability))
+    with pytest.raises(FloatingPointError, match="got NaN or infinity for 1 of 2 images, the first of them image 1"):
+        train.Evaluation(np.array([[0.0, 1.0], [0.0, np.inf]], np.float32), np.zeros(2, np.int32))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from .._files import write_whole
 from ..images import CLIP, HALF, IMAGENET, Preprocess
 from ..model import ViT, ViTConfig
 from ..show import add_glow, compute_attention_map
+from ..train import check_outputs
 from ..weights import ModelCard, convert_torch, load, model_card
 from ..weights.layouts import match_channels
 from ._setup import check_out
@@ -174,8 +175,10 @@ def run_predict(command: Predict) -> None:
     for image in images:
         with _blame_image(image), Image.open(image) as picture:
             pixels = preprocess(picture, card.config.image_size)
+        logits = np.asarray(eqx.filter_jit(model)(pixels))
+        check_outputs(f"logits for {image}", logits[None])
         print(image)
-        _print_classes(card, np.asarray(jax.nn.softmax(eqx.filter_jit(model)(pixels))), command.top)
+        _print_classes(card, np.asarray(jax.nn.softmax(logits)), command.top)
         if command.attention is not None:
             pictures.append(_draw_attention(model, preprocess, pixels))
     if command.attention is not None:

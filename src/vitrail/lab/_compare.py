@@ -97,7 +97,8 @@ def compare_pools(
 
     **Raises:** `ValueError` if a named pool does not fit, the images have other channels than the model reads, the
     recipe augments, or the folder has another comparison; what a model that does not fit the images raises; `OSError`
-    if there is no space for the tokens; `MissingExtraError` if optax or grain is not installed.
+    if there is no space for the tokens; `FloatingPointError` if tokens, a loss or logits are not finite;
+    `MissingExtraError` if optax or grain is not installed.
     """
     check_positive(seeds=seeds)
     check_not_negative(token_budget=token_budget)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Float32, Int, Integer, PRNGKeyArray
 
 from .._spec import PartSpec
 from ..model import Readout, ViT
-from ..train import Progress, Recipe, Scalar, apply_in_batches, cross_entropy, make_batches, optimise
+from ..train import Progress, Recipe, Scalar, apply_in_batches, check_outputs, cross_entropy, make_batches, optimise
 from ._tokens import SequenceForm, StoredTokens
 
 _BATCH: Final = 250
@@ -109,8 +109,10 @@ def compute_features(
 def compute_logits(
     probe: Readout, standard: Standard, sequences: Float32[np.ndarray, "images tokens dim"], form: SequenceForm
 ) -> Float32[np.ndarray, "images classes"]:
-    """Computes the logits of all images."""
-    return apply_in_batches(compute_batch_logits, (probe, standard), sequences, form, _BATCH)
+    """Computes the logits of all images, and raises a `FloatingPointError` if they are not finite."""
+    logits = apply_in_batches(compute_batch_logits, (probe, standard), sequences, form, _BATCH)
+    check_outputs("logits", logits)
+    return logits
 
 
 @eqx.filter_jit

@@ -18,7 +18,7 @@ from .._files import make_scratch, remove_stale
 from .._tokens import Tokens
 from ..images import Dataset, Preprocess
 from ..model import Backbone, ViT
-from ..train import iterate_batches
+from ..train import check_outputs, iterate_batches
 
 _BATCH: Final = 50
 _GIB: Final = 2**30
@@ -104,8 +104,9 @@ def store_tokens(
                 for i, shape in enumerate(shapes)
             ]
         seen, total = 0, len(data.train) + len(data.test)
-        for part, array in zip((data.train, data.test), arrays, strict=True):
+        for name, part, array in zip(("training", "held-out"), (data.train, data.test), arrays, strict=True):
             for where, sequences in iterate_batches(_run, model, part.images, data.preprocess, _BATCH):
+                check_outputs(f"tokens of the {name} images", sequences, first=where.start)
                 array[where] = sequences
                 seen += len(sequences)
                 report(LabProgress("backbone", "", seen, total))

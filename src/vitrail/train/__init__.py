@@ -8,6 +8,7 @@ from ._batches import make_batches as make_batches
 from ._evaluate import (
     Evaluation as Evaluation,
     apply_in_batches as apply_in_batches,
+    check_outputs as check_outputs,
     evaluate as evaluate,
     iterate_batches as iterate_batches,
 )

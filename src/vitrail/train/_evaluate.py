@@ -24,6 +24,9 @@ class Evaluation:
     labels: Integer[np.ndarray, " images"]
     """The true class of each image."""
 
+    def __post_init__(self) -> None:
+        check_outputs("logits", self.logits)
+
     def __repr__(self) -> str:
         return f"<Evaluation: {self.correct:,} of {len(self.labels):,} images right, {self.accuracy:.1%}>"
 
@@ -62,13 +65,35 @@ def evaluate(model: Classifier, data: Dataset, *, batch_size: int = 250) -> Eval
 
     An `Evaluation`.
 
-    **Raises:** `ValueError` if the model does not take the images or return one logit for each class.
+    **Raises:** `ValueError` if the model does not take the images or return one logit for each class;
+    `FloatingPointError` if the logits of an image are NaN, or the largest is infinite.
     """
     check_positive(batch_size=batch_size)
     check_classifier(model, data)
     return Evaluation(
         apply_in_batches(_compute_logits, model, data.test.images, data.preprocess, batch_size), data.test.labels
     )
+
+
+def check_outputs(name: str, outputs: Shaped[np.ndarray, "images ..."], *, first: int = 0) -> None:
+    """Checks that what a model returned for images are numbers. Some logits may be -inf, which excludes classes.
+
+    **Arguments:**
+
+    - `name`: what was returned, for the message.
+    - `outputs`: for each image.
+    - `first`: the number of the first image.
+
+    **Raises:** `FloatingPointError` that says how many images have NaN, or infinity as the largest number, and which is
+    the first.
+    """
+    wrong = np.flatnonzero(~np.isfinite(np.max(outputs, axis=tuple(range(1, outputs.ndim)))))
+    if len(wrong):
+        which = f" for {len(wrong):,} of {len(outputs):,} images, the first of them image {first + wrong[0]}"
+        raise FloatingPointError(
+            f"the {name} must be finite, got NaN or infinity{which if len(outputs) > 1 else ''}: look for NaN in the "
+            "weights of the model, or train it again"
+        )
 
 
 @eqx.filter_jit

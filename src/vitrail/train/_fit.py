@@ -59,8 +59,8 @@ def fit(
     model that was passed does not change.
 
     **Raises:** `ValueError` if the model does not take the images or return one logit for each class, or if a batch is
-    larger than all epochs together; `FloatingPointError` if the loss is not finite; `MissingExtraError` if optax or
-    grain is not installed.
+    larger than all epochs together; `FloatingPointError` that names the first step whose loss is not finite;
+    `MissingExtraError` if optax or grain is not installed.
     """
     check_classifier(model, data)
 

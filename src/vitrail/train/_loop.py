@@ -1,5 +1,6 @@
 """The training loop."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ def optimise(
 
     The trained model.
 
-    **Raises:** `FloatingPointError` if the loss is not finite; `MissingExtraError` if optax is not installed.
+    **Raises:** `FloatingPointError` that names the first step whose loss is not finite, at the next report;
+    `MissingExtraError` if optax is not installed.
     """
     optimiser = make_optimiser(recipe, steps)
 
@@ -92,16 +94,17 @@ def optimise(
         run, step_loss, accuracy = _step((batch, optimiser, loss, fixed), run)
         recent.append((step_loss, accuracy))
         if number == 1 or number % _REPORT_EVERY == 0 or number == steps:
-            values = jax.device_get(recent)
+            values = [(float(loss), float(accuracy)) for loss, accuracy in jax.device_get(recent)]
             recent = []
             if number == 1:
                 started = time.perf_counter()
-            mean_loss, mean_accuracy = (float(sum(column) / len(values)) for column in zip(*values, strict=True))
-            if not jnp.isfinite(mean_loss):
-                raise FloatingPointError(
-                    f"the loss is {mean_loss} at step {number} of {steps}: lower "
-                    f"learning_rate ({recipe.learning_rate}) or clip_norm ({recipe.clip_norm})"
-                )
+            for step, (value, _) in enumerate(values, start=number - len(values) + 1):
+                if not math.isfinite(value):
+                    raise FloatingPointError(
+                        f"the loss is {value} at step {step} of {steps}: lower "
+                        f"learning_rate ({recipe.learning_rate}) or clip_norm ({recipe.clip_norm})"
+                    )
+            mean_loss, mean_accuracy = (sum(column) / len(values) for column in zip(*values, strict=True))
             if report is not None:
                 seconds = time.perf_counter() - started
                 speed = (number - 1) * recipe.batch_size / seconds if number > 1 else 0.0
