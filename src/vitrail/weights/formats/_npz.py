@@ -55,7 +55,8 @@ class NpzFile(AbstractSource):
         self.path: Path = path
         self.metadata: Mapping[str, str] = {}
         with _blame_archive(path):
-            self._archive = archive = zipfile.ZipFile(file.raw)
+            archive = zipfile.ZipFile(file.raw)
+            self._archive: zipfile.ZipFile = archive
             members = archive.infolist()
             if len({member.filename for member in members}) < len(members):
                 raise _refuse(path, "it has a name twice")

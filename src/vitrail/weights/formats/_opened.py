@@ -1,6 +1,7 @@
 """A file that is opened once, so that all that is read from it is of one version."""
 
 import os
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import final
@@ -17,9 +18,9 @@ class OpenedFile:
     """
 
     def __init__(self, path: Path, *, one_of_several: bool = False):
-        self.path = path
-        self.raw = path.open("rb", buffering=0)
-        self.size = os.fstat(self.raw.fileno()).st_size
+        self.path: Path = path
+        self.raw: FileIO = path.open("rb", buffering=0)
+        self.size: int = os.fstat(self.raw.fileno()).st_size
         self._one_of_several = one_of_several
         self._before = self._read_state()
 

@@ -7,6 +7,7 @@ weights. Reading one tensor at a time needs the weights and one tensor.
 import json
 import math
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final, cast, final
 
@@ -58,7 +59,7 @@ class SafetensorsFile(AbstractSource):
     def __init__(self, file: OpenedFile):
         path, raw, size = file.path, file.raw, file.size
         self.path: Path = path
-        self._raw = raw
+        self._raw: FileIO = raw
         raw.seek(0)
         length = int.from_bytes(raw.read(8), "little")
         if size < 8 or length > size - 8:
