@@ -36,7 +36,7 @@ def data() -> images.Dataset:
 Write = Callable[[Path], object]
 
 
-@pytest.fixture(params=["ours", "timm", "picture", "comparison"])
+@pytest.fixture(params=["model", "picture", "comparison"])
 def write(request: pytest.FixtureRequest, data: images.Dataset) -> tuple[Write, str]:
     """What writes a file, and the ending of its name."""
     if request.param == "picture":
@@ -45,8 +45,7 @@ def write(request: pytest.FixtureRequest, data: images.Dataset) -> tuple[Write, 
     if request.param == "comparison":
         row = vitrail.lab.PoolRow("mean", np.ones((1, 20), bool), 0, 10, 1.0, False, None, None)
         return lambda path: show.draw_comparison(vitrail.lab.Comparison((row,), (), ()), data, path), ".png"
-    layout: Any = {"ours": "vitrail", "timm": "timm"}[request.param]
-    return lambda path: vitrail.save(small_model(pool="cls"), path, layout=layout), ".safetensors"
+    return lambda path: vitrail.save(small_model(pool="cls"), path), ".safetensors"
 
 
 @pytest.fixture
