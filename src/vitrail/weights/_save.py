@@ -49,8 +49,8 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
     - `model`: a model whose parts are those that its configuration names. `vitrail.replace` keeps both in step.
     - `path`: a file for `"vitrail"`, usually ending in `.safetensors`. A folder for any other layout, which is made if
         it is not there: it gets `model.safetensors`, `config.json`, and for Hugging Face `preprocessor_config.json`,
-        in place of those that it has. `config.json` is removed first and written last, so that no library opens a
-        folder that was interrupted.
+        in place of those that it has. `config.json` is removed before the tensors are replaced and written last, so
+        that no library opens a folder that was interrupted.
     - `layout`: `"vitrail"`, or a layout of timm or Hugging Face.
 
     **Raises:** `ValueError` if the configuration holds code in place of names, does not describe the model, or is one
@@ -121,9 +121,8 @@ def _write_folder(folder: Path, tensors: Mapping[str, NumpyArray], settings: Map
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"{folder.parent} is not a folder: make it before writing {folder}")
     folder.mkdir(exist_ok=True)
-    for name in reversed(list(settings)):
-        (folder / name).unlink(missing_ok=True)
-    write_safetensors(tensors, folder / _TENSORS, {"format": "pt"})
+    outdated = [folder / name for name in reversed(list(settings))]
+    write_safetensors(tensors, folder / _TENSORS, {"format": "pt"}, outdated=outdated)
     for name, content in settings.items():
         if content:
             write_whole(folder / name, partial(_write_json, content))

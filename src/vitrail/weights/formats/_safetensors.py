@@ -6,7 +6,7 @@ weights. Reading one tensor at a time needs the weights and one tensor.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final, cast, final
@@ -157,9 +157,20 @@ def _count_bytes(info: TensorInfo) -> int:
     return math.prod(info.shape) * DTYPES[info.dtype].itemsize
 
 
-def write_safetensors(arrays: Mapping[str, NumpyArray], path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file. An interruption leaves the file that was there before."""
+def write_safetensors(
+    arrays: Mapping[str, NumpyArray], path: Path, metadata: Mapping[str, str], *, outdated: Sequence[Path] = ()
+) -> None:
+    """Writes a safetensors file. An interruption leaves the file that was there before.
+
+    Files that describe it, `outdated`, are removed when the new one is complete, just before it is moved to its place.
+    """
     numpy_format = require("safetensors.numpy", extra="weights")
     # safetensors writes the memory as it is, and so would scramble an array that is not in C order.
     ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write_whole(path, lambda part: numpy_format.save_file(ordered, part, metadata=dict(metadata)))
+
+    def write(part: Path) -> None:
+        numpy_format.save_file(ordered, part, metadata=dict(metadata))
+        for other in outdated:
+            other.unlink(missing_ok=True)
+
+    write_whole(path, write)
