@@ -295,7 +295,10 @@ def test_compare_refuses_the_folder_of_another_backbone(
     note = tmp_path / "out" / "backbone.json"
     note.write_text("[]")
     assert main(command) == 1
-    assert f"error: {note} must be the JSON object that vitrail wrote, got a list" in capsys.readouterr().err
+    assert (
+        f"error: {note} must be the JSON object that vitrail wrote, got a value of the type list"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -159,6 +159,27 @@ def test_predict_takes_the_names_beside_the_file_and_draws_where_it_looked(
     assert not np.array_equal(pixels[:16, 16:], pixels[:16, :16])
 
 
+def test_predict_lists_all_files_that_it_cannot_read(
+    photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, whole = classifier(tmp_path), photograph.read_bytes()
+    cut = [tmp_path / name for name in ("cut1.png", "cut2.png")]
+    for other in cut:
+        other.write_bytes(whole[: len(whole) // 2])
+    assert main(["predict", str(path), str(cut[0]), str(photograph), str(cut[1])]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == str(photograph)  # the others are predicted
+    first, *lines = err.splitlines()
+    assert first == "vitrail: error: 2 files or folders cannot be used:"
+    assert [line.split()[0] for line in lines] == [str(other) for other in cut]
+    (tmp_path / "none.png").write_bytes(b"")
+    assert main(["predict", str(path), str(photograph), str(tmp_path / "none.png"), str(tmp_path / "no.png")]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""  # a file that is no image is told before anything is computed
+    assert str(tmp_path / "none.png") in err
+    assert "no.png: No such file or directory" in err
+
+
 def test_predict_without_names_numbers_the_classes(
     photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

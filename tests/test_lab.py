@@ -384,7 +384,7 @@ def change_first_hit(row: dict[str, Any]) -> dict[str, Any]:
     ("damage", "reason"),
     [
         (lambda row: json.dumps(row)[:-9], "must be the JSON object that vitrail wrote, got an error"),
-        (lambda row: "[]", "must be the JSON object that vitrail wrote, got a list"),
+        (lambda row: "[]", "must be the JSON object that vitrail wrote, got a value of the type list"),
         (lambda row: "[" * 100_000, "must be the JSON object that vitrail wrote, got an error"),
         (lambda row: "{}", "'correct'"),
         (lambda row: json.dumps(row | {"pool": "mean"}), "pool must be 'abmil', got 'mean'"),

@@ -1,5 +1,6 @@
 """What each array of a model is, and that optimisers which use it treat stacked blocks as separate ones."""
 
+from operator import attrgetter
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +21,10 @@ KEY = jax.random.key(0)
 def labels_of(model: Any) -> dict[str, vitrail.ParameterLabel]:
     labels = jax.tree_util.tree_leaves_with_path(vitrail.parameter_labels(model))
     return {jax.tree_util.keystr(path, simple=True, separator="."): label for path, label in labels}
+
+
+def is_matrix(parameters: Any) -> Any:
+    return jax.tree.map(lambda label: label.kind == "matrix", vitrail.parameter_labels(parameters))
 
 
 def outline(**changes: Any) -> vitrail.ViT:
@@ -105,6 +110,24 @@ def test_layers_of_equinox_are_known_and_what_a_part_does_not_name_is_other():
     }
 
 
+def test_frozen_arrays_do_not_change_the_labels_of_others():
+    for encoder in (vitrail.EncoderOptions(), vitrail.EncoderOptions(pre_norm=True)):
+        model = small_model(encoder=encoder)
+        every = labels_of(model)
+        frozen = jax.tree.map(lambda _: False, model)
+        for part in ("readout", "backbone.encoder.stack.mlp", "backbone.patch"):
+            where = attrgetter(part)
+            spec = eqx.tree_at(where, frozen, jax.tree.map(lambda _: True, where(model)))
+            some = labels_of(eqx.filter(model, spec))
+            assert some == {name: label for name, label in every.items() if name.startswith(part)}
+        parameters = eqx.filter(model, eqx.is_inexact_array)
+        head = jax.tree.map(lambda label: label.layers == (3,), vitrail.parameter_labels(parameters))
+        decay = optax.masked(optax.add_decayed_weights(1.0, mask=is_matrix), mask=head)
+        updates = decay.update(jax.tree.map(jnp.zeros_like, parameters), decay.init(parameters), parameters)[0]
+        assert np.array_equal(updates.readout.head.linear.weight, model.readout.head.linear.weight)
+        assert not jnp.any(updates.backbone.patch.weight)
+
+
 # In optimisers ---------------------------------------------------------------------------------------------------
 
 
@@ -153,10 +176,7 @@ def test_learning_rates_fall_with_the_depth():
 def test_decay_of_a_mask_by_kind_spares_biases_and_positions():
     parameters = eqx.filter(small_model(), eqx.is_inexact_array)
 
-    def select(parameters: Any) -> Any:
-        return jax.tree.map(lambda label: label.kind == "matrix", vitrail.parameter_labels(parameters))
-
-    optimiser = optax.add_decayed_weights(1.0, mask=select)
+    optimiser = optax.add_decayed_weights(1.0, mask=is_matrix)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
     updates = optimiser.update(zeros, optimiser.init(parameters), parameters)[0]
     assert np.array_equal(

@@ -233,6 +233,9 @@ def test_classes_have_one_name_for_each_logit() -> None:
         message = f"a name for each of the num_classes={num_classes} logits, got {len(classes)} names"
         with pytest.raises(ValueError, match=message):
             small_config(num_classes=num_classes, classes=classes)
+    for _ in range(9):  # beartype looks at one of them
+        with pytest.raises(TypeError, match=r"classes .*3"):
+            small_config(num_classes=100, classes=("a",) * 99 + (3,))
 
 
 def test_json_builds_the_same_weights_from_the_same_key() -> None:

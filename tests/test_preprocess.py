@@ -213,10 +213,24 @@ def test_a_crop_costs_no_pixel(size: int, scaled: int) -> None:
     assert np.array_equal(eight_bits(ramp, preprocess, (size, size)), ramp[begin : begin + size, begin : begin + size])
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 20_000), (400_000, 1)])
-def test_a_picture_that_would_become_huge_is_an_error(height: int, width: int) -> None:
-    with pytest.raises(ValueError, match=rf"too narrow, got {height} x {width} pixels.*crop it first"):
-        dataclasses.replace(PLAIN, fit="cover")(np.zeros((height, width), np.uint8), (224, 224))
+@pytest.mark.parametrize(("height", "width"), [(1, 20_000), (400_001, 1), (3000, 1), (2, 5001), (3, 40_000)])
+@pytest.mark.parametrize("size", [(224, 224), (240, 320)])
+def test_a_narrow_picture_is_cut_before_it_is_scaled(height: int, width: int, size: tuple[int, int]) -> None:
+    line = (np.arange(max(height, width)) * 37 % 251).astype(np.uint8)
+    picture = np.repeat(line[:, None], min(height, width), axis=1)
+    picture = picture if height > width else picture.T
+    # Of a picture that covers the size, the crop sees this box around the centre. Pillow takes it with fractions.
+    scale = max(size[0] / height, size[1] / width)
+    high, wide = size[0] / scale, size[1] / scale
+    box = (max(width / 2 - wide / 2, 0), max(height / 2 - high / 2, 0), width / 2 + wide / 2, height / 2 + high / 2)
+    expected = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+    seen = eight_bits(picture, dataclasses.replace(PLAIN, fit="cover", interpolation="bicubic"), size)
+    assert np.abs(seen[..., 0].astype(int) - expected).max() <= 2
+
+
+def test_a_size_beyond_all_pictures_is_an_error() -> None:
+    with pytest.raises(ValueError, match="size must have at most 100,000,000 pixels, got 20000 x 20000"):
+        dataclasses.replace(PLAIN, fit="cover")(np.zeros((9, 9), np.uint8), (20_000, 20_000))
 
 
 def test_half_a_pixel_goes_to_the_even_one_or_down() -> None:

@@ -157,6 +157,14 @@ def test_the_names_of_classes_and_the_preprocessing_are_changed_without_a_key() 
     assert vitrail.replace(named, classes=None, preprocess=None).config == model.config
 
 
+def test_names_alone_change_nothing_else_of_a_model_that_was_taken_apart() -> None:
+    model = small_model(pool="cls")
+    model = eqx.tree_at(lambda m: m.readout.pool, model, vitrail.MeanPool(16))
+    named = vitrail.replace(model, classes=tuple("abcde"))
+    assert same_arrays(named, model)
+    np.testing.assert_array_equal(run(named, image_for(model)), run(model, image_for(model)))
+
+
 def test_new_weights_need_a_key() -> None:
     model = small_model()
     assert same_arrays(vitrail.replace(model, pool="max"), model)

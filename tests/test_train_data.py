@@ -63,6 +63,8 @@ def test_a_fifth_of_each_class_is_held_out_at_random():
     assert (mask != images.hold_out(labels, seed=1)).sum() > 200
     # One in five at random, so the gaps between them vary as a geometric distribution: its deviation is 4.5.
     assert 3.5 < np.diff(np.flatnonzero(mask[labels == 3])).std() < 5.5
+    with pytest.raises(ValueError, match=r"seed must be in \[0, 2\*\*32\), got -1"):
+        images.hold_out(labels, seed=-1)
     with pytest.raises(ValueError, match="labels must have each class at least 2 times, got class 1 once"):
         images.hold_out(np.array([0, 0, 1], np.int32))
 
@@ -310,6 +312,10 @@ def test_a_folder_that_is_divided(tmp_path: Path):
         paths = sorted(tmp_path.glob(f"{part}/*/*.png"))
         assert np.array_equal(examples.images, np.stack([np.asarray(Image.open(path)) for path in paths]))
     assert data.preprocess == images.measure_preprocess(data.train)
+    write_folder(tmp_path / "test", per_class=3)
+    assert images.load_images(tmp_path).test.labels.tolist() == [1, 1]  # of the two, val
+    assert images.load_images(tmp_path).name == f"{tmp_path} (train and val)"
+    shutil.rmtree(tmp_path / "test")
     for name in ("valid", "validation", "test"):
         (tmp_path / "val").rename(tmp_path / name)
         assert images.load_images(tmp_path, image_size=(20, 30)).test.labels.tolist() == [1, 1]
@@ -328,8 +334,11 @@ def _add_class(folder: Path, part: str, name: str, count: int) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda f: write_folder(f / "test"), "beside it, got 'test', 'val': move one of them elsewhere"),
-        (lambda f: (f / "val").rename(f / "other"), "'validation', 'test', got 'other' too"),
+        (lambda f: write_folder(f / "valid"), "beside it, got 'val', 'valid': move one of them elsewhere"),
+        (lambda f: [shutil.rmtree(f / "val"), (f / "val").mkdir()], "val must have images of at least one class"),
+        (lambda f: [shutil.rmtree(f / "val"), (f / "val").touch()], "got none: load"),
+        (lambda f: (f / ".DS_Store").touch(), "it is a hidden file of the system, so delete it"),
+        (lambda f: (f / "val").rename(f / "other"), "got none: load"),
         (lambda f: shutil.rmtree(f / "val"), "got none: load"),
         (lambda f: _add_class(f, "val", "emu", 1), "must have training images of each class, got none of 'emu'"),
         (lambda f: (f / "val" / "emu").mkdir(), "must have at least 1 image, got 0"),

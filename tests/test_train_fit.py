@@ -1,6 +1,7 @@
 """Training: the loop learns, repeats itself, and says what is wrong; augmentation, recipe, evaluation, picture."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,16 @@ def test_a_trained_model_knows_how_it_was_fed(
     vitrail.save(trained[0], tmp_path / "model.safetensors")
     config = vitrail.load(tmp_path / "model.safetensors").config
     assert (config.classes, config.preprocess) == (tuple("abcde"), data.preprocess)
+
+
+def test_a_head_of_the_users_own_is_trained_and_kept(data: images.Dataset):
+    config = small_config(
+        size=SIZE, head=functools.partial(vitrail.MLPHead, hidden_dim=8, num_classes=5), num_classes=None
+    )
+    once = dataclasses.replace(RECIPE, epochs=1)
+    model = train.fit(config.build(key=jax.random.key(0)), data, once, key=jax.random.key(1))
+    assert (model.config.classes, model.config.preprocess) == (None, data.preprocess)
+    assert train.evaluate(model, data).logits.shape == (53, 5)
 
 
 def test_the_same_key_gives_the_same_weights(
@@ -162,7 +173,8 @@ def test_the_step_whose_loss_is_not_finite_is_named(broken: set[int], value: flo
     feed = ((np.full(1, value if s in broken else s, np.float32), np.zeros(1, np.int32)) for s in range(1, 14))
     reports: list[train.Progress] = []
     options: dict[str, Any] = {"fixed": None, "key": jax.random.key(0), "report": reports.append}
-    with pytest.raises(FloatingPointError, match=rf"^the loss is {value} at step {min(broken)} of 13: lower learning"):
+    advice = "look for NaN or infinity in the weights" if 1 in broken else "lower learning_rate"
+    with pytest.raises(FloatingPointError, match=rf"^the loss is {value} at step {min(broken)} of 13: {advice}"):
         train.optimise(jnp.ones(2), compute_loss, feed, 13, RECIPE, **options)
     assert all(report.step < min(broken) for report in reports)
     assert all(np.isfinite(report.loss) for report in reports)

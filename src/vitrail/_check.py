@@ -19,6 +19,12 @@ def check_positive(**values: int | tuple[int, ...]) -> None:
                 raise ValueError(f"{name} must be positive, got {value!r}: pass whole numbers of at least 1")
 
 
+def check_seed(seed: int) -> None:
+    """Raises a `ValueError` if a seed does not fit into 32 bits."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in [0, 2**32), got {seed}")
+
+
 def check_rate(**values: float) -> None:
     """Raises a `ValueError` that names the first argument that is not a probability below one."""
     for name, value in values.items():

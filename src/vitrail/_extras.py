@@ -43,7 +43,8 @@ def require(library: str, *, extra: Extra) -> ModuleType:
 def write_install_command(extra: Extra) -> str:
     """Writes the command that installs an extra: from the clone that vitrail is from, or from the index."""
     clone = Path(__file__).parents[2]
-    if (clone / "pyproject.toml").is_file():
+    project = clone / "pyproject.toml"  # of another project, if this is a copy within it
+    if project.is_file() and 'name = "vitrail"' in project.read_text("utf-8"):
         return f"pip install -e '{clone}[{extra}]'"
     return f"pip install '{_find_origin() or 'vitrail'}[{extra}]'"
 

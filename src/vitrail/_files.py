@@ -60,7 +60,9 @@ def read_object(path: Path) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be the JSON object that vitrail wrote, got an error: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} must be the JSON object that vitrail wrote, got a {type(found).__name__}")
+        raise ValueError(
+            f"{path} must be the JSON object that vitrail wrote, got a value of the type {type(found).__name__}"
+        )
     return cast("dict[str, object]", found)
 
 

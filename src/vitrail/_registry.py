@@ -65,7 +65,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
 
     Listing a registry reads the metadata of installed packages and imports none; a plugin is imported when its name is
     first looked up. A plugin that fails, or claims a name that is taken, makes that one name an error and leaves the
-    others alone; so does one that a package declares in a group as `vitrail.pool`, which is none of vitrail's. That is
+    others alone; so does one that a package declares in a group as `vitrail.pool`, which vitrail does not read. That is
     a warning too, when the registry is first listed. An alias can be looked up like any name; iterating gives each part
     once, by its own name.
     """

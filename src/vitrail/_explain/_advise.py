@@ -5,7 +5,7 @@ import difflib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Any, Final, Literal, cast, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +164,7 @@ def _advise_model(name: str, hint: Any, value: Any, fits: Fits) -> str:
 def _advise_array(name: str, hint: Any, value: Any) -> str:
     image, arrays = name == "image", list_arrays(hint)
     library = "numpy" if all(member.array_type is np.ndarray for member in arrays) else "jax.numpy"
-    if "label" in name and is_array(value):
+    if "label" in name and is_array(value) and (value.ndim == 2 or jnp.issubdtype(value.dtype, jnp.floating)):
         return f"pass the numbers of classes: {name}.astype('int32'), or {name}.argmax(-1) of one-hot rows"
     if is_from(value, "PIL") or isinstance(value, bytes):
         return _PICTURE if image else f"pass {library}.asarray({name})"
@@ -174,16 +174,22 @@ def _advise_array(name: str, hint: Any, value: Any) -> str:
         last = f"{name}.movedim(-3, -1)" if image else name
         return f"pass jax.numpy.asarray({last}.numpy()){', or a picture: ' + _PICTURE if image else ''}"
     if isinstance(value, list | tuple | int | float) and not isinstance(value, bool):
-        return (
-            _PICTURE.replace("image)", "numpy.asarray(image, numpy.uint8))")
-            if image
-            else f"pass {library}.asarray({name})"
-        )
+        if image and _holds_whole_numbers(value):
+            return _PICTURE.replace("image)", "numpy.asarray(image, numpy.uint8))")
+        normalised = ", normalised as vitrail.model_card(model).preprocess does it" if image else ""
+        return f"pass {library}.asarray({name}){normalised}"
     if hasattr(value, "patches") and hasattr(value, "grid"):
         return "tokens go into model.backbone.encode(tokens) or model.readout(tokens)"
     if callable(value) and image:
         return "pass an image: the model is what is called with it"
     return _advise_form(name, arrays, value, image) if is_array(value) else ""
+
+
+def _holds_whole_numbers(value: Any) -> bool:
+    """Whether the first number of nested lists is a whole one, as in a picture of bytes."""
+    while isinstance(value, list | tuple) and value:
+        value = cast("Sequence[Any]", value)[0]
+    return isinstance(value, int)
 
 
 def _advise_form(name: str, arrays: Sequence[Any], value: Any, image: bool) -> str:

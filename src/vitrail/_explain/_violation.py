@@ -18,6 +18,7 @@ from ._describe import (
     is_array,
     join_words,
     list_arrays,
+    list_members,
     name_object,
     name_type,
     shorten,
@@ -119,6 +120,8 @@ def _contrast(hint: Any, value: Any) -> tuple[str, str]:
 
 def _find_wrong_item(hint: Any, value: Any) -> str | None:
     """The first item of a tuple, list or mapping that does not fit, with its place."""
+    if len(members := list_members(hint)) > 1:
+        return next((found for member in members if (found := _find_wrong_item(member, value))), None)
     origin, args = get_origin(hint), get_args(hint)
     if not (isinstance(origin, type) and is_a(value, origin) and args):
         return None

@@ -11,6 +11,7 @@ from typing import Final
 import equinox as eqx
 import jax
 
+from .._check import check_seed
 from .._extras import require
 from .._files import read_object, write_whole
 from ..images import Dataset
@@ -20,7 +21,7 @@ from ..nn import count_parameters
 from ..show import draw_comparison
 from ..train import Recipe, check_classifier, evaluate, fit, show_progress
 from ..weights import load, save
-from ._setup import EXECUTION, check_seed, format_size, load_data, make_small_config, print_data
+from ._setup import EXECUTION, format_size, load_data, make_small_config, print_data
 
 _COLUMNS: Final = ("pool", "accuracy", "p", "k-NN", "parameters", "µs an image", "class token")
 

@@ -3,19 +3,17 @@
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 import equinox as eqx
 import jax
 
+from .._check import check_seed
 from .._extras import require
 from ..nn import count_parameters
-from ..show import draw_predictions
+from ..show import SUFFIXES, draw_predictions
 from ..train import Recipe, check_classifier, evaluate, fit, show_progress
 from ..weights import save
-from ._setup import EXECUTION, check_out, check_seed, format_size, load_data, make_small_config, print_data
-
-_SUFFIXES: Final = (".png", ".pdf", ".svg")
+from ._setup import EXECUTION, check_out, format_size, load_data, make_small_config, print_data
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def run_demo(command: Demo) -> None:
     # Fail early if what is needed at the end is missing.
     require("matplotlib", extra="demo")
     require("safetensors", extra="demo")
-    check_out("out", command.out, _SUFFIXES)
+    check_out("out", command.out, SUFFIXES)
     check_out("save", command.save, (".safetensors",))
     check_seed(command.seed)
     recipe = replace(

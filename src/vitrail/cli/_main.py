@@ -115,7 +115,7 @@ def _parse(args: Sequence[str] | None) -> _Command:
     return tyro.cli(
         cast("type[_Command]", _Command),
         prog="vitrail",
-        description="Vision Transformers, assembled from typed parts that are swapped by name. --version prints which.",
+        description="Vision Transformers, assembled from typed parts. `--version` prints the version.",
         args=args,
         config=(
             tyro.conf.PositionalRequiredArgs,

@@ -15,12 +15,6 @@ EXECUTION: Final = Execution(scan=False)
 """A gradient of so small a model takes 0.87 times as long without the loop."""
 
 
-def check_seed(seed: int) -> None:
-    """Raises a `ValueError` if a seed does not fit into 32 bits."""
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be in [0, 2**32), got {seed}")
-
-
 def check_out(name: str, path: Path, suffixes: Iterable[str]) -> None:
     """Raises a `ValueError` if no such file can be written there, before any work is done."""
     if path.suffix not in suffixes or not path.parent.is_dir():

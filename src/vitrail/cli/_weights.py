@@ -1,12 +1,12 @@
 """`vitrail inspect`, `vitrail predict`, `vitrail convert`: what a file of weights is, and what it predicts."""
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from .._check import check_positive, join_names
 from .._extras import require
 from .._files import write_whole
-from ..images import CLIP, HALF, IMAGENET, Preprocess
+from ..images import CLIP, HALF, IMAGENET, Preprocess, raise_problems
 from ..model import ViT, ViTConfig
 from ..show import add_glow, compute_attention_map
 from ..train import check_outputs
@@ -24,6 +24,12 @@ from ..weights import ModelCard, convert_torch, load, model_card
 from ..weights.layouts import match_channels
 from ._setup import check_out
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+else:
+    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+
+_T = TypeVar("_T")
 _SHOWN: Final = 8
 _PICTURES: Final = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"})
 _PREPROCESS: Final[Mapping[str, Preprocess]] = MappingProxyType(
@@ -165,22 +171,25 @@ def run_predict(command: Predict) -> None:
     card = model_card(command.file, layout=command.layout, config=_parse_settings(command.config))
     preprocess = _choose_preprocess(command, card)
     images = (command.image, *command.more_images)
-    for image in images:
-        with _blame_image(image), Image.open(image):
-            pass  # a file that is not an image is an error before anything is computed
+    problems: list[str] = []
+    for image in images:  # a file that is not an image is an error before anything is computed
+        _read_picture(image, lambda picture: picture.size, problems)
+    raise_problems(problems)
     model = load(command.file, layout=command.layout, config=_parse_settings(command.config), convert=command.convert)
     if command.attention is not None:
         _check_attention(model)
     pictures: list[Float[np.ndarray, "height two_widths 3"]] = []
     for image in images:
-        with _blame_image(image), Image.open(image) as picture:
-            pixels = preprocess(picture, card.config.image_size)
+        pixels = _read_picture(image, lambda picture: preprocess(picture, card.config.image_size), problems)
+        if pixels is None:
+            continue
         logits = np.asarray(eqx.filter_jit(model)(pixels))
         check_outputs(f"logits for {image}", logits[None])
         print(image)
         _print_classes(card, np.asarray(jax.nn.softmax(logits)), command.top)
         if command.attention is not None:
             pictures.append(_draw_attention(model, preprocess, pixels))
+    raise_problems(problems)
     if command.attention is not None:
         drawn = Image.fromarray(np.round(np.concatenate(pictures) * 255).astype(np.uint8))
         kind = _PICTURES[command.attention.suffix]
@@ -232,6 +241,20 @@ def _choose_preprocess(command: Predict, card: ModelCard) -> Preprocess:
             f"--preprocess with one of {join_names(_PREPROCESS)}"
         )
     return card.config.preprocess
+
+
+def _read_picture(path: Path, use: Callable[[PILImage], _T], problems: list[str]) -> _T | None:
+    """What a function makes of a picture; `None` after an error, which is added to `problems`."""
+    from PIL import Image
+
+    try:
+        with _blame_image(path), Image.open(path) as picture:
+            return use(picture)
+    except OSError as error:
+        problems.append(f"{error.filename}: {error.strerror}")
+    except ValueError as error:
+        problems.append(str(error))
+    return None
 
 
 @contextmanager

@@ -41,8 +41,7 @@ class Blocks:
         return f"<Blocks: {len(self)} of {self._stack.norm1.weight.shape[-1]} channels>"
 
     def __len__(self) -> int:
-        # Of any leaf, since an optimiser hides those that it does not treat.
-        return jax.tree.leaves(self._stack)[0].shape[0]
+        return self._stack.norm1.weight.shape[0]
 
     @overload
     def __getitem__(self, index: int) -> Block: ...

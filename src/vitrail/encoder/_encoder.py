@@ -25,6 +25,7 @@ class Encoder(eqx.Module):
     pre_norm: LayerNorm | None
     stack: Block
     options: EncoderOptions = eqx.field(static=True)
+    depth: int = eqx.field(static=True)  # also where an optimiser hides the arrays of the stack
 
     def __init__(self, size: EncoderSize, *, options: EncoderOptions, init: Init, key: PRNGKeyArray):
         """**Arguments:**
@@ -39,10 +40,11 @@ class Encoder(eqx.Module):
         self.pre_norm = LayerNorm(size.dim, eps=options.norm_eps) if options.pre_norm else None
         self.stack = make_stack(size, options=options, init=init, key=key)
         self.options = options
+        self.depth = size.depth
 
     def list_stacks(self) -> dict[str, tuple[int, ...]]:
         """The numbers of the blocks along the first axis of each field that is a stack."""
-        return {"stack": tuple(range(len(self.blocks)))}
+        return {"stack": tuple(range(self.depth))}
 
     @property
     def dim(self) -> int:

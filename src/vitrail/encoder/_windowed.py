@@ -58,6 +58,7 @@ class WindowedEncoder(eqx.Module):
     options: EncoderOptions = eqx.field(static=True)
     windows: WindowOptions = eqx.field(static=True)
     grid: tuple[int, int] = eqx.field(static=True)
+    depth: int = eqx.field(static=True, init=False)  # also where an optimiser hides the arrays of the stack
 
     def __init__(
         self,
@@ -87,10 +88,11 @@ class WindowedEncoder(eqx.Module):
         self.options = options
         self.windows = windows
         self.grid = grid
+        self.depth = len(self.blocks)
 
     def list_stacks(self) -> dict[str, tuple[int, ...]]:
         """The numbers of the blocks along the first axis of each field that is a stack."""
-        blocks = tuple(range(len(self.blocks)))
+        blocks = tuple(range(self.depth))
         everywhere = set(self.windows.global_blocks)
         return {
             "stack": blocks,

@@ -10,6 +10,7 @@ from ._dataset import (
     Examples as Examples,
     hold_out as hold_out,
     measure_preprocess as measure_preprocess,
+    raise_problems as raise_problems,
 )
 from ._folder import load_folder as load_folder
 from ._idx import load_idx as load_idx

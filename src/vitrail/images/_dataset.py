@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
 
+from .._check import check_seed
 from ._preprocess import Preprocess
 
 _HELD_OUT: Final = 0.2
@@ -15,6 +16,14 @@ MIN_PER_CLASS: Final = 2
 
 class DataError(ValueError):
     """A file or folder of images is not what it should be. The message names it."""
+
+
+def raise_problems(problems: list[str]) -> None:
+    """Raises a `DataError` that lists problems, one a line, if there are any."""
+    if len(problems) == 1:
+        raise DataError(problems[0])
+    if problems:
+        raise DataError("\n  ".join((f"{len(problems)} files or folders cannot be used:", *problems)))
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,7 @@ def hold_out(labels: Integer[np.ndarray, " images"], *, seed: int = 0) -> Bool[n
 
     **Raises:** `ValueError` if a class has one image only, or the seed is out of range.
     """
+    check_seed(seed)
     random = np.random.RandomState(seed)  # whose numbers no version of NumPy changes
     mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):

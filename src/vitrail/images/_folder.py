@@ -6,16 +6,17 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
-from .._check import check_positive, join_names
+from .._check import check_positive, check_seed, join_names
 from .._extras import require
-from ._dataset import MIN_PER_CLASS, DataError, Dataset, Examples, measure_preprocess, split
+from ._dataset import MIN_PER_CLASS, DataError, Dataset, Examples, measure_preprocess, raise_problems, split
 from ._open import FORMATS, open_image, read_image
 from ._picture import GREY_MODES
 from ._preprocess import Preprocess
 from ._resize import choose_channels, make_resizer
 
 _TRAIN: Final = "train"
-_HELD_OUT: Final = ("val", "valid", "validation", "test")
+_VALIDATION: Final = ("val", "valid", "validation")
+_TEST: Final = "test"
 
 
 def load_folder(
@@ -31,7 +32,8 @@ def load_folder(
     - **Classes** are the subfolders in alphabetical order.
     - **Held out** is a fifth of the images of each class, drawn at random. Divide pictures that resemble each other, as
         those of one film, yourself: a folder with `train` and one of `val`, `valid`, `validation` and `test`, each with
-        the subfolders of the classes, is used as it is divided.
+        the subfolders of the classes, is used as it is divided. Of `val` and `test`, `val` is used and `test` is left
+        alone.
     - **Pixels**: the orientation in EXIF is applied, transparent pixels become white, and 16 bits are scaled to 8. Of
         a phone's JPEG with two pictures (MPO) the first is read.
 
@@ -58,14 +60,18 @@ def load_folder(
     """
     require("PIL", extra="train")
     check_positive(image_size=image_size)
+    check_seed(seed)
     channels = choose_channels(preprocess, channels)
     folder = Path(folder)
     problems: list[str] = []
-    parts = [_list_classes(root, at_least, problems) for root, at_least in _find_parts(folder)]
+    roots = _find_parts(folder, problems)
+    parts = [_list_classes(root, at_least, problems) for root, at_least in roots]
     classes = tuple(parts[0])
     if len(classes) < 2:
         found = "one" if classes else "none"
         problems.append(f"{folder} must have at least two classes, one subfolder for each, got {found}")
+    if not parts[-1]:
+        problems.append(f"{roots[-1][0]} must have images of at least one class, got none")
     if strange := sorted(parts[-1].keys() - parts[0].keys()):
         problems.append(f"{folder} must have training images of each class, got none of {join_names(strange)}")
     files = [[path for group in part.values() for path in group] for part in parts]
@@ -73,7 +79,7 @@ def load_folder(
         channels = 1 if all(_is_grey(path) for paths in files for path in paths) else 3
     resizer = make_resizer(preprocess, channels)
     images = [_read_images(paths, resizer, image_size, problems) for paths in files]
-    _raise_problems(problems)
+    raise_problems(problems)
     learned, *held_out = (
         Examples(np.stack(read), np.array([classes.index(path.parent.name) for path in paths], np.int32))
         for read, paths in zip(images, files, strict=True)
@@ -81,31 +87,34 @@ def load_folder(
     if not held_out:
         return split(str(folder), learned, classes, preprocess, seed=seed)
     preprocess = measure_preprocess(learned) if preprocess is None else preprocess
-    return Dataset(str(folder), learned, held_out[0], classes, preprocess)
+    name = f"{folder} ({roots[0][0].name} and {roots[1][0].name})"
+    return Dataset(name, learned, held_out[0], classes, preprocess)
 
 
-def _find_parts(folder: Path) -> list[tuple[Path, int]]:
+def _find_parts(folder: Path, problems: list[str]) -> list[tuple[Path, int]]:
     """The folders of classes, those to learn from before those held out, and how many images a class must have: the
     folder itself, or the two that it is divided into."""
     if not folder.is_dir():
         raise DataError(f"{folder} must be a folder with one subfolder for each class, got no folder")
-    inside = {path.name: path for path in sorted(folder.iterdir())}
+    inside = sorted(folder.iterdir())
+    parts = {path.name: path for path in inside if path.is_dir()}
     # Trains can be a class.
-    if _TRAIN not in inside or not any(path.is_dir() for path in inside[_TRAIN].glob("[!.]*")):
+    if _TRAIN not in parts or not any(path.is_dir() for path in parts[_TRAIN].glob("[!.]*")):
         return [(folder, MIN_PER_CLASS)]
-    held_out = [name for name in inside if name in _HELD_OUT]
-    if others := sorted(inside.keys() - {_TRAIN, *_HELD_OUT}):
-        raise DataError(
-            f"{folder} is divided by its folder {_TRAIN!r}, so it must have only that and one of "
-            f"{join_names(_HELD_OUT)}, got {join_names(others)} too: move that elsewhere"
-        )
+    held_out = [name for name in (*_VALIDATION, _TEST) if name in parts]
+    if len(held_out) == 2 and _TEST in held_out:
+        held_out.remove(_TEST)
+    for path in inside:
+        if path.name not in (_TRAIN, *_VALIDATION, _TEST) or path.is_file():
+            advice = _advise(path, "move it elsewhere")
+            problems.append(f"{path} is beside the folder {_TRAIN!r}, which divides the images: {advice}")
     if len(held_out) != 1:
         raise DataError(
-            f"{folder} is divided by its folder {_TRAIN!r}, so it must have one of {join_names(_HELD_OUT)} beside it, "
-            f"got {join_names(held_out) if held_out else 'none'}: "
-            + ("move one of them elsewhere" if held_out else f"load {inside[_TRAIN]}, of which a fifth is held out")
+            f"{folder} is divided by its folder {_TRAIN!r}, so it must have one of "
+            f"{join_names((*_VALIDATION, _TEST))} beside it, got {join_names(held_out) if held_out else 'none'}: "
+            + ("move one of them elsewhere" if held_out else f"load {parts[_TRAIN]}, of which a fifth is held out")
         )
-    return [(inside[_TRAIN], 1), (inside[held_out[0]], 1)]
+    return [(parts[_TRAIN], 1), (parts[held_out[0]], 1)]
 
 
 def _list_classes(folder: Path, at_least: int, problems: list[str]) -> dict[str, list[Path]]:
@@ -128,7 +137,7 @@ def _list_images(folder: Path, at_least: int, problems: list[str]) -> list[Path]
         if path.is_dir():
             problems.append(
                 f"{path} is a folder within the class {folder.name!r}: move its images into {folder}, or, if the "
-                f"folders above it divide the images, call these {_TRAIN!r} and {_HELD_OUT[0]!r}"
+                f"folders above it divide the images, call these {_TRAIN!r} and {_VALIDATION[0]!r}"
             )
         elif path.suffix.lower() not in FORMATS or path.name.startswith("."):
             advice = _advise(path, "convert it, or move it elsewhere")
@@ -151,7 +160,7 @@ def _is_grey(path: Path) -> bool:
         with open_image(path) as image:
             return image.mode in GREY_MODES
     except DataError:
-        return True  # the error is told when the image is read
+        return True  # the error is reported when the image is read
 
 
 def _read_images(
@@ -165,11 +174,3 @@ def _read_images(
         except DataError as error:
             problems.append(str(error))
     return images
-
-
-def _raise_problems(problems: list[str]) -> None:
-    """Raises a `DataError` that lists problems, one a line, if there are any."""
-    if len(problems) == 1:
-        raise DataError(problems[0])
-    if problems:
-        raise DataError("\n  ".join((f"{len(problems)} files or folders cannot be used:", *problems)))

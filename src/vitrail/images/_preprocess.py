@@ -77,8 +77,8 @@ class Preprocess:
 
         The normalised pixels, an array of NumPy in float32, channels last.
 
-        **Raises:** `TypeError` or `ValueError` if the image is none of these, or so narrow that it would be scaled to
-        more than 10^8 pixels; `MissingExtraError` if Pillow is not installed.
+        **Raises:** `TypeError` or `ValueError` if the image is none of these, or `size` has more than
+        10^8 pixels; `MissingExtraError` if Pillow is not installed.
         """
         normal = self.normalise(self._resize(image, size))
         padding = ((0, size[0] - normal.shape[0]), (0, size[1] - normal.shape[1]), (0, 0))
@@ -164,10 +164,24 @@ class Preprocess:
         else:
             wide, high = max(int(down * image.width / image.height), width), down
         if wide * high > _MAX_SCALED_PIXELS:
-            raise ValueError(
-                f"image is too narrow, got {image.height} x {image.width} pixels, which would be scaled to {high:,} x "
-                f"{wide:,} to cover {height} x {width}: crop it first"
-            )
+            middle = _cut_to_middle(image, (down, across))
+            if middle.size == image.size:
+                raise ValueError(f"size must have at most {_MAX_SCALED_PIXELS:,} pixels, got {height} x {width}")
+            return self._scale(middle, size)
         begin = round if self.half_pixel == "even" else math.floor
         left, top = begin((wide - width) / 2), begin((high - height) / 2)
         return image.resize((wide, high), resampling).crop((left, top, left + width, top + height))
+
+
+def _cut_to_middle(image: PILImage, covered: tuple[int, int]) -> PILImage:
+    """As much of the middle of a narrow picture as a crop at the centre reads after the picture covers a size."""
+    scale = max(covered[0] / image.height, covered[1] / image.width)
+    margin = math.ceil(4 * max(1, 1 / scale))  # what the interpolation reads beside a pixel
+    sides = [
+        min(n, math.ceil(side / scale) + 2 * margin)
+        for side, n in zip(covered, (image.height, image.width), strict=True)
+    ]
+    # An even number of pixels is cut off, so that the centre stays where it is.
+    high, wide = (side + (n - side) % 2 for side, n in zip(sides, (image.height, image.width), strict=True))
+    left, top = (image.width - wide) // 2, (image.height - high) // 2
+    return image.crop((left, top, left + wide, top + high))

@@ -90,6 +90,9 @@ class ViTConfig:
                 f"preprocess must have the channels of the model, {self.channels}, got {self.preprocess.channels}: "
                 "give its mean and std one number for each channel of the model, or change channels"
             )
+        if self.classes is not None and not all(isinstance(name, str) for name in self.classes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            wrong = next(name for name in self.classes if not isinstance(name, str))  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"classes must be names, got {wrong!r} among them: pass str({wrong!r})")
         if self.classes is not None and len(self.classes) != self.num_classes:
             raise ValueError(
                 f"classes must have a name for each of the num_classes={self.num_classes} logits, got "

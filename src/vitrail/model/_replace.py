@@ -82,6 +82,9 @@ def replace(
         norm_order=before.norm_order if norm_order is KEEP else norm_order,
         class_token=before.class_token if class_token is KEEP else class_token,
     )
+    changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(before, f.name)}
+    if changed <= {"classes", "preprocess"} and pool is KEEP and head is KEEP and position is KEEP:
+        return dataclasses.replace(model, config=config)
     keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
     pool_key, token_key, position_key, head_key = keys
     readout, backbone = model.readout, model.backbone

@@ -80,7 +80,8 @@ def parameter_labels(model: object) -> Any:
 
     **Arguments:**
 
-    - `model`: a model or a part of one, or what `eqx.filter(model, eqx.is_inexact_array)` leaves of it.
+    - `model`: a model or a part of one, or what `eqx.filter` leaves of it. Encoders are numbered one after the other,
+        as for an encoder and a decoder: label towers that stand side by side one by one.
 
     **Returns:**
 
@@ -90,7 +91,7 @@ def parameter_labels(model: object) -> Any:
     first = 0  # the layer of what is before the next stack
     starts: dict[int, int] = {}
 
-    def label(path: tuple[Any, ...], leaf: object) -> ParameterLabel:
+    def label(path: tuple[Any, ...], leaf: object) -> object:
         nonlocal first
         owner, field, layers, node = None, "", None, parameters
         for key in path:
@@ -102,9 +103,16 @@ def parameter_labels(model: object) -> Any:
                         first += 2 + max(max(numbers, default=0) for numbers in blocks.values())
                     layers = tuple(starts[id(node)] + number for number in blocks[field])
             node = _get_child(node, key)
+        if not _is_parameter(leaf):
+            return leaf
         return ParameterLabel(_find_kind(owner, field), (first,) if layers is None else layers, layers is not None)
 
-    return jax.tree_util.tree_map_with_path(label, parameters)
+    return jax.tree_util.tree_map_with_path(label, parameters, is_leaf=_is_left_out)
+
+
+def _is_left_out(node: object) -> bool:
+    """Whether there is nothing in the place of an array: `None`, or what optax puts there, an empty tuple."""
+    return node is None or (isinstance(node, tuple) and not node)
 
 
 def _is_parameter(leaf: object) -> bool:

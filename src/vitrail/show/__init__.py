@@ -10,4 +10,5 @@ from ._comparison import (
     draw_comparison as draw_comparison,
 )
 from ._predictions import draw_predictions as draw_predictions
+from ._save import SUFFIXES as SUFFIXES
 from ._style import add_glow as add_glow

@@ -5,7 +5,8 @@ from typing import Any, Final
 
 from .._files import write_whole
 
-_SUFFIXES: Final = (".png", ".pdf", ".svg")
+SUFFIXES: Final = (".png", ".pdf", ".svg")
+"""The endings of the names of pictures."""
 
 
 def save_figure(figure: Any, path: Path) -> None:
@@ -13,6 +14,6 @@ def save_figure(figure: Any, path: Path) -> None:
 
     **Raises:** `ValueError` if it names none; `OSError` if the file cannot be written.
     """
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"path must end in {', '.join(_SUFFIXES)}, got {path}")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"path must end in {', '.join(SUFFIXES)}, got {path}")
     write_whole(path, lambda part: figure.savefig(part, dpi=130))

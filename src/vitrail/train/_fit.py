@@ -71,10 +71,17 @@ def fit(
     seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
     steps, feed = make_batches(load, len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed)
     fixed = recipe, data.preprocess
-    trained = optimise(model, _compute_loss, feed, steps, recipe, fixed=fixed, key=steps_key, report=report)
-    if isinstance(trained, ViT):
-        trained = replace(trained, classes=data.classes, preprocess=data.preprocess)
-    return cast(M, trained)
+    described = _describe_data(model, data)
+    return optimise(described, _compute_loss, feed, steps, recipe, fixed=fixed, key=steps_key, report=report)
+
+
+def _describe_data(model: M, data: Dataset) -> M:
+    """The model with the preprocessing and the class names of the data in its configuration, if it has one."""
+    if not isinstance(model, ViT):
+        return model
+    # A head of the user's own may count the classes elsewhere.
+    classes = data.classes if model.config.num_classes == len(data.classes) else None
+    return cast(M, replace(model, classes=classes, preprocess=data.preprocess))
 
 
 def _compute_loss(

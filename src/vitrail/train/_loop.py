@@ -100,10 +100,9 @@ def optimise(
                 started = time.perf_counter()
             for step, (value, _) in enumerate(values, start=number - len(values) + 1):
                 if not math.isfinite(value):
-                    raise FloatingPointError(
-                        f"the loss is {value} at step {step} of {steps}: lower "
-                        f"learning_rate ({recipe.learning_rate}) or clip_norm ({recipe.clip_norm})"
-                    )
+                    lower = f"lower learning_rate ({recipe.learning_rate}) or clip_norm ({recipe.clip_norm})"
+                    advice = "look for NaN or infinity in the weights and the inputs" if step == 1 else lower
+                    raise FloatingPointError(f"the loss is {value} at step {step} of {steps}: {advice}")
             mean_loss, mean_accuracy = (sum(column) / len(values) for column in zip(*values, strict=True))
             if report is not None:
                 seconds = time.perf_counter() - started

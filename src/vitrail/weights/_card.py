@@ -102,7 +102,7 @@ class ModelCard:
         if self.config.preprocess is None:
             raise ValueError(
                 "preprocess is not known for these weights, neither from the file nor from the settings beside it: "
-                "give the configuration a vitrail.Preprocess with dataclasses.replace"
+                "pass one with vitrail.replace(model, preprocess=vitrail.Preprocess(...))"
             )
         return self.config.preprocess(image, self.config.image_size)
 

@@ -25,7 +25,7 @@ from ._configuration import (
 from ._errors import CheckpointError, blame_file, shorten_error
 from .formats import AbstractSource, NumpyArray, TensorInfo, write_safetensors
 
-_FORMAT: Final = "vitrail 1"
+_FORMAT: Final = "vitrail 2"
 _COVERED: Final = ("kind", "config", "plugins", "sha256")
 """What the digest of the header covers."""
 _DTYPES: Final[Mapping[str, str]] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}

@@ -95,7 +95,8 @@ def find_oblong(**sizes: tuple[int, int]) -> str:
 
 
 def _show(value: object) -> str:
-    return str(value) if isinstance(value, PartSpec) else repr(value)
+    text = str(value) if isinstance(value, PartSpec) else repr(value)
+    return text if len(text) <= 100 else f"{text[:96]} ..."
 
 
 def _is_same(ours: eqx.Module, theirs: eqx.Module) -> bool:
