@@ -1,7 +1,10 @@
 """Checkpoints of other libraries: what those gave when the fixtures were made, and Flax now."""
 
+import contextlib
 import dataclasses
+import json
 import os
+import stat
 import subprocess
 import sys
 import textwrap
@@ -21,6 +24,7 @@ from helpers import image_for, prefix_of, run, small_model
 from safetensors.numpy import load_file
 
 import vitrail
+from vitrail import CheckpointError
 from vitrail.weights import LAYOUTS, Layout
 
 CASES = load_cases()
@@ -313,17 +317,58 @@ def test_a_folder_is_written_over_and_keeps_nothing_of_the_old_model(tmp_path: P
     assert vitrail.load(tmp_path).config.num_classes == 7
 
 
-def test_an_interrupted_folder_is_not_taken_for_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small_model(image_size=(16, 16), pool="cls")
-    vitrail.save(model, tmp_path, layout="timm")
+@pytest.mark.parametrize("layout", ["timm", "hf_vit"])
+def test_an_interrupted_folder_has_the_old_model_or_is_opened_by_no_library(
+    layout: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step of writing ends in `os.fsync`: the save is interrupted in the first, in the second, and so on."""
+    old, new = (small_model(image_size=(16, 16), pool="cls", preprocess=COVER, num_classes=n) for n in (3, 7))
+    outcomes = list[str]()
+    for allowed in range(20):
+        vitrail.save(old, tmp_path, layout=layout)
+        files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        calls = iter(range(100))
 
-    def interrupt(_: int) -> None:
-        raise KeyboardInterrupt
+        def interrupt(descriptor: int, calls: Any = calls, allowed: int = allowed, fsync: Any = os.fsync) -> None:
+            if next(calls) == allowed:
+                raise KeyboardInterrupt
+            fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        vitrail.save(model, tmp_path, layout="timm")
-    assert not (tmp_path / "config.json").exists()
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(os, "fsync", interrupt)
+            vitrail.save(new, tmp_path, layout=layout)
+        if next(calls) <= allowed:
+            break
+        if {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files:
+            outcomes.append("old")
+            continue
+        try:
+            json.loads((tmp_path / "config.json").read_bytes())
+            outcomes.append("new")
+            assert vitrail.load(tmp_path).config.num_classes == 7
+        except json.JSONDecodeError:
+            outcomes.append("closed")
+            with pytest.raises(CheckpointError, match=r"config\.json must be a file of settings in JSON"):
+                vitrail.load(tmp_path)
+    assert list(dict.fromkeys(outcomes)) == ["old", "closed", "new"]
+
+
+def test_the_files_of_a_folder_keep_their_modes_and_links(tmp_path: Path) -> None:
+    model = small_model(image_size=(16, 16), pool="cls", preprocess=COVER)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "m").mkdir()
+    names = ("model.safetensors", "config.json", "preprocessor_config.json")
+    for name in names:
+        (tmp_path / "files" / name).touch()
+        (tmp_path / "files" / name).chmod(0o640)
+        (tmp_path / "m" / name).symlink_to(Path("../files") / name)
+    vitrail.save(model, tmp_path / "m", layout="hf_vit")
+    for name in names:
+        assert (tmp_path / "m" / name).readlink() == Path("../files") / name
+        assert stat.S_IMODE((tmp_path / "files" / name).stat().st_mode) == 0o640
+    assert vitrail.load(tmp_path / "m").config.preprocess is not None
+    vitrail.save(small_model(image_size=(16, 16), pool="cls"), tmp_path / "m", layout="hf_vit")
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"model.safetensors", "config.json"}
 
 
 @pytest.mark.parametrize("layout", ["timm", "hf_vit"])

@@ -19,7 +19,9 @@ _SCRATCH: Final = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.part")
 _LOCK: Final = "lock"
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(
+    path: Path, write: Callable[[Path], object], *, before_move: Callable[[], object] | None = None
+) -> None:
     """Writes a file atomically: `path` has its old content or all of the new one, whatever happens.
 
     The file keeps its mode and, where that is allowed, its owner and group; a new one gets what the umask leaves. A
@@ -29,9 +31,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
     - `path`: the file to write.
     - `write`: writes the file at the path that it is given, which is another one with the same suffix.
+    - `before_move`: called when the new content is complete and on the disk, just before it is moved to its place.
 
     **Raises:** `FileNotFoundError` if the folder does not exist; `IsADirectoryError` if `path` is a folder; `OSError`
-    if it is a device or a pipe; what `write` raises.
+    if it is a device or a pipe; what `write` and `before_move` raise.
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
@@ -45,6 +48,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             part.chmod(stat.S_IMODE((scratch / _LOCK).stat().st_mode))  # what the umask leaves of a new file
         else:
             _give_status(part, before)
+        if before_move is not None:
+            before_move()
         part.replace(target)
     if os.name == "posix":
         _flush(target.parent, os.O_RDONLY)  # the new name has to reach the disk, too

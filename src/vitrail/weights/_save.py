@@ -26,6 +26,8 @@ else:
 
 _TENSORS: Final = "model.safetensors"
 _CONFIG: Final = "config.json"
+_UNFINISHED: Final = "vitrail.save did not finish writing this folder: save the model again\n"
+"""What `config.json` holds while the other files are replaced. It is not JSON, so that no library opens the folder."""
 
 
 def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitrail") -> None:
@@ -49,8 +51,8 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
     - `model`: a model whose parts are those that its configuration names. `vitrail.replace` keeps both in step.
     - `path`: a file for `"vitrail"`, usually ending in `.safetensors`. A folder for any other layout, which is made if
         it is not there: it gets `model.safetensors`, `config.json`, and for Hugging Face `preprocessor_config.json`,
-        in place of those that it has. `config.json` is removed before the tensors are replaced and written last, so
-        that no library opens a folder that was interrupted.
+        in place of those that it has. `config.json` is written last. An interruption leaves the folder as it was, or
+        with a `config.json` that is not JSON, so that no library opens a mixture of two models.
     - `layout`: `"vitrail"`, or a layout of timm or Hugging Face.
 
     **Raises:** `ValueError` if the configuration holds code in place of names, does not describe the model, or is one
@@ -117,15 +119,24 @@ def _find_misreading(
 
 
 def _write_folder(folder: Path, tensors: Mapping[str, NumpyArray], settings: Mapping[str, Settings]) -> None:
-    """Writes the files of a folder, the last of the settings last, and removes those of the model before."""
+    """Writes the files of a folder, the last of the settings last, and removes those that only the old model has.
+
+    The last of the settings cannot be read from the moment when the first file is replaced until it is written.
+    """
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"{folder.parent} is not a folder: make it before writing {folder}")
     folder.mkdir(exist_ok=True)
-    outdated = [folder / name for name in reversed(list(settings))]
-    write_safetensors(tensors, folder / _TENSORS, {"format": "pt"}, outdated=outdated)
+    write_safetensors(
+        tensors,
+        folder / _TENSORS,
+        {"format": "pt"},
+        before_move=lambda: write_whole(folder / _CONFIG, lambda part: part.write_text(_UNFINISHED, "utf-8")),
+    )
     for name, content in settings.items():
         if content:
             write_whole(folder / name, partial(_write_json, content))
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _write_json(content: Settings, path: Path) -> None:

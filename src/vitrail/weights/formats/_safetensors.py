@@ -6,7 +6,7 @@ weights. Reading one tensor at a time needs the weights and one tensor.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final, cast, final
@@ -158,19 +158,16 @@ def _count_bytes(info: TensorInfo) -> int:
 
 
 def write_safetensors(
-    arrays: Mapping[str, NumpyArray], path: Path, metadata: Mapping[str, str], *, outdated: Sequence[Path] = ()
+    arrays: Mapping[str, NumpyArray],
+    path: Path,
+    metadata: Mapping[str, str],
+    *,
+    before_move: Callable[[], object] | None = None,
 ) -> None:
-    """Writes a safetensors file. An interruption leaves the file that was there before.
-
-    Files that describe it, `outdated`, are removed when the new one is complete, just before it is moved to its place.
-    """
+    """Writes a safetensors file with `write_whole`. An interruption leaves the file that was there before."""
     numpy_format = require("safetensors.numpy", extra="weights")
     # safetensors writes the memory as it is, and so would scramble an array that is not in C order.
     ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-
-    def write(part: Path) -> None:
-        numpy_format.save_file(ordered, part, metadata=dict(metadata))
-        for other in outdated:
-            other.unlink(missing_ok=True)
-
-    write_whole(path, write)
+    write_whole(
+        path, lambda part: numpy_format.save_file(ordered, part, metadata=dict(metadata)), before_move=before_move
+    )
