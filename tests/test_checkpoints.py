@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from checkpoint_cases import TOLERANCE, differences, image_of, load_cases, published, tensors_of
 from helpers import image_for, prefix_of, run, small_model
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import vitrail
@@ -351,6 +352,24 @@ def test_an_interrupted_folder_has_the_old_model_or_is_opened_by_no_library(
             with pytest.raises(CheckpointError, match=r"config\.json must be a file of settings in JSON"):
                 vitrail.load(tmp_path)
     assert list(dict.fromkeys(outcomes)) == ["old", "closed", "new"]
+
+
+@pytest.mark.parametrize("layout", ["timm", "hf_vit"])
+def test_the_tensors_of_a_folder_are_not_loaded_without_its_settings(layout: Any, tmp_path: Path) -> None:
+    """Four heads of 16 channels: published models have one of 64."""
+    size = vitrail.EncoderSize(dim=64, depth=1, num_heads=4, mlp_dim=64)
+    model = small_model(image_size=(16, 16), pool="cls", size=size)
+    vitrail.save(model, tmp_path, layout=layout)
+    with safe_open(tmp_path / "model.safetensors", "np") as file:
+        assert file.metadata()["format"] == "pt"  # or transformers does not open it
+    (tmp_path / "config.json").rename(tmp_path / "elsewhere.json")
+    for read in (vitrail.load, vitrail.model_card):
+        for path in (tmp_path, tmp_path / "model.safetensors"):
+            with pytest.raises(CheckpointError, match=r"model.safetensors must have 'config.json' beside it, which "):
+                read(path)
+    loaded = vitrail.load(tmp_path, config=tmp_path / "elsewhere.json")
+    assert loaded.config.size.num_heads == 4
+    np.testing.assert_array_equal(run(loaded, image_for(model)), run(model, image_for(model)))
 
 
 def test_the_files_of_a_folder_keep_their_modes_and_links(tmp_path: Path) -> None:

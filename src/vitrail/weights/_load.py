@@ -40,8 +40,8 @@ def load(
 
     The names of the tensors tell the layout. What tensors do not tell, as the activation or the number of heads, is
     read from the `config.json` beside the file. Without one, vitrail assumes what the published models of the layout
-    have; `vitrail inspect` shows it. Each tensor is used, or the layout says why the model does not need it. Each array
-    of the model gets the numbers of the file.
+    have; `vitrail inspect` shows it. A folder that `vitrail.save` wrote needs its `config.json`. Each tensor is used,
+    or the layout says why the model does not need it. Each array of the model gets the numbers of the file.
 
     The file is opened once. If another one takes its place meanwhile, the first is read to its end. If the file itself
     is overwritten, or one of several is replaced, that is an error, and never a mixture of two models.

@@ -21,6 +21,9 @@ from .layouts import Checkpoint, GivenSettings, Settings, find_beside, find_sett
 _IN_BFLOAT16: Final = 2**-6
 """The tolerance for a power of 100 that was computed in bfloat16, whose numbers are 2**-8 apart."""
 
+NEEDS_BESIDE: Final = "vitrail_needs"
+"""What `save` writes in the header of a folder's tensors: the name of the file without which they are another model."""
+
 Config: TypeAlias = Configuration | Mapping[str, Any] | Path | str | None
 """What a checkpoint is: a configuration, settings as in a library's `config.json`, or the path of such a file."""
 
@@ -63,14 +66,21 @@ def _read_checkpoint(checkpoint: Checkpoint, config: Configuration, convert: boo
 def recognise_file(source: AbstractSource, layout: str | None, config: Config) -> Checkpoint:
     """A file as its layout sees it, with the settings beside it or those that were passed."""
     with blame_file(source.path):
-        settings = _choose_settings(source.path, config)
+        settings = _choose_settings(source, config)
     return recognise(source, settings, layout=layout, beside=partial(find_beside, source.path.parent))
 
 
-def _choose_settings(path: Path, config: Config) -> Settings:
+def _choose_settings(source: AbstractSource, config: Config) -> Settings:
     match config:
         case None:
-            return find_settings(path)
+            settings = find_settings(source.path)
+            needed = source.metadata.get(NEEDS_BESIDE)
+            if needed is not None and not settings:
+                raise CheckpointError(
+                    f"{source.path} must have {needed!r} beside it, which vitrail.save wrote with it, got none: copy "
+                    "that file too, save the model again, or pass config="
+                )
+            return settings
         case str() | Path():
             return read_settings_file(Path(config))
         case Configuration():

@@ -15,7 +15,7 @@ from ._configuration import Configuration, Configured
 from ._errors import CheckpointError
 from ._native import write_native
 from ._plan import export_arrays
-from ._read import choose_config, explain_gaps, plan_model
+from ._read import NEEDS_BESIDE, choose_config, explain_gaps, plan_model
 from .formats import AbstractSource, ArraySource, NumpyArray, write_safetensors
 from .layouts import LAYOUTS, PROCESSOR, AnyLayout, Export, Settings, recognise
 
@@ -52,7 +52,8 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
     - `path`: a file for `"vitrail"`, usually ending in `.safetensors`. A folder for any other layout, which is made if
         it is not there: it gets `model.safetensors`, `config.json`, and for Hugging Face `preprocessor_config.json`,
         in place of those that it has. `config.json` is written last. An interruption leaves the folder as it was, or
-        with a `config.json` that is not JSON, so that no library opens a mixture of two models.
+        with a `config.json` that is not JSON, so that no library opens a mixture of two models. The tensors say that
+        they need `config.json`, and `vitrail.load` refuses them without it.
     - `layout`: `"vitrail"`, or a layout of timm or Hugging Face.
 
     **Raises:** `ValueError` if the configuration holds code in place of names, does not describe the model, or is one
@@ -126,10 +127,13 @@ def _write_folder(folder: Path, tensors: Mapping[str, NumpyArray], settings: Map
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"{folder.parent} is not a folder: make it before writing {folder}")
     folder.mkdir(exist_ok=True)
+    metadata = {"format": "pt"}  # transformers opens no file without it
+    if settings[_CONFIG]:
+        metadata[NEEDS_BESIDE] = _CONFIG
     write_safetensors(
         tensors,
         folder / _TENSORS,
-        {"format": "pt"},
+        metadata,
         before_move=lambda: write_whole(folder / _CONFIG, lambda part: part.write_text(_UNFINISHED, "utf-8")),
     )
     for name, content in settings.items():
