@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from vitrail import CheckpointError, Preprocess
 from vitrail.images import CLIP
 from vitrail.weights import LAYOUTS
 from vitrail.weights.formats import open_source
-from vitrail.weights.layouts import Checkpoint, find_settings
+from vitrail.weights.layouts import Checkpoint, FilesBeside, find_settings
 
 CASES = load_cases()
 TIMM = CASES["timm vit_tiny_patch16_224"]
@@ -209,8 +210,8 @@ def test_the_pictures_of_open_clip_are_prepared_as_it_says(given: Any, expected:
     whole = json.loads((folder / "open_clip_config.json").read_text())
     (folder / "open_clip_config.json").write_text(json.dumps(whole | given))
     layout = LAYOUTS["timm"]
-    with open_source(folder) as source:
-        settings = find_settings(source.path)
+    with open_source(folder) as source, ExitStack() as opened:
+        settings = find_settings(source.path, FilesBeside(source, opened))
         checkpoint = Checkpoint(source, layout, {**settings, "model_args": {"num_heads": 2}})
         config = layout.read_config(checkpoint)
     assert config.encoder.activation == "gelu"

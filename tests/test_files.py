@@ -180,7 +180,9 @@ def other_tensors(case: Case) -> dict[str, np.ndarray]:
     return {name: tensor + np.float32(0.5) for name, tensor in tensors_of(case).items()}
 
 
-def change_while_loading(path: Path, change: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> Any:
+def change_while_loading(
+    path: Path, change: Callable[[], object], monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> Any:
     """Loads a model, and makes a change when the third tensor has been read."""
     put, calls = jax.device_put, iter(range(10_000))
 
@@ -191,7 +193,7 @@ def change_while_loading(path: Path, change: Callable[[], object], monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(jax, "device_put", put_and_change)
-        model = vitrail.load(path)
+        model = vitrail.load(path, **options)
     assert next(calls) > 3
     return model
 
@@ -204,7 +206,7 @@ def write_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:
         save_file(tensors, path)
 
 
-FILES = {"safetensors": TIMM, "npz": flax_vit.CASES["big_vision tok"]()}
+FILES = {"safetensors": load_cases()["torchvision VisionTransformer"], "npz": flax_vit.CASES["big_vision tok"]()}
 each_kind = pytest.mark.parametrize("kind", FILES)
 
 
@@ -212,12 +214,12 @@ each_kind = pytest.mark.parametrize("kind", FILES)
 def test_a_file_that_another_replaces_while_it_is_read_is_read_to_its_end(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = published(FILES[kind], tmp_path)
-    first = vitrail.load(path)
+    path, options = published(FILES[kind], tmp_path), FILES[kind].options
+    first = vitrail.load(path, **options)
     write_tensors(other_tensors(FILES[kind]), tmp_path / f"other{path.suffix}")
-    read = change_while_loading(path, lambda: (tmp_path / f"other{path.suffix}").replace(path), monkeypatch)
+    read = change_while_loading(path, lambda: (tmp_path / f"other{path.suffix}").replace(path), monkeypatch, **options)
     assert eqx.tree_equal(read, first)
-    assert not eqx.tree_equal(vitrail.load(path), first)
+    assert not eqx.tree_equal(vitrail.load(path, **options), first)
 
 
 @each_kind
@@ -230,7 +232,7 @@ def test_a_file_that_is_overwritten_while_it_is_read_is_an_error(
     write_tensors(other_tensors(FILES[kind]), tmp_path / f"other{path.suffix}")
     content = (tmp_path / f"other{path.suffix}").read_bytes()[: None if same_size else 3000]
     with pytest.raises(CheckpointError, match=rf"{path} changed while it was read: load it again when it is complete"):
-        change_while_loading(path, lambda: path.write_bytes(content), monkeypatch)
+        change_while_loading(path, lambda: path.write_bytes(content), monkeypatch, **FILES[kind].options)
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "model.safetensors.index.json"])
@@ -251,3 +253,54 @@ def test_a_checkpoint_in_several_files_of_which_one_is_replaced_is_an_error(
     with pytest.raises(CheckpointError, match=rf"{tmp_path / name} changed while it was read: load it again"):
         change_while_loading(index, lambda: other.replace(tmp_path / name), monkeypatch)
     vitrail.load(index)
+
+
+def test_a_file_of_ours_is_read_to_its_end_whatever_lies_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, other = (small_model(seed=seed) for seed in (0, 1))
+    vitrail.save(model, tmp_path / "m.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    replace = lambda: vitrail.save(other, tmp_path / "m.safetensors")  # noqa: E731
+    assert eqx.tree_equal(change_while_loading(tmp_path / "m.safetensors", replace, monkeypatch), model)
+
+
+IMAGES = vitrail.Preprocess("squash", "bicubic", *images.IMAGENET)
+folder_files = pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
+
+
+@folder_files
+@pytest.mark.parametrize("passed", ["a folder", "a file"])
+def test_a_folder_of_which_a_file_is_replaced_while_it_is_read_is_an_error(
+    passed: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, folder in enumerate(("m", "other")):
+        model = small_model(seed=seed, image_size=(16, 16), pool="cls", preprocess=IMAGES)
+        vitrail.save(model, tmp_path / folder, layout="hf_vit")
+    path = tmp_path / "m" if passed == "a folder" else tmp_path / "m" / "model.safetensors"
+    with pytest.raises(CheckpointError, match=rf"{tmp_path}/m/{name} changed while it was read: load it again"):
+        change_while_loading(path, lambda: (tmp_path / "other" / name).replace(tmp_path / "m" / name), monkeypatch)
+    vitrail.load(path)
+
+
+@pytest.mark.parametrize("read", [vitrail.load, vitrail.model_card])
+def test_tensors_are_not_read_with_the_settings_of_the_folder_that_replaced_theirs(
+    read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is replaced when the header of the tensors has been read, and the settings have not."""
+    for heads in (1, 4):
+        size = vitrail.EncoderSize(dim=64, depth=1, num_heads=heads, mlp_dim=64)
+        vitrail.save(small_model(image_size=(16, 16), pool="cls", size=size), tmp_path / str(heads), layout="timm")
+    parse = json.loads
+
+    def parse_and_replace(*given: Any, **options: Any) -> Any:
+        if (tmp_path / "4").exists():
+            (tmp_path / "1").rename(tmp_path / "old")
+            (tmp_path / "4").rename(tmp_path / "1")
+        return parse(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "loads", parse_and_replace)
+        with pytest.raises(CheckpointError, match=r"/1/model.safetensors changed while it was read: load it again"):
+            read(tmp_path / "1")
+    assert vitrail.load(tmp_path / "1").config.size.num_heads == 4

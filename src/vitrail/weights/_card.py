@@ -136,8 +136,8 @@ def model_card(source: ViT | Path | str, *, layout: str | None = None, config: C
         if is_native(file):
             check_no_overrides(layout, config)
             return _make_native_card(file)
-        checkpoint = recognise_file(file, layout, config)
-        return _make_card(checkpoint, _check_vit(file, choose_config(checkpoint, config)))
+        with recognise_file(file, layout, config) as checkpoint:
+            return _make_card(checkpoint, _check_vit(file, choose_config(checkpoint, config)))
 
 
 def _check_vit(file: AbstractSource, config: Configuration) -> ViTConfig:

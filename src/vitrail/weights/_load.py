@@ -43,8 +43,9 @@ def load(
     have; `vitrail inspect` shows it. A folder that `vitrail.save` wrote needs its `config.json`. Each tensor is used,
     or the layout says why the model does not need it. Each array of the model gets the numbers of the file.
 
-    The file is opened once. If another one takes its place meanwhile, the first is read to its end. If the file itself
-    is overwritten, or one of several is replaced, that is an error, and never a mixture of two models.
+    Each file is opened once. If another one takes its place meanwhile, the first is read to its end. It is an error if
+    the file itself is overwritten, or if one of several is replaced: several files of tensors, or tensors and the
+    settings beside them.
 
     **Arguments:**
 

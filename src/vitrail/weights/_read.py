@@ -1,8 +1,8 @@
 """From a file to a model, of whatever kind."""
 
 import re
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -16,7 +16,15 @@ from ._errors import CheckpointError, blame_file
 from ._native import check_no_overrides, is_native, read_native
 from ._plan import Plan, fill_array, make_plan
 from .formats import AbstractSource, NumpyArray, allocate, open_source
-from .layouts import Checkpoint, GivenSettings, Settings, find_beside, find_settings, read_settings_file, recognise
+from .layouts import (
+    Checkpoint,
+    FilesBeside,
+    GivenSettings,
+    Settings,
+    find_settings,
+    read_settings_file,
+    recognise,
+)
 
 _IN_BFLOAT16: Final = 2**-6
 """The tolerance for a power of 100 that was computed in bfloat16, whose numbers are 2**-8 apart."""
@@ -45,8 +53,8 @@ def read_model(
         if is_native(source):
             check_no_overrides(layout, config)
             return read_native(source)
-        checkpoint = recognise_file(source, layout, config)
-        return _read_checkpoint(checkpoint, choose_config(checkpoint, config), convert)
+        with recognise_file(source, layout, config) as checkpoint:
+            return _read_checkpoint(checkpoint, choose_config(checkpoint, config), convert)
 
 
 def _read_checkpoint(checkpoint: Checkpoint, config: Configuration, convert: bool) -> Configured:
@@ -63,17 +71,28 @@ def _read_checkpoint(checkpoint: Checkpoint, config: Configuration, convert: boo
     return fill_outline(outline, read)
 
 
-def recognise_file(source: AbstractSource, layout: str | None, config: Config) -> Checkpoint:
-    """A file as its layout sees it, with the settings beside it or those that were passed."""
-    with blame_file(source.path):
-        settings = _choose_settings(source, config)
-    return recognise(source, settings, layout=layout, beside=partial(find_beside, source.path.parent))
+@contextmanager
+def recognise_file(source: AbstractSource, layout: str | None, config: Config) -> Generator[Checkpoint]:
+    """A file as its layout sees it, with the settings beside it or those that were passed.
+
+    **Returns:**
+
+    A context manager that returns the checkpoint.
+
+    **Raises:** `CheckpointError` if the layout is not known, or if the settings or the tensors that they belong to are
+    replaced before the context is left.
+    """
+    with ExitStack() as opened:
+        beside = FilesBeside(source, opened)
+        with blame_file(source.path):
+            settings = _choose_settings(source, config, beside)
+        yield recognise(source, settings, layout=layout, beside=beside)
 
 
-def _choose_settings(source: AbstractSource, config: Config) -> Settings:
+def _choose_settings(source: AbstractSource, config: Config, beside: FilesBeside) -> Settings:
     match config:
         case None:
-            settings = find_settings(source.path)
+            settings = find_settings(source.path, beside)
             needed = source.metadata.get(NEEDS_BESIDE)
             if needed is not None and not settings:
                 raise CheckpointError(

@@ -12,6 +12,6 @@ from ._source import (
     NumpyArray as NumpyArray,
     TensorInfo as TensorInfo,
     allocate as allocate,
-    read_json as read_json,
+    parse_json as parse_json,
 )
 from ._unstacked import UnstackedSource as UnstackedSource

@@ -53,6 +53,7 @@ class NpzFile(AbstractSource):
     def __init__(self, file: OpenedFile):
         path = file.path
         self.path: Path = path
+        self.file: OpenedFile | None = file
         self.metadata: Mapping[str, str] = {}
         with _blame_archive(path):
             archive = zipfile.ZipFile(file.raw)

@@ -17,11 +17,14 @@ class OpenedFile:
     overwritten, and, for one of several files that belong together, if another took its place.
     """
 
+    one_of_several: bool
+    """Whether it belongs together with others. It can be set until the context is left."""
+
     def __init__(self, path: Path, *, one_of_several: bool = False):
         self.path: Path = path
         self.raw: FileIO = path.open("rb", buffering=0)
         self.size: int = os.fstat(self.raw.fileno()).st_size
-        self._one_of_several = one_of_several
+        self.one_of_several = one_of_several
         self._before = self._read_state()
 
     def __enter__(self) -> "OpenedFile":
@@ -30,20 +33,19 @@ class OpenedFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        changed = self._read_state() != self._before
+        changed = self._read_state() != self._before or (self.one_of_several and not self._is_in_place())
         self.raw.close()
         if changed and (error is None or isinstance(error, CheckpointError)):
             raise CheckpointError(
                 f"{self.path} changed while it was read: load it again when it is complete"
             ) from error
 
-    def _read_state(self) -> tuple[object, ...]:
+    def _read_state(self) -> tuple[int, int]:
         held = os.fstat(self.raw.fileno())
-        state = held.st_size, held.st_mtime_ns
-        if not self._one_of_several:
-            return state
+        return held.st_size, held.st_mtime_ns
+
+    def _is_in_place(self) -> bool:
         try:
-            there = self.path.stat()
+            return os.path.samestat(self.path.stat(), os.fstat(self.raw.fileno()))
         except OSError:
-            return *state, False
-        return *state, (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
+            return False

@@ -59,6 +59,7 @@ class SafetensorsFile(AbstractSource):
     def __init__(self, file: OpenedFile):
         path, raw, size = file.path, file.raw, file.size
         self.path: Path = path
+        self.file: OpenedFile | None = file
         self._raw: FileIO = raw
         raw.seek(0)
         length = int.from_bytes(raw.read(8), "little")

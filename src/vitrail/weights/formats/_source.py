@@ -43,6 +43,8 @@ class AbstractSource(abc.ABC):
     """The dtype and the shape of each tensor."""
     metadata: Mapping[str, str]
     """What the file says about itself."""
+    file: OpenedFile | None = None
+    """The open file, if there is one and it is the only one."""
 
     @abc.abstractmethod
     def read(self, name: str, row: int | None = None) -> NumpyArray:
@@ -86,12 +88,6 @@ def read_into(array: NumpyArray, read: Callable[[int], bytes | None]) -> bool:
         view[: len(piece)] = piece
         view = view[len(piece) :]
     return True
-
-
-def read_json(path: Path, what: str) -> object:
-    """Reads a small JSON file that lies beside the weights."""
-    with OpenedFile(path) as file:
-        return parse_json(file, what)
 
 
 def parse_json(file: OpenedFile, what: str) -> object:

@@ -11,8 +11,8 @@ from ._layout import (
 )
 from ._preprocess import PROCESSOR as PROCESSOR, match_channels as match_channels
 from ._settings import (
+    FilesBeside as FilesBeside,
     GivenSettings as GivenSettings,
-    find_beside as find_beside,
     find_settings as find_settings,
     read_settings_file as read_settings_file,
 )

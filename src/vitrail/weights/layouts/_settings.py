@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast, final
 
 from ..._check import join_names
 from .._errors import CheckpointError
-from ..formats import read_json
+from ..formats import AbstractSource, OpenedFile, parse_json
 
 if TYPE_CHECKING:
     from ._layout import AnyLayout, Settings
@@ -15,6 +16,7 @@ else:
     AnyLayout = object  # a layout reads settings
     Settings = Mapping[str, Any]
 
+_OPEN_CLIP: Final = "open_clip_config.json"
 # What follows from the tensors of open_clip's towers, or what only training or the text tower needs.
 _OPEN_CLIP_KNOWN: Final = re.compile(
     r"layers|width|head_width|mlp_ratio|patch_size|image_size|patch_dropout|output_tokens|attn_pooler_(queries|heads)|"
@@ -66,30 +68,55 @@ def find_nothing(name: str) -> Settings | None:
     return None
 
 
-def find_beside(folder: Path, name: str) -> Settings | None:
-    """Reads a JSON object in a folder; `None` if there is no such file."""
-    return read_settings_file(folder / name) if (folder / name).is_file() else None
+@final
+class FilesBeside:
+    """Reads the JSON files beside the tensors of a source, which stay open as long as the source does.
+
+    If another file takes the place of one of them meanwhile, or that of the tensors, closing them is an error.
+    """
+
+    def __init__(self, source: AbstractSource, opened: ExitStack):
+        """**Arguments:**
+
+        - `source`: the tensors.
+        - `opened`: closes the files.
+        """
+        self._source = source
+        self._opened = opened
+
+    def __call__(self, name: str) -> Settings | None:
+        path = self._source.path.with_name(name)
+        if not path.is_file():
+            return None
+        if self._source.file is not None:
+            self._source.file.one_of_several = True
+        return _parse_settings(self._opened.enter_context(OpenedFile(path, one_of_several=True)))
 
 
-def find_settings(path: Path) -> Settings:
+def find_settings(path: Path, beside: Beside) -> Settings:
     """Reads the `config.json` beside a file, or that of open_clip; empty if there is none."""
-    folder = path.parent
-    if (folder / "open_clip_config.json").is_file() and not (folder / "model.safetensors").is_file():
-        return _read_open_clip_settings(folder / "open_clip_config.json")
-    return find_beside(folder, "config.json") or {}
+    if not path.with_name("model.safetensors").is_file():
+        whole = beside(_OPEN_CLIP)
+        if whole is not None:
+            return _read_open_clip_settings(path.with_name(_OPEN_CLIP), whole)
+    return beside("config.json") or {}
 
 
 def read_settings_file(path: Path) -> Settings:
     """Reads a JSON object of settings."""
-    settings = read_json(path, "a file of settings")
+    with OpenedFile(path) as file:
+        return _parse_settings(file)
+
+
+def _parse_settings(file: OpenedFile) -> Settings:
+    settings = parse_json(file, "a file of settings")
     if not isinstance(settings, dict):
-        raise CheckpointError(f"{path} must be a JSON object, got {str(settings)[:100]!r}")
+        raise CheckpointError(f"{file.path} must be a JSON object, got {str(settings)[:100]!r}")
     return cast("dict[str, Any]", settings)
 
 
-def _read_open_clip_settings(path: Path) -> Settings:
+def _read_open_clip_settings(path: Path, whole: Settings) -> Settings:
     """The settings of open_clip, translated into those of timm or of the layout of CLIP."""
-    whole = read_settings_file(path)
     model = _to_object(whole.get("model_cfg"))
     vision = _to_object(model.get("vision_cfg"))
     if not vision:
