@@ -17,6 +17,7 @@ from ._opened import OpenedFile
 MAX_HEADER: Final = 16 * 2**20
 """The largest header or JSON file that is read, in bytes. The largest published header has less than a megabyte."""
 _CHUNK: Final = 2**20
+_SHOWN: Final = 80
 
 NumpyArray = Shaped[np.ndarray, "..."]
 
@@ -95,7 +96,11 @@ def parse_json(file: OpenedFile, what: str) -> object:
     if file.size > MAX_HEADER:
         raise CheckpointError(f"{file.path} must be {what} of at most {MAX_HEADER:,} bytes, got {file.size:,}")
     file.raw.seek(0)
+    content = file.raw.readall()
     try:
-        return cast(object, json.loads(file.raw.readall()))
+        return cast(object, json.loads(content))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file.path} must be {what} in JSON, got something else: {error}") from error
+        start = " ".join(content[:_SHOWN].decode("utf-8", "replace").split())
+        raise CheckpointError(
+            f"{file.path} must be {what} in JSON, got an error ({error}) in what begins with {start!r}"
+        ) from error
