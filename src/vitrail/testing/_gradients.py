@@ -13,7 +13,6 @@ from ._subject import Subject, draw_array, draw_part, is_finite, list_parameters
 
 _STEPS: Final = (4e-3, 1e-3)
 """The steps of finite differences. The second is for a part that jumps near the first."""
-_INPUTS: Final = "the inputs"
 
 
 def gradients_reach_every_parameter(subject: Subject) -> Iterator[str]:
