@@ -26,6 +26,8 @@ import jaxtyping
 import numpy as np
 import PIL.Image
 import pytest
+import wrong_parts
+import wrong_pools
 from helpers import small_config, small_model
 
 import vitrail
@@ -316,6 +318,34 @@ def test_a_pool_and_a_head_that_do_not_fit_are_both_named() -> None:
         ValueError, match=r"the head LinearHead reads 16 channels, got the pool MeanPool that returns 8"
     ):
         wrong(jnp.zeros((8, 12, 3)))
+
+
+PARTS: list[tuple[dict[str, Any], str]] = [
+    ({"pool": wrong_pools.pool(lambda pool, tokens, key: 3)},
+     "the pool Wrong must return vectors of out_dim=16 channels, got the int 3: fix that class"),
+    ({"pool": wrong_pools.pool(lambda pool, tokens, key: None)},
+     "the pool Wrong must return vectors of out_dim=16 channels, got None: fix that class"),
+    ({"pool": wrong_pools.pool(lambda pool, tokens, key: np.zeros(16, np.float32))},
+     "the pool Wrong must return vectors of out_dim=16 channels, got a NumPy float32 array of shape (16,): fix"),
+    ({"pool": wrong_pools.pool(lambda pool, tokens, key: jnp.zeros(3))},
+     "the pool Wrong must return vectors of out_dim=16 channels, got shape (3,): fix that class"),
+    ({"head": wrong_parts.head(lambda inner, x, key: 3)},
+     "the head Wrong must return logits of shape (5,), got the int 3: fix that class"),
+    ({"head": wrong_parts.head(lambda inner, x, key: x)},
+     "the head Wrong must return logits of shape (5,), got shape (16,): fix that class"),
+    ({"patch": wrong_parts.patches(lambda inner, image: 3)},
+     "the patch embedding Wrong must return (rows, cols, dim) = (2, 3, 16), got the int 3: fix that class"),
+    ({"position": wrong_parts.learned(call=lambda inner, tokens: 3)},
+     "the position embedding Wrong must return as many tokens as it gets, in their dtype, got the int 3 for"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "message"), PARTS)
+def test_an_own_part_that_returns_something_else_is_named(part: dict[str, Any], message: str) -> None:
+    model = dataclasses.replace(small_config(), **part).build(key=KEY)
+    for function in (model, eqx.filter_jit(model)):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            function(jnp.zeros((8, 12, 3)))
 
 
 # Labels ----------------------------------------------------------------------------------------------------------

@@ -132,3 +132,8 @@ def describe_value(value: object) -> str:
     from ._explain import describe_value
 
     return describe_value(value)
+
+
+def describe_result(value: object) -> str:
+    """Describes what a part returned by its shape if it is a JAX array, and otherwise as `describe_value` does."""
+    return f"shape {value.shape}" if isinstance(value, Array) else describe_value(value)

@@ -3,9 +3,11 @@
 from typing import final
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._check import describe_result
 from .._tokens import Tokens
 from ..head import AbstractHead
 from ..nn import LayerNorm, split_key, to_dtype
@@ -44,7 +46,8 @@ class Readout(eqx.Module):
         The logits, `(classes,)`, in float32; `(tokens, classes)` with the pool `none`; with the head `none`, what the
         pool returns.
 
-        **Raises:** `ValueError` if the head reads another width than the pool returns.
+        **Raises:** `ValueError` if the head reads another width than the pool returns, if it returns no logits, or if
+        the pool returns no vectors.
         """
         if self.head.dim != self.pool.out_dim:
             raise ValueError(
@@ -54,7 +57,14 @@ class Readout(eqx.Module):
             )
         pool_key, head_key = split_key(key, 2)
         pooled = self.pool_tokens(tokens, key=pool_key)
-        return to_dtype(self.head, pooled.dtype)(pooled, key=head_key).astype(jnp.float32)
+        logits = to_dtype(self.head, pooled.dtype)(pooled, key=head_key)
+        shape = (*pooled.shape[:-1], self.head.out_dim)
+        if not isinstance(logits, jax.Array) or logits.shape != shape:
+            raise ValueError(
+                f"the head {type(self.head).__name__} must return logits of shape {shape}, got "
+                f"{describe_result(logits)}: fix that class"
+            )
+        return logits.astype(jnp.float32)
 
     def pool_tokens(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, "*tokens features"]:
         """Computes what the head reads.
@@ -65,12 +75,12 @@ class Readout(eqx.Module):
 
         What the pool returns, after the norm if there is one, in the dtype of the tokens.
 
-        **Raises:** `ValueError` if the pool returns another width than its `out_dim`.
+        **Raises:** `ValueError` if the pool returns no array, or another width than its `out_dim`.
         """
         pooled = to_dtype(self.pool, tokens.patches.dtype)(tokens, key=key)
-        if pooled.shape[-1:] != (self.pool.out_dim,):
+        if not isinstance(pooled, jax.Array) or pooled.shape[-1:] != (self.pool.out_dim,):
             raise ValueError(
                 f"the pool {type(self.pool).__name__} must return vectors of out_dim={self.pool.out_dim} channels, got "
-                f"shape {pooled.shape}: fix that class"
+                f"{describe_result(pooled)}: fix that class"
             )
         return pooled if self.norm is None else self.norm(pooled)
