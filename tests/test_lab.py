@@ -405,8 +405,9 @@ def test_a_damaged_result_is_done_again(
     path = tmp_path / "pools" / "abmil.json"
     path.write_text(damage(json.loads(path.read_text())))
     told = rf"{path} cannot be read as the result of abmil, so the pool is trained again: .*{reason}"
-    with pytest.warns(UserWarning, match=told):
+    with pytest.warns(UserWarning, match=told) as caught:
         again = compare(model, data, pools=["abmil"], folder=tmp_path)
+    assert [warning.filename for warning in caught] == [__file__]  # not into vitrail or jaxtyping
     assert same(again.rows[0], first.rows[0])
 
 

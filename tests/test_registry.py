@@ -607,6 +607,26 @@ def test_a_group_that_is_none_of_vitrails_is_a_warning_and_its_name_an_error(
     assert "misplaced" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        list,
+        dict,
+        len,
+        lambda registry: "mine" in registry,
+        lambda registry: [*registry.items()],
+        lambda registry: eqx.filter_jit(lambda x: x * len(registry))(jnp.zeros(())),
+    ],
+    ids=["list", "dict", "len", "in", "items", "jit"],
+)
+def test_a_warning_points_at_the_line_that_called(install: Installer, read: Callable[[Any], object]) -> None:
+    """Not into vitrail, nor into the wrapper that checks types."""
+    install("misplaced", parts={"mine": "Pool"}, group="vitrail.pool")
+    with pytest.warns(UserWarning, match="misplaced 1.2 declares 'mine'") as caught:
+        read(fresh())
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 @pytest.mark.parametrize("group", ["vitrail.encoders", "vitrail.a.pools", "vitrail."])
 def test_no_group_that_begins_with_vitrail_is_ignored(install: Installer, group: str) -> None:
     install("misplaced", parts={"mine": "Pool"}, group=group)

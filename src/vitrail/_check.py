@@ -1,14 +1,20 @@
 """Checks of plain arguments, and their messages."""
 
+import inspect
 import math
+import warnings
 from collections.abc import Iterable
-from typing import cast
+from types import FrameType
+from typing import Final, cast
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Shaped
+
+_BETWEEN: Final = (__name__.rpartition(".")[0], "jaxtyping", "beartype", "equinox", "functools", "collections.abc")
+"""The modules that a warning does not point into."""
 
 
 def check_positive(**values: int | tuple[int, ...]) -> None:
@@ -137,3 +143,18 @@ def describe_value(value: object) -> str:
 def describe_result(value: object) -> str:
     """Describes what a part returned by its shape if it is a JAX array, and otherwise as `describe_value` does."""
     return f"shape {value.shape}" if isinstance(value, Array) else describe_value(value)
+
+
+def warn(message: str) -> None:
+    """Warns at the line of the user's code that called vitrail, past what stands between: the wrappers that check
+    types, and cached properties."""
+    frame = cast(FrameType, inspect.currentframe())
+    while frame.f_back is not None and _is_between(str(frame.f_globals.get("__name__"))):
+        frame = frame.f_back
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    place = frame.f_code.co_filename, frame.f_lineno, frame.f_globals.get("__name__")
+    warnings.warn_explicit(message, UserWarning, *place, registry=registry)
+
+
+def _is_between(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in _BETWEEN)

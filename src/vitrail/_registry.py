@@ -7,7 +7,6 @@ import dataclasses
 import difflib
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -16,7 +15,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from jaxtyping import PRNGKeyArray
 
-from ._check import describe_value, join_names
+from ._check import describe_value, join_names, warn
 from ._plugins import NO_PLUGINS, are_plugins_off, explain_misplaced, find_misplaced, name_origin
 from ._spec import PartSpec, Plain
 
@@ -114,7 +113,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         for plugin in entry_points(group=self.group):
             found[plugin.name] = (*found.get(plugin.name, ()), plugin)
         for plugin in self._misplaced:
-            warnings.warn(explain_misplaced(plugin, self.kind, self.group), stacklevel=2)
+            warn(explain_misplaced(plugin, self.kind, self.group))
         return found
 
     @functools.cached_property

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float
 
+from .._check import warn
 from .._files import read_object, write_whole
 
 _COLUMNS: Final = (
@@ -181,9 +181,7 @@ class FinishedPools:
             return self._check_row(_from_values(read_object(path)), label)
         except (ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).removeprefix(f"{path} ").split())[:100]
-        warnings.warn(
-            f"{path} cannot be read as the result of {label}, so the pool is trained again: {reason}", stacklevel=3
-        )
+        warn(f"{path} cannot be read as the result of {label}, so the pool is trained again: {reason}")
         return None
 
     def _check_row(self, row: PoolRow, label: str) -> PoolRow:
