@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -362,7 +363,9 @@ PATCHES: dict[str, Wrong] = {
 
 
 def head(
-    call: Callable[[Any, Any, Any], Any] = lambda inner, x, key: inner(x), make: Callable[[Any], Any] = lambda x: x
+    call: Callable[[Any, Any, Any], Any] = lambda inner, x, key: inner(x),
+    make: Callable[[Any], Any] = lambda x: x,
+    kinds: Any = MappingProxyType({}),
 ) -> Any:
     """A linear head of which one thing is another."""
 
@@ -375,8 +378,16 @@ def head(
         return call(self.inner, x, key)
 
     static = {name: eqx.field(static=True) for name in ("dim", "out_dim")}
-    fields = {"inner": Any, "dim": int, "out_dim": int}
-    return make_part(vitrail.AbstractHead, fields, {"__init__": __init__, "__call__": __call__, **static})
+    fields = {"inner": Any, "dim": int, "out_dim": int, "parameter_kinds": ClassVar[Any]}
+    body = {"__init__": __init__, "__call__": __call__, "parameter_kinds": kinds, **static}
+    return make_part(vitrail.AbstractHead, fields, body)
+
+
+class MisspeltLayer(eqx.Module):
+    """A layer within a part."""
+
+    scale: Any
+    parameter_kinds: ClassVar[Any] = {"scales": "norm"}
 
 
 def half(inner: Any, x: Any, key: Any) -> Any:
@@ -415,6 +426,16 @@ HEADS: dict[str, Wrong] = {
         head(lambda inner, x, key: inner(x) + jnp.broadcast_to(jnp.zeros(7, x.dtype), inner(x).shape)),
         "num_classes=1",
         "holds_for_other_classes",
+    ),
+    "says what a module is": Wrong(
+        head(kinds={"inner": "matrix"}),
+        "parameter_kinds of Wrong must name fields .*, got 'inner': it has none",
+        "parameter_kinds_name_its_arrays",
+    ),
+    "has a layer that names a field that there is not": Wrong(
+        head(make=lambda inner: eqx.tree_at(lambda h: h.linear.bias, inner, [MisspeltLayer(inner.linear.bias)])),
+        "parameter_kinds of MisspeltLayer must name fields .*, got 'scales': these are 'scale'",
+        "parameter_kinds_name_its_arrays",
     ),
     "fits one width": Wrong(
         head(lambda inner, x, key: inner(x * jnp.broadcast_to(jnp.ones(24, x.dtype), x.shape))),

@@ -1,6 +1,7 @@
 """Wrong pools: each differs from a right one in one thing, and has the words that must say which."""
 
 import dataclasses
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, final
 
 import equinox as eqx
@@ -54,7 +55,12 @@ def scaled_mean(self: Any, tokens: Tokens, key: Any) -> Any:
 
 
 def pool(
-    call: Any = scaled_mean, *, init: Any = set_scale, order_invariant: bool = True, needs_class_token: bool = False
+    call: Any = scaled_mean,
+    *,
+    init: Any = set_scale,
+    order_invariant: bool = True,
+    needs_class_token: bool = False,
+    kinds: Any = MappingProxyType({"scale": "other"}),
 ) -> Any:
     """A pool with a scale for each channel."""
 
@@ -66,9 +72,11 @@ def pool(
         "out_dim": int,
         "needs_class_token": ClassVar[bool],
         "order_invariant": ClassVar[bool],
+        "parameter_kinds": ClassVar[Any],
     }
     body = {
         "out_dim": eqx.field(static=True),
+        "parameter_kinds": kinds,
         "needs_class_token": needs_class_token,
         "order_invariant": order_invariant,
         "__init__": init,
@@ -325,6 +333,26 @@ POOLS: dict[str, Wrong] = {
         pool(by_index, order_invariant=False),
         "in another order with their places",
         "a_mask_equals_a_subset",
+    ),
+    "names a field that there is not": Wrong(
+        pool(kinds={"ww": "matrix"}),
+        "parameter_kinds of Wrong must name fields .*, got 'ww': these are 'scale'",
+        "parameter_kinds_name_its_arrays",
+    ),
+    "names a field that is static": Wrong(
+        pool(kinds={"out_dim": "other"}),
+        "parameter_kinds of Wrong must name fields .*, got 'out_dim': these are 'scale'",
+        "parameter_kinds_name_its_arrays",
+    ),
+    "misspells a kind": Wrong(
+        pool(kinds={"scale": "matricks"}),
+        "parameter_kinds of Wrong must give one of the kinds 'matrix', .* for 'scale', got the string 'matricks'",
+        "parameter_kinds_name_its_arrays",
+    ),
+    "has kinds that are no dictionary": Wrong(
+        pool(kinds=("scale", "other")),
+        "parameter_kinds of Wrong must be a dictionary .*, got the tuple",
+        "parameter_kinds_name_its_arrays",
     ),
     "fits one width only": Wrong(pool(width_of_24), "for a width of 48", "holds_for_another_width"),
 }

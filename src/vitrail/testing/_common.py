@@ -17,6 +17,7 @@ from .._spec import PartSpec
 from ..encoder import EncoderSize
 from ..model import ViTConfig
 from ._gradients import differentiate, gradients_are_slopes, gradients_reach_every_parameter
+from ._kinds import parameter_kinds_name_its_arrays
 from ._subject import (
     Check,
     Subject,
@@ -272,6 +273,7 @@ COMMON: tuple[Check, ...] = (
     is_a_final_class,
     options_are_keyword_only,
     fields_are_arrays_or_static,
+    parameter_kinds_name_its_arrays,
     starts_finite_and_in_float32,
     parameters_follow_the_key,
     jit_equals_eager,
