@@ -140,6 +140,11 @@ def describe_value(value: object) -> str:
     return describe_value(value)
 
 
+def is_array(value: object) -> bool:
+    """Whether a value is an array of JAX, whatever its type promises."""
+    return isinstance(value, Array)
+
+
 def describe_result(value: object) -> str:
     """Describes what a part returned by its shape if it is a JAX array, and otherwise as `describe_value` does."""
     return f"shape {value.shape}" if isinstance(value, Array) else describe_value(value)

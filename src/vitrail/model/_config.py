@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import jax
 from jaxtyping import PRNGKeyArray
 
-from .._check import check_divisible, check_heads, check_positive
+from .._check import check_divisible, check_heads, check_positive, describe_value
 from .._spec import PartSpec
 from ..encoder import NECK_EPS, EncoderOptions, EncoderSize, WindowOptions, check_blocks
 from ..head import HeadFactory
@@ -90,9 +90,9 @@ class ViTConfig:
                 f"preprocess must have the channels of the model, {self.channels}, got {self.preprocess.channels}: "
                 "give its mean and std one number for each channel of the model, or change channels"
             )
-        if self.classes is not None and not all(isinstance(name, str) for name in self.classes):  # pyright: ignore[reportUnnecessaryIsInstance]
-            wrong = next(name for name in self.classes if not isinstance(name, str))  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"classes must be names, got {wrong!r} among them: pass str({wrong!r})")
+        # The check of types looks at one name of all.
+        if wrong := [name for name in cast("tuple[object, ...]", self.classes or ()) if not isinstance(name, str)]:
+            raise TypeError(f"classes must be names, got {describe_value(wrong[0])} among them: pass a string")
         if self.classes is not None and len(self.classes) != self.num_classes:
             raise ValueError(
                 f"classes must have a name for each of the num_classes={self.num_classes} logits, got "
