@@ -14,7 +14,7 @@ import pytest
 from checkpoint_cases import load_cases, published, tensors_of
 from helpers import small_config
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import vitrail
 from vitrail.cli import main
@@ -332,8 +332,9 @@ def test_inspect_shows_what_is_assumed(tmp_path: Path, capsys: pytest.CaptureFix
     }
     for layout, assumed in expected.items():
         vitrail.save(model, tmp_path / layout, layout=layout)  # type: ignore[arg-type]
-        (tmp_path / layout / "config.json").unlink()
-        assert main(["inspect", str(tmp_path / layout)]) == 0
+        path = tmp_path / f"{layout}.safetensors"  # as a file of the library is downloaded without its settings
+        save_file(load_file(tmp_path / layout / "model.safetensors"), path)
+        assert main(["inspect", str(path)]) == 0
         assert f"\nassumed     {assumed}: no settings say it\n" in capsys.readouterr().out
     assert main(["inspect", str(published(HF, tmp_path / "said"))]) == 0
     assert "assumed" not in capsys.readouterr().out
