@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 import wrong_parts
@@ -55,6 +56,8 @@ RIGHT: list[tuple[Callable[[Any], None], Any]] = [
     (check_pool, wrong_pools.RIGHT_GRID_POOL),
     (check_position, wrong_parts.learned()),
     (check_patch_embed, wrong_parts.patches()),
+    (check_patch_embed, wrong_parts.patches(lambda inner, image: inner(jax.nn.relu(image)))),
+    (check_patch_embed, wrong_parts.patches(wrong_parts.of_the_largest)),
     (check_head, wrong_parts.head()),
 ]
 
@@ -63,6 +66,20 @@ RIGHT: list[tuple[Callable[[Any], None], Any]] = [
 def test_what_the_wrong_parts_are_made_from_is_right(number: int) -> None:
     check, part = RIGHT[number]
     check(part)
+
+
+# Convolutions of large patches are slow without XLA's optimisations, which the tests turn off.
+SIZES = [("conv", (4, 4)), *((name, size) for name in ("matmul", "conv_stem") for size in ((16, 16), (8, 16), (4, 4)))]
+
+
+@pytest.mark.parametrize(("name", "patch_size"), SIZES, ids=str)
+def test_a_built_in_patch_embedding_is_right_for_the_sizes_in_use(name: str, patch_size: tuple[int, int]) -> None:
+    def checks(part: Any) -> Callable[..., None]:
+        return patch_embed_checks(part, patch_size=patch_size, reads_neighbours=name == "conv_stem")
+
+    part = vitrail.PATCHES.configure("conv", implementation="matmul") if name == "matmul" else name
+    for check in ("a_patch_reads_its_own_pixels", "holds_for_other_patches"):
+        run_check(checks, part, check)
 
 
 def test_overlapping_patches_are_a_breach_unless_they_are_intended() -> None:

@@ -308,6 +308,22 @@ def without_bias(inner: Any, size: tuple[int, int]) -> Any:
     return eqx.tree_at(lambda p: p.bias, inner.resized(size), jnp.zeros_like(inner.bias))
 
 
+def of_the_largest(inner: Any, image: Any) -> Any:
+    """It is right: it reads the largest of 2 x 2 pixels, one in four for each image."""
+    inner(image)
+    height, width, channels = image.shape
+    cells = image.reshape(height // 2, 2, width // 2, 2, channels)
+    largest = jnp.broadcast_to(cells.max(axis=(1, 3), keepdims=True), cells.shape)
+    return inner(largest.reshape(image.shape))
+
+
+def skips_in_every_second(inner: Any, image: Any) -> Any:
+    """It leaves out the last row of pixels in every second patch."""
+    grid, part = inner(image), eqx.tree_at(lambda p: p.weight, inner, inner.weight.at[:, :, -1].set(0))(image)
+    odd = jnp.arange(grid.shape[0] * grid.shape[1]).reshape(*grid.shape[:2], 1) % 2
+    return jnp.where(odd == 1, part, grid)
+
+
 OWN = "must depend on every pixel and channel of its patch"
 OTHERS = "must not depend on pixels of other patches"
 READS = "a_patch_reads_its_own_pixels"
@@ -322,6 +338,7 @@ PATCHES: dict[str, Wrong] = {
         OWN,
         READS,
     ),
+    "skips a row of pixels in every second patch": Wrong(patches(skips_in_every_second), OWN, READS),
     "subtracts the mean of the image": Wrong(
         patches(lambda inner, image: inner(image - jnp.broadcast_to(jnp.mean(image), image.shape))), OTHERS, ALONE
     ),
