@@ -40,7 +40,8 @@ def explain_violation(
     bound.apply_defaults()
     values = list(_list_values(signature, bound.arguments))
     name = name_object(function.__module__, getattr(function, "__qualname__", "function"))
-    wrong = [(key, hint, value) for key, hint, value in values if not _fits(value, hint)]
+    # beartype looks at one item of many, and not at the same one each time.
+    wrong = [each for each in values if not _fits(each[2], each[1]) or _find_wrong_item(each[1], each[2])]
     if not wrong:
         return f"{name}() got a value of a wrong type: {shorten(str(problem), 300)}"
     key, hint, value = wrong[0]
