@@ -140,7 +140,7 @@ def describe_value(value: object) -> str:
     return describe_value(value)
 
 
-def is_array(value: object) -> bool:
+def is_jax_array(value: object) -> bool:
     """Whether a value is an array of JAX, whatever its type promises."""
     return isinstance(value, Array)
 

@@ -169,7 +169,11 @@ def split(
 ) -> Dataset:
     """Divides examples by `hold_out`. Without `preprocess` the normalisation is measured."""
     mask = hold_out(examples.labels, seed=seed)
-    train = examples[~mask]
-    return Dataset(
-        name, train, examples[mask], classes, measure_preprocess(train) if preprocess is None else preprocess
-    )
+    return make_dataset(name, examples[~mask], examples[mask], classes, preprocess)
+
+
+def make_dataset(
+    name: str, train: Examples, test: Examples, classes: tuple[str, ...], preprocess: Preprocess | None
+) -> Dataset:
+    """A data set. Without `preprocess` the normalisation is measured on the training images."""
+    return Dataset(name, train, test, classes, measure_preprocess(train) if preprocess is None else preprocess)

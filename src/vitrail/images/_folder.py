@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from .._check import check_positive, check_seed, join_names
 from .._extras import require
-from ._dataset import MIN_PER_CLASS, DataError, Dataset, Examples, measure_preprocess, raise_problems, split
+from ._dataset import MIN_PER_CLASS, DataError, Dataset, Examples, make_dataset, raise_problems, split
 from ._open import FORMATS, open_image, read_image
 from ._picture import GREY_MODES
 from ._preprocess import Preprocess
@@ -80,15 +80,15 @@ def load_folder(
     resizer = make_resizer(preprocess, channels)
     images = [_read_images(paths, resizer, image_size, problems) for paths in files]
     raise_problems(problems)
+    numbers = {name: number for number, name in enumerate(classes)}
     learned, *held_out = (
-        Examples(np.stack(read), np.array([classes.index(path.parent.name) for path in paths], np.int32))
+        Examples(np.stack(read), np.array([numbers[path.parent.name] for path in paths], np.int32))
         for read, paths in zip(images, files, strict=True)
     )
     if not held_out:
         return split(str(folder), learned, classes, preprocess, seed=seed)
-    preprocess = measure_preprocess(learned) if preprocess is None else preprocess
     name = f"{folder} ({roots[0][0].name} and {roots[1][0].name})"
-    return Dataset(name, learned, held_out[0], classes, preprocess)
+    return make_dataset(name, learned, held_out[0], classes, preprocess)
 
 
 def _find_parts(folder: Path, problems: list[str]) -> list[tuple[Path, int]]:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
-from ._dataset import DataError, Dataset, Examples, measure_preprocess
+from ._dataset import DataError, Dataset, Examples, make_dataset
 from ._open import MAX_PIXELS
 from ._preprocess import Preprocess
 from ._resize import resize_all
@@ -88,8 +88,7 @@ def load_idx(
         for images, labels in (train, test)
     )
     classes = tuple(str(number) for number in numbers)
-    preprocess = measure_preprocess(learned) if preprocess is None else preprocess
-    return Dataset(str(folder), learned, held_out, classes, preprocess)
+    return make_dataset(str(folder), learned, held_out, classes, preprocess)
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from .._check import check_divisible, check_image, describe_result, describe_value, is_array
+from .._check import check_divisible, check_image, describe_result, describe_value, is_jax_array
 from .._tokens import Tokens
 from ..encoder import Blocks, Encoder, Neck, WindowedEncoder
 from ..nn import Dropout, Edit, Execution, Intermediate, LayerNorm, ParameterKinds, to_dtype, to_jax
@@ -160,7 +160,7 @@ class Backbone(eqx.Module):
             (self.patch, self.class_token, self.registers, self.position), dtype
         )
         grid = patch(jnp.asarray(image, dtype))
-        if not is_array(grid) or grid.shape != (*self.grid, self.encoder.dim):
+        if not is_jax_array(grid) or grid.shape != (*self.grid, self.encoder.dim):
             raise ValueError(
                 f"the patch embedding {type(self.patch).__name__} must return (rows, cols, dim) = "
                 f"{(*self.grid, self.encoder.dim)}, got {describe_result(grid)}: fix that class"

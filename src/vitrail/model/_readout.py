@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._check import describe_result, is_array
+from .._check import describe_result, is_jax_array
 from .._tokens import Tokens
 from ..head import AbstractHead
 from ..nn import LayerNorm, split_key, to_dtype
@@ -58,7 +58,7 @@ class Readout(eqx.Module):
         pooled = self.pool_tokens(tokens, key=pool_key)
         logits = to_dtype(self.head, pooled.dtype)(pooled, key=head_key)
         shape = (*pooled.shape[:-1], self.head.out_dim)
-        if not is_array(logits) or logits.shape != shape:
+        if not is_jax_array(logits) or logits.shape != shape:
             raise ValueError(
                 f"the head {type(self.head).__name__} must return logits of shape {shape}, got "
                 f"{describe_result(logits)}: fix that class"
@@ -77,7 +77,7 @@ class Readout(eqx.Module):
         **Raises:** `ValueError` if the pool returns no array, or another width than its `out_dim`.
         """
         pooled = to_dtype(self.pool, tokens.patches.dtype)(tokens, key=key)
-        if not is_array(pooled) or pooled.shape[-1:] != (self.pool.out_dim,):
+        if not is_jax_array(pooled) or pooled.shape[-1:] != (self.pool.out_dim,):
             raise ValueError(
                 f"the pool {type(self.pool).__name__} must return vectors of out_dim={self.pool.out_dim} channels, got "
                 f"{describe_result(pooled)}: fix that class"

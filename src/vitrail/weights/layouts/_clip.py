@@ -15,8 +15,8 @@ from ._checkpoint import Checkpoint
 from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower, write_config
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, OPEN_CLIP
-from ._preprocess import CLIP, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
-from ._vit import find_misreading, find_oblong, has_projection, use_learned
+from ._preprocess import CLIP, Preprocess, write_hugging_face_preprocess
+from ._vit import find_misreading, find_square_obstacle, has_projection, use_learned
 
 _NO_BIAS: Final = (("bias", False),)
 
@@ -195,11 +195,6 @@ def _write_config(config: ViTConfig) -> Settings:
     return write_config(config, "clip_vision_model", "CLIPVisionModel")
 
 
-def _find_obstacle(config: ViTConfig) -> str:
-    oblong = find_oblong(image_size=config.image_size, patch_size=config.patch_size)
-    return oblong or find_preprocess_obstacle(config)
-
-
 HF_CLIP: Final = Layout(
     name="hf_clip",
     title="Hugging Face's CLIP",
@@ -217,7 +212,7 @@ HF_CLIP: Final = Layout(
         find_misreading,
         write_config=_write_config,
         write_preprocess=write_hugging_face_preprocess,
-        find_obstacle=_find_obstacle,
+        find_obstacle=find_square_obstacle,
         prefix=lambda config: "vision_model." if has_projection(config) else "",
         bare=("visual_projection",),
     ),

@@ -4,7 +4,7 @@ Source: facebookresearch/dinov2 `models/vision_transformer.py`; transformers 5.2
 `dinov2_with_registers`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -17,8 +17,8 @@ from ._checkpoint import Checkpoint
 from ._hugging_face import MASK_TOKEN, check_model_type, read_activation, write_config, write_labels
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META
-from ._preprocess import IMAGENET, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
-from ._vit import find_misreading, find_oblong, use_learned
+from ._preprocess import IMAGENET, Preprocess, write_hugging_face_preprocess
+from ._vit import find_misreading, find_square_obstacle, use_learned
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,7 @@ def _find_obstacle(config: ViTConfig) -> str:
     if _find_mlp_ratio(config) is None:
         dim, mlp_dim = config.size.dim, config.size.mlp_dim
         return f"mlp_dim must be one that a whole mlp_ratio gives for dim={dim}, got {mlp_dim}"
-    oblong = find_oblong(image_size=config.image_size, patch_size=config.patch_size)
-    return oblong or find_preprocess_obstacle(config)
+    return find_square_obstacle(config)
 
 
 _PREFIXES: Final = ("dinov2.", "dinov2_with_registers.")
@@ -257,16 +256,12 @@ HF_DINOV2: Final = Layout(
         bare=("classifier",),
     ),
 )
-HF_DINOV2_5: Final = Layout(
+HF_DINOV2_5: Final = replace(
+    HF_DINOV2,
     name="hf_dinov2_5",
     title="Hugging Face's DINOv2, as version 5 names it in memory",
-    library=HUGGING_FACE,
     read_config=partial(_read_config_hugging_face, names=_IN_MEMORY),
     rules=partial(_map, names=_IN_MEMORY),
     signature=("encoder.layer.0.layer_scale1.lambda1", "encoder.layer.0.attention.q_proj.weight"),
-    prefixes=_PREFIXES,
-    model_types=_MODEL_TYPES,
-    usual=_USUAL,
-    preprocess=dict.fromkeys(_MODEL_TYPES, _CUT),
-    ignored=MASK_TOKEN,
+    export=None,
 )

@@ -4,6 +4,7 @@ Source: facebookresearch/dinov3 `models/vision_transformer.py` and `layers/atten
 module `dinov3_vit`.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -207,15 +208,12 @@ HF_DINOV3: Final = Layout(
         find_obstacle=find_preprocess_obstacle,
     ),
 )
-HF_DINOV3_5: Final = Layout(
+HF_DINOV3_5: Final = replace(
+    HF_DINOV3,
     name="hf_dinov3_5",
     title="Hugging Face's DINOv3, as version 5 names it in memory",
-    library=HUGGING_FACE,
     read_config=partial(_read_config_hugging_face, layer="model.layer.{i}."),
     rules=partial(_map_hugging_face, layer="model.layer.{i}."),
     signature=("embeddings.patch_embeddings.weight", "model.layer.0.layer_scale1.lambda1"),
-    model_types=_MODEL_TYPES,
-    usual=_USUAL,
-    preprocess=dict.fromkeys(_MODEL_TYPES, _SQUASHED),
-    ignored=MASK_TOKEN,
+    export=None,
 )

@@ -3,7 +3,7 @@
 Source: transformers 5.23.0: the modules `vit`, `deit` and `vit_mae`, and `conversion_mapping.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, cast
 
@@ -187,17 +187,12 @@ HF_VIT: Final = Layout(
         bare=("classifier", "cls_classifier", "distillation_classifier"),
     ),
 )
-HF_VIT_5: Final = Layout(
+HF_VIT_5: Final = replace(
+    HF_VIT,
     name="hf_vit_5",
     title="Hugging Face's ViT, DeiT and ViTMAE, as version 5 names them in memory",
-    library=HUGGING_FACE,
     read_config=partial(_read_config, names=_IN_MEMORY),
     rules=partial(_map, names=_IN_MEMORY),
     signature=(_KERNEL, "layers.0.layernorm_before.weight"),
-    prefixes=_PREFIXES,
-    model_types=_MODEL_TYPES,
-    usual=_USUAL,
-    preprocess=_PREPROCESS,
-    ignored=_IGNORED,
-    embeds=has_pooler,
+    export=None,
 )

@@ -18,7 +18,7 @@ from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META, TIMM
 from ._preprocess import IMAGENET, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
 from ._timm import write_timm_config
-from ._vit import find_misreading, find_oblong, use_learned
+from ._vit import find_misreading, find_square_obstacle, use_learned
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,6 @@ def _write_windows(config: ViTConfig) -> Settings:
     return {"window_size": windows.size, "global_attn_indexes": list(windows.global_blocks)}
 
 
-def _find_obstacle(config: ViTConfig) -> str:
-    return find_oblong(image_size=config.image_size, patch_size=config.patch_size) or find_preprocess_obstacle(config)
-
-
 _MODEL_TYPES: Final = ("sam_vision_model", "sam")
 _PREPROCESS: Final = {"": Preprocess("pad", "bilinear", *IMAGENET)}
 _OTHER_PARTS: Final = (
@@ -191,7 +187,7 @@ HF_SAM: Final = Layout(
         find_misreading,
         write_config=_write_config_hugging_face,
         write_preprocess=write_hugging_face_preprocess,
-        find_obstacle=_find_obstacle,
+        find_obstacle=find_square_obstacle,
         prefix=lambda config: "vision_encoder.",
     ),
 )

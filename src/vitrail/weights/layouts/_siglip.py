@@ -13,8 +13,8 @@ from ._checkpoint import Checkpoint, Kernel
 from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower, write_config, write_labels
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE
-from ._preprocess import HALF, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
-from ._vit import find_misreading, find_oblong, list_shapes, use_attention_pool, use_learned
+from ._preprocess import HALF, Preprocess, write_hugging_face_preprocess
+from ._vit import find_misreading, find_square_obstacle, list_shapes, use_attention_pool, use_learned
 
 _LAYER: Final = "encoder.layers.{i}."
 _KERNEL: Final = "embeddings.patch_embedding.weight"
@@ -121,8 +121,7 @@ def _write_config(config: ViTConfig) -> Settings:
 def _find_obstacle(config: ViTConfig) -> str:
     if config.position == _NATIVE_ASPECT and config.preprocess is not None:
         return "its images keep their own aspect, so preprocess must be None there: use vitrail.replace"
-    oblong = find_oblong(image_size=config.image_size, patch_size=config.patch_size)
-    return oblong or find_preprocess_obstacle(config)
+    return find_square_obstacle(config)
 
 
 HF_SIGLIP: Final = Layout(

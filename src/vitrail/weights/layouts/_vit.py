@@ -13,7 +13,7 @@ from ...model import ViT, ViTConfig
 from ...nn import list_arrays
 from ...position import LearnedPosition
 from .._configuration import make_outline
-from ._preprocess import is_prepared_alike
+from ._preprocess import find_preprocess_obstacle, is_prepared_alike
 
 _COMPARED: Final = (
     "encoder",
@@ -86,12 +86,12 @@ def write_sides(size: tuple[int, int]) -> int | list[int]:
     return size[0] if size[0] == size[1] else list(size)
 
 
-def find_oblong(**sizes: tuple[int, int]) -> str:
-    """Which of these sizes is not square, in words; empty if all are."""
-    for name, (height, width) in sizes.items():
+def find_square_obstacle(config: ViTConfig) -> str:
+    """What of a model a library cannot say that knows squares alone: images or patches, or the preprocessing."""
+    for name, (height, width) in (("image_size", config.image_size), ("patch_size", config.patch_size)):
         if height != width:
             return f"{name} must be square there, got {height} x {width}"
-    return ""
+    return find_preprocess_obstacle(config)
 
 
 def _show(value: object) -> str:
