@@ -39,6 +39,7 @@ LAYERS = (
     {"images"},
     {"patch", "position", "pool", "head", "encoder"},
     {"model"},
+    {"systems"},
     {"train", "weights", "testing"},
     {"show"},
     {"lab"},

@@ -1,7 +1,6 @@
-"""A kind of model that the room of weights has never seen, of two towers: a file of ours, and a layout, read it."""
+"""A kind of model that the room of weights has never seen, a system of two towers: files of ours and a layout of it."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,108 +12,156 @@ from safetensors.numpy import load_file, save_file
 
 import vitrail
 from vitrail import CheckpointError
+from vitrail.model import from_json, to_json
 from vitrail.weights import LAYOUTS, Configuration, Layout, read_model, save
 from vitrail.weights._configuration import KINDS
-from vitrail.weights.layouts import Checkpoint, Export, Library, Rule, map_block, map_names
+from vitrail.weights.layouts import Checkpoint, Export, Library, Rule, map_block, prefix_rules
 
 
 @dataclasses.dataclass(frozen=True)
-class Two:
-    """Encoders of two depths."""
+class TwoConfig:
+    """An image tower, and an encoder of so many blocks beside it."""
 
-    dim: int
-    depths: tuple[int, int]
+    image: vitrail.ViTConfig
+    depth: int
 
-    def build(self, *, key: Any) -> "TwoTowers":
-        return TwoTowers(self, key)
+    def build(self, *, key: Any) -> "Two":
+        image_key, beside_key = jax.random.split(key)
+        size = dataclasses.replace(self.image.size, depth=self.depth)
+        beside = vitrail.Encoder(size, options=vitrail.EncoderOptions(), init=vitrail.TRUNC_NORMAL, key=beside_key)
+        return Two(self.image.build(key=image_key), beside, self)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
+        return to_json(self)
 
     @staticmethod
-    def from_json(text: str) -> "Two":
-        values = json.loads(text)
-        return Two(values["dim"], tuple(values["depths"]))
+    def from_json(text: str) -> "TwoConfig":
+        return from_json(TwoConfig, text)
 
 
-class TwoTowers(eqx.Module):
-    towers: tuple[vitrail.Encoder, vitrail.Encoder]
-    scale: jax.Array
-    config: Two = eqx.field(static=True)
+class Two(eqx.Module):
+    image: vitrail.ViT
+    beside: vitrail.Encoder
+    config: TwoConfig = eqx.field(static=True)
 
-    def __init__(self, config: Two, key: Any):
-        keys = jax.random.split(key)
-        sizes = [vitrail.EncoderSize(config.dim, depth, 1, 2 * config.dim) for depth in config.depths]
-        first, second = (
-            vitrail.Encoder(size, options=vitrail.EncoderOptions(), init=vitrail.TRUNC_NORMAL, key=key)
-            for size, key in zip(sizes, keys, strict=True)
-        )
-        self.towers = first, second
-        self.scale = jax.random.normal(keys[0], (1,))
-        self.config = config
+    def with_execution(self, execution: vitrail.Execution) -> "Two":
+        return dataclasses.replace(self, image=self.image.with_execution(execution))
+
+    def with_dropout(self, dropout: vitrail.Dropout) -> "Two":
+        return dataclasses.replace(self, image=self.image.with_dropout(dropout))
 
 
-def configure(checkpoint: Checkpoint) -> Two:
-    dim = checkpoint.get_shape("a.0.fc1.weight", 2)[1]
-    return Two(dim, (checkpoint.count_blocks("a.{i}.fc1.weight"), checkpoint.count_blocks("b.{i}.fc1.weight")))
+IMAGE = LAYOUTS["hf_clip"] if LAYOUTS["hf_clip"].image is None else LAYOUTS["hf_clip"].image
 
 
-def rules(config: Two) -> tuple[Rule, ...]:
+def read_config(checkpoint: Checkpoint) -> TwoConfig:
+    assert TOY.image is not None
+    image = TOY.image.read_config(checkpoint.view(layout=TOY.image))
+    return TwoConfig(image, checkpoint.count_blocks("b.{i}.fc1.weight"))
+
+
+def make_rules(config: TwoConfig) -> tuple[Rule, ...]:
     names = {"norm1": "n1", "qkv": "qkv", "project": "out", "norm2": "n2", "hidden": "fc1", "out": "fc2"}
-    return (
-        *map_block("a.{i}.", **names, ours="towers.0.stack."),
-        *map_block("b.{i}.", **names, ours="towers.1.stack."),
-        map_names("scale", "scale"),
-    )
+    image = prefix_rules(IMAGE.rules(config.image), ours="image.", theirs="vision_model.", bare=("visual_projection",))
+    return (*image, *map_block("b.{i}.", **names, ours="beside.stack."))
 
 
 TOY = Layout(
     name="toy",
     title="a toy",
     library=Library("nobody"),
-    read_config=configure,
-    rules=rules,
-    signature=("a.0.fc1.weight", "b.0.fc1.weight"),
-    export=Export(find_misreading=lambda written, read: "" if written == read else "it is another"),
+    read_config=read_config,
+    rules=make_rules,
+    signature=("vision_model.pre_layrnorm.weight", "b.0.fc1.weight"),
+    kind=TwoConfig,
+    image=dataclasses.replace(IMAGE, name="toy", ignored=((r"b\..*", "the encoder beside it"),), export=None),
+    export=Export(find_misreading=lambda written, read: "" if written.depth == read.depth else "it is another"),
+)
+CONFIG = vitrail.ViTConfig(
+    image_size=(8, 8),
+    patch_size=(4, 4),
+    size=vitrail.EncoderSize(64, 2, 1, 128),
+    num_classes=5,
+    patch=vitrail.PATCHES.configure("conv", bias=False),
+    position=vitrail.POSITIONS.configure("learned", resize="torch_bicubic", covers_prefix=True),
+    pool="cls",
+    head=vitrail.HEADS.configure("linear", bias=False),
+    class_token=True,
+    norm_order="pool_norm",
+    encoder=vitrail.EncoderOptions(activation="quick_gelu", norm_eps=1e-5, pre_norm=True),
 )
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> TwoTowers:
-    """A model of two towers, whose kind and whose layout are each one line of a table."""
-    kinds: dict[str, type[Configuration]] = {**KINDS, "two": Two}
+def model(monkeypatch: pytest.MonkeyPatch) -> Two:
+    """A system whose kind and whose layout are each one line of a table."""
+    kinds: dict[str, type[Configuration]] = {**KINDS, "two": TwoConfig}
     monkeypatch.setattr("vitrail.weights._configuration.KINDS", kinds)
     for module in ("vitrail.weights.layouts._table", "vitrail.weights._save"):
-        monkeypatch.setattr(f"{module}.LAYOUTS", {**LAYOUTS, "toy": TOY})
-    return Two(8, (2, 3)).build(key=jax.random.key(0))
+        monkeypatch.setattr(f"{module}.LAYOUTS", {"toy": TOY})
+    return TwoConfig(CONFIG, 3).build(key=jax.random.key(0))
 
 
-def test_a_file_of_ours_holds_any_kind(model: TwoTowers, tmp_path: Path) -> None:
-    save(model, tmp_path / "m")
-    assert eqx.tree_equal(read_model(tmp_path / "m"), model)
+def is_same(one: object, other: object) -> bool:
+    """Whether two models have the same arrays by the same names."""
+    return bool(
+        eqx.tree_equal(jax.tree.leaves(eqx.filter(one, eqx.is_array)), jax.tree.leaves(eqx.filter(other, eqx.is_array)))
+    )
 
 
-def test_a_layout_makes_any_kind(model: TwoTowers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["vitrail", "toy"])
+def test_a_file_holds_the_system_or_its_image_model(model: Two, layout: Any, tmp_path: Path) -> None:
+    save(model, tmp_path / "m", layout=layout)
+    config = {} if layout == "vitrail" else {"config": {"hidden_act": "quick_gelu"}}
+    whole: Two = vitrail.load(tmp_path / "m", execution=vitrail.Execution(compute_dtype="bfloat16"), **config)
+    assert isinstance(whole, Two)
+    assert is_same(whole, model)
+    assert whole.image.backbone.execution.compute_dtype == "bfloat16"
+    image = vitrail.load(tmp_path / "m", part="image", **config)
+    assert type(image) is vitrail.ViT
+    assert is_same(image, model.image)
+    assert vitrail.load(tmp_path / "m", num_classes=None, **config).config.head == "none"
+
+
+@pytest.mark.parametrize("layout", ["vitrail", "toy"])
+def test_a_card_counts_the_system_or_its_image_model(model: Two, layout: Any, tmp_path: Path) -> None:
+    save(model, tmp_path / "m", layout=layout)
+    config = {} if layout == "vitrail" else {"config": {"hidden_act": "quick_gelu"}}
+    card = vitrail.model_card(tmp_path / "m", **config)
+    count = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
+    assert (card.kind, card.parameters, card.missing, card.unknown) == ("two", count, (), ())
+    assert card.config.size == CONFIG.size
+    card = vitrail.model_card(tmp_path / "m", part="image", **config)
+    count = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model.image, eqx.is_array)))
+    assert (card.kind, card.parameters, card.missing, card.unknown) == ("vit", count, (), ())
+    assert vitrail.model_card(model).kind == "two"
+
+
+def test_a_layout_names_what_does_not_fit(model: Two, tmp_path: Path) -> None:
+    save(model, tmp_path / "m", layout="toy")  # type: ignore[arg-type]
+    assert [file.name for file in (tmp_path / "m").iterdir()] == ["model.safetensors"]  # a toy has no config.json
+    tensors = load_file(tmp_path / "m" / "model.safetensors")
+    assert tensors["b.2.fc2.weight"].shape == (64, 128)
+    assert is_same(read_model(tmp_path / "m", config=model.config), model)
+    with pytest.raises(ValueError, match=r"^layout must be one of 'toy', got 'hf_clip'$"):
+        read_model(tmp_path / "m", layout="hf_clip")
+    save_file(tensors | {"b.1.fc1.bias": np.zeros(3, np.float32)}, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"'toy', has 'b\.1\.fc1\.bias' as F32\[3\].*'beside\.stack\.mlp"):
+        read_model(tmp_path / "m", config=model.config)
+
+
+def test_a_configuration_of_another_kind_is_refused(model: Two, tmp_path: Path) -> None:
+    save(model.image, tmp_path / "image")
     save(model, tmp_path / "m", layout="toy")  # type: ignore[arg-type]
     tensors = load_file(tmp_path / "m" / "model.safetensors")
-    assert [file.name for file in (tmp_path / "m").iterdir()] == ["model.safetensors"]  # a toy has no config.json
-    assert tensors["b.2.fc2.weight"].shape == (8, 16)
-    assert eqx.tree_equal(read_model(tmp_path / "m"), model)
-    assert eqx.tree_equal(read_model(tmp_path / "m", config=model.config), model)
-    save_file(tensors | {"b.1.fc1.bias": np.zeros(3, np.float32)}, tmp_path / "m" / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"'toy', has 'b\.1\.fc1\.bias' as F32\[3\].*'towers\.1\.stack\.mlp"):
-        read_model(tmp_path / "m")
-
-
-def test_what_is_for_a_vit_says_what_it_got(model: TwoTowers, tmp_path: Path) -> None:
-    save(model, tmp_path / "m")
-    with pytest.raises(CheckpointError, match=r"/m must hold a ViT, got a TwoTowers: read it with"):
-        vitrail.load(tmp_path / "m")
-    with pytest.raises(CheckpointError, match=r"/m must hold a ViT to have a card, got a Two"):
-        vitrail.model_card(tmp_path / "m")
+    save_file({name: t for name, t in tensors.items() if not name.startswith("b.")}, tmp_path / "one.safetensors")
+    with pytest.raises(ValueError, match=r"config must be a ViTConfig for .*one\.safetensors, which .*, got a TwoCon"):
+        vitrail.load(tmp_path / "one.safetensors", config=model.config)
+    with pytest.raises(ValueError, match=r"model must have a TwoConfig to be written as 'toy', got one with a ViTC"):
+        save(model.image, tmp_path / "n", layout="toy")  # type: ignore[arg-type]
 
 
 def test_a_kind_that_is_in_no_table_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must be one of 'vit', got Two\(dim=8"):
-        save(Two(8, (1, 1)).build(key=jax.random.key(0)), tmp_path / "m")
+    with pytest.raises(ValueError, match=r"must be one of 'vit'.*, got TwoConfig\("):
+        save(TwoConfig(CONFIG, 1).build(key=jax.random.key(0)), tmp_path / "m")
     assert not list(tmp_path.iterdir())

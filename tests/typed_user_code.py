@@ -1,7 +1,7 @@
 """What a user writes, which pyright must pass in strict mode. `test_typing.py` runs pyright on it; nothing runs it."""
 
 import functools
-from typing import ClassVar, assert_type, final
+from typing import Any, ClassVar, assert_type, final
 
 import equinox as eqx
 import jax
@@ -198,7 +198,9 @@ def operate(model: vitrail.ViT, data: vitrail.images.Dataset, key: PRNGKeyArray)
     assert_type(preprocess.normalise(data.test.images), np.ndarray)
     assert_type(preprocess.normalise(jnp.zeros((8, 8, 3))), Array)
     vitrail.save(model, "model.safetensors")
-    assert_type(vitrail.load("model.safetensors"), vitrail.ViT)
+    assert_type(vitrail.load("model.safetensors"), Any)
+    assert_type(vitrail.load("model.safetensors", part="image"), vitrail.ViT)
+    assert_type(vitrail.load("model.safetensors", num_classes=10, key=key), vitrail.ViT)
     comparison = vitrail.compare_pools(model, data, pools=["mean", vitrail.POOLS.configure("gem", power=2.0)], seeds=2)
     assert_type(comparison, vitrail.lab.Comparison)
     assert_type([row.accuracy for row in comparison.rows], list[float])

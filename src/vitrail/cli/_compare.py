@@ -71,7 +71,7 @@ def run_compare(command: Compare) -> None:
     recipe = dataclasses.replace(
         PROBE_RECIPE, epochs=command.epochs, batch_size=command.batch_size, learning_rate=command.learning_rate
     )
-    given = None if command.weights is None else load(command.weights)
+    given = None if command.weights is None else load(command.weights, part="image")
     data = _load_data(command, given)
     command.out.mkdir(parents=True, exist_ok=True)
     print_data(data)
@@ -172,7 +172,7 @@ def _train_backbone(command: Compare, data: Dataset) -> ViT:
                 "folder for --out, or remove it"
             )
         print(f"backbone: {path} of an earlier run")
-        return load(path, execution=EXECUTION)
+        return load(path, part="image", execution=EXECUTION)
     build_key, fit_key = jax.random.split(jax.random.key(command.seed))
     check_classifier(eqx.filter_eval_shape(config.build, key=build_key), data)
     with show_progress() as report:

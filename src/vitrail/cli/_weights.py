@@ -106,6 +106,7 @@ def describe_card(card: ModelCard) -> list[str]:
     prefix = card.tokens - config.grid[0] * config.grid[1]
     lines = [
         f"layout      {card.layout} ({card.title})",
+        *([] if card.kind == "vit" else [f"system      {card.kind}, whose image model is"]),
         f"model       width {size.dim}, depth {size.depth}, {size.num_heads} heads, MLP {size.mlp_dim}",
         f"images      {config.image_size[0]} x {config.image_size[1]} pixels, {config.channels} channels, patches of "
         f"{config.patch_size[0]} x {config.patch_size[1]}",
@@ -168,14 +169,20 @@ def run_predict(command: Predict) -> None:
     from PIL import Image
 
     _check_command(command)
-    card = model_card(command.file, layout=command.layout, config=_parse_settings(command.config))
+    card = model_card(command.file, layout=command.layout, config=_parse_settings(command.config), part="image")
     preprocess = _choose_preprocess(command, card)
     images = (command.image, *command.more_images)
     problems: list[str] = []
     for image in images:  # a file that is not an image is an error before anything is computed
         _read_picture(image, lambda picture: picture.size, problems)
     raise_problems(problems)
-    model = load(command.file, layout=command.layout, config=_parse_settings(command.config), convert=command.convert)
+    model = load(
+        command.file,
+        layout=command.layout,
+        config=_parse_settings(command.config),
+        part="image",
+        convert=command.convert,
+    )
     if command.attention is not None:
         _check_attention(model)
     pictures: list[Float[np.ndarray, "height two_widths 3"]] = []

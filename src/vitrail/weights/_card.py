@@ -5,19 +5,21 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Float32
 
 from ..model import ViT, ViTConfig
 from ..nn import list_arrays
-from ._configuration import Configuration, make_outline
-from ._errors import CheckpointError, blame_file
+from ._configuration import Configuration, Configured, get_image_config, make_outline, name_kind
+from ._errors import blame_file
 from ._native import check_no_overrides, compare_arrays, is_native, name_dtypes, read_header, read_plugins
 from ._read import Config, choose_config, plan_model, recognise_file
 from .formats import AbstractSource, open_source
-from .layouts import Checkpoint, has_pooler
+from .layouts import Checkpoint, Part, has_pooler
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ class ModelCard:
     """The layout of the file; `"vitrail"` for vitrail's own, and for a model in memory."""
     title: str
     """What the layout is."""
+    kind: str
+    """The kind of the model: `"vit"`, or that of a system, as `"image_text"`."""
     config: ViTConfig
-    """The configuration."""
+    """The configuration; of a system, that of its image model."""
     parameters: int
-    """The number of parameters."""
+    """The number of parameters, of all that the file holds."""
     licence: str | None
     """The licence that the file or the settings beside it name; `None` if they do not."""
     ignored: Mapping[str, str]
@@ -49,12 +53,13 @@ class ModelCard:
 
     def __repr__(self) -> str:
         config, size = self.config, self.config.size
+        kind = "" if self.kind == "vit" else f" ({self.kind})"
         faults = f"{len(self.missing)} tensors missing, {len(self.unknown)} unknown"
         classes = "no classes" if config.num_classes is None else f"{config.num_classes} classes"
         return (
-            f"<ModelCard of a {self.layout} model: {self.parameters:,} parameters, {size.depth} blocks of {size.dim} "
-            f"channels, images of {config.image_size[0]} x {config.image_size[1]} x {config.channels}, {classes}, "
-            f"licence {self.licence or 'unknown'}{f', {faults}' if self.missing or self.unknown else ''}>"
+            f"<ModelCard of a {self.layout} model{kind}: {self.parameters:,} parameters, {size.depth} blocks of "
+            f"{size.dim} channels, images of {config.image_size[0]} x {config.image_size[1]} x {config.channels}, "
+            f"{classes}, licence {self.licence or 'unknown'}{f', {faults}' if self.missing or self.unknown else ''}>"
         )
 
     @property
@@ -107,7 +112,9 @@ class ModelCard:
         return self.config.preprocess(image, self.config.image_size)
 
 
-def model_card(source: ViT | Path | str, *, layout: str | None = None, config: Config = None) -> ModelCard:
+def model_card(
+    source: Configured | Path | str, *, layout: str | None = None, config: Config = None, part: Part = None
+) -> ModelCard:
     """Collects what there is to know about a model, or about a file without reading its numbers.
 
     !!! example
@@ -121,6 +128,7 @@ def model_card(source: ViT | Path | str, *, layout: str | None = None, config: C
 
     - `source`: a model, or a path as `vitrail.load` takes it.
     - `layout`, `config`: as in `vitrail.load`, for a file of a library.
+    - `part`: as in `vitrail.load`, for a file.
 
     **Returns:**
 
@@ -129,24 +137,18 @@ def model_card(source: ViT | Path | str, *, layout: str | None = None, config: C
     **Raises:** `CheckpointError` if the file is damaged or has no known layout; `ValueError` if the arguments do not
     fit; `OSError` if the file cannot be read.
     """
-    if isinstance(source, ViT):
+    if not isinstance(source, str | Path):
         arrays = list_arrays(source)
         return _make_own_card(source.config, arrays, Counter(str(array.dtype) for array in arrays.values()))
     with open_source(Path(source)) as file:
         if is_native(file):
             check_no_overrides(layout, config)
-            return _make_native_card(file)
-        with recognise_file(file, layout, config) as checkpoint:
-            return _make_card(checkpoint, _check_vit(file, choose_config(checkpoint, config)))
+            return _make_native_card(file, part)
+        with recognise_file(file, layout, config, part) as checkpoint:
+            return _make_card(checkpoint, choose_config(checkpoint, config))
 
 
-def _check_vit(file: AbstractSource, config: Configuration) -> ViTConfig:
-    if not isinstance(config, ViTConfig):
-        raise CheckpointError(f"{file.path} must hold a ViT to have a card, got a {type(config).__name__}")
-    return config
-
-
-def _make_card(checkpoint: Checkpoint, config: ViTConfig) -> ModelCard:
+def _make_card(checkpoint: Checkpoint, config: Configuration) -> ModelCard:
     layout = checkpoint.layout
     outline, plan = plan_model(checkpoint, config, convert=True)
     unused = [name for name in checkpoint.tensors if name not in plan.used]
@@ -154,7 +156,8 @@ def _make_card(checkpoint: Checkpoint, config: ViTConfig) -> ModelCard:
     return ModelCard(
         layout=layout.name,
         title=layout.title,
-        config=config,
+        kind=name_kind(config),
+        config=get_image_config(config),
         parameters=_count_parameters(list_arrays(outline)),
         licence=_read_licence(checkpoint),
         ignored={name: why for name, why in reasons.items() if why is not None},
@@ -162,22 +165,29 @@ def _make_card(checkpoint: Checkpoint, config: ViTConfig) -> ModelCard:
         unknown=tuple(name for name, why in reasons.items() if why is None),
         dtypes=Counter(info.dtype for name, info in name_dtypes(checkpoint.tensors).items() if name in plan.used),
         assumed=checkpoint.assumed,
-        embeds=layout.embeds(config),
+        embeds=(layout.image or layout).embeds(get_image_config(config)),
     )
 
 
-def _make_native_card(file: AbstractSource) -> ModelCard:
-    config = _check_vit(file, read_header(file)[0])
+def _make_native_card(file: AbstractSource, part: Part) -> ModelCard:
+    config = read_header(file)[0]
     with blame_file(file.path, read_plugins(file)):
         expected = list_arrays(make_outline(config))
     tensors = name_dtypes(file.tensors)
+    if part == "image" and not isinstance(config, ViTConfig):
+        config, expected, tensors = get_image_config(config), *map(_get_image_arrays, (expected, tensors))
     found = compare_arrays(tensors, expected)
     dtypes = Counter(info.dtype for name, info in tensors.items() if name in expected)
     return _make_own_card(config, expected, dtypes, (*found.wrong, *map(repr, found.missing)), tuple(found.unknown))
 
 
+def _get_image_arrays(arrays: Mapping[str, _T]) -> dict[str, _T]:
+    """The arrays of a system's image model, by their names there."""
+    return {name.removeprefix("image."): array for name, array in arrays.items() if name.startswith("image.")}
+
+
 def _make_own_card(
-    config: ViTConfig,
+    config: Configuration,
     arrays: Mapping[str, Any],
     dtypes: Mapping[str, int],
     missing: tuple[str, ...] = (),
@@ -186,7 +196,8 @@ def _make_own_card(
     return ModelCard(
         layout="vitrail",
         title="vitrail's own",
-        config=config,
+        kind=name_kind(config),
+        config=get_image_config(config),
         parameters=_count_parameters(arrays),
         licence=None,
         ignored={},
@@ -194,7 +205,7 @@ def _make_own_card(
         unknown=unknown,
         dtypes=dtypes,
         assumed={},
-        embeds=has_pooler(config),
+        embeds=has_pooler(get_image_config(config)),
     )
 
 

@@ -9,8 +9,8 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from .._check import join_names
-from ..model import ViTConfig
-from ..nn import is_shape, name_leaf
+from ..model import ViT, ViTConfig
+from ..nn import Dropout, Execution, is_shape, name_leaf
 from .formats import NumpyArray
 
 
@@ -42,6 +42,34 @@ class Configured(Protocol):
         ...
 
 
+@runtime_checkable
+class SystemConfiguration(Configuration, Protocol):
+    """What a system is built from, that of its image model included."""
+
+    @property
+    def image(self) -> ViTConfig:
+        """The configuration of the image model."""
+        ...
+
+
+@runtime_checkable
+class System(Configured, Protocol):
+    """A model that has a `ViT` as one of its parts."""
+
+    @property
+    def image(self) -> ViT:
+        """The image model."""
+        ...
+
+    def with_execution(self, execution: Execution) -> "System":
+        """The same model, computed in that way."""
+        ...
+
+    def with_dropout(self, dropout: Dropout) -> "System":
+        """The same model with that dropout."""
+        ...
+
+
 KINDS: Final[Mapping[str, type[Configuration]]] = MappingProxyType({"vit": ViTConfig})
 """The kinds of configurations, by the name that a file of vitrail's own gives them. A new kind is one more line."""
 
@@ -65,6 +93,34 @@ def parse_configuration(kind: str, text: str) -> Configuration:
     if kind not in KINDS:
         raise ValueError(f"the kind of the model must be one of {join_names(KINDS)}, got {kind!r}")
     return KINDS[kind].from_json(text)
+
+
+def get_image_model(model: Configured) -> ViT:
+    """The image model of a system; a `ViT` as it is.
+
+    **Raises:** `TypeError` if the model has none.
+    """
+    match model:
+        case ViT() as image:
+            return image
+        case System(image=image):
+            return image
+        case _:
+            raise TypeError(f"the model must be a ViT or have an image model, got a {type(model).__name__}")
+
+
+def get_image_config(config: Configuration) -> ViTConfig:
+    """The configuration of the image model of a system; a `ViTConfig` as it is.
+
+    **Raises:** `TypeError` if the configuration has none.
+    """
+    match config:
+        case ViTConfig():
+            return config
+        case SystemConfiguration(image=image):
+            return image
+        case _:
+            raise TypeError(f"the model must be a ViT or have an image model, got a {type(config).__name__}")
 
 
 def make_outline(config: Configuration) -> Configured:

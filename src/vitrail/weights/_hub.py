@@ -1,7 +1,7 @@
 """Loads a model from the Hugging Face Hub."""
 
 import re
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from jaxtyping import PRNGKeyArray
 
@@ -14,6 +14,7 @@ from ..nn import Dropout, Execution
 from ..pool import PoolFactory
 from ._load import load
 from ._read import Config
+from .layouts import Part
 
 _FILES: Final = (
     "config.json",
@@ -25,6 +26,7 @@ _FILES: Final = (
 )
 
 
+@overload
 def from_hub(
     repository: str,
     *,
@@ -32,6 +34,19 @@ def from_hub(
     moving: bool = False,
     layout: str | None = None,
     config: Config = None,
+    convert: bool = False,
+    execution: Execution = Execution(),
+    dropout: Dropout = Dropout(),
+) -> Any: ...
+@overload
+def from_hub(
+    repository: str,
+    *,
+    revision: str,
+    moving: bool = False,
+    layout: str | None = None,
+    config: Config = None,
+    part: Part = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
     pool: str | PartSpec | PoolFactory | Keep = KEEP,
@@ -41,13 +56,34 @@ def from_hub(
     execution: Execution = Execution(),
     dropout: Dropout = Dropout(),
     key: PRNGKeyArray | None = None,
-) -> ViT:
+) -> ViT: ...
+def from_hub(
+    repository: str,
+    *,
+    revision: str,
+    moving: bool = False,
+    layout: str | None = None,
+    config: Config = None,
+    part: Part = None,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | tuple[int, int] | None = None,
+    pool: str | PartSpec | PoolFactory | Keep = KEEP,
+    head: str | PartSpec | HeadFactory | Keep = KEEP,
+    num_classes: int | Keep | None = KEEP,
+    convert: bool = False,
+    execution: Execution = Execution(),
+    dropout: Dropout = Dropout(),
+    key: PRNGKeyArray | None = None,
+) -> Any:
     """Downloads a checkpoint with huggingface_hub, which caches it, and loads it.
+
+    As with [`load`][vitrail.load], what the files hold is known once they are open: annotate the result for a type
+    checker.
 
     !!! example
 
         ```python
-        model = vitrail.from_hub("org/name", revision="<the 40 digits of a commit>")
+        model: vitrail.ViT = vitrail.from_hub("org/name", revision="<the 40 digits of a commit>")
         ```
 
     **Arguments:**
@@ -59,7 +95,7 @@ def from_hub(
 
     **Returns:**
 
-    The model.
+    What `load` returns.
 
     **Raises:** `ValueError` if the revision is not a commit and `moving` is not set; what huggingface_hub raises if it
     cannot download the files; what `load` raises; `MissingExtraError` if huggingface_hub is not installed.
@@ -75,6 +111,7 @@ def from_hub(
         folder,
         layout=layout,
         config=config,
+        part=part,
         image_size=image_size,
         patch_size=patch_size,
         pool=pool,

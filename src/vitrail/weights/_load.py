@@ -1,6 +1,7 @@
-"""Loads a Vision Transformer, at another size or with another ending if that is asked for."""
+"""Loads a model: a Vision Transformer, at another size or with another ending if that is asked for, or a system."""
 
 from pathlib import Path
+from typing import Any, cast, overload
 
 from jaxtyping import PRNGKeyArray
 
@@ -10,15 +11,28 @@ from ..head import HeadFactory, NoHead
 from ..model import ViT, replace
 from ..nn import Dropout, Execution
 from ..pool import PoolFactory
-from ._errors import CheckpointError
+from ._configuration import System
 from ._read import Config, read_model
+from .layouts import Part
 
 
+@overload
 def load(
     path: Path | str,
     *,
     layout: str | None = None,
     config: Config = None,
+    convert: bool = False,
+    execution: Execution = Execution(),
+    dropout: Dropout = Dropout(),
+) -> Any: ...
+@overload
+def load(
+    path: Path | str,
+    *,
+    layout: str | None = None,
+    config: Config = None,
+    part: Part = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
     pool: str | PartSpec | PoolFactory | Keep = KEEP,
@@ -28,14 +42,35 @@ def load(
     execution: Execution = Execution(),
     dropout: Dropout = Dropout(),
     key: PRNGKeyArray | None = None,
-) -> ViT:
+) -> ViT: ...
+def load(
+    path: Path | str,
+    *,
+    layout: str | None = None,
+    config: Config = None,
+    part: Part = None,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | tuple[int, int] | None = None,
+    pool: str | PartSpec | PoolFactory | Keep = KEEP,
+    head: str | PartSpec | HeadFactory | Keep = KEEP,
+    num_classes: int | Keep | None = KEEP,
+    convert: bool = False,
+    execution: Execution = Execution(),
+    dropout: Dropout = Dropout(),
+    key: PRNGKeyArray | None = None,
+) -> Any:
     """Loads a model from a file: vitrail's own, or a checkpoint of timm, Hugging Face, Meta, OpenAI, open_clip,
     torchvision, big_vision or vision_transformer.
+
+    A file holds a `ViT`, or a system with one in its field `image`, as CLIP's two towers or MAE with its decoder. What
+    a file holds is known once it is open, so annotate the result for a type checker.
 
     !!! example
 
         ```python
-        model = vitrail.load("model.safetensors", pool="mean", num_classes=10, key=key)
+        model: vitrail.ViT = vitrail.load("model.safetensors")
+        model = vitrail.load("model.safetensors", pool="mean", num_classes=10, key=key)  # always a ViT
+        model = vitrail.load("clip", part="image")  # the image tower of CLIP, a ViT
         ```
 
     The names of the tensors tell the layout. What tensors do not tell, as the activation or the number of heads, is
@@ -55,6 +90,8 @@ def load(
     - `config`: what the checkpoint is, in place of the settings beside the file: a `ViTConfig`, settings as in the
         library's `config.json`, or the path of such a file. Settings that the layout does not read are an error, unless
         they are a whole `config.json`.
+    - `part`: `"image"` for the image model of a system alone; `None` for all that the file holds. The image model is
+        also what one of the next five arguments or a `ViTConfig` asks for.
     - `image_size`, `patch_size`: the sizes for the model to read. What depends on them is resampled, as in
         `ViT.resized`.
     - `pool`, `head`, `num_classes`: how the model ends, as in `vitrail.replace`. `num_classes=None` removes the head.
@@ -65,24 +102,24 @@ def load(
 
     **Returns:**
 
-    The model. Its configuration names the parts, so that `vitrail.save` and `vitrail.replace` work on it.
+    The model: a `ViT`, or the system that the file holds. Its configuration names the parts, so that `vitrail.save` and
+    `vitrail.replace` work on it.
 
     **Raises:** `CheckpointError` if the file is damaged, changes while it is read, has no known layout or does not fit
     it; `UnknownPartError` or `PluginError` if the file names a part that is not installed, with the package that it was
     from; `ValueError` if the arguments do not fit; `OSError` if the file cannot be read; `MissingExtraError` if einops
     is not installed.
     """
-    model = read_model(path, layout=layout, config=config, convert=convert)
-    if not isinstance(model, ViT):
-        raise CheckpointError(
-            f"{path} must hold a ViT, got a {type(model).__name__}: read it with vitrail.weights.read_model"
-        )
+    sizes, ending = (image_size, patch_size), (pool, head, num_classes)
+    if sizes != (None, None) or ending != (KEEP, KEEP, KEEP):
+        part = "image"
+    model = cast(ViT | System, read_model(path, layout=layout, config=config, part=part, convert=convert))
     model = model.with_execution(execution).with_dropout(dropout)
-    if image_size is not None or patch_size is not None:
-        model = model.resized(model.config.image_size if image_size is None else image_size, patch_size=patch_size)
-    if pool is KEEP and head is KEEP and num_classes is KEEP:
+    if not isinstance(model, ViT):
         return model
-    return _replace_ending(model, pool, head, num_classes, key)
+    if sizes != (None, None):
+        model = model.resized(model.config.image_size if image_size is None else image_size, patch_size=patch_size)
+    return model if ending == (KEEP, KEEP, KEEP) else _replace_ending(model, pool, head, num_classes, key)
 
 
 def _replace_ending(

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from .._check import join_names
+from ..model import ViTConfig
 from ..nn import list_arrays
-from ._configuration import Configuration, Configured, fill_outline, make_outline
+from ._configuration import Configuration, Configured, fill_outline, get_image_model, make_outline
 from ._errors import CheckpointError, blame_file
 from ._native import check_no_overrides, is_native, read_native
 from ._plan import Plan, fill_array, make_plan
@@ -20,6 +21,7 @@ from .layouts import (
     Checkpoint,
     FilesBeside,
     GivenSettings,
+    Part,
     Settings,
     find_settings,
     read_settings_file,
@@ -37,7 +39,7 @@ Config: TypeAlias = Configuration | Mapping[str, Any] | Path | str | None
 
 
 def read_model(
-    path: Path | str, *, layout: str | None = None, config: Config = None, convert: bool = False
+    path: Path | str, *, layout: str | None = None, config: Config = None, part: Part = None, convert: bool = False
 ) -> Configured:
     """Reads a model of any kind from a file, as it is in the file.
 
@@ -45,15 +47,17 @@ def read_model(
 
     **Returns:**
 
-    The model that the configuration in the file, or of the file's layout, builds, with the numbers of the file.
+    The model that the configuration in the file, or of the file's layout, builds, with the numbers of the file; with
+    `part="image"` its image model.
 
     **Raises:** what [`load`][vitrail.load] raises.
     """
     with open_source(Path(path)) as source:
         if is_native(source):
             check_no_overrides(layout, config)
-            return read_native(source)
-        with recognise_file(source, layout, config) as checkpoint:
+            model = read_native(source)
+            return model if part is None else get_image_model(model)
+        with recognise_file(source, layout, config, part) as checkpoint:
             return _read_checkpoint(checkpoint, choose_config(checkpoint, config), convert)
 
 
@@ -72,8 +76,12 @@ def _read_checkpoint(checkpoint: Checkpoint, config: Configuration, convert: boo
 
 
 @contextmanager
-def recognise_file(source: AbstractSource, layout: str | None, config: Config) -> Generator[Checkpoint]:
+def recognise_file(
+    source: AbstractSource, layout: str | None, config: Config, part: Part = None
+) -> Generator[Checkpoint]:
     """A file as its layout sees it, with the settings beside it or those that were passed.
+
+    A `ViTConfig` describes the image model alone, so that only this is read.
 
     **Returns:**
 
@@ -86,7 +94,9 @@ def recognise_file(source: AbstractSource, layout: str | None, config: Config) -
         beside = FilesBeside(source, opened)
         with blame_file(source.path):
             settings = _choose_settings(source, config, beside)
-        yield recognise(source, settings, layout=layout, beside=beside)
+        if isinstance(config, ViTConfig):
+            part = "image"
+        yield recognise(source, settings, layout=layout, part=part, beside=beside)
 
 
 def _choose_settings(source: AbstractSource, config: Config, beside: FilesBeside) -> Settings:
@@ -111,6 +121,11 @@ def _choose_settings(source: AbstractSource, config: Config, beside: FilesBeside
 def choose_config(checkpoint: Checkpoint, config: Config) -> Configuration:
     """The configuration that was passed, or the one that the layout makes of the checkpoint."""
     if isinstance(config, Configuration):
+        if type(config) is not checkpoint.layout.kind:
+            raise ValueError(
+                f"config must be a {checkpoint.layout.kind.__name__} for {checkpoint.path}, which holds "
+                f"{checkpoint.layout.title}, got a {type(config).__name__}"
+            )
         return config
     with blame_file(checkpoint.path):
         made: Configuration = checkpoint.layout.read_config(checkpoint)

@@ -1,5 +1,6 @@
 """Rules: which tensors of a file are which arrays of a model, for any layout."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -88,6 +89,31 @@ def map_block(
     for theirs, name in zip(scales or (), ("scale1", "scale2"), strict=False):
         rules.append(Rule((prefix + theirs,), (ours + name,)))
     return tuple(rules)
+
+
+def prefix_rules(rules: Sequence[Rule], *, ours: str, theirs: str = "", bare: tuple[str, ...] = ()) -> tuple[Rule, ...]:
+    """The rules of a model for one that has it as a part: names with prefixes.
+
+    **Arguments:**
+
+    - `rules`: those of the part alone.
+    - `ours`: what comes before the names in the model, as `"image."`.
+    - `theirs`: what comes before the names in the file, as `"vision_model."`.
+    - `bare`: the beginnings of names in the file that `theirs` does not come before.
+    """
+
+    def name_whole(name: str) -> str:
+        return name if not name or name == ZEROS or name.startswith(bare) else theirs + name
+
+    return tuple(
+        dataclasses.replace(
+            rule,
+            theirs=tuple(map(name_whole, rule.theirs)),
+            ours=tuple(ours + name for name in rule.ours),
+            mask=name_whole(rule.mask),
+        )
+        for rule in rules
+    )
 
 
 def _to_tuple(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -65,15 +65,15 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
     if layout == "vitrail":
         write_native(model, path)
         return
-    exports: dict[str, Export[Any]] = {name: known.export for name, known in LAYOUTS.items() if known.export}
-    if layout not in exports:
-        raise TypeError(f"layout must be one of {join_names(('vitrail', *exports))}, got {layout!r}")
+    written = {name: known for name, known in LAYOUTS.items() if known.export or (known.image and known.image.export)}
+    if layout not in written:
+        raise TypeError(f"layout must be one of {join_names(('vitrail', *written))}, got {layout!r}")
     if path.suffix == ".safetensors" or path.is_file():
         raise ValueError(
             f"path must be a folder for layout={layout!r}, whose library reads a config.json beside the tensors, got "
             f"{path}: name the folder, which gets a model.safetensors"
         )
-    export, known = exports[layout], LAYOUTS[layout]
+    known, export = _choose_layout(written[layout], model)
     tensors = _name_tensors(model, known, export)
     settings = {PROCESSOR: export.write_preprocess(model.config), _CONFIG: export.write_config(model.config)}
     source = ArraySource(path / _TENSORS, tensors)
@@ -83,6 +83,18 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
             "vitrail's own format"
         )
     _write_folder(path, tensors, settings)
+
+
+def _choose_layout(layout: AnyLayout, model: Configured) -> tuple[AnyLayout, Export[Any]]:
+    """Of a layout and that of its image model, the one for such a model, and how it is written."""
+    for known in (layout, layout.image):
+        if known is not None and known.export is not None and type(model.config) is known.kind:
+            return known, known.export
+    kinds = [known.kind.__name__ for known in (layout, layout.image) if known is not None and known.export]
+    raise ValueError(
+        f"model must have a {' or a '.join(kinds)} to be written as {layout.name!r}, got one with a "
+        f"{type(model.config).__name__}"
+    )
 
 
 def _name_tensors(model: Configured, layout: AnyLayout, export: Export[Any]) -> dict[str, NumpyArray]:

@@ -1,6 +1,6 @@
 """The layouts in which libraries publish checkpoints, one family a file."""
 
-from .._rules import Rule as Rule, map_block as map_block, map_names as map_names
+from .._rules import Rule as Rule, map_block as map_block, map_names as map_names, prefix_rules as prefix_rules
 from ._checkpoint import Checkpoint as Checkpoint
 from ._layout import (
     AnyLayout as AnyLayout,
@@ -16,5 +16,5 @@ from ._settings import (
     find_settings as find_settings,
     read_settings_file as read_settings_file,
 )
-from ._table import LAYOUTS as LAYOUTS, WritableLayout as WritableLayout, recognise as recognise
+from ._table import LAYOUTS as LAYOUTS, Part as Part, WritableLayout as WritableLayout, recognise as recognise
 from ._vit import has_pooler as has_pooler

@@ -69,9 +69,14 @@ class Checkpoint(AbstractSource):
     def read(self, name: str, row: int | None = None) -> NumpyArray:
         return self._source.read(self._names[name], row)
 
-    def with_settings(self, settings: Settings) -> "Checkpoint":
-        """The same checkpoint with other settings. What it assumes counts for both."""
-        other = Checkpoint(self._source, self.layout, settings, self.beside)
+    def view(self, *, layout: AnyLayout | None = None, settings: Settings | None = None) -> "Checkpoint":
+        """The same file as another layout sees it, or with other settings. What it assumes counts for both."""
+        other = Checkpoint(
+            self._source,
+            self.layout if layout is None else layout,
+            self.settings if settings is None else settings,
+            self.beside,
+        )
         other.assumed = self.assumed
         return other
 

@@ -54,7 +54,7 @@ def select_vision_tower(checkpoint: Checkpoint) -> Checkpoint:
     if "vision_config" not in checkpoint.settings:
         return checkpoint
     whole = {"model_type": checkpoint.settings.get("model_type")}
-    inner = checkpoint.with_settings(whole | dict(checkpoint.settings["vision_config"]))
+    inner = checkpoint.view(settings=whole | dict(checkpoint.settings["vision_config"]))
     check_model_type(inner)
     return inner
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from ...model import ViTConfig
 from .._configuration import Configuration
 from .._rules import Rule
 from ..formats import NumpyArray
@@ -73,6 +74,10 @@ class Layout(Generic[C]):
     """Makes the rules of a configuration: which tensor is which array."""
     signature: tuple[str, ...]
     """Names that every file of the layout has, without the prefix."""
+    kind: type[Configuration] = ViTConfig
+    """The kind of the configuration."""
+    image: "Layout[ViTConfig] | None" = None
+    """The layout of the image model alone, of the same name; `None` if this is one."""
     one_of: tuple[str, ...] = ()
     """Names of which every file has at least one; empty for no such names."""
     foreign: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from ..._check import join_names
 from .._errors import CheckpointError
@@ -65,10 +65,21 @@ WritableLayout = Literal[
 """The layouts that `vitrail.save` writes."""
 
 
+Part: TypeAlias = Literal["image"] | None
+"""What of a file is read: the image model alone, or all."""
+
+
 def recognise(
-    source: AbstractSource, settings: Settings, *, layout: str | None = None, beside: Beside = find_nothing
+    source: AbstractSource,
+    settings: Settings,
+    *,
+    layout: str | None = None,
+    part: Part = None,
+    beside: Beside = find_nothing,
 ) -> Checkpoint:
     """Recognises the layout of a file by the names of its tensors, or takes the one that is asked for.
+
+    A file that holds a system has the layout of the system, or with `part="image"` that of its image model.
 
     **Raises:** `ValueError` if there is no layout of that name; `CheckpointError` if the file has no layout or could
     have several.
@@ -76,11 +87,14 @@ def recognise(
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {join_names(LAYOUTS)}, got {layout!r}")
     found: list[Checkpoint] = []
-    for candidate in LAYOUTS.values() if layout is None else (LAYOUTS[layout],):
-        checkpoint = Checkpoint(source, candidate, settings, beside)
-        if candidate.is_stacked(checkpoint.tensors):
-            checkpoint = Checkpoint(UnstackedSource(source, candidate.stacked), candidate, settings, beside)
-        if layout is not None or candidate.fits(checkpoint.tensors):
+    for known in LAYOUTS.values() if layout is None else (LAYOUTS[layout],):
+        whole = None if known.image is None else _fit(source, known, settings, beside)
+        if whole is not None and part is None:
+            found.append(whole)
+            continue
+        image = known if known.image is None else known.image
+        checkpoint = _fit(source, image, settings, beside, needed=layout is not None)
+        if checkpoint is not None:
             found.append(checkpoint)
     if not found:
         raise CheckpointError(
@@ -91,3 +105,13 @@ def recognise(
         names = join_names(checkpoint.layout.name for checkpoint in found)
         raise CheckpointError(f"{source.path} could have any of the layouts {names}: pass layout= to choose")
     return found[0]
+
+
+def _fit(
+    source: AbstractSource, layout: AnyLayout, settings: Settings, beside: Beside, *, needed: bool = False
+) -> Checkpoint | None:
+    """A file as a layout sees it; `None` if it does not have the layout and does not need to."""
+    checkpoint = Checkpoint(source, layout, settings, beside)
+    if layout.is_stacked(checkpoint.tensors):
+        checkpoint = Checkpoint(UnstackedSource(source, layout.stacked), layout, settings, beside)
+    return checkpoint if needed or layout.fits(checkpoint.tensors) else None
