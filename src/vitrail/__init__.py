@@ -128,8 +128,22 @@ from .position import (
 _start()
 
 if _typing.TYPE_CHECKING:
-    from . import cli as cli, lab as lab, show as show, testing as testing, train as train, weights as weights
+    from . import (
+        cli as cli,
+        lab as lab,
+        show as show,
+        systems as systems,
+        testing as testing,
+        train as train,
+        weights as weights,
+    )
     from .lab import compare_pools as compare_pools
+    from .systems import (
+        MAEConfig as MAEConfig,
+        MAEDecoder as MAEDecoder,
+        MaskedAutoencoder as MaskedAutoencoder,
+        Reconstruction as Reconstruction,
+    )
     from .weights import (
         CheckpointError as CheckpointError,
         ModelCard as ModelCard,
@@ -144,6 +158,10 @@ else:
     # Imported when they are asked for: together they take longer to import than all the rest.
     _LATER = {
         "compare_pools": "lab",
+        "MAEConfig": "systems",
+        "MAEDecoder": "systems",
+        "MaskedAutoencoder": "systems",
+        "Reconstruction": "systems",
         "CheckpointError": "weights",
         "ModelCard": "weights",
         "WritableLayout": "weights",
@@ -154,7 +172,7 @@ else:
         "save": "weights",
     }
 
-    _ROOMS = ("cli", "lab", "show", "testing", "train", "weights")
+    _ROOMS = ("cli", "lab", "show", "systems", "testing", "train", "weights")
 
     def __getattr__(name: str) -> object:
         if name in _ROOMS:

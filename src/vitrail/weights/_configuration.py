@@ -11,6 +11,7 @@ from jaxtyping import PRNGKeyArray
 from .._check import join_names
 from ..model import ViT, ViTConfig
 from ..nn import Dropout, Execution, is_shape, name_leaf
+from ..systems import MAEConfig
 from .formats import NumpyArray
 
 
@@ -70,7 +71,12 @@ class System(Configured, Protocol):
         ...
 
 
-KINDS: Final[Mapping[str, type[Configuration]]] = MappingProxyType({"vit": ViTConfig})
+KINDS: Final[Mapping[str, type[Configuration]]] = MappingProxyType(
+    {
+        "vit": ViTConfig,
+        "mae": MAEConfig,
+    }
+)
 """The kinds of configurations, by the name that a file of vitrail's own gives them. A new kind is one more line."""
 
 

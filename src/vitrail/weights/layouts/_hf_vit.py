@@ -22,7 +22,7 @@ _KERNEL: Final = "embeddings.patch_embeddings.projection.weight"
 
 
 @dataclass(frozen=True)
-class _Names:
+class BlockNames:
     """What the two call the same things in a block."""
 
     block: str
@@ -32,14 +32,14 @@ class _Names:
     out: str
 
 
-_ON_THE_HUB: Final = _Names(
+ON_THE_HUB: Final = BlockNames(
     "encoder.layer.{i}.",
     ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
     "attention.output.dense",
     "intermediate.dense",
     "output.dense",
 )
-_IN_MEMORY: Final = _Names(
+IN_MEMORY: Final = BlockNames(
     "layers.{i}.",
     ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
     "attention.o_proj",
@@ -48,7 +48,7 @@ _IN_MEMORY: Final = _Names(
 )
 
 
-def _read_config(checkpoint: Checkpoint, *, names: _Names) -> ViTConfig:
+def _read_config(checkpoint: Checkpoint, *, names: BlockNames) -> ViTConfig:
     check_model_type(checkpoint)
     dim, channels, patch = checkpoint.get_kernel(_KERNEL)
     class_token, distillation = (f"embeddings.{n}_token" in checkpoint for n in ("cls", "distillation"))
@@ -99,25 +99,33 @@ def _choose_head(checkpoint: Checkpoint) -> tuple[int | None, str | PartSpec]:
     return None, "none"
 
 
-def _map(config: ViTConfig, *, names: _Names) -> tuple[Rule, ...]:
+def _map(config: ViTConfig, *, names: BlockNames) -> tuple[Rule, ...]:
     return (
         map_names("embeddings.patch_embeddings.projection.*", "backbone.patch.*"),
         map_names("embeddings.cls_token", "backbone.class_token", "1 1 d -> d"),
         map_names("embeddings.distillation_token", "backbone.registers", "1 n d -> n d"),
         map_names("embeddings.position_embeddings", POSITION_ROWS, "1 n d -> n d"),
-        *map_block(
-            names.block,
-            norm1="layernorm_before",
-            qkv=names.qkv,
-            project=names.project,
-            norm2="layernorm_after",
-            hidden=names.hidden,
-            out=names.out,
-        ),
+        *map_hf_block(names),
         map_names("layernorm.*", FINAL_NORM),
         map_names("pooler.dense.*" if has_pooler(config) else "classifier.*", "readout.head.linear.*"),
         map_names("cls_classifier.*", "readout.head.class_token.*"),
         map_names("distillation_classifier.*", "readout.head.distillation_token.*"),
+    )
+
+
+def map_hf_block(
+    names: BlockNames, *, block: str | None = None, ours: str = "backbone.encoder.stack."
+) -> tuple[Rule, ...]:
+    """The rules of a block, in the encoder or elsewhere."""
+    return map_block(
+        names.block if block is None else block,
+        norm1="layernorm_before",
+        qkv=names.qkv,
+        project=names.project,
+        norm2="layernorm_after",
+        hidden=names.hidden,
+        out=names.out,
+        ours=ours,
     )
 
 
@@ -169,8 +177,8 @@ HF_VIT: Final = Layout(
     name="hf_vit",
     title="Hugging Face's ViT, DeiT and ViTMAE",
     library=HUGGING_FACE,
-    read_config=partial(_read_config, names=_ON_THE_HUB),
-    rules=partial(_map, names=_ON_THE_HUB),
+    read_config=partial(_read_config, names=ON_THE_HUB),
+    rules=partial(_map, names=ON_THE_HUB),
     signature=(_KERNEL, "encoder.layer.0.layernorm_before.weight"),
     prefixes=_PREFIXES,
     model_types=_MODEL_TYPES,
@@ -191,8 +199,8 @@ HF_VIT_5: Final = replace(
     HF_VIT,
     name="hf_vit_5",
     title="Hugging Face's ViT, DeiT and ViTMAE, as version 5 names them in memory",
-    read_config=partial(_read_config, names=_IN_MEMORY),
-    rules=partial(_map, names=_IN_MEMORY),
+    read_config=partial(_read_config, names=IN_MEMORY),
+    rules=partial(_map, names=IN_MEMORY),
     signature=(_KERNEL, "layers.0.layernorm_before.weight"),
     export=None,
 )

@@ -12,9 +12,8 @@ from ._clip import HF_CLIP, OPENAI_CLIP
 from ._dinov2 import HF_DINOV2, HF_DINOV2_5, META_DINOV2
 from ._dinov3 import HF_DINOV3, HF_DINOV3_5, META_DINOV3
 from ._flax import BIG_VISION, VISION_TRANSFORMER
-from ._hf_vit import HF_VIT, HF_VIT_5
 from ._layout import AnyLayout, Settings
-from ._mae import META_MAE
+from ._mae import HF_MAE, HF_MAE_5, META_MAE
 from ._sam import HF_SAM, META_SAM, TIMM_SAM
 from ._settings import Beside, find_nothing
 from ._siglip import HF_SIGLIP
@@ -28,8 +27,8 @@ LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
         for layout in (
             TIMM_VIT,
             TIMM_EVA,
-            HF_VIT,
-            HF_VIT_5,
+            HF_MAE,
+            HF_MAE_5,
             HF_DINOV2,
             HF_DINOV2_5,
             HF_DINOV3,

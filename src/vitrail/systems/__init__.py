@@ -1,0 +1,4 @@
+"""The systems that stand on a Vision Transformer, each with its image model in the field `image`."""
+
+from ._mae import MAEDecoder as MAEDecoder, MaskedAutoencoder as MaskedAutoencoder, Reconstruction as Reconstruction
+from ._mae_config import MAEConfig as MAEConfig

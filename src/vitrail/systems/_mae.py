@@ -1,0 +1,270 @@
+"""MAE: an image model that reads some of the patches, and a decoder that predicts the pixels of the others."""
+
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+
+from .._tokens import Tokens
+from ..encoder import Encoder
+from ..model import ViT
+from ..nn import Dropout, Execution, LayerNorm, Linear, ParameterKinds, to_dtype
+from ..position import AbstractPosition
+
+if TYPE_CHECKING:
+    from ._mae_config import MAEConfig
+else:
+    MAEConfig = object  # a configuration builds with what is here
+
+_EPS = 1e-6
+"""What is added to the variance of a patch's pixels."""
+
+
+@final
+class MAEDecoder(eqx.Module):
+    """Predicts the pixels of every patch from the tokens of some: a narrow encoder with a mask token for each patch
+    that is missing."""
+
+    parameter_kinds: ClassVar[ParameterKinds] = {"mask_token": "token"}
+
+    embed: Linear
+    mask_token: Float[Array, " dim"]
+    position: AbstractPosition
+    encoder: Encoder
+    norm: LayerNorm
+    predict: Linear
+
+    def __init__(
+        self,
+        *,
+        embed: Linear,
+        mask_token: Float[Array, " dim"],
+        position: AbstractPosition,
+        encoder: Encoder,
+        norm: LayerNorm,
+        predict: Linear,
+    ):
+        """**Arguments:**
+
+        - `embed`: brings the tokens to the decoder's width.
+        - `mask_token`: stands for a patch that is missing.
+        - `position`: the position embedding of all patches.
+        - `encoder`: the blocks.
+        - `norm`: the final norm.
+        - `predict`: from a token to the pixels of its patch.
+        """
+        self.embed = embed
+        self.mask_token = mask_token
+        self.position = position
+        self.encoder = encoder
+        self.norm = norm
+        self.predict = predict
+
+    def __call__(self, tokens: Tokens, *, execution: Execution = Execution()) -> Float[Array, "patches pixels"]:
+        """**Arguments:**
+
+        - `tokens`: of the patches that are there, as a backbone returns them.
+        - `execution`: how it is computed.
+
+        **Returns:**
+
+        The pixels of every patch of the grid, row-major, channels last, in float32.
+        """
+        embed, mask_token, position = to_dtype((self.embed, self.mask_token, self.position), tokens.patches.dtype)
+        known = tokens.map(embed)
+        patches = jnp.tile(mask_token, (tokens.grid[0] * tokens.grid[1], 1)).at[known.places].set(known.patches)
+        full = position(Tokens(patches, tokens.grid, class_token=known.class_token, registers=known.registers))
+        decoded = self.encoder(full.sequence, rotation=position.rotation(full), execution=execution)
+        return self.predict(self.norm(full.with_sequence(decoded).patches).astype(jnp.float32))
+
+
+@final
+class Reconstruction(eqx.Module):
+    """What a `MaskedAutoencoder` makes of an image."""
+
+    pixels: Float[Array, "height width channels"]
+    """The prediction for every patch, also for those that it has seen, in the units of the image."""
+    masked: Bool[Array, " patches"]
+    """True for each patch that the image model did not see."""
+    loss: Float[Array, ""]
+    """The mean squared error over the masked patches; of normalised pixels if the model predicts these."""
+
+
+@final
+class MaskedAutoencoder(eqx.Module):
+    """MAE: reads a quarter of the patches and predicts the others.
+
+    It takes one image; batch it with `jax.vmap`, with a key for each image.
+
+    ??? cite
+
+        He et al., *Masked Autoencoders Are Scalable Vision Learners*, CVPR 2022, arXiv:2111.06377, section 3.
+    """
+
+    image: ViT
+    decoder: MAEDecoder
+    config: MAEConfig = eqx.field(static=True)
+
+    def __init__(self, image: ViT, decoder: MAEDecoder, config: MAEConfig):
+        """**Arguments:**
+
+        - `image`: the image model, of which the backbone is used.
+        - `decoder`: predicts pixels from its tokens.
+        - `config`: what both were built from.
+        """
+        self.image = image
+        self.decoder = decoder
+        self.config = config
+
+    def __call__(
+        self,
+        image: Shaped[Array | np.ndarray, "height width channels"],
+        kept: Int[Array, " kept"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "patches pixels"]:
+        """Predicts the pixels of every patch from some of them.
+
+        **Arguments:**
+
+        - `image`: one image, of the size and channels of the image model.
+        - `kept`: the numbers of the patches that the image model sees.
+        - `key`: for dropout and stochastic depth in the image model; `None` means inference.
+
+        **Returns:**
+
+        The pixels of each patch, row-major, channels last; of a model with `normalise_targets` the normalised ones.
+
+        **Raises:** `ValueError` if the image does not fit, or there is no such patch.
+        """
+        backbone = self.image.backbone
+        tokens = backbone.encode(backbone.embed(image).take(kept), key=key)
+        return self.decoder(tokens, execution=backbone.execution)
+
+    def reconstruct(
+        self,
+        image: Shaped[Array | np.ndarray, "height width channels"],
+        ratio: float = 0.75,
+        *,
+        key: PRNGKeyArray | None = None,
+        noise: Float[Array | np.ndarray, " patches"] | None = None,
+    ) -> Reconstruction:
+        """Hides patches at random and predicts them.
+
+        **Arguments:**
+
+        - `image`: one image, of the size and channels of the image model.
+        - `ratio`: how many of the patches are hidden.
+        - `key`: for the choice of patches.
+        - `noise`: a number for each patch, in place of `key`: the patches with the smallest are kept.
+
+        **Returns:**
+
+        The prediction, which patches were hidden, and the loss. Where the model predicts normalised pixels, the mean
+        and the deviation of the true patch bring the prediction back to the units of the image.
+
+        **Raises:** `ValueError` if the image or the noise does not fit, if `ratio` hides all patches or none, or if not
+        exactly one of `key` and `noise` is given.
+        """
+        kept = choose_patches(self._draw_noise(key, noise), ratio)
+        targets = self.patchify(image)
+        predicted = self(image, kept)
+        masked = jnp.ones(targets.shape[0], bool).at[kept].set(False)
+        mean = targets.mean(axis=1, keepdims=True)
+        deviation = jnp.sqrt(targets.var(axis=1, keepdims=True, ddof=1) + _EPS)
+        if self.config.normalise_targets:
+            targets = (targets - mean) / deviation
+        loss = jnp.mean((predicted - targets) ** 2, axis=1)
+        pixels = predicted * deviation + mean if self.config.normalise_targets else predicted
+        return Reconstruction(self.unpatchify(pixels), masked, jnp.mean(loss, where=masked))
+
+    def _draw_noise(
+        self, key: PRNGKeyArray | None, noise: Float[Array | np.ndarray, " noises"] | None
+    ) -> Float[Array, " patches"]:
+        number = self.config.image.grid[0] * self.config.image.grid[1]
+        if (key is None) == (noise is None):
+            raise ValueError(
+                "reconstruct needs one of key and noise to choose the patches, got "
+                f"{'neither' if key is None else 'both'}: pass key=jax.random.key(0)"
+            )
+        if noise is None:
+            return jax.random.uniform(key, (number,)) if key is not None else jnp.zeros(number)
+        if noise.shape != (number,):
+            raise ValueError(f"noise must have a number for each of the {number} patches, got {noise.shape[0]}")
+        return jnp.asarray(noise)
+
+    def patchify(self, image: Shaped[Array | np.ndarray, "height width channels"]) -> Float[Array, "patches pixels"]:
+        """**Arguments:**
+
+        - `image`: one image, of the size and channels of the image model.
+
+        **Returns:**
+
+        The pixels of each patch, row-major, channels last, in float32.
+        """
+        (rows, cols), (height, width) = self.config.image.grid, self.config.image.patch_size
+        cells = jnp.asarray(image, jnp.float32).reshape(rows, height, cols, width, self.config.image.channels)
+        return cells.transpose(0, 2, 1, 3, 4).reshape(rows * cols, -1)
+
+    def unpatchify(self, patches: Float[Array, "patches pixels"]) -> Float[Array, "height width channels"]:
+        """**Arguments:**
+
+        - `patches`: the pixels of each patch, as `patchify` returns them.
+
+        **Returns:**
+
+        The image.
+        """
+        (rows, cols), (height, width) = self.config.image.grid, self.config.image.patch_size
+        cells = patches.reshape(rows, cols, height, width, self.config.image.channels)
+        return cells.transpose(0, 2, 1, 3, 4).reshape(rows * height, cols * width, -1)
+
+    def with_execution(self, execution: Execution) -> "MaskedAutoencoder":
+        """**Arguments:**
+
+        - `execution`: how the model is to be computed.
+
+        **Returns:**
+
+        The same model, with the same arrays, computed in that way.
+        """
+        return dataclasses.replace(self, image=self.image.with_execution(execution))
+
+    def with_dropout(self, dropout: Dropout) -> "MaskedAutoencoder":
+        """**Arguments:**
+
+        - `dropout`: what is to be dropped at random in training, in the image model.
+
+        **Returns:**
+
+        The same model, with the same arrays, and that dropout.
+        """
+        return dataclasses.replace(self, image=self.image.with_dropout(dropout))
+
+
+def choose_patches(noise: Float[Array, " patches"], ratio: float) -> Int[Array, " kept"]:
+    """Chooses the patches that an image model sees.
+
+    **Arguments:**
+
+    - `noise`: a number for each patch.
+    - `ratio`: how many of the patches are hidden.
+
+    **Returns:**
+
+    The numbers of the patches with the smallest noise, smallest first.
+
+    **Raises:** `ValueError` if that hides all patches or none.
+    """
+    number = noise.shape[0]
+    kept = int(number * (1 - ratio)) if 0 < ratio < 1 else 0
+    if not 0 < kept < number:
+        raise ValueError(
+            f"ratio must hide at least one of the {number} patches and keep at least one, got {ratio}: pass for "
+            "instance 0.75"
+        )
+    return jnp.argsort(noise)[:kept]

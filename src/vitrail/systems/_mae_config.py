@@ -1,0 +1,90 @@
+"""The configuration of a masked autoencoder."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from .._spec import PartSpec
+from ..encoder import Encoder, EncoderSize
+from ..model import ViTConfig, from_json, to_json
+from ..nn import INITS, LayerNorm, Linear
+from ..position import POSITIONS, PositionContext, PositionFactory
+from ._mae import MAEDecoder, MaskedAutoencoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAEConfig:
+    """Describes a `MaskedAutoencoder` by names and plain values."""
+
+    image: ViTConfig
+    """The image model. Its blocks and the decoder's have the same options."""
+    decoder: EncoderSize = EncoderSize(dim=512, depth=8, num_heads=16, mlp_dim=2048)
+    """The size of the decoder."""
+    position: str | PartSpec | PositionFactory = PartSpec("sincos2d", (("rule", "mae"),))
+    """The position embedding of the decoder."""
+    normalise_targets: bool = True
+    """Whether it predicts the pixels of a patch less their mean, divided by their deviation."""
+
+    def build(self, *, key: PRNGKeyArray) -> MaskedAutoencoder:
+        """Builds the model.
+
+        **Arguments:**
+
+        - `key`: for the weights.
+
+        **Returns:**
+
+        A `MaskedAutoencoder` with fresh weights.
+
+        **Raises:** what `ViTConfig.build` raises.
+        """
+        image_key, embed_key, token_key, position_key, encoder_key, predict_key = jax.random.split(key, 6)
+        image = self.image.build(key=image_key)
+        init, dim, backbone = INITS[self.image.init], self.decoder.dim, image.backbone
+        context = PositionContext(
+            dim=dim,
+            grid=self.image.grid,
+            class_token=backbone.class_token is not None,
+            num_registers=backbone.num_registers,
+            head_dim=dim // self.decoder.num_heads,
+            init=init,
+        )
+        height, width = self.image.patch_size
+        decoder = MAEDecoder(
+            embed=Linear(backbone.dim, dim, weight_init=init.mlp, key=embed_key),
+            mask_token=init.class_token(token_key, (1, dim), jnp.dtype(jnp.float32))[0],
+            position=POSITIONS.build(self.position, context, key=position_key),
+            encoder=Encoder(self.decoder, options=self.image.encoder, init=init, key=encoder_key),
+            norm=LayerNorm(dim, eps=self.image.encoder.norm_eps),
+            predict=Linear(dim, height * width * self.image.channels, weight_init=init.mlp, key=predict_key),
+        )
+        return MaskedAutoencoder(image, decoder, self)
+
+    def to_json(self) -> str:
+        """Writes the configuration as JSON, for `from_json`.
+
+        **Returns:**
+
+        A JSON object, indented.
+
+        **Raises:** `ValueError` if a part is a class or a `functools.partial`.
+        """
+        return to_json(self)
+
+    @staticmethod
+    def from_json(text: str) -> "MAEConfig":
+        """Reads a configuration that `to_json` wrote.
+
+        **Arguments:**
+
+        - `text`: a JSON object.
+
+        **Returns:**
+
+        An equal configuration.
+
+        **Raises:** what `ViTConfig.from_json` raises.
+        """
+        return from_json(MAEConfig, text)
