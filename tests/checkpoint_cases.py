@@ -79,7 +79,7 @@ def published(case: Case, folder: Path) -> Path:
 
 def differences(case: Case, path: Path, images: dict[tuple[int, int], np.ndarray] | None = None) -> dict[str, float]:
     """By size and output, the largest difference from the original, relative to the largest number."""
-    model = vitrail.load(path, **case.options)
+    model = vitrail.load(path, part="image", **case.options)
     found: dict[str, float] = {}
     for size, expected in case.outputs.items():
         resized = model if size == model.config.image_size else model.resized(size)

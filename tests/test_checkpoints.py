@@ -31,21 +31,27 @@ from vitrail.weights import LAYOUTS, Layout
 CASES = load_cases()
 
 
+def image_layout(name: str) -> Layout[Any]:
+    """The layout of that name, of a system that of its image model."""
+    return LAYOUTS[name].image or LAYOUTS[name]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_checkpoint_gives_the_numbers_of_its_library(name: str, tmp_path: Path) -> None:
     found = differences(CASES[name], published(CASES[name], tmp_path))
     assert max(found.values()) <= TOLERANCE, found
 
 
-WRITABLE = {name: case for name, case in CASES.items() if LAYOUTS[case.layout].export is not None}
+WRITABLE = {name: case for name, case in CASES.items() if image_layout(case.layout).export is not None}
 
 
 @pytest.mark.parametrize("name", WRITABLE)
 def test_a_layout_is_written_back_to_the_bit(name: str, tmp_path: Path) -> None:
     case = WRITABLE[name]
-    model = vitrail.load(published(case, tmp_path), **case.options)
+    model = vitrail.load(published(case, tmp_path), part="image", **case.options)
     vitrail.save(model, tmp_path / "again", layout=case.layout)  # type: ignore[arg-type]
-    written, layout, given = load_file(tmp_path / "again/model.safetensors"), LAYOUTS[case.layout], tensors_of(case)
+    layout = image_layout(case.layout)
+    written, given = load_file(tmp_path / "again/model.safetensors"), tensors_of(case)
     written, given = ({short(layout, key): array for key, array in each.items()} for each in (written, given))
     assert written.keys() <= given.keys()
     assert all(layout.reason_to_ignore(key) for key in given.keys() - written.keys())
@@ -403,21 +409,24 @@ def test_a_layout_of_a_library_is_a_folder(layout: Any, tmp_path: Path) -> None:
 
 
 def test_the_layouts_that_are_written_are_those_that_the_type_names() -> None:
-    written = {name for name, layout in LAYOUTS.items() if layout.export is not None}
+    written = {layout.name for layout in ALL_LAYOUTS if layout.export is not None}
     assert {"vitrail"} | written == set(typing.get_args(vitrail.WritableLayout))
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_the_facts_of_a_layout_fit_each_other(name: str) -> None:
-    layout = LAYOUTS[name]
-    assert layout.name == name
+ALL_LAYOUTS = [each for layout in LAYOUTS.values() for each in (layout, layout.image) if each is not None]
+
+
+@pytest.mark.parametrize("layout", ALL_LAYOUTS, ids=lambda layout: f"{layout.name}-{layout.kind.__name__}")
+def test_the_facts_of_a_layout_fit_each_other(layout: Layout[Any]) -> None:
+    assert layout.name in LAYOUTS
     assert layout.signature
+    assert (layout.image is None) == (layout.kind is vitrail.ViTConfig)
     assert not {*layout.signature, *layout.one_of} & {*layout.foreign}
     assert {pattern for pattern, _ in layout.computed} <= {pattern for pattern, _ in layout.ignored}
     assert layout.preprocess.keys() <= {"", *layout.model_types}
     if layout.library.name == "Hugging Face":
         assert layout.model_types
-        assert "layer_norm_eps" in layout.usual
+        assert layout.image is not None or "layer_norm_eps" in layout.usual
 
 
 def test_every_case_is_of_one_layout_and_all_layouts_have_one() -> None:

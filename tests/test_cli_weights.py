@@ -64,7 +64,12 @@ def test_inspect_shows_what_would_be_ignored_and_what_is_missing(
     lost = "vit.encoder.layer.1.output.dense.bias"
     assert lost in MAE.shapes
     shapes = {name: shape for name, shape in MAE.shapes.items() if name != lost} | {"vit.surprise": (3,)}
-    assert main(["inspect", str(published(dataclasses.replace(MAE, shapes=shapes), tmp_path))]) == 0
+    path = published(dataclasses.replace(MAE, shapes=shapes), tmp_path)
+    assert main(["inspect", str(path)]) == 0
+    whole = capsys.readouterr().out
+    assert "\nsystem      mae, whose image model is\n" in whole
+    assert "ignored     nothing" in whole
+    assert main(["inspect", str(path), "--part", "image"]) == 0
     printed = capsys.readouterr().out
     decoder = [name for name in MAE.shapes if name.startswith("decoder")]
     assert f"{len(decoder):>4,}  " in printed

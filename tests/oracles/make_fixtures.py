@@ -3,6 +3,7 @@
 Run it in the environment of `make test-oracles`: `.venv-oracles/bin/python tests/oracles/make_fixtures.py`.
 """
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from checkpoint_cases import case_arrays, case_to_json, image_of
 from checkpoint_oracle import CASES, SIZES
 from resample_oracle import resampled
+from system_cases import write_cases
 from timm_oracle import cases
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -27,3 +29,7 @@ if __name__ == "__main__":
     kept = {name: case_to_json(case) for name, case in made.items()}
     (FIXTURES / "checkpoints.json").write_text(json.dumps(kept, separators=(",", ":")))
     np.savez_compressed(FIXTURES / "resampled.npz", allow_pickle=False, **resampled())
+    for path in Path(__file__).parent.glob("systems_*.py"):
+        family = importlib.import_module(path.stem)
+        cases_of_it = {name: make(image_of(family.SIZE)) for name, make in family.CASES.items()}
+        write_cases(path.stem.removeprefix("systems_"), cases_of_it)

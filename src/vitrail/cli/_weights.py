@@ -52,6 +52,8 @@ class Inspect:
     """The layout; without it, the names of the tensors tell it."""
     config: str | None = None
     """Settings in JSON, in place of the config.json beside the file: '{"num_heads": 6}'."""
+    part: Literal["image"] | None = None
+    """`image` for the image model of a system alone."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class Convert:
 
 def run_inspect(command: Inspect) -> None:
     """Prints the card of a file."""
-    card = model_card(command.file, layout=command.layout, config=_parse_settings(command.config))
+    config = _parse_settings(command.config)
+    card = model_card(command.file, layout=command.layout, config=config, part=command.part)
     for line in describe_card(card):
         print(line)
 

@@ -1,0 +1,120 @@
+"""Systems of the original libraries with random weights, and what those libraries make of some inputs with them.
+
+The weights are drawn by name, as in `checkpoint_cases`. A family has its fixtures in `fixtures/systems/FAMILY.json` and
+`.npz`, which `oracles/make_fixtures.py` writes from `oracles/systems_FAMILY.py`.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from checkpoint_cases import FIXTURES, Arrays, drawn
+from helpers import run
+from safetensors.numpy import save_file
+
+import vitrail
+
+SYSTEMS = FIXTURES / "systems"
+
+
+@dataclasses.dataclass
+class SystemCase:
+    """One checkpoint of a system: how it is published, and what the original gives for some inputs."""
+
+    layout: str
+    """The layout that vitrail should see in it."""
+    shapes: dict[str, tuple[int, ...]]
+    """The tensors of the file, by its names."""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The JSON files beside it, by their names."""
+    inputs: Arrays = dataclasses.field(default_factory=dict)
+    """What the original was given, by the names that the function in `RUNS` reads."""
+    outputs: Arrays = dataclasses.field(default_factory=dict)
+    """What it gave, by the names that the function in `RUNS` returns."""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What else `vitrail.load` is told."""
+    image_options: dict[str, Any] | None = None
+    """What `vitrail.load` is told for the image model alone; `None` for the same."""
+    writable: bool = True
+    """Whether vitrail writes these names, if it writes the layout at all."""
+    fixed: Arrays = dataclasses.field(default_factory=dict)
+    """Tensors that are not drawn."""
+
+    def tensors(self) -> Arrays:
+        """The tensors of the file."""
+        return {name: self.fixed.get(name, drawn(name, tuple(shape))) for name, shape in self.shapes.items()}
+
+    def publish(self, folder: Path) -> Path:
+        """Writes the checkpoint as its library publishes it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, settings in self.settings.items():
+            (folder / name).write_text(json.dumps(settings))
+        save_file(self.tensors(), folder / "model.safetensors", metadata={"format": "pt"})
+        return folder / "model.safetensors"
+
+
+def _run_mae(model: vitrail.MaskedAutoencoder, inputs: Arrays) -> Mapping[str, Any]:
+    image, noise = jnp.asarray(inputs["image"]), jnp.asarray(inputs["noise"])
+    result = run(model.reconstruct, image, noise=noise)
+    return {
+        "masked": result.masked,
+        "loss": result.loss,
+        "patches": run(model, image, jnp.argsort(noise)[: noise.size // 4]),
+    }
+
+
+RUNS: dict[str, Callable[[Any, Arrays], Mapping[str, Any]]] = {
+    "MaskedAutoencoder": _run_mae,
+}
+"""What vitrail makes of the inputs of a case, by the class of the model."""
+
+
+def compare(case: SystemCase, path: Path) -> dict[str, float]:
+    """By output, the largest difference from the original, relative to the largest number."""
+    model = vitrail.load(path, **case.options)
+    actual = RUNS[type(model).__name__](model, case.inputs)
+    found: dict[str, float] = {}
+    for name, expected in case.outputs.items():
+        given = np.asarray(actual[name])
+        assert given.shape == expected.shape, (name, given.shape, expected.shape)
+        assert np.issubdtype(given.dtype, np.floating) == np.issubdtype(expected.dtype, np.floating), name
+        found[name] = float(np.abs(np.float64(given) - expected).max() / max(np.abs(np.float64(expected)).max(), 1e-30))
+    return found
+
+
+def write_cases(family: str, cases: Mapping[str, SystemCase]) -> None:
+    """Writes the fixtures of a family."""
+    SYSTEMS.mkdir(exist_ok=True)
+    kept: dict[str, Any] = {}
+    arrays: Arrays = {}
+    for name, case in cases.items():
+        kept[name] = {key: value for key, value in vars(case).items() if key not in ("inputs", "outputs", "fixed")}
+        for part in ("inputs", "outputs", "fixed"):
+            arrays |= {f"{name}/{part}/{key}": array for key, array in getattr(case, part).items()}
+    (SYSTEMS / f"{family}.json").write_text(json.dumps(kept, separators=(",", ":")))
+    np.savez_compressed(SYSTEMS / f"{family}.npz", allow_pickle=False, **arrays)
+
+
+@functools.cache
+def load_system_cases() -> dict[str, SystemCase]:
+    """The cases of all families."""
+    cases: dict[str, SystemCase] = {}
+    for path in sorted(SYSTEMS.glob("*.json")):
+        with np.load(path.with_suffix(".npz")) as file:
+            arrays = dict(file)
+        for name, kept in json.loads(path.read_text()).items():
+            parts: dict[str, Arrays] = {
+                part: {
+                    key.removeprefix(f"{name}/{part}/"): array
+                    for key, array in arrays.items()
+                    if key.startswith(f"{name}/{part}/")
+                }
+                for part in ("inputs", "outputs", "fixed")
+            }
+            cases[name] = SystemCase(**kept, **parts)
+    return cases

@@ -1,0 +1,55 @@
+"""Systems: checkpoints of the original libraries give their numbers, are written back, and hold an image model."""
+
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+from checkpoint_cases import TOLERANCE
+from safetensors.numpy import load_file
+from system_cases import compare, load_system_cases
+
+import vitrail
+from vitrail.weights import LAYOUTS
+
+CASES = load_system_cases()
+WRITABLE = {name: case for name, case in CASES.items() if case.writable and LAYOUTS[case.layout].export is not None}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_system_gives_the_numbers_of_its_library(name: str, tmp_path: Path) -> None:
+    found = compare(CASES[name], CASES[name].publish(tmp_path))
+    assert max(found.values()) <= TOLERANCE, found
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_a_system_is_written_back_to_the_bit(name: str, tmp_path: Path) -> None:
+    case = WRITABLE[name]
+    model = vitrail.load(case.publish(tmp_path / "given"), **case.options)
+    vitrail.save(model, tmp_path / "again", layout=case.layout)  # type: ignore[arg-type]
+    given, written = case.tensors(), load_file(tmp_path / "again" / "model.safetensors")
+    layout = LAYOUTS[case.layout]
+    assert written.keys() <= given.keys()
+    assert all(layout.reason_to_ignore(key) for key in given.keys() - written.keys())
+    assert all(np.array_equal(array, given[key]) for key, array in written.items())
+    again = vitrail.load(tmp_path / "again")
+    assert all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(again), jax.tree.leaves(model), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_image_model_of_a_system_loads_alone(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    path = case.publish(tmp_path / "given")
+    model = vitrail.load(path, **case.options)
+    vitrail.save(model, tmp_path / "own.safetensors")
+    assert vitrail.load(tmp_path / "own.safetensors").config == model.config
+    alone = case.options if case.image_options is None else case.image_options
+    for file, options in ((path, alone), (tmp_path / "own.safetensors", {})):
+        image = vitrail.load(file, part="image", **options)
+        assert type(image) is vitrail.ViT
+        same = eqx.tree_equal(jax.tree.leaves(image.backbone), jax.tree.leaves(model.image.backbone))
+        assert bool(same)
+        card = vitrail.model_card(file, part="image", config=options.get("config"))
+        assert card.parameters == sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(image, eqx.is_array)))
+        assert card.missing == card.unknown == ()
