@@ -1,6 +1,8 @@
 """Settings of every test, made before JAX starts."""
 
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +18,12 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=2",
     )
 ).strip()
+# Many tests compile the same program: what one has compiled, all workers and their subprocesses read.
+_STARTED_HERE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
+if _STARTED_HERE:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="vitrail-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests are about numbers, which a GPU computes less exactly
 
 import jax
@@ -47,6 +55,11 @@ _DEPEND_ON_VERSIONS = {
     "test_train_fit",
     "test_weights",
 }
+
+
+def pytest_unconfigure() -> None:
+    if _STARTED_HERE:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -246,6 +246,7 @@ def test_sigterm_ends_a_comparison_without_leaving_tokens(folder: Path, tmp_path
                 if run.poll() is not None or len(list(out.rglob("*.npy"))) == 2:
                     break
                 time.sleep(0.1)
+            assert len(list(out.rglob("*.npy"))) == 2, "no tokens to leave"
             run.terminate()
             assert run.wait(60) == 128 + signal.SIGTERM
         finally:
