@@ -2,3 +2,4 @@
 
 from ._mae import MAEDecoder as MAEDecoder, MaskedAutoencoder as MaskedAutoencoder, Reconstruction as Reconstruction
 from ._mae_config import MAEConfig as MAEConfig
+from ._dense import Dense as Dense, DenseConfig as DenseConfig, make_dense as make_dense
