@@ -6,5 +6,6 @@ from ._base import (
     DenseReadoutFactory as DenseReadoutFactory,
 )
 from ._dpt import DPTReadout as DPTReadout
+from ._endings import DepthEnding as DepthEnding, SegmentationEnding as SegmentationEnding
 from ._linear import LinearReadout as LinearReadout
 from ._table import READOUTS as READOUTS

@@ -17,8 +17,7 @@ from ._reassemble import ClassTokenUse, Reassemble
 
 @final
 class DPTReadout(AbstractDenseReadout):
-    """The Dense Prediction Transformer: the tokens of four blocks become maps of four sizes, which convolutions fuse from
-    coarse to fine.
+    """The Dense Prediction Transformer: the tokens of four blocks become maps of four sizes, which convolutions fuse.
 
     With `num_classes=None` it ends in one channel, a depth; otherwise in the scores of classes. Use it for fine maps.
 
@@ -88,8 +87,8 @@ class DPTReadout(AbstractDenseReadout):
         - `max_depth`: what the depth is multiplied by.
         - `key`: for the weights.
 
-        **Raises:** `ValueError` if a layer is not a block, if `layers`, `widths` and `scales` are not equally many, if a
-        scale is not possible, or if the class token is read and there is none.
+        **Raises:** `ValueError` if a layer is not a block, if `layers`, `widths` and `scales` are not equally many, if
+        a scale is not possible, or if the class token is read and there is none.
         """
         layers = tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)) if layers is None else layers
         check_layers(layers, depth)

@@ -84,8 +84,5 @@ class Fusion(eqx.Module):
 
         The fused map.
         """
-        if x is None or self.skip is None:
-            x = finer
-        else:
-            x = x + self.skip(resample(finer, x.shape[:2], "bilinear"))
+        x = finer if x is None or self.skip is None else x + self.skip(resample(finer, x.shape[:2], "bilinear"))
         return self.project(resample(self.refine(x), size, "bilinear_corners"))

@@ -16,7 +16,7 @@ ClassTokenUse = Literal["ignore", "add", "project"]
 
 @final
 class Reassemble(eqx.Module):
-    """Makes a map of the tokens of one block: reads the class token, changes the width, and resizes (Ranftl et al. 2021,
+    """Makes a map of the tokens of one block: reads the class token, changes the width, and resizes (Ranftl et al.,
     section 3)."""
 
     read: Linear | None

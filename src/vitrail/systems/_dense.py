@@ -56,8 +56,8 @@ class Dense(eqx.Module):
 
         **Returns:**
 
-        The map in float32: logits of the classes, or one channel. Its size is that of the image, unless the readout says
-        otherwise.
+        The map in float32: logits of the classes, or one channel. Its size is that of the image, unless the readout
+        says otherwise.
 
         **Raises:** `ValueError` or `TypeError` if the image does not fit.
         """
