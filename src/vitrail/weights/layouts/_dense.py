@@ -12,6 +12,7 @@ import numpy as np
 from ..._spec import PartSpec
 from ...dense import DPTReadout
 from ...model import ViTConfig
+from ...nn import Conv, Upscale
 from ...systems import Dense, DenseConfig
 from .._configuration import make_outline
 from .._errors import CheckpointError
@@ -123,9 +124,15 @@ def get_readout(config: DenseConfig) -> DPTReadout:
 def read_readout(checkpoint: Checkpoint, names: Names, dim: int, **options: Any) -> PartSpec:
     """DPT's options, as far as shapes say them, and `options`."""
     number = checkpoint.count_blocks(names.project.replace("{n}", "{i}") + ".weight")
+    factors = checkpoint.settings.get("reassemble_factors") or (None,) * number
+    if len(factors) != number:
+        raise CheckpointError(
+            f"the setting 'reassemble_factors' beside {checkpoint.path} must have a number for each of {number} maps, got "
+            f"{factors!r}"
+        )
     maps = [
-        _read_map(checkpoint, *(name.format(n=n, m=n + 1) for name in (names.project, names.resize)), dim)
-        for n in range(number)
+        _read_map(checkpoint, *(name.format(n=n, m=n + 1) for name in (names.project, names.resize)), dim, factor)
+        for n, factor in enumerate(factors)
     ]
     unit = names.fusion.format(k=number - 1, r=1) + names.unit
     found = {
@@ -138,15 +145,14 @@ def read_readout(checkpoint: Checkpoint, names: Names, dim: int, **options: Any)
     return PartSpec("dpt", tuple(sorted((found | options).items())))
 
 
-def _read_map(checkpoint: Checkpoint, project: str, resize: str, dim: int) -> tuple[int, float]:
-    """The width of a map, and its scale: a kernel of 3 with a stride, which no shape says, is DPT's 2."""
+def _read_map(checkpoint: Checkpoint, project: str, resize: str, dim: int, factor: object) -> tuple[int, float]:
+    """The width of a map, and its scale: the given one, or else the kernel; a kernel of 3 has DPT's stride of 2."""
     width, read, *_ = checkpoint.get_shape(f"{project}.weight", 4)
     if read != dim:
         raise CheckpointError(f"{checkpoint.path} must have {project + '.weight'!r} for {dim} channels, got {read}")
-    if f"{resize}.weight" not in checkpoint:
-        return width, 1
-    kernel = checkpoint.get_shape(f"{resize}.weight", 4)[2]
-    return width, 0.5 if kernel == 3 else kernel
+    kernel = checkpoint.get_shape(f"{resize}.weight", 4)[2] if f"{resize}.weight" in checkpoint else 1
+    scale = factor if isinstance(factor, int | float) else 0.5 if kernel == 3 else kernel
+    return width, int(scale) if scale == int(scale) else scale
 
 
 def find_dense_misreading(config: DenseConfig, read: DenseConfig) -> str:
@@ -171,16 +177,22 @@ def find_dense_obstacle(config: DenseConfig) -> str:
 def write_readout(config: DenseConfig) -> Settings:
     """The settings of Hugging Face's that DPT and Depth Anything share."""
     readout = get_readout(config)
-    scales = [
-        1 if resize is None else 0.5 if resize.weight.shape[-1] == 3 else resize.weight.shape[-1]
-        for resize in (stage.resize for stage in readout.reassemble)
-    ]
     return {
-        "reassemble_factors": scales,
+        "reassemble_factors": [_find_scale(stage.resize) for stage in readout.reassemble],
         "neck_hidden_sizes": [stage.project.weight.shape[0] for stage in readout.reassemble],
         "fusion_hidden_size": readout.fusion[0].project.weight.shape[0],
         "head_in_index": -1,
     }
+
+
+def _find_scale(resize: Upscale | Conv | None) -> float:
+    match resize:
+        case None:
+            return 1
+        case Upscale(weight=weight):
+            return weight.shape[-1]
+        case Conv(stride=stride):
+            return 1 / stride
 
 
 def write_dense_preprocess(config: DenseConfig) -> Settings:

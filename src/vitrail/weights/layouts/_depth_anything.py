@@ -28,7 +28,7 @@ from ._dense import (
     write_unread,
 )
 from ._dinov2 import HF_DINOV2, META_DINOV2
-from ._dpt import READOUT, UNREAD, check_neck, read_layers, select_backbone, write_backbone
+from ._dpt import READOUT, UNREAD, check_index, read_layers, select_backbone, write_backbone
 from ._hugging_face import check_model_type
 from ._layout import Export, Layout, Library, Settings
 from ._libraries import HUGGING_FACE
@@ -66,7 +66,7 @@ _VERSION_2: Final[Mapping[int, tuple[int, ...]]] = MappingProxyType(
 
 def _read_config_hugging_face(checkpoint: Checkpoint) -> DenseConfig:
     check_model_type(checkpoint)
-    check_neck(checkpoint)
+    check_index(checkpoint)
     image = _IMAGE.read_config(checkpoint.view(layout=_IMAGE))
     inner = select_backbone(checkpoint)
     norm = inner.get_setting("apply_layernorm", bool, True)
@@ -99,8 +99,8 @@ def _read_dense(checkpoint: Checkpoint, image: ViTConfig, names: Names, **option
         )
     if kind == "metric" and checkpoint.settings.get("max_depth") is None:
         raise CheckpointError(
-            f"{checkpoint.path} does not say how many metres its depth ends at: pass config= with 'max_depth', which is "
-            "20 for rooms and 80 outdoors"
+            f"{checkpoint.path} does not say at how many metres its depth ends: pass config= with 'max_depth', which "
+            "is 20 for rooms and 80 outdoors"
         )
     readout = read_readout(
         checkpoint,

@@ -66,21 +66,14 @@ def check_layers(checkpoint: Checkpoint, given: object, depth: int, setting: str
             )
         case _:
             raise CheckpointError(
-                f"the setting {setting!r} beside {checkpoint.path} must name blocks, of which the model has {depth}, got "
-                f"{given!r}"
+                f"the setting {setting!r} beside {checkpoint.path} must name some of the {depth} blocks, got {given!r}"
             )
 
 
-def check_neck(checkpoint: Checkpoint) -> None:
-    """Raises a `CheckpointError` for settings of the readout that vitrail does not have."""
-    settings = checkpoint.settings
-    index, factors = settings.get("head_in_index"), settings.get("reassemble_factors")
-    if index not in (None, -1):
-        raise CheckpointError(f"the setting 'head_in_index' beside {checkpoint.path} must be -1, got {index!r}")
-    if factors is not None and not {0.5, 1} | {float(n) for n in range(2, 65)} >= set(factors):
-        raise CheckpointError(
-            f"the setting 'reassemble_factors' beside {checkpoint.path} must have whole numbers and 0.5, got {factors!r}"
-        )
+def check_index(checkpoint: Checkpoint) -> None:
+    """Raises a `CheckpointError` if the depth is not read from the finest map."""
+    if (given := checkpoint.settings.get("head_in_index")) not in (None, -1):
+        raise CheckpointError(f"the setting 'head_in_index' beside {checkpoint.path} must be -1, got {given!r}")
 
 
 def _read_image(checkpoint: Checkpoint) -> ViTConfig:
@@ -119,7 +112,7 @@ def _read_config_dinov2(checkpoint: Checkpoint) -> DenseConfig:
 
 
 def _read_dense(checkpoint: Checkpoint, image: ViTConfig, *, layers: tuple[int, ...], norm: bool) -> DenseConfig:
-    check_neck(checkpoint)
+    check_index(checkpoint)
     options: dict[str, Any] = {
         "layers": layers,
         "norm": norm,
