@@ -1,22 +1,18 @@
 """Dense prediction: the maps of the originals, and what a readout and its model promise."""
 
-import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_cases import TOLERANCE, image_of, published, tensors_of
+from checkpoint_cases import TOLERANCE, published, tensors_of
 from dense_cases import load_dense_cases, map_differences
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 import vitrail
-from vitrail import READOUTS, CheckpointError, DenseConfig
+from vitrail import READOUTS, DenseConfig
 from vitrail.weights import LAYOUTS
 
 KEY = jax.random.key(0)

@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 from checkpoint_cases import case_arrays, case_to_json, image_of
 from checkpoint_oracle import CASES, SIZES
-from dense_oracle import DENSE
 from resample_oracle import resampled
 from system_cases import write_cases
 from timm_oracle import cases
@@ -29,12 +28,6 @@ if __name__ == "__main__":
     np.savez_compressed(FIXTURES / "checkpoints.npz", allow_pickle=False, **arrays)
     kept = {name: case_to_json(case) for name, case in made.items()}
     (FIXTURES / "checkpoints.json").write_text(json.dumps(kept, separators=(",", ":")))
-    # A map of DPT has four times the height and the width of an image with patches of four pixels.
-    small, others = {(8, 8): image_of((8, 8))}, {size: image_of(size) for size in ((16, 16), (20, 32))}
-    dense = {name: make(small if "DPT" in name else others) for name, make in DENSE.items() if "adding" not in name}
-    maps = {f"{name}/{key}": a for name, case in dense.items() for key, a in case_arrays(case).items() if key[0] != "f"}
-    text = json.dumps({name: case_to_json(case) | {"fixed": []} for name, case in dense.items()}, separators=(",", ":"))
-    np.savez_compressed(FIXTURES / "dense.npz", allow_pickle=False, cases=np.asarray(text), **maps)
     np.savez_compressed(FIXTURES / "resampled.npz", allow_pickle=False, **resampled())
     for path in Path(__file__).parent.glob("systems_*.py"):
         family = importlib.import_module(path.stem)

@@ -46,8 +46,7 @@ def resize_depth(
 def choose_classes(
     scores: Float[Array | np.ndarray, "rows cols classes"], size: tuple[int, int]
 ) -> Int[np.ndarray, "height width"]:
-    """The class of each pixel of a picture, as Hugging Face finds it: the scores are resized bilinearly, and the highest
-    one counts.
+    """The class of each pixel of a picture, as Hugging Face finds it: the highest of the scores, resized bilinearly.
 
     **Arguments:**
 

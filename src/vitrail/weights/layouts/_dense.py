@@ -127,8 +127,8 @@ def read_readout(checkpoint: Checkpoint, names: Names, dim: int, **options: Any)
     factors = checkpoint.settings.get("reassemble_factors") or (None,) * number
     if len(factors) != number:
         raise CheckpointError(
-            f"the setting 'reassemble_factors' beside {checkpoint.path} must have a number for each of {number} maps, got "
-            f"{factors!r}"
+            f"the setting 'reassemble_factors' beside {checkpoint.path} must have a number for each of {number} maps, "
+            f"got {factors!r}"
         )
     maps = [
         _read_map(checkpoint, *(name.format(n=n, m=n + 1) for name in (names.project, names.resize)), dim, factor)

@@ -8,14 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from checkpoint_cases import Case, drawn
-from checkpoint_oracle import Images, Shapes, Tensors, dinov2, outputs, saved, transformers
-from dense_cases import fixed_of
+from checkpoint_cases import Arrays, drawn
+from checkpoint_oracle import Shapes, Tensors, batch, dinov2, saved, transformers
 from safetensors.torch import save_file
+from system_cases import SystemCase
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 5, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
-NECK = {"neck_hidden_sizes": [6, 5, 4, 7], "fusion_hidden_size": 8}
+NECK = {"neck_hidden_sizes": [6, 5, 4, 7], "fusion_hidden_size": 4}
 VIT = {**SMALL, **NECK, "intermediate_size": 24, "backbone_out_indices": [0, 1, 3, 4]}
 INNER = {**SMALL, "mlp_ratio": 2, "out_indices": [1, 2, 4, 5], "reshape_hidden_states": False}
 DPT: dict[str, tuple[str, dict[str, Any]]] = {
@@ -26,13 +27,11 @@ DPT: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "DPTForDepthEstimation adding the class token": (
         "hf_dpt",
-        {
-            **VIT,
-            "readout_type": "add",
-            "add_projection": True,
-            "fusion_hidden_size": 256,
-            "reassemble_factors": [3, 2, 1, 1 / 3],
-        },
+        {**VIT, "readout_type": "add", "reassemble_factors": [3, 2, 1, 1 / 3]},
+    ),
+    "DPTForDepthEstimation with a projection": (
+        "hf_dpt",
+        {**VIT, "add_projection": True, "fusion_hidden_size": 256},
     ),
     "DPTForSemanticSegmentation": ("hf_dpt", {**VIT, "num_labels": 5, "hidden_act": "relu"}),
     "DPTForDepthEstimation with DINOv2": ("hf_dpt_dinov2", NECK),
@@ -43,6 +42,21 @@ DPT: dict[str, tuple[str, dict[str, Any]]] = {
         {**NECK, "depth_estimation_type": "metric", "max_depth": 20, "head_hidden_size": 6},
     ),
 }
+LARGE = "DPTForDepthEstimation with a projection"
+"""Its projection has 256 channels whatever else there is, too many for a fixture."""
+
+
+def fixed_of(shapes: Shapes) -> Arrays:
+    """What is not drawn around zero: variances, counters, and what ends a depth, so that few pixels are zero."""
+    found: Arrays = {}
+    for name, shape in shapes.items():
+        if name.endswith("running_var"):
+            found[name] = 0.5 + np.abs(drawn(name, shape))
+        elif name.endswith("num_batches_tracked"):
+            found[name] = np.zeros(shape, np.int64)
+        elif len(shape) == 4 and shape[::2] == (1, 1):
+            found[name] = np.abs(drawn(name, shape))
+    return found
 
 
 def tensors_of(shapes: Shapes) -> Tensors:
@@ -51,7 +65,13 @@ def tensors_of(shapes: Shapes) -> Tensors:
     return {name: torch.from_numpy(fixed.get(name, drawn(name, shape))) for name, shape in shapes.items()}
 
 
-def hugging_face_case(name: str, images: Images) -> Case:
+def images_of(image: np.ndarray, *, squares: bool) -> Arrays:
+    """The image and one with an odd number of patches, by their sizes."""
+    wide = np.pad(image, ((0, 4), (0, 4 if squares else 16), (0, 0)), "wrap")
+    return {f"{each.shape[0]}x{each.shape[1]}": each for each in (image, wide)}
+
+
+def hugging_face_case(name: str, image: np.ndarray) -> SystemCase:
     """One of the models of transformers, under the names that it writes."""
     layout, options = DPT[name]
     kind = name.split()[0]
@@ -61,29 +81,19 @@ def hugging_face_case(name: str, images: Images) -> Case:
         options = {**options, "backbone_config": transformers.Dinov2Config(**INNER, **norm)}
     if layout == "hf_depth_anything":
         options = {**options, "patch_size": 4, "reassemble_hidden_size": 16}
-    model = getattr(transformers, kind)(config(**options))
-    shapes, settings = saved(model.save_pretrained)
-    shapes = {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
-    # The file has the names of the Hub, and memory those of version 5.
-    with tempfile.TemporaryDirectory() as folder:
-        model = load_hugging_face(Path(folder), kind, shapes, settings)
-    if layout == "hf_dpt":  # its ViT takes squares alone
-        images = {size: image for size, image in images.items() if size[0] == size[1]}
-
-    def run(image: torch.Tensor) -> Tensors:
-        found = model(image)
-        depth = getattr(found, "predicted_depth", None)
-        return {"map": (found.logits if depth is None else depth[:, None]).permute(0, 2, 3, 1)}
-
-    return Case(layout, shapes, settings, outputs(images, run), fixed=fixed_of(shapes))
-
-
-def load_hugging_face(folder: Path, kind: str, shapes: Shapes, settings: dict[str, Any]) -> Any:
-    """A model of transformers with all drawn by the names of its file."""
-    tensors = tensors_of(shapes)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(settings))
-    return getattr(transformers, kind).from_pretrained(folder).eval()
+    shapes, settings = saved(getattr(transformers, kind)(config(**options)).save_pretrained)
+    with tempfile.TemporaryDirectory() as folder:  # the file has the names of the Hub, and memory those of version 5
+        save_file(tensors_of(shapes), Path(folder, "model.safetensors"), metadata={"format": "pt"})
+        Path(folder, "config.json").write_text(json.dumps(settings))
+        model = getattr(transformers, kind).from_pretrained(folder).eval()
+    inputs = images_of(image, squares=layout == "hf_dpt")  # its ViT takes squares alone
+    outputs: Arrays = {}
+    with torch.no_grad():
+        for size, given in inputs.items():
+            found = model(batch(given))
+            depth = getattr(found, "predicted_depth", None)
+            outputs[size] = (found.logits if depth is None else depth[:, None])[0].permute(1, 2, 0).numpy()[::3, ::3]
+    return SystemCase(layout, shapes, {"config.json": settings}, inputs=inputs, outputs=outputs, fixed=fixed_of(shapes))
 
 
 RENAMED = {
@@ -108,7 +118,7 @@ def rename(name: str) -> str:
     return name.replace(".projection.", ".out_conv.")
 
 
-def authors_case(version: int, images: Images) -> Case:
+def authors_case(version: int, image: np.ndarray) -> SystemCase:
     """Depth Anything under its authors' names: the package `dinov2`, which they copied, and transformers' neck."""
     block = functools.partial(dinov2.Block, attn_class=dinov2.MemEffAttention)
     backbone = dinov2.DinoVisionTransformer(
@@ -134,17 +144,26 @@ def authors_case(version: int, images: Images) -> Case:
     whole.eval()
     layers = (8, 9, 10, 11) if version == 1 else (2, 5, 8, 11)
 
-    def run(image: torch.Tensor) -> Tensors:
-        found = backbone.get_intermediate_layers(image, layers, return_class_token=True)
-        tokens = [torch.cat([class_token[:, None], patches], 1) for patches, class_token in found]
-        rows, cols = image.shape[2] // 4, image.shape[3] // 4
-        return {"map": whole.head(whole.neck(tokens, rows, cols), rows, cols)[..., None]}
+    inputs, outputs = images_of(image, squares=False), Arrays()
+    with torch.no_grad():
+        for size, given in inputs.items():
+            found = backbone.get_intermediate_layers(batch(given), layers, return_class_token=True)
+            tokens = [torch.cat([class_token[:, None], patches], 1) for patches, class_token in found]
+            rows, cols = given.shape[0] // 4, given.shape[1] // 4
+            outputs[size] = whole.head(whole.neck(tokens, rows, cols), rows, cols)[0, ::3, ::3, None].numpy()
+    return SystemCase(
+        "depth_anything",
+        shapes,
+        inputs=inputs,
+        outputs=outputs,
+        options={"config": {"num_heads": 2, "version": version, **kind}},
+        image_options={"config": {"num_heads": 2}},
+        fixed=fixed_of(shapes),
+    )
 
-    options: dict[str, Any] = {"config": {"num_heads": 2, "version": version, **kind}}
-    return Case("depth_anything", shapes, None, outputs(images, run), options, fixed=fixed_of(shapes))
 
-
-DENSE: dict[str, Callable[[Images], Case]] = {
-    **{f"transformers {name}": functools.partial(hugging_face_case, name) for name in DPT},
+CASES: dict[str, Callable[[np.ndarray], SystemCase]] = {
+    **{f"transformers {name}": functools.partial(hugging_face_case, name) for name in DPT if name != LARGE},
     **{f"Depth Anything, version {version}": functools.partial(authors_case, version) for version in (1, 2)},
 }
+SIZE = (16, 16)
