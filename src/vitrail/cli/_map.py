@@ -34,7 +34,8 @@ def predict_map(
     height, width, _ = pixels.shape
     if height * width > _MOST_PATCHES * math.prod(config.patch_size):
         raise ValueError(
-            f"image must be less narrow, got {size[0]} x {size[1]}, which would be scaled to {height} x {width}: crop it"
+            f"image must be less narrow, got {size[0]} x {size[1]} pixels, which are scaled to {height} x {width}: "
+            "crop it"
         )
     resized = model if (height, width) == config.image_size else model.resized((height, width))
     found = np.asarray(eqx.filter_jit(resized)(pixels))
