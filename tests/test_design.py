@@ -29,6 +29,7 @@ REGISTRIES: dict[str, Any] = {
     "position": vitrail.POSITIONS,
     "pool": vitrail.POOLS,
     "head": vitrail.HEADS,
+    "readout": vitrail.READOUTS,
 }
 EXTRAS = ("optax", "grain", "rich", "tyro", "matplotlib", "PIL", "mlxtend", "safetensors", "einops", "torch")
 
@@ -37,7 +38,7 @@ LAYERS = (
     {"nn"},
     {"_registry", "_spec", "_tokens"},
     {"images"},
-    {"patch", "position", "pool", "head", "encoder"},
+    {"patch", "position", "pool", "head", "encoder", "dense"},
     {"model"},
     {"systems"},
     {"train", "weights", "testing"},
@@ -338,7 +339,9 @@ def test_every_public_method_has_a_docstring_or_inherits_one(name: str) -> None:
 def test_every_default_of_the_models_is_registered() -> None:
     """The names in signatures and in the configuration are strings, which no type checker looks up."""
     parameters = inspect.signature(vitrail.vit).parameters
-    for name, registry in REGISTRIES.items():
+    assert inspect.signature(vitrail.make_dense).parameters["readout"].default in vitrail.READOUTS
+    assert vitrail.DenseConfig.__dataclass_fields__["readout"].default in vitrail.READOUTS
+    for name, registry in REGISTRIES.items() - {("readout", vitrail.READOUTS)}:
         assert parameters[name].default in registry
         assert parameters[name].default == vitrail.ViTConfig.__dataclass_fields__[name].default
     for name in ("norm_order", "class_token", "num_registers", "encoder", "init", "channels"):

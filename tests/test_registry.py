@@ -26,6 +26,7 @@ from vitrail import (
     PATCHES,
     POOLS,
     POSITIONS,
+    READOUTS,
     MeanPool,
     OptionError,
     PartSpec,
@@ -37,7 +38,7 @@ from vitrail import (
 )
 
 KEY = jax.random.key(0)
-REGISTRIES = {"patches": PATCHES, "positions": POSITIONS, "pools": POOLS, "heads": HEADS}
+REGISTRIES = {"patches": PATCHES, "positions": POSITIONS, "pools": POOLS, "heads": HEADS, "readouts": READOUTS}
 BUILTINS = {"mean": MeanPool, "cls": vitrail.ClassTokenPool, "max": vitrail.MaxPool}
 CONTEXT = PoolContext(dim=8, grid=(3, 4), init=vitrail.TRUNC_NORMAL)
 
@@ -74,6 +75,7 @@ def _plugins_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
         ("positions", ["learned", "sincos2d", "factorized", "rope", "none"]),
         ("pools", ["mean", "cls", "attention", "none"]),
         ("heads", ["linear", "mlp", "distilled", "none"]),
+        ("readouts", ["linear", "dpt"]),
     ],
 )
 def test_the_built_in_names_are_there(kind: str, names: list[str]) -> None:
@@ -603,7 +605,7 @@ def test_a_group_that_is_none_of_vitrails_is_a_warning_and_its_name_an_error(
         warnings.simplefilter("error")
         assert registry["mean"] is MeanPool  # all other names work, and the warning is not repeated
         others = [other for kind, other in REGISTRIES.items() if other.group != right]
-        assert [list(fresh(group=other.group)) for other in others] == [["mean", "cls", "max"]] * 3
+        assert [list(fresh(group=other.group)) for other in others] == [["mean", "cls", "max"]] * len(others)
     assert "misplaced" not in sys.modules
 
 

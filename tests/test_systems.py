@@ -32,7 +32,8 @@ def test_a_system_is_written_back_to_the_bit(name: str, tmp_path: Path) -> None:
     layout = LAYOUTS[case.layout]
     assert written.keys() <= given.keys()
     assert all(layout.reason_to_ignore(key) for key in given.keys() - written.keys())
-    assert all(np.array_equal(array, given[key]) for key, array in written.items())
+    needed = [key for key in written if not layout.reason_to_ignore(key)]
+    assert all(np.array_equal(written[key], given[key]) for key in needed)
     again = vitrail.load(tmp_path / "again")
     assert all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(again), jax.tree.leaves(model), strict=True))
 

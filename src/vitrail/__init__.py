@@ -24,6 +24,14 @@ from ._registry import (
 )
 from ._spec import PartSpec as PartSpec
 from ._tokens import Tokens as Tokens
+from .dense import (
+    READOUTS as READOUTS,
+    AbstractDenseReadout as AbstractDenseReadout,
+    DenseContext as DenseContext,
+    DenseReadoutFactory as DenseReadoutFactory,
+    DPTReadout as DPTReadout,
+    LinearReadout as LinearReadout,
+)
 from .encoder import (
     Block as Block,
     Blocks as Blocks,
@@ -139,10 +147,13 @@ if _typing.TYPE_CHECKING:
     )
     from .lab import compare_pools as compare_pools
     from .systems import (
+        Dense as Dense,
+        DenseConfig as DenseConfig,
         MAEConfig as MAEConfig,
         MAEDecoder as MAEDecoder,
         MaskedAutoencoder as MaskedAutoencoder,
         Reconstruction as Reconstruction,
+        make_dense as make_dense,
     )
     from .weights import (
         CheckpointError as CheckpointError,
@@ -158,6 +169,9 @@ else:
     # Imported when they are asked for: together they take longer to import than all the rest.
     _LATER = {
         "compare_pools": "lab",
+        "Dense": "systems",
+        "DenseConfig": "systems",
+        "make_dense": "systems",
         "MAEConfig": "systems",
         "MAEDecoder": "systems",
         "MaskedAutoencoder": "systems",

@@ -8,13 +8,14 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from .._registry import Registry
+from ..dense import READOUTS
 from ..head import HEADS
 from ..patch import PATCHES
 from ..pool import POOLS
 from ..position import POSITIONS
 
 _REGISTRIES: Final[Mapping[str, Registry[Any, Any]]] = MappingProxyType(
-    {"pools": POOLS, "patches": PATCHES, "positions": POSITIONS, "heads": HEADS}
+    {"pools": POOLS, "patches": PATCHES, "positions": POSITIONS, "heads": HEADS, "readouts": READOUTS}
 )
 
 _CLASH: Final = "to use it, uninstall all but one"
@@ -25,7 +26,7 @@ class List:
     """Shows the registered parts of one kind: names and aliases, the summary and the options of the built-in parts, and
     the packages that the others are from."""
 
-    kind: Literal["pools", "patches", "positions", "heads"]
+    kind: Literal["pools", "patches", "positions", "heads", "readouts"]
     """Which parts."""
 
 

@@ -1,12 +1,11 @@
 """`vitrail inspect`, `vitrail predict`, `vitrail convert`: what a file of weights is, and what it predicts."""
 
 import json
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
+from typing import Final, Literal, cast
 
 import equinox as eqx
 import jax
@@ -15,23 +14,17 @@ from jaxtyping import Array, Float
 
 from .._check import check_positive, join_names
 from .._extras import require
-from .._files import write_whole
-from ..images import CLIP, HALF, IMAGENET, Preprocess, raise_problems
+from ..images import CLIP, HALF, IMAGENET, Preprocess, raise_problems, to_picture
 from ..model import ViT, ViTConfig
 from ..show import add_glow, compute_attention_map
+from ..systems import Dense
 from ..train import check_outputs
 from ..weights import ModelCard, convert_torch, load, model_card
 from ..weights.layouts import match_channels
-from ._setup import check_out
+from ._map import predict_map
+from ._pictures import check_picture, read_picture, write_picture
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-else:
-    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
-
-_T = TypeVar("_T")
 _SHOWN: Final = 8
-_PICTURES: Final = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"})
 _PREPROCESS: Final[Mapping[str, Preprocess]] = MappingProxyType(
     {
         "imagenet": Preprocess("cover", "bicubic", *IMAGENET, crop=0.875),
@@ -58,7 +51,8 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predicts the classes of images with the classifier in a file of weights."""
+    """Predicts the classes of images with the classifier in a file of weights, or with a model of dense prediction, as
+    DPT or Depth Anything, the depth or the classes of the pixels of an image."""
 
     file: Path
     """A safetensors or npz file, an index of several, or a folder with one."""
@@ -79,6 +73,9 @@ class Predict:
     """Whether to convert float16, bfloat16 and float64 to float32."""
     attention: Path | None = None
     """A picture to write (.png, .jpg or .webp): each image beside the attention of the last block."""
+    out: Path | None = None
+    """The picture of the map to write (.png, .jpg or .webp), of the size of the image, for a model of dense prediction:
+    its depth from blue for the smallest number to red for the largest, or the class of each pixel."""
 
 
 @dataclass(frozen=True)
@@ -169,15 +166,21 @@ def _list_entries(title: str, entries: list[str]) -> list[str]:
 def run_predict(command: Predict) -> None:
     """Prints the classes of each image."""
     require("PIL", extra="weights")
-    from PIL import Image
-
     _check_command(command)
-    card = model_card(command.file, layout=command.layout, config=_parse_settings(command.config), part="image")
+    settings = _parse_settings(command.config)
+    card = model_card(command.file, layout=command.layout, config=settings)
+    if card.kind == "dense":
+        model = load(command.file, layout=command.layout, config=settings, convert=command.convert)
+        _predict_map(command, model)
+        return
+    if command.out is not None:
+        raise ValueError(f"out is for a model of dense prediction, got one that is a {card.kind}: leave it out")
+    card = model_card(command.file, layout=command.layout, config=settings, part="image")
     preprocess = _choose_preprocess(command, card)
     images = (command.image, *command.more_images)
     problems: list[str] = []
     for image in images:  # a file that is not an image is an error before anything is computed
-        _read_picture(image, lambda picture: picture.size, problems)
+        read_picture(image, lambda picture: picture.size, problems)
     raise_problems(problems)
     model = load(
         command.file,
@@ -190,7 +193,7 @@ def run_predict(command: Predict) -> None:
         _check_attention(model)
     pictures: list[Float[np.ndarray, "height two_widths 3"]] = []
     for image in images:
-        pixels = _read_picture(image, lambda picture: preprocess(picture, card.config.image_size), problems)
+        pixels = read_picture(image, lambda picture: preprocess(picture, card.config.image_size), problems)
         if pixels is None:
             continue
         logits = np.asarray(eqx.filter_jit(model)(pixels))
@@ -201,21 +204,37 @@ def run_predict(command: Predict) -> None:
             pictures.append(_draw_attention(model, preprocess, pixels))
     raise_problems(problems)
     if command.attention is not None:
-        drawn = Image.fromarray(np.round(np.concatenate(pictures) * 255).astype(np.uint8))
-        kind = _PICTURES[command.attention.suffix]
-        write_whole(command.attention, lambda part: drawn.save(part, format=kind))
+        write_picture(np.round(np.concatenate(pictures) * 255).astype(np.uint8), command.attention)
         print(f"attention: {command.attention}")
+
+
+def _predict_map(command: Predict, model: Dense) -> None:
+    """Writes the map of an image."""
+    images = (command.image, *command.more_images)
+    if len(images) > 1 or command.out is None or command.attention is not None:
+        raise ValueError(
+            f"{command.file} predicts a map: pass one image and the picture to write, as --out map.png, and no "
+            "--attention"
+        )
+    check_picture("out", command.out, images)
+    preprocess = _choose_given_preprocess(command, model.image.config)
+    problems: list[str] = []
+    channels = model.image.config.channels
+    picture = read_picture(command.image, lambda picture: to_picture(picture, channels), problems)
+    raise_problems(problems)
+    assert picture is not None
+    lines, pixels = predict_map(model, preprocess, picture, top=command.top)
+    print(command.image)
+    for line in lines:
+        print(f"  {line}")
+    write_picture(pixels, command.out)
+    print(f"map: {command.out}")
 
 
 def _check_command(command: Predict) -> None:
     check_positive(top=command.top)
     if command.attention is not None:
-        check_out("attention", command.attention, _PICTURES)
-        images = (command.image, *command.more_images)
-        if command.attention.resolve() in (image.resolve() for image in images):
-            raise ValueError(
-                f"attention must not be one of the images, got {command.attention}: it would be overwritten"
-            )
+        check_picture("attention", command.attention, (command.image, *command.more_images))
 
 
 def _print_classes(card: ModelCard, shares: Float[np.ndarray, " classes"], top: int) -> None:
@@ -237,47 +256,25 @@ def _choose_preprocess(command: Predict, card: ModelCard) -> Preprocess:
             f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
             "features: give it another head first"
         )
+    return _choose_given_preprocess(command, card.config)
+
+
+def _choose_given_preprocess(command: Predict, config: ViTConfig) -> Preprocess:
+    """How images are prepared, by the command or else by the model."""
     if command.preprocess is not None:
-        preprocess = match_channels(_PREPROCESS[command.preprocess], card.config.channels)
+        preprocess = match_channels(_PREPROCESS[command.preprocess], config.channels)
         if preprocess is None:
             raise ValueError(
-                f"preprocess must be 'half' for images with {card.config.channels} channels, got "
+                f"preprocess must be 'half' for images with {config.channels} channels, got "
                 f"{command.preprocess!r}, which is for RGB"
             )
         return preprocess
-    if card.config.preprocess is None:
+    if config.preprocess is None:
         raise ValueError(
             f"preprocess is not known for {command.file}, neither from the file nor from the settings beside it: pass "
             f"--preprocess with one of {join_names(_PREPROCESS)}"
         )
-    return card.config.preprocess
-
-
-def _read_picture(path: Path, use: Callable[[PILImage], _T], problems: list[str]) -> _T | None:
-    """What a function makes of a picture; `None` after an error, which is added to `problems`."""
-    from PIL import Image
-
-    try:
-        with _blame_image(path), Image.open(path) as picture:
-            return use(picture)
-    except OSError as error:
-        problems.append(f"{error.filename}: {error.strerror}")
-    except ValueError as error:
-        problems.append(str(error))
-    return None
-
-
-@contextmanager
-def _blame_image(image: Path) -> Generator[None, None, None]:
-    """Turns any error of an image that is opened and prepared into one that names the file."""
-    from PIL import Image
-
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise  # the message of the system names the file
-        raise ValueError(f"{image} must be an image that Pillow can read, got an error: {error}") from error
+    return config.preprocess
 
 
 def _draw_attention(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, overload
 import numpy as np
 from jaxtyping import Array, Float32, Shaped, UInt8
 
+from .._check import check_positive
 from ._picture import to_picture
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ _ROUNDING: Final = 1e-6
 class Preprocess:
     """Prepares pictures for a model: resizes them to its image size, and normalises their pixels."""
 
-    fit: Literal["cover", "squash", "pad"]
+    fit: Literal["cover", "squash", "pad", "keep"]
     """How a picture is resized: scaled by its shorter side and cropped at the centre (`"cover"`), scaled to the size
-    without keeping its proportions (`"squash"`), or scaled by its longer side and padded with zeros at the bottom and
-    the right after normalising (`"pad"`)."""
+    without keeping its proportions (`"squash"`), scaled by its longer side and padded with zeros at the bottom and the
+    right after normalising (`"pad"`), or scaled by the side that changes less, so that the result has the proportions
+    of the picture and seldom the size (`"keep"`, as for DPT and Depth Anything)."""
     interpolation: Literal["bilinear", "bicubic", "lanczos"]
     """Pillow's interpolation, which antialiases."""
     mean: tuple[float, ...]
@@ -44,12 +46,17 @@ class Preprocess:
     half_pixel: Literal["down", "even"] = "even"
     """Where a crop begins that would begin at half a pixel: at the even pixel, as in torchvision and timm, or at the
     lower one, as in Hugging Face's processors."""
+    multiple: int = 1
+    """Both sides of the result of `fit="keep"` are rounded to multiples of this number: 14 for patches of 14 pixels."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must be in (0, 1], got {self.crop!r}: pass 1 to keep all")
-        if self.fit == "pad" and self.crop != 1:
-            raise ValueError(f"crop must be 1 with fit='pad', which keeps the whole picture, got {self.crop!r}")
+        if self.fit in ("pad", "keep") and self.crop != 1:
+            raise ValueError(f"crop must be 1 with fit={self.fit!r}, which keeps the whole picture, got {self.crop!r}")
+        check_positive(multiple=self.multiple)
+        if self.fit != "keep" and self.multiple != 1:
+            raise ValueError(f"multiple must be 1 unless fit='keep', got {self.multiple} with fit={self.fit!r}")
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ValueError(
                 f"mean and std must have one number for a grey image or three for RGB, got {self.mean} and {self.std}"
@@ -71,7 +78,7 @@ class Preprocess:
             `(height, width, channels)` and 1, 3 or 4 channels. The orientation in EXIF is applied; transparent pixels
             become white; uint16 and grey of 16 bits are scaled to 8 bits (of a colour PNG of 16 bits Pillow keeps the
             upper 8); grey, palettes and CMYK become RGB, or colours grey, as the channels of `mean` say.
-        - `size`: height and width of the result.
+        - `size`: height and width of the result; with `fit="keep"` what one of them is scaled to.
 
         **Returns:**
 
@@ -81,6 +88,8 @@ class Preprocess:
         10^8 pixels; `MissingExtraError` if Pillow is not installed.
         """
         normal = self.normalise(self._resize(image, size))
+        if self.fit == "keep":
+            return normal
         padding = ((0, size[0] - normal.shape[0]), (0, size[1] - normal.shape[1]), (0, 0))
         return np.pad(normal, padding)
 
@@ -95,8 +104,14 @@ class Preprocess:
 
         The pixels in [0, 255]. `normalise` gives from them what a call returns.
 
-        **Raises:** what a call raises; `ValueError` for `fit="pad"`, whose zeros come after normalising.
+        **Raises:** what a call raises; `ValueError` for `fit="pad"`, whose zeros come after normalising, and for
+        `fit="keep"`, which gives each picture another size.
         """
+        if self.fit == "keep":
+            raise ValueError(
+                "fit='keep' gives each picture a size of its own, and stored pixels have one: use fit='squash' or "
+                "fit='cover'"
+            )
         if self.fit == "pad":
             raise ValueError(
                 "fit='pad' pads after normalising, which stored pixels cannot hold: use fit='squash' or fit='cover'"
@@ -141,6 +156,23 @@ class Preprocess:
         """
         return math.floor(size[0] / self.crop + _ROUNDING), math.floor(size[1] / self.crop + _ROUNDING)
 
+    def compute_kept_size(self, picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+        """Computes what a picture is scaled to by `fit="keep"`, as Hugging Face's `DPTImageProcessor` does it.
+
+        **Arguments:**
+
+        - `picture`: height and width of the picture.
+        - `size`: what one of them is scaled to, the one that changes less.
+
+        **Returns:**
+
+        Height and width of the result, multiples of `multiple`.
+        """
+        down, across = (new / old for new, old in zip(size, picture, strict=True))
+        scale = across if abs(1 - across) < abs(1 - down) else down
+        height, width = (max(round(scale * side / self.multiple), 1) * self.multiple for side in picture)
+        return height, width
+
     def _resize(self, image: object, size: tuple[int, int]) -> UInt8[np.ndarray, "height width {self.channels}"]:
         pixels = np.asarray(self._scale(to_picture(image, self.channels), size))
         return pixels[..., None] if pixels.ndim == 2 else pixels
@@ -150,6 +182,11 @@ class Preprocess:
 
         resampling = Image.Resampling[self.interpolation.upper()]
         height, width = size
+        if self.fit == "keep":
+            height, width = self.compute_kept_size((image.height, image.width), size)
+            if width * height > _MAX_SCALED_PIXELS:
+                raise ValueError(f"image must be less narrow, got {image.height} x {image.width}: crop it")
+            return image.resize((width, height), resampling)
         if self.fit == "pad":
             scale = min(height / image.height, width / image.width)
             # Half a pixel is rounded up, as in SAM's ResizeLongestSide.

@@ -11,6 +11,7 @@ from jaxtyping import PRNGKeyArray
 
 from .._registry import Registry
 from .._spec import PartSpec
+from ..dense import READOUTS
 from ..encoder import Encoder, Neck, WindowedEncoder, make_windowed_encoder
 from ..head import HEADS, AbstractHead, HeadContext
 from ..nn import INITS, Dropout, Execution, LayerNorm
@@ -27,7 +28,7 @@ else:
 
 _FLOAT32 = jnp.dtype(jnp.float32)
 _REGISTRIES: Final[Mapping[str, Registry[Any, Any]]] = MappingProxyType(
-    {"patch": PATCHES, "position": POSITIONS, "pool": POOLS, "head": HEADS}
+    {"patch": PATCHES, "position": POSITIONS, "pool": POOLS, "head": HEADS, "readout": READOUTS}
 )
 """The registry of the part that a field of a configuration names."""
 

@@ -1,15 +1,16 @@
 """Surgery: replaces parts of a model."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal, Protocol, TypeVar, overload, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from .._check import join_names
+from .._check import describe_value, join_names
 from .._keep import KEEP, Keep
 from .._spec import PartSpec
+from ..dense import DenseReadoutFactory
 from ..head import HeadFactory
 from ..images import Preprocess
 from ..nn import INITS, Init, LayerNorm, list_arrays, to_jax
@@ -20,7 +21,27 @@ from ._parts import make_head, make_pool, make_position, needs_class_token
 from ._readout import Readout
 from ._vit import ViT
 
+_R = TypeVar("_R", bound="HasDenseReadout")
 
+
+@runtime_checkable
+class HasDenseReadout(Protocol):
+    """A model whose dense readout can be replaced."""
+
+    def replaced(
+        self: _R,
+        *,
+        readout: str | PartSpec | DenseReadoutFactory | Keep = KEEP,
+        num_classes: int | Keep | None = KEEP,
+        classes: tuple[str, ...] | Keep | None = KEEP,
+        preprocess: Preprocess | Keep | None = KEEP,
+        key: PRNGKeyArray | None = None,
+    ) -> _R:
+        """The model with another dense readout."""
+        ...
+
+
+@overload
 def replace(
     model: ViT,
     *,
@@ -33,13 +54,38 @@ def replace(
     norm_order: Literal["norm_pool", "pool_norm"] | Keep = KEEP,
     class_token: bool | Keep | None = KEEP,
     key: PRNGKeyArray | None = None,
-) -> ViT:
+) -> ViT: ...
+@overload
+def replace(
+    model: _R,
+    *,
+    readout: str | PartSpec | DenseReadoutFactory | Keep = KEEP,
+    num_classes: int | Keep | None = KEEP,
+    classes: tuple[str, ...] | Keep | None = KEEP,
+    preprocess: Preprocess | Keep | None = KEEP,
+    key: PRNGKeyArray | None = None,
+) -> _R: ...
+def replace(
+    model: Any,
+    *,
+    pool: str | PartSpec | PoolFactory | Keep = KEEP,
+    head: str | PartSpec | HeadFactory | Keep = KEEP,
+    readout: str | PartSpec | DenseReadoutFactory | Keep = KEEP,
+    position: str | PartSpec | PositionFactory | Keep = KEEP,
+    num_classes: int | Keep | None = KEEP,
+    classes: tuple[str, ...] | Keep | None = KEEP,
+    preprocess: Preprocess | Keep | None = KEEP,
+    norm_order: Literal["norm_pool", "pool_norm"] | Keep = KEEP,
+    class_token: bool | Keep | None = KEEP,
+    key: PRNGKeyArray | None = None,
+) -> Any:
     """Replaces parts of a trained or loaded model.
 
     !!! example
 
         ```python
         model = vitrail.replace(model, pool="attention", num_classes=37, key=key)
+        dense = vitrail.replace(dense, readout="dpt", num_classes=150, key=key)
         ```
 
     Other parts keep their arrays (`KEEP`), with these exceptions: the head and the norm are new if their width changes,
@@ -48,10 +94,13 @@ def replace(
 
     **Arguments:**
 
-    - `model`: the model, which does not change.
+    - `model`: the model, which does not change: a `ViT`, or a `Dense`, of which `readout`, `num_classes`, `classes` and
+        `preprocess` can be replaced.
     - `pool`, `head`, `position`: the new parts, each as a registered name, a `PartSpec`, a class, or a
         `functools.partial` of one.
-    - `num_classes`: the number of logits, `None` for `head="none"`.
+    - `readout`: the new dense readout of a `Dense`, given in the same way. It is new too if the number of classes
+        changes.
+    - `num_classes`: the number of logits, `None` for `head="none"` and for a map of depth.
     - `classes`: the names of the classes, `None` if they are not known. If the number of classes changes, the old names
         go.
     - `preprocess`: how pictures are prepared for the model, `None` if that is not known.
@@ -63,11 +112,53 @@ def replace(
 
     **Returns:**
 
-    A new `ViT`, whose configuration says what it is now.
+    A new model of the same kind, whose configuration says what it is now.
 
     **Raises:** `ValueError` if the new parts do not fit each other, as a pool that reads the class token with
-    `class_token=False`, or there are new weights and no key; and what `ViTConfig.build` raises.
+    `class_token=False`, or there are new weights and no key, or if the model does not have such a part; `TypeError` if
+    it is of another kind; and what `ViTConfig.build` raises.
     """
+    of_a_vit = {"pool": pool, "head": head, "position": position, "norm_order": norm_order, "class_token": class_token}
+    if isinstance(model, HasDenseReadout):
+        if given := [name for name, value in of_a_vit.items() if value is not KEEP]:
+            raise ValueError(
+                f"a {type(model).__name__} has no {join_names(given)} to replace, but its image model has: make it of "
+                "vitrail.replace(model.image, ...) with vitrail.make_dense"
+            )
+        return model.replaced(readout=readout, num_classes=num_classes, classes=classes, preprocess=preprocess, key=key)
+    if not isinstance(model, ViT):
+        raise TypeError(
+            f"model must be a ViT or a Dense, got {describe_value(model)}: pass a model that was built or loaded"
+        )
+    if readout is not KEEP:
+        raise ValueError("a ViT has no dense readout to replace: put one on it with vitrail.make_dense(model, readout)")
+    return _replace_parts(
+        model,
+        pool=pool,
+        head=head,
+        position=position,
+        num_classes=num_classes,
+        classes=classes,
+        preprocess=preprocess,
+        norm_order=norm_order,
+        class_token=class_token,
+        key=key,
+    )
+
+
+def _replace_parts(
+    model: ViT,
+    *,
+    pool: str | PartSpec | PoolFactory | Keep,
+    head: str | PartSpec | HeadFactory | Keep,
+    position: str | PartSpec | PositionFactory | Keep,
+    num_classes: int | Keep | None,
+    classes: tuple[str, ...] | Keep | None,
+    preprocess: Preprocess | Keep | None,
+    norm_order: Literal["norm_pool", "pool_norm"] | Keep,
+    class_token: bool | Keep | None,
+    key: PRNGKeyArray | None,
+) -> ViT:
     model, before = to_jax(model), model.config
     if classes is KEEP and num_classes not in (KEEP, before.num_classes):
         classes = None

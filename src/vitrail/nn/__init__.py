@@ -8,6 +8,7 @@ from ._arrays import (
     name_leaf as name_leaf,
 )
 from ._attention import Attention as Attention, choose_heads as choose_heads
+from ._conv import Conv as Conv, Upscale as Upscale
 from ._drop import (
     Dropout as Dropout,
     drop_branch as drop_branch,
@@ -42,7 +43,7 @@ from ._labels import (
 )
 from ._linear import Linear as Linear
 from ._mlp import MLP as MLP
-from ._norm import LayerNorm as LayerNorm, to_dtype as to_dtype, to_jax as to_jax
+from ._norm import FrozenBatchNorm as FrozenBatchNorm, LayerNorm as LayerNorm, to_dtype as to_dtype, to_jax as to_jax
 from ._remat import (
     PRODUCT as PRODUCT,
     REMAT_POLICIES as REMAT_POLICIES,

@@ -1,4 +1,4 @@
-"""Layer normalisation, and the conversion of modules to other dtypes, which leaves norms alone."""
+"""Layer and batch normalisation, and the conversion of modules to other dtypes, which leaves norms alone."""
 
 from typing import ClassVar, TypeVar, cast, final
 
@@ -56,6 +56,54 @@ class LayerNorm(eqx.Module):
         return (normal * weight + bias).astype(x.dtype)
 
 
+@final
+class FrozenBatchNorm(eqx.Module):
+    """Batch normalisation of the last axis with the mean and variance that training left behind.
+
+    They are constants: no gradient reaches them, and no batch changes them.
+
+    ??? cite
+
+        Ioffe and Szegedy, *Batch Normalization*, ICML 2015, arXiv:1502.03167.
+    """
+
+    parameter_kinds: ClassVar[ParameterKinds] = {"weight": "norm", "bias": "norm", "mean": "norm", "variance": "norm"}
+
+    weight: Float[Array, " dim"]
+    bias: Float[Array, " dim"]
+    mean: Float[Array, " dim"]
+    variance: Float[Array, " dim"]
+    eps: float = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, eps: float = 1e-5):
+        """**Arguments:**
+
+        - `dim`: the width of the last axis.
+        - `eps`: what is added to the variance.
+        """
+        self.weight = jnp.ones(dim, jnp.float32)
+        self.bias = jnp.zeros(dim, jnp.float32)
+        self.mean = jnp.zeros(dim, jnp.float32)
+        self.variance = jnp.ones(dim, jnp.float32)
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*batch {self.weight.shape[-1]}"]) -> Float[Array, "*batch dim"]:
+        """**Arguments:**
+
+        - `x`: an array with a last axis of width `dim`.
+
+        **Returns:**
+
+        An array of the same shape and dtype.
+        """
+        dtype = at_least_float32(x.dtype)
+        mean, variance = (jax.lax.stop_gradient(p.astype(dtype)) for p in (self.mean, self.variance))
+        scale = self.weight.astype(dtype) * jax.lax.rsqrt(variance + self.eps)
+        shift = self.bias.astype(dtype) - mean * scale
+        scale, shift = (jnp.broadcast_to(p, x.shape) for p in (scale, shift))
+        return (x.astype(dtype) * scale + shift).astype(x.dtype)
+
+
 def to_jax(tree: _T) -> _T:
     """Converts NumPy arrays, as `jax.device_get` returns them, to JAX arrays. All other leaves stay the same."""
 
@@ -67,7 +115,7 @@ def to_jax(tree: _T) -> _T:
 
 def is_norm(part: object) -> bool:
     """Whether a module is a norm, ours or Equinox's, whose parameters stay in float32."""
-    return isinstance(part, LayerNorm | eqx.nn.LayerNorm | eqx.nn.RMSNorm)
+    return isinstance(part, LayerNorm | FrozenBatchNorm | eqx.nn.LayerNorm | eqx.nn.RMSNorm)
 
 
 def to_dtype(part: _T, dtype: jnp.dtype) -> _T:

@@ -11,15 +11,14 @@ ResizeRule = Literal[
     "torch_bicubic_antialias",
     "torchvision_corners",
     "dinov2_offset",
+    "bilinear",
     "bilinear_antialias",
-    "big_vision_zoom",
+    "bilinear_corners",
 ]
-"""The names of the rules by which position embeddings are resampled."""
+"""The names of the rules by which position embeddings and maps are resampled."""
 
 
-def resample(
-    table: Float[Array, "*old dim"], size: tuple[int, ...], rule: ResizeRule | Literal["bilinear"]
-) -> Float[Array, "*new dim"]:
+def resample(table: Float[Array, "*old dim"], size: tuple[int, ...], rule: ResizeRule) -> Float[Array, "*new dim"]:
     """Resamples all axes but the last to other lengths."""
     if table.shape[:-1] == size:
         return table
@@ -29,16 +28,16 @@ def resample(
     return table
 
 
-def make_interpolation(old: int, new: int, rule: ResizeRule | Literal["bilinear"]) -> Float[np.ndarray, "new old"]:
+def make_interpolation(old: int, new: int, rule: ResizeRule) -> Float[np.ndarray, "new old"]:
     """Returns how much each new sample of an axis takes from each old one. Rows sum to one.
 
-    Source: PyTorch's `UpSampleKernel` for the names that begin with `torch_` and for `"bilinear"`; DINOv2's
-    `interpolate_pos_encoding`, whose scale is off by 0.1 of a sample; torchvision's `interpolate_embeddings` and
-    `scipy.ndimage.zoom` of order 1, which both align the first and the last samples.
+    Source: PyTorch's `UpSampleKernel` for the names that begin with `torch_` or `bilinear`, with `align_corners=True`
+    for `"bilinear_corners"`, which is `scipy.ndimage.zoom` of order 1; DINOv2's `interpolate_pos_encoding`, whose scale
+    is off by 0.1 of a sample; torchvision's `interpolate_embeddings`, which aligns the first and the last samples.
     """
     scale = (new + 0.1) / old if rule == "dinov2_offset" else new / old
     centres = (np.arange(new) + 0.5) / scale - 0.5
-    if rule in ("big_vision_zoom", "torchvision_corners"):
+    if rule in ("bilinear_corners", "torchvision_corners"):
         centres = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
     antialias = rule in ("torch_bicubic_antialias", "bilinear_antialias")
     stretch = max(1.0, 1 / scale) if antialias else 1.0
@@ -46,7 +45,7 @@ def make_interpolation(old: int, new: int, rule: ResizeRule | Literal["bilinear"
     reach = int(np.ceil(2 * stretch)) + 1
     samples = np.arange(-reach, old + reach)
     offsets = (samples[None] - centres[:, None]) / stretch
-    if rule in ("big_vision_zoom", "bilinear_antialias", "bilinear"):
+    if rule in ("bilinear", "bilinear_antialias", "bilinear_corners"):
         weights = np.maximum(0.0, 1 - np.abs(offsets))
     else:
         weights = _evaluate_cubic(offsets, -0.5 if antialias else -0.75)

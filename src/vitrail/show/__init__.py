@@ -1,6 +1,6 @@
-"""Pictures: predictions, attention maps and comparisons.
+"""Pictures: predictions, attention maps, maps over an image, and comparisons.
 
-They are drawn with matplotlib, which is in the extra `demo`.
+Figures are drawn with matplotlib, which is in the extra `demo`.
 """
 
 from ._attention import compute_attention_map as compute_attention_map
@@ -8,6 +8,12 @@ from ._comparison import (
     ComparedPool as ComparedPool,
     ComparedPools as ComparedPools,
     draw_comparison as draw_comparison,
+)
+from ._maps import (
+    choose_classes as choose_classes,
+    draw_classes as draw_classes,
+    draw_depth as draw_depth,
+    resize_depth as resize_depth,
 )
 from ._predictions import draw_predictions as draw_predictions
 from ._save import SUFFIXES as SUFFIXES

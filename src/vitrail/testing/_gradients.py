@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._subject import Subject, draw_array, draw_part, is_finite, list_parameters, run_compiled, tree
+from ._subject import Subject, draw_array, draw_part, is_finite, list_parameters, list_statistics, run_compiled, tree
 
 _STEPS: Final = (4e-3, 1e-3)
 """The steps of finite differences. The second is for a part that jumps near the first."""
@@ -20,7 +20,10 @@ def gradients_reach_every_parameter(subject: Subject) -> Iterator[str]:
     part = draw_part(subject)
     of_parameters, of_inputs = run_compiled(differentiate(subject.call), part, subject.inputs, None)
     found = list_parameters(of_parameters)
+    constant = list_statistics(part)
     for path in list_parameters(eqx.filter(part, eqx.is_inexact_array)):
+        if path in constant:
+            continue
         if path not in found or not np.any(np.asarray(found[path]) != 0):
             yield f"the gradient must reach the parameter {path}, but it is zero: use it, or do not stop its gradient"
         elif not is_finite(found[path]):
@@ -49,7 +52,7 @@ def gradients_are_slopes(subject: Subject) -> Iterator[str]:
         return float(sum(np.vdot(np.asarray(x, np.float64), f) for x, f in zip(outs, factors, strict=True)))
 
     wrong = dict[str, None]()
-    for name, direction in _choose_directions(gradients):
+    for name, direction in _choose_directions(gradients, list_statistics(part)):
         expected, length = _find_slope(gradients, direction)
         for step in _STEPS:
             slope = (find_total(direction, step) - find_total(direction, -step)) / (2 * step)
@@ -86,15 +89,17 @@ def _draw_factors(x: Any) -> Any:
     return draw_array(*x.shape, seed=9).astype(x.dtype)
 
 
-def _choose_directions(gradients: Any) -> Iterator[tuple[str, Any]]:
+def _choose_directions(gradients: Any, constant: set[str]) -> Iterator[tuple[str, Any]]:
     """Directions of length one, with names: that of the gradient of each parameter and of the inputs, and random ones.
 
-    A direction is zero for all that it does not move.
+    A direction is zero for all that it does not move. None moves what is `constant`.
     """
     of_parameters, of_inputs = gradients
     nothing = tree.map(np.zeros_like, gradients)
     leaves, structure = tree.flatten(of_parameters)
     for number, (path, leaf) in enumerate(list_parameters(of_parameters).items()):
+        if path in constant:
+            continue
         for direction in (leaf, draw_array(*leaf.shape, seed=20 + number)):
             (moved,) = _normalise([direction])
             changed = [moved if i == number else np.zeros_like(x) for i, x in enumerate(leaves)]

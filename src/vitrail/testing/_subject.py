@@ -15,6 +15,7 @@ from .._check import join_names
 from .._extras import require
 from .._registry import Registry
 from .._tokens import Tokens
+from ..nn import FrozenBatchNorm
 
 _T = TypeVar("_T")
 
@@ -172,11 +173,32 @@ def _fill_randomly(outline: Any, seed: int, scale: float) -> Any:
     rng = np.random.default_rng(seed)
 
     def draw(leaf: Any) -> Any:
+        if isinstance(leaf, FrozenBatchNorm):
+            return eqx.tree_at(_get_variance, tree.map(draw, leaf), replace_fn=jnp.abs)
         if not isinstance(leaf, jax.ShapeDtypeStruct):
             return leaf
         return jnp.asarray(rng.normal(scale=scale, size=leaf.shape), leaf.dtype)
 
-    return tree.map(draw, outline)
+    return tree.map(draw, outline, is_leaf=_has_statistics)
+
+
+def _get_variance(norm: Any) -> Any:
+    return norm.variance
+
+
+def _has_statistics(node: object) -> bool:
+    return isinstance(node, FrozenBatchNorm)
+
+
+def list_statistics(part: Any) -> set[str]:
+    """The paths of the arrays that no gradient reaches: means and variances of batches."""
+    nodes = cast("list[tuple[Any, Any]]", jax.tree_util.tree_leaves_with_path(part, is_leaf=_has_statistics))
+    return {
+        f"{jax.tree_util.keystr(path)}.{name}"
+        for path, node in nodes
+        if _has_statistics(node)
+        for name in ("mean", "variance")
+    }
 
 
 def trace(call: Callable[..., Any], *args: Any) -> Any:

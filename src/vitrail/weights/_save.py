@@ -104,10 +104,11 @@ def _name_tensors(model: Configured, layout: AnyLayout, export: Export[Any]) -> 
         if array.dtype != jnp.float32:
             raise ValueError(f"model must be float32 to be written as {layout.name!r}, got {name!r} as {array.dtype}")
     prefix = export.prefix(model.config)
-    return {
+    named = {
         name if name.startswith(export.bare) else prefix + name: tensor
         for name, tensor in export_arrays(layout.rules(model.config), arrays).items()
     }
+    return {**named, **export.write_unread(model.config)}
 
 
 def _find_misreading(

@@ -83,7 +83,7 @@ def _read_positions(
     if names.positions in checkpoint:
         rows = checkpoint.get_shape(names.positions, 3)[1]
         image_size = checkpoint.find_image_size(rows - int(covers), patch, checkpoint.settings.get("image_size"))
-        return use_learned("big_vision_zoom", covers_prefix=covers), image_size
+        return use_learned("bilinear_corners", covers_prefix=covers), image_size
     rows, cols = checkpoint.count_patches(patch, checkpoint.get_setting("image_size", int))
     return PartSpec("sincos2d", (("rule", "big_vision"),)), (rows * patch[0], cols * patch[1])
 

@@ -7,6 +7,7 @@ from typing import Final, Literal
 from ..._check import join_names
 from ...model import ViTConfig
 from ...nn import ActivationName
+from ...systems import DenseConfig
 from .._errors import CheckpointError
 from ._checkpoint import Checkpoint
 from ._layout import Settings
@@ -70,6 +71,11 @@ def read_activation(checkpoint: Checkpoint, usual: Literal["gelu", "silu"] | Non
     return _ACTIVATIONS[given]
 
 
+def name_activation(activation: ActivationName | Literal["swiglu"]) -> str:
+    """Hugging Face's name of an activation."""
+    return _NAMES.get(activation, activation)
+
+
 def write_config(config: ViTConfig, model_type: str, architecture: str, **others: object) -> Settings:
     """Makes the `config.json` of a vision model, from the settings that the families share and `others`."""
     encoder, size = config.encoder, config.size
@@ -82,7 +88,7 @@ def write_config(config: ViTConfig, model_type: str, architecture: str, **others
         "num_hidden_layers": size.depth,
         "num_attention_heads": size.num_heads,
         "intermediate_size": size.mlp_dim,
-        "hidden_act": _NAMES.get(encoder.activation, encoder.activation),
+        "hidden_act": name_activation(encoder.activation),
         "layer_norm_eps": encoder.norm_eps,
         "image_size": write_sides(config.image_size),
         "patch_size": write_sides(config.patch_size),
@@ -91,7 +97,7 @@ def write_config(config: ViTConfig, model_type: str, architecture: str, **others
     }
 
 
-def write_labels(config: ViTConfig) -> Settings:
+def write_labels(config: ViTConfig | DenseConfig) -> Settings:
     """The names of the classes as settings; those that Hugging Face makes up if they are not known."""
     names = config.classes or [f"LABEL_{number}" for number in range(config.num_classes or 0)]
     return {

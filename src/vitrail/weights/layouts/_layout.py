@@ -52,6 +52,8 @@ class Export(Generic[C]):
     """Makes the `preprocessor_config.json` of the library; empty if it has none, or nothing says how images are."""
     find_obstacle: Callable[[C], str] = lambda config: ""
     """What of a model its tensors can say but the library cannot build, in words; the empty string for nothing."""
+    write_unread: Callable[[C], Mapping[str, NumpyArray]] = lambda config: {}
+    """Makes the tensors that the library's model has and never reads."""
     prefix: Callable[[C], str] = lambda config: ""
     """What the names begin with."""
     bare: tuple[str, ...] = ()

@@ -68,10 +68,11 @@ def read_hugging_face_preprocess(checkpoint: Checkpoint, channels: int, known: P
 
 
 def write_timm_preprocess(config: ViTConfig) -> Settings:
-    """Makes timm's `pretrained_cfg`. It says nothing of images if the configuration does not, or if they are padded."""
+    """Makes timm's `pretrained_cfg`. It says nothing of images if the configuration does not, or if they are padded or
+    keep their proportions."""
     given: Settings = {"input_size": [config.channels, *config.image_size]}
     preprocess = config.preprocess
-    if preprocess is None or preprocess.fit == "pad":
+    if preprocess is None or preprocess.fit in ("pad", "keep"):
         return given
     mode = next(mode for mode, fit in _CROP_MODES.items() if fit == preprocess.fit)
     said = {"interpolation": preprocess.interpolation, "crop_pct": preprocess.crop, "crop_mode": mode}
@@ -90,15 +91,19 @@ def write_hugging_face_preprocess(config: ViTConfig) -> Settings:
         "cover": ("BitImageProcessor", {"shortest_edge": down}),
         "squash": ("DeiTImageProcessor" if cropped else "ViTImageProcessor", {"height": down, "width": across}),
         "pad": ("SamImageProcessor", {"longest_edge": down}),
+        "keep": ("DPTImageProcessor", both),
     }[preprocess.fit]
-    crops = {"do_center_crop": cropped or preprocess.fit == "cover", "crop_size": both}
+    more = {
+        "pad": {"do_pad": True, "pad_size": both},
+        "keep": {"keep_aspect_ratio": True, "ensure_multiple_of": preprocess.multiple},
+    }.get(preprocess.fit, {"do_center_crop": cropped or preprocess.fit == "cover", "crop_size": both})
     return {
         "image_processor_type": kind,
         "do_convert_rgb": config.channels == 3,
         "do_resize": True,
         "size": size,
         "resample": next(number for number, name in _PILLOW.items() if name == preprocess.interpolation),
-        **({"do_pad": True, "pad_size": both} if preprocess.fit == "pad" else crops),
+        **more,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -110,7 +115,7 @@ def write_hugging_face_preprocess(config: ViTConfig) -> Settings:
 def find_preprocess_obstacle(config: ViTConfig) -> str:
     """What neither timm nor Hugging Face can say of how images are prepared, in words; empty if nothing."""
     height, width = config.image_size
-    if config.preprocess is None or height == width or config.preprocess.fit == "squash":
+    if config.preprocess is None or height == width or config.preprocess.fit in ("squash", "keep"):
         return ""
     return f"images that are not square are squashed there, got preprocess.fit={config.preprocess.fit!r}"
 
@@ -164,17 +169,29 @@ def _read_processor(path: Path, settings: Settings, channels: int) -> Preprocess
     crop = _read_number(path, cropped) / _read_number(path, scaled) if both else 1.0
     interpolation = next((name for n, name in _PILLOW.items() if n == settings.get("resample", 2)), None)
     mean, std = settings.get("image_mean"), settings.get("image_std")
-    return _make_preprocess(path, channels, fit, interpolation, mean, std, crop)
+    multiple = 1
+    if settings.get("keep_aspect_ratio"):  # only DPT's processor has it
+        fit, multiple = "keep", settings.get("ensure_multiple_of") or 1
+        if settings.get("do_pad") or len({sides.get("height"), sides.get("width")}) != 1:
+            return None
+    return _make_preprocess(path, channels, fit, interpolation, mean, std, crop, multiple)
 
 
 def _make_preprocess(
-    path: Path, channels: int, fit: Any, interpolation: Any, mean: object, std: object, crop: object
+    path: Path,
+    channels: int,
+    fit: Any,
+    interpolation: Any,
+    mean: object,
+    std: object,
+    crop: object,
+    multiple: int = 1,
 ) -> Preprocess | None:
     numbers = [_match_numbers(_read_numbers(path, given), channels) for given in (mean, std)]
     if interpolation is None or None in numbers:
         return None
     try:
-        return Preprocess(fit, interpolation, *cast(Any, numbers), crop=_read_number(path, crop))
+        return Preprocess(fit, interpolation, *cast(Any, numbers), crop=_read_number(path, crop), multiple=multiple)
     except ValueError as error:
         raise CheckpointError(f"the preprocessing beside {path} is not possible: {error}") from error
 

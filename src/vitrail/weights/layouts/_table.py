@@ -9,8 +9,10 @@ from .._errors import CheckpointError
 from ..formats import AbstractSource, UnstackedSource
 from ._checkpoint import Checkpoint
 from ._clip import HF_CLIP, OPENAI_CLIP
+from ._depth_anything import DEPTH_ANYTHING, HF_DEPTH_ANYTHING
 from ._dinov2 import HF_DINOV2, HF_DINOV2_5, META_DINOV2
 from ._dinov3 import HF_DINOV3, HF_DINOV3_5, META_DINOV3
+from ._dpt import HF_DPT, HF_DPT_DINOV2
 from ._flax import BIG_VISION, VISION_TRANSFORMER
 from ._layout import AnyLayout, Settings
 from ._mae import HF_MAE, HF_MAE_5, META_MAE
@@ -35,6 +37,10 @@ LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
             HF_DINOV3_5,
             HF_CLIP,
             HF_SIGLIP,
+            HF_DPT,
+            HF_DPT_DINOV2,
+            HF_DEPTH_ANYTHING,
+            DEPTH_ANYTHING,
             META_DINOV2,
             META_DINOV3,
             META_MAE,
@@ -60,6 +66,9 @@ WritableLayout = Literal[
     "hf_clip",
     "hf_siglip",
     "hf_sam",
+    "hf_dpt",
+    "hf_dpt_dinov2",
+    "hf_depth_anything",
 ]
 """The layouts that `vitrail.save` writes."""
 

@@ -1,0 +1,288 @@
+"""Dense prediction: an image model and a dense readout."""
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import cast, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+from .._check import describe_result, describe_value, is_jax_array
+from .._keep import KEEP, Keep
+from .._spec import PartSpec
+from .._tokens import Tokens
+from ..dense import READOUTS, AbstractDenseReadout, DenseContext, DenseReadoutFactory
+from ..images import Preprocess
+from ..model import ViT, ViTConfig, from_json, make_comparable, to_json
+from ..nn import INITS, Dropout, Execution, to_dtype, to_jax
+
+
+@final
+class Dense(eqx.Module):
+    """Predicts a map over the image: the scores of classes for each pixel, or a depth.
+
+    The readout takes the tokens of some blocks of the image model, in one forward pass. The pool and the head of the
+    image model are not used. It takes one image; batch it with `jax.vmap(dense)(images)`.
+    """
+
+    image: ViT
+    readout: AbstractDenseReadout
+    config: "DenseConfig" = eqx.field(static=True)
+
+    def __init__(self, image: ViT, readout: AbstractDenseReadout, config: "DenseConfig"):
+        """**Arguments:**
+
+        - `image`: the image model.
+        - `readout`: turns its tokens into a map.
+        - `config`: what both were built from.
+        """
+        self.image = image
+        self.readout = readout
+        self.config = config
+
+    def __call__(
+        self, image: Shaped[Array | np.ndarray, "..."], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "height width {self.readout.out_dim}"]:
+        """Computes the map of an image.
+
+        **Arguments:**
+
+        - `image`: one image, `Float[Array, "height width channels"]`, as the image model takes it.
+        - `key`: for what is random in the readout in training; `None` means inference.
+
+        **Returns:**
+
+        The map in float32: logits of the classes, or one channel. Its size is that of the image, unless the readout
+        says otherwise.
+
+        **Raises:** `ValueError` or `TypeError` if the image does not fit.
+        """
+        backbone = self.image.backbone
+        found = backbone.activations(image, layers=self.readout.layers, norm=self.readout.norm)["tokens"]
+        tokens = Tokens.from_sequence(
+            found,
+            backbone.grid,
+            class_token=backbone.class_token is not None,
+            num_registers=backbone.num_registers,
+        )
+        readout = to_dtype(self.readout, found.dtype)
+        result = readout(tokens, image_size=backbone.image_size, key=key)
+        if not is_jax_array(result) or result.ndim != 3 or result.shape[-1] != self.readout.out_dim:
+            raise ValueError(
+                f"the dense readout {type(self.readout).__name__} must return (height, width, {self.readout.out_dim}) "
+                f"by its out_dim, got {describe_result(result)}: fix that class"
+            )
+        return result.astype(jnp.float32)
+
+    def with_execution(self, execution: Execution) -> "Dense":
+        """**Arguments:**
+
+        - `execution`: how the model is to be computed.
+
+        **Returns:**
+
+        The same model, with the same arrays, computed in that way.
+
+        **Raises:** `ValueError` if the encoder cannot be computed so.
+        """
+        return dataclasses.replace(self, image=self.image.with_execution(execution))
+
+    def with_dropout(self, dropout: Dropout) -> "Dense":
+        """**Arguments:**
+
+        - `dropout`: what is to be dropped at random in training.
+
+        **Returns:**
+
+        The same model, with the same arrays, and that dropout.
+        """
+        return dataclasses.replace(self, image=self.image.with_dropout(dropout))
+
+    def resized(self, image_size: int | tuple[int, int]) -> "Dense":
+        """**Arguments:**
+
+        - `image_size`: height and width in pixels, multiples of the patch size; one number for a square.
+
+        **Returns:**
+
+        The model for images of that size. The positions are resampled by their rule; all other arrays stay the same.
+
+        **Raises:** `ValueError` if the size does not divide into patches.
+        """
+        image = self.image.resized(image_size)
+        return Dense(image, self.readout, dataclasses.replace(self.config, image=image.config))
+
+    def replaced(
+        self,
+        *,
+        readout: str | PartSpec | DenseReadoutFactory | Keep = KEEP,
+        num_classes: int | Keep | None = KEEP,
+        classes: tuple[str, ...] | Keep | None = KEEP,
+        preprocess: Preprocess | Keep | None = KEEP,
+        key: PRNGKeyArray | None = None,
+    ) -> "Dense":
+        """What `vitrail.replace` returns for this model.
+
+        **Arguments:** those of [`replace`][vitrail.replace].
+
+        **Returns:**
+
+        A new model, whose configuration says what it is now.
+
+        **Raises:** `ValueError` if there is a new readout and no key; and what building the readout raises.
+        """
+        before = self.config
+        if classes is KEEP and num_classes not in (KEEP, before.num_classes):
+            classes = None
+        image = before.image if preprocess is KEEP else dataclasses.replace(before.image, preprocess=preprocess)
+        config = dataclasses.replace(
+            before,
+            image=image,
+            readout=before.readout if readout is KEEP else readout,
+            num_classes=before.num_classes if num_classes is KEEP else num_classes,
+            classes=before.classes if classes is KEEP else classes,
+        )
+        model = dataclasses.replace(to_jax(self.image), config=image)
+        if readout is KEEP and config.num_classes == before.num_classes:
+            return Dense(model, to_jax(self.readout), config)
+        if key is None:
+            raise ValueError(
+                "vitrail.replace() needs a key for the weights of a new readout, got None: pass key=jax.random.key(0)"
+            )
+        return Dense(model, config.build_readout(model, key=key), config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseConfig:
+    """Describes a model for dense prediction by names and plain values."""
+
+    image: ViTConfig
+    """The image model."""
+    readout: str | PartSpec | DenseReadoutFactory = "linear"
+    """The dense readout: a registered name, a `PartSpec`, or a class or `functools.partial`, which cannot be written as
+    JSON."""
+    num_classes: int | None = None
+    """The number of classes of a pixel; `None` for one channel of numbers, as a depth."""
+    classes: tuple[str, ...] | None = None
+    """The names of the classes, one for each; `None` if they are not known."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.readout, functools.partial):
+            object.__setattr__(self, "readout", make_comparable(cast("functools.partial[object]", self.readout)))
+        # The check of types looks at one name of all.
+        if wrong := [name for name in cast("tuple[object, ...]", self.classes or ()) if not isinstance(name, str)]:
+            raise TypeError(f"classes must be names, got {describe_value(wrong[0])} among them: pass a string")
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise ValueError(
+                f"classes must have a name for each of the num_classes={self.num_classes} classes, got "
+                f"{len(self.classes)} names: pass num_classes={len(self.classes)}, or classes=None"
+            )
+
+    def build(self, *, execution: Execution = Execution(), dropout: Dropout = Dropout(), key: PRNGKeyArray) -> Dense:
+        """Builds the model.
+
+        **Arguments:**
+
+        - `execution`: how the model is computed.
+        - `dropout`: what is dropped in training.
+        - `key`: for the weights.
+
+        **Returns:**
+
+        A `Dense` with fresh weights.
+
+        **Raises:** what `ViTConfig.build` raises; `ValueError` if the readout does not go with the image model.
+        """
+        image_key, readout_key = jax.random.split(key)
+        image = self.image.build(execution=execution, dropout=dropout, key=image_key)
+        return Dense(image, self.build_readout(image, key=readout_key), self)
+
+    def build_readout(self, image: ViT, *, key: PRNGKeyArray) -> AbstractDenseReadout:
+        """Builds the readout alone.
+
+        **Arguments:**
+
+        - `image`: the image model that it reads.
+        - `key`: for the weights.
+
+        **Returns:**
+
+        A readout with fresh weights.
+
+        **Raises:** what `build` raises.
+        """
+        context = DenseContext(
+            dim=image.config.size.dim,
+            depth=image.config.size.depth,
+            class_token=image.backbone.class_token is not None,
+            num_classes=self.num_classes,
+            init=INITS[image.config.init],
+        )
+        return READOUTS.build(self.readout, context, key=key)
+
+    def to_json(self) -> str:
+        """Writes the configuration as JSON, for `from_json`.
+
+        **Returns:**
+
+        A JSON object, indented.
+
+        **Raises:** `ValueError` if a part is a class or a `functools.partial`.
+        """
+        return to_json(self)
+
+    @staticmethod
+    def from_json(text: str) -> "DenseConfig":
+        """Reads a configuration that `to_json` wrote.
+
+        **Arguments:**
+
+        - `text`: a JSON object.
+
+        **Returns:**
+
+        An equal configuration.
+
+        **Raises:** what [`ViTConfig.from_json`][vitrail.ViTConfig.from_json] raises.
+        """
+        return from_json(DenseConfig, text)
+
+
+def make_dense(
+    image: ViT,
+    readout: str | PartSpec | DenseReadoutFactory = "linear",
+    *,
+    num_classes: int | None = None,
+    classes: tuple[str, ...] | None = None,
+    key: PRNGKeyArray,
+) -> Dense:
+    """Puts a fresh dense readout on an image model.
+
+    !!! example
+
+        ```python
+        image = vitrail.load("dinov2/")
+        readout = vitrail.READOUTS.configure("linear", layers=(-4, -3, -2, -1))
+        dense = vitrail.make_dense(image, readout, num_classes=21, key=key)
+        ```
+
+    **Arguments:**
+
+    - `image`: the image model. It keeps its arrays; its pool and its head are not used.
+    - `readout`: the dense readout: a registered name, a `PartSpec`, a class, or a `functools.partial` of one.
+    - `num_classes`: the number of classes of a pixel; `None` for one channel of numbers, as a depth.
+    - `classes`: the names of the classes, `None` if they are not known.
+    - `key`: for the weights of the readout.
+
+    **Returns:**
+
+    A `Dense`.
+
+    **Raises:** `ValueError` if the readout does not go with the image model; what looking up the readout raises.
+    """
+    config = DenseConfig(image=image.config, readout=readout, num_classes=num_classes, classes=classes)
+    return Dense(image, config.build_readout(image, key=key), config)
