@@ -44,6 +44,7 @@ from .head import (
     LinearHead as LinearHead,
     MLPHead as MLPHead,
     NoHead as NoHead,
+    ProjectionHead as ProjectionHead,
 )
 from .images import Preprocess as Preprocess
 from .model import (
@@ -139,6 +140,8 @@ if _typing.TYPE_CHECKING:
     )
     from .lab import compare_pools as compare_pools
     from .systems import (
+        DINO as DINO,
+        DINOConfig as DINOConfig,
         MAEConfig as MAEConfig,
         MAEDecoder as MAEDecoder,
         MaskedAutoencoder as MaskedAutoencoder,
@@ -158,6 +161,8 @@ else:
     # Imported when they are asked for: together they take longer to import than all the rest.
     _LATER = {
         "compare_pools": "lab",
+        "DINO": "systems",
+        "DINOConfig": "systems",
         "MAEConfig": "systems",
         "MAEDecoder": "systems",
         "MaskedAutoencoder": "systems",
