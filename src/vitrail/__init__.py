@@ -147,6 +147,7 @@ if _typing.TYPE_CHECKING:
         MaskedAutoencoder as MaskedAutoencoder,
         Reconstruction as Reconstruction,
     )
+    from .train import knn as knn
     from .weights import (
         CheckpointError as CheckpointError,
         ModelCard as ModelCard,
@@ -172,6 +173,7 @@ else:
         "WritableLayout": "weights",
         "convert_torch": "weights",
         "from_hub": "weights",
+        "knn": "train",
         "load": "weights",
         "model_card": "weights",
         "save": "weights",
