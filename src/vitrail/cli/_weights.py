@@ -18,7 +18,7 @@ from .._extras import require
 from .._files import write_whole
 from ..images import CLIP, HALF, IMAGENET, Preprocess, raise_problems
 from ..model import ViT, ViTConfig
-from ..show import add_glow, compute_attention_map
+from ..show import add_glow, compute_attention_map, restore_pixels
 from ..train import check_outputs
 from ..weights import ModelCard, convert_torch, load, model_card
 from ..weights.layouts import match_channels
@@ -284,8 +284,7 @@ def _draw_attention(
     model: ViT, preprocess: Preprocess, pixels: Float[np.ndarray, "height width channels"]
 ) -> Float[np.ndarray, "height two_widths 3"]:
     """The image as the model reads it, beside the same image that is bright where the last block looks."""
-    colours = pixels * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
-    image = np.clip(np.round(colours * 255), 0, 255).astype(np.uint8)
+    (image,) = restore_pixels(pixels[None], preprocess)
     image = np.broadcast_to(image, (*image.shape[:2], 3))
     weights = eqx.filter_jit(compute_attention_map)(model, pixels)
     even = cast(Array, jax.image.resize(weights * weights.size, image.shape[:2], "linear"))
