@@ -1,44 +1,28 @@
 """`vitrail inspect`, `vitrail predict`, `vitrail convert`: what a file of weights is, and what it predicts."""
 
-import json
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
+from typing import Final, Literal, cast
 
 import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._check import check_positive, join_names
+from .._check import check_positive
 from .._extras import require
 from .._files import write_whole
-from ..images import CLIP, HALF, IMAGENET, Preprocess, raise_problems
+from ..images import Preprocess, raise_problems
 from ..model import ViT, ViTConfig
 from ..show import add_glow, compute_attention_map, restore_pixels
 from ..train import check_outputs
 from ..weights import ModelCard, convert_torch, load, model_card
-from ..weights.layouts import match_channels
+from ._pictures import PreprocessName, choose_preprocess, parse_settings, read_picture
 from ._setup import check_out
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-else:
-    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
-
-_T = TypeVar("_T")
 _SHOWN: Final = 8
 _PICTURES: Final = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"})
-_PREPROCESS: Final[Mapping[str, Preprocess]] = MappingProxyType(
-    {
-        "imagenet": Preprocess("cover", "bicubic", *IMAGENET, crop=0.875),
-        "half": Preprocess("squash", "bicubic", *HALF),
-        "clip": Preprocess("cover", "bicubic", *CLIP),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -72,7 +56,7 @@ class Predict:
     """The layout; without it, the names of the tensors tell it."""
     config: str | None = None
     """Settings in JSON, in place of the config.json beside the file."""
-    preprocess: Literal["imagenet", "half", "clip"] | None = None
+    preprocess: PreprocessName | None = None
     """How to prepare images, in place of what the file and the settings beside it say: with the mean and deviation of
     ImageNet and a crop of 7/8, with 0.5 and squashed, or as in CLIP."""
     convert: bool = False
@@ -95,7 +79,7 @@ class Convert:
 
 def run_inspect(command: Inspect) -> None:
     """Prints the card of a file."""
-    config = _parse_settings(command.config)
+    config = parse_settings(command.config)
     card = model_card(command.file, layout=command.layout, config=config, part=command.part)
     for line in describe_card(card):
         print(line)
@@ -172,17 +156,22 @@ def run_predict(command: Predict) -> None:
     from PIL import Image
 
     _check_command(command)
-    card = model_card(command.file, layout=command.layout, config=_parse_settings(command.config), part="image")
-    preprocess = _choose_preprocess(command, card)
+    card = model_card(command.file, layout=command.layout, config=parse_settings(command.config), part="image")
+    if card.config.num_classes is None or card.embeds:
+        raise ValueError(
+            f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
+            "features: give it another head first"
+        )
+    preprocess = choose_preprocess(command.preprocess, command.file, card.config)
     images = (command.image, *command.more_images)
     problems: list[str] = []
     for image in images:  # a file that is not an image is an error before anything is computed
-        _read_picture(image, lambda picture: picture.size, problems)
+        read_picture(image, lambda picture: picture.size, problems)
     raise_problems(problems)
     model = load(
         command.file,
         layout=command.layout,
-        config=_parse_settings(command.config),
+        config=parse_settings(command.config),
         part="image",
         convert=command.convert,
     )
@@ -190,7 +179,7 @@ def run_predict(command: Predict) -> None:
         _check_attention(model)
     pictures: list[Float[np.ndarray, "height two_widths 3"]] = []
     for image in images:
-        pixels = _read_picture(image, lambda picture: preprocess(picture, card.config.image_size), problems)
+        pixels = read_picture(image, lambda picture: preprocess(picture, card.config.image_size), problems)
         if pixels is None:
             continue
         logits = np.asarray(eqx.filter_jit(model)(pixels))
@@ -230,56 +219,6 @@ def _check_attention(model: ViT) -> None:
     eqx.filter_eval_shape(compute_attention_map, model, image)
 
 
-def _choose_preprocess(command: Predict, card: ModelCard) -> Preprocess:
-    """How images are prepared for a classifier."""
-    if card.config.num_classes is None or card.embeds:
-        raise ValueError(
-            f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
-            "features: give it another head first"
-        )
-    if command.preprocess is not None:
-        preprocess = match_channels(_PREPROCESS[command.preprocess], card.config.channels)
-        if preprocess is None:
-            raise ValueError(
-                f"preprocess must be 'half' for images with {card.config.channels} channels, got "
-                f"{command.preprocess!r}, which is for RGB"
-            )
-        return preprocess
-    if card.config.preprocess is None:
-        raise ValueError(
-            f"preprocess is not known for {command.file}, neither from the file nor from the settings beside it: pass "
-            f"--preprocess with one of {join_names(_PREPROCESS)}"
-        )
-    return card.config.preprocess
-
-
-def _read_picture(path: Path, use: Callable[[PILImage], _T], problems: list[str]) -> _T | None:
-    """What a function makes of a picture; `None` after an error, which is added to `problems`."""
-    from PIL import Image
-
-    try:
-        with _blame_image(path), Image.open(path) as picture:
-            return use(picture)
-    except OSError as error:
-        problems.append(f"{error.filename}: {error.strerror}")
-    except ValueError as error:
-        problems.append(str(error))
-    return None
-
-
-@contextmanager
-def _blame_image(image: Path) -> Generator[None, None, None]:
-    """Turns any error of an image that is opened and prepared into one that names the file."""
-    from PIL import Image
-
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise  # the message of the system names the file
-        raise ValueError(f"{image} must be an image that Pillow can read, got an error: {error}") from error
-
-
 def _draw_attention(
     model: ViT, preprocess: Preprocess, pixels: Float[np.ndarray, "height width channels"]
 ) -> Float[np.ndarray, "height two_widths 3"]:
@@ -312,15 +251,3 @@ def run_convert(command: Convert) -> None:
     print(f"{count:,} tensors: {command.out}")
     for line in _list_entries("left out", left_out) if left_out else []:
         print(line)
-
-
-def _parse_settings(text: str | None) -> dict[str, object] | None:
-    if text is None:
-        return None
-    try:
-        settings: object = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"config must be a JSON object, got {text!r}: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"config must be a JSON object, got {text!r}")
-    return cast("dict[str, object]", settings)

@@ -66,7 +66,7 @@ def _compute_patches(
 
 def _project(rows: Float[np.ndarray, "tokens dim"], number: int) -> Float[np.ndarray, "tokens number"]:
     """The first principal components of each row; zeros if there are fewer."""
-    centred = rows - rows.mean(axis=0)
+    centred = rows - rows.mean(axis=0, keepdims=True) if len(rows) else rows
     _, directions = np.linalg.eigh(centred.T @ centred)
     first = directions[:, ::-1][:, :number]
     signs = np.sign(first[np.argmax(np.abs(first), axis=0), np.arange(first.shape[1])])

@@ -20,7 +20,7 @@ from ._style import FAINT, FULL_GLOW, INK, PAPER, add_glow, restore_pixels, to_r
 
 _COLUMNS: Final = 9
 # Inches.
-_WIDTH, _GAP, _LABEL, _MARGIN, _FOOT = 1.5, 0.08, 0.24, 0.25, 0.3
+_WIDTH, _GAP, _LABEL, _MARGIN, _FOOT, _LINE = 1.5, 0.08, 0.24, 0.25, 0.1, 0.14
 _SMOOTH: Final = "linear"
 
 
@@ -186,20 +186,16 @@ def _enlarge(
     return np.repeat(np.repeat(colours, down, axis=1), across, axis=2)[:, : size[0], : size[1]]
 
 
-def _explain(model: ViT, *, attention: bool, components: bool) -> str:
+def _explain(model: ViT, *, attention: bool, components: bool) -> list[str]:
     queries = "the class token" if model.readout.pool.needs_class_token else "all patches"
-    sentences = [
-        "Components: the first three of the patch tokens of all pictures, as red, green and blue."
-        if components
-        else "",
-        f"Light: the attention of {queries} in the last block, full at {FULL_GLOW:.0f} times an equal share."
-        if attention
-        else "",
+    share = f"full at {FULL_GLOW:.0f} times an equal share"
+    return [
+        *(["Components: the first three of the patch tokens of all pictures, as colours."] if components else []),
+        *([f"Light: the attention of {queries} in the last block, {share}."] if attention else []),
     ]
-    return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _draw_cells(rows: list[list[_Cell]], path: Path, note: str) -> None:
+def _draw_cells(rows: list[list[_Cell]], path: Path, notes: list[str]) -> None:
     """Draws the cells of each picture in lines of the same length."""
     count = len(rows[0])
     lines = -(-count // _COLUMNS)
@@ -207,7 +203,7 @@ def _draw_cells(rows: list[list[_Cell]], path: Path, note: str) -> None:
     height = _WIDTH * rows[0][0].pixels.shape[0] / rows[0][0].pixels.shape[1]
     page = (
         2 * _MARGIN + columns * (_WIDTH + _GAP) - _GAP,
-        _MARGIN + len(rows) * lines * (height + _LABEL) + _FOOT,
+        _MARGIN + len(rows) * lines * (height + _LABEL) - _LABEL + _FOOT + (len(notes) + 1) * _LINE,
     )
     figure: Any = require("matplotlib.figure", extra="demo").Figure(figsize=page, facecolor=PAPER)
     for number, row in enumerate(rows):
@@ -221,5 +217,6 @@ def _draw_cells(rows: list[list[_Cell]], path: Path, note: str) -> None:
             axes = figure.add_axes((left / page[0], lower, _WIDTH / page[0], height / page[1]))
             axes.imshow(cell.pixels, interpolation="nearest", aspect="auto")
             axes.set_axis_off()
-    figure.text(_MARGIN / page[0], 0.1 / page[1], note, fontsize=7, color=FAINT, wrap=True)
+    for number, note in enumerate(reversed(notes)):
+        figure.text(_MARGIN / page[0], (_FOOT + number * _LINE) / page[1], note, fontsize=7, color=FAINT)
     save_figure(figure, path)
