@@ -40,8 +40,8 @@ def _read_head(checkpoint: Checkpoint, prefix: str) -> tuple[int, PartSpec]:
     batch_norm = f"{prefix}.mlp.1.running_mean"
     if batch_norm in checkpoint:
         raise CheckpointError(
-            f"{checkpoint.path} has a projection head with batch normalisation ({batch_norm!r}), which vitrail does not "
-            "have: pass part='image' for the backbone alone"
+            f"{checkpoint.path} has a projection head with batch normalisation ({batch_norm!r}), which vitrail does "
+            "not have: pass part='image' for the backbone alone"
         )
     directions = f"{prefix}.last_layer.{_name_last(checkpoint, prefix)[1]}"
     prototypes, bottleneck = checkpoint.get_shape(directions, 2)
