@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -9,7 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkpoint_cases import TOLERANCE
 from helpers import assert_close, assert_trees_close, parameters, random_array, run, small_config
+from safetensors.numpy import save_file
+from system_cases import compare, load_system_cases
 
 import vitrail
 from vitrail import systems
@@ -325,7 +329,7 @@ def test_a_step_of_training_lowers_the_loss_of_the_next(network: vitrail.DINO) -
 # The configuration -----------------------------------------------------------------------------------------------
 
 
-def test_a_configuration_is_json_and_a_file_holds_the_model(network: vitrail.DINO, tmp_path: Any) -> None:
+def test_a_configuration_is_json_and_a_file_holds_the_model(network: vitrail.DINO, tmp_path: Path) -> None:
     assert vitrail.DINOConfig.from_json(network.config.to_json()) == network.config
     vitrail.save(network, tmp_path / "dino.safetensors")
     read = vitrail.weights.read_model(tmp_path / "dino.safetensors")
@@ -342,3 +346,60 @@ def test_an_image_model_with_a_head_is_refused() -> None:
 
 def test_a_fresh_network_has_a_mask_token_of_zeros() -> None:
     assert np.array_equal(config().build(key=jax.random.key(0)).mask_token, np.zeros(16))
+
+
+# Checkpoints of Meta ---------------------------------------------------------------------------------------------
+
+SYSTEM_CASES = {name: case for name, case in load_system_cases().items() if name.startswith("Meta DINO")}
+
+
+def test_what_a_run_needs_alone_is_ignored_and_said(tmp_path: Path) -> None:
+    case = SYSTEM_CASES["Meta DINO, the teacher of a run"]
+    path = case.publish(tmp_path)
+    card = vitrail.model_card(path, **case.options)
+    assert (card.layout, card.kind, card.missing, card.unknown) == ("dino", "dino", (), ())
+    assert {name.partition(".")[0] for name in card.ignored} == {"student", "dino_loss"}
+    model: vitrail.DINO = vitrail.load(path, **case.options)
+    assert (model.config.num_prototypes, model.config.patch_head, model.mask_token) == (20, None, None)
+    image = vitrail.load(path, part="image", **case.options)
+    assert image.config.position == vitrail.POSITIONS.configure("learned", covers_prefix=True, resize="dinov2_offset")
+    with pytest.raises(ValueError, match="model must have"):
+        vitrail.save(model, tmp_path / "folder", layout="timm")
+
+
+def test_a_new_name_of_pytorch_for_normalised_weights_is_known(tmp_path: Path) -> None:
+    case = SYSTEM_CASES["Meta DINOv2, one head for patches"]
+    tensors = {
+        name.replace("weight_g", "parametrizations.weight.original0").replace(
+            "weight_v", "parametrizations.weight.original1"
+        ): array
+        for name, array in case.tensors().items()
+    }
+    assert tensors.keys() != case.tensors().keys()
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = compare(case, tmp_path / "model.safetensors")
+    assert max(found.values()) <= TOLERANCE
+
+
+def test_a_file_that_is_not_whole_is_one_error(tmp_path: Path) -> None:
+    case = SYSTEM_CASES["Meta DINO, the teacher of a run"]
+    tensors, path = case.tensors(), tmp_path / "model.safetensors"
+    start = "teacher.head."
+    for change, message in (
+        ({f"{start}mlp.1.running_mean": np.zeros(10, np.float32)}, r"batch normalisation .*: pass part='image'"),
+        ({f"{start}mlp.2.weight": None}, r"lacks 'head\.mlp\.2\.weight' for 'head\.hidden\.1\.weight'"),
+        ({f"{start}mlp.0.weight": np.zeros((10, 15), np.float32)}, r"has 'head\.mlp\.0\.weight' as F32\[10, 15\]"),
+        ({f"{start}mlp.{10**12}.weight": np.zeros((2, 2), np.float32)}, r"does not fit 'head\.hidden\.2\.weight'"),
+        ({f"{start}last_layer.weight_g": None}, r"lacks 'head\.last_layer\.weight_g'.*for 'head\.scales'"),
+        ({f"{start}last_layer.weight_v": np.zeros(3, np.float32)}, r"'head\.last_layer\.weight_v' with 2 axes"),
+        (
+            {f"{start}surprise": np.zeros(3, np.float32)},
+            r"has tensors that the model has no place for: 'head\.surprise'",
+        ),
+    ):
+        changed = {name: array for name, array in (tensors | change).items() if array is not None}
+        save_file(changed, path)
+        with pytest.raises(vitrail.CheckpointError, match=message):
+            vitrail.load(path, **case.options)
+        alone = vitrail.load(path, part="image", **case.options)
+        assert type(alone) is vitrail.ViT

@@ -1,8 +1,10 @@
 """The losses and heads of DINOv2's own package, and the pair-by-pair loss of DINO, beside ours."""
 
+import argparse
 import contextlib
 import importlib
 import io
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from checkpoint_cases import image_of
 from checkpoint_oracle import randomise
+from system_cases import compare
+from systems_dino import CASES, SIZE
 
 import vitrail
 from vitrail import systems
@@ -130,6 +135,34 @@ def test_the_loss_of_hidden_patches_is_dinov2s(centring: str) -> None:
     original.apply_center_update()
     moved = systems.update_centre(jnp.asarray(centre), jnp.asarray(teacher), mask=jnp.asarray(hidden))
     assert_same(moved, original.center[0, 0])
+
+
+def test_the_checkpoint_of_a_run_is_converted_and_holds_the_teacher(tmp_path: Path) -> None:
+    """As DINO's training writes it: both networks, the optimiser, the centre, and the arguments of the script."""
+    case = CASES["Meta DINO, the teacher of a run"](image_of(SIZE))
+    state = {name: torch.from_numpy(array) for name, array in case.tensors().items()}
+    content = {
+        "student": {name.removeprefix("student."): t for name, t in state.items() if name.startswith("student.")},
+        "teacher": {name.removeprefix("teacher."): t for name, t in state.items() if name.startswith("teacher.")},
+        "optimizer": {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]},
+        "epoch": 100,
+        "args": argparse.Namespace(arch="vit_small", out_dim=20, lr=0.0005),
+        "dino_loss": {"center": torch.zeros(1, 20)},
+    }
+    torch.save(content, tmp_path / "checkpoint.pth")
+    _, left_out = vitrail.convert_torch(tmp_path / "checkpoint.pth", tmp_path / "dino.safetensors")
+    assert {"student", "optimizer", "args", "dino_loss"} <= set(left_out)
+    found = compare(case, tmp_path / "dino.safetensors")
+    assert max(found.values()) <= TOLERANCE, found
+
+
+def test_the_teacher_of_dinov2_is_converted(tmp_path: Path) -> None:
+    case = CASES["Meta DINOv2, one head for patches"](image_of(SIZE))
+    state = {name.removeprefix("teacher."): torch.from_numpy(array) for name, array in case.tensors().items()}
+    torch.save({"teacher": state}, tmp_path / "teacher_checkpoint.pth")
+    vitrail.convert_torch(tmp_path / "teacher_checkpoint.pth", tmp_path / "dinov2.safetensors")
+    found = compare(case, tmp_path / "dinov2.safetensors")
+    assert max(found.values()) <= TOLERANCE, found
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -21,7 +21,6 @@ from ._style import FAINT, FULL_GLOW, INK, PAPER, add_glow, restore_pixels, to_r
 _COLUMNS: Final = 9
 # Inches.
 _WIDTH, _GAP, _LABEL, _MARGIN, _FOOT, _LINE = 1.5, 0.08, 0.24, 0.25, 0.1, 0.14
-_SMOOTH: Final = "linear"
 
 
 class _Cell(NamedTuple):
@@ -166,7 +165,7 @@ def _light_heads(
     maps = np.concatenate([heads.mean(axis=0, keepdims=True), heads])
     labels = ["attention, mean", *(f"head {number + 1}" for number in range(len(heads)))]
     shares = maps * maps[0].size
-    smooth = np.asarray(jax.image.resize(shares, (len(shares), *pixels.shape[:2]), _SMOOTH))
+    smooth = np.asarray(cast(Array, jax.image.resize(shares, (len(shares), *pixels.shape[:2]), "linear")))
     lit = add_glow(np.broadcast_to(pixels, (len(smooth), *pixels.shape)), smooth)
     return [_Cell(label, shown) for label, shown in zip(labels, lit, strict=True)]
 

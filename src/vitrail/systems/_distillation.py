@@ -110,7 +110,7 @@ def _sum_exponentials(
     x: Float[Array, "rows cols"], axis: int, where: Bool[Array, "rows cols"]
 ) -> Float[Array, "rows cols"]:
     """The logarithm of the sum of exponentials, repeated along the axis; 0 where nothing counts."""
-    total = cast(Array, jax.nn.logsumexp(x, axis=axis, where=where, keepdims=True))
+    total = jax.nn.logsumexp(x, axis=axis, where=where, keepdims=True)
     return jnp.broadcast_to(jnp.where(jnp.isneginf(total), 0.0, total), x.shape)
 
 
@@ -224,7 +224,7 @@ def update_teacher(teacher: _N, student: _N, momentum: _Number) -> _N:
 
     **Raises:** `ValueError` if they have other arrays.
     """
-    ours, theirs = (list_arrays(eqx.filter(model, eqx.is_inexact_array)) for model in (teacher, student))
+    ours, theirs = (list_arrays(cast(object, eqx.filter(model, eqx.is_inexact_array))) for model in (teacher, student))
     shapes = [{name: array.shape for name, array in arrays.items()} for arrays in (ours, theirs)]
     if shapes[0] != shapes[1]:
         names = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
@@ -233,8 +233,9 @@ def update_teacher(teacher: _N, student: _N, momentum: _Number) -> _N:
             "configuration"
         )
 
-    def move(ours: Any, theirs: Any) -> Any:
-        return ours * momentum + theirs * (1 - momentum)
+    moved = iter([ours[name] * momentum + theirs[name] * (1 - momentum) for name in ours])
 
-    moved = iter([move(ours[name], theirs[name]) for name in ours])
-    return jax.tree.map(lambda leaf: next(moved) if eqx.is_inexact_array(leaf) else leaf, teacher)
+    def move(leaf: Any) -> Any:
+        return next(moved) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(move, teacher)

@@ -51,8 +51,8 @@ class NearestNeighbours:
         return self._count(_TOP)
 
     def _count(self, top: int) -> dict[int, float]:
-        hits = np.any(self.ranked[..., :top] == self.labels[:, None], axis=-1)
-        return {number: float(np.mean(row)) for number, row in zip(self.neighbours, hits, strict=True)}
+        hits = np.any(self.ranked[..., :top] == self.labels[:, None], axis=-1).mean(axis=1)
+        return {number: float(share) for number, share in zip(self.neighbours, hits, strict=True)}
 
 
 def knn(
@@ -159,7 +159,7 @@ def rank_by_neighbours(
         nearest = np.argpartition(-similarity, most - 1, axis=1)[:, :most]
         cosines = np.take_along_axis(similarity, nearest, axis=1).astype(np.float64)
         order = np.argsort(-cosines, axis=1, kind="stable")
-        cosines, nearest = (np.take_along_axis(x, order, axis=1) for x in (cosines, nearest))
+        cosines, nearest = np.take_along_axis(cosines, order, axis=1), np.take_along_axis(nearest, order, axis=1)
         # Divided by the weight of the nearest, which changes no order of votes and cannot overflow.
         weights = np.exp((cosines - cosines[:, :1]) / temperature)
         for i, number in enumerate(neighbours):

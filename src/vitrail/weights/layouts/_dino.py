@@ -19,6 +19,7 @@ from ._dinov2 import META_DINOV2_IMAGE
 from ._layout import Layout
 from ._libraries import META
 from ._mae import META_MAE_IMAGE
+from ._preprocess import IMAGENET, Preprocess
 from ._vit import use_learned
 
 _WRAPPED: Final = tuple(
@@ -45,7 +46,8 @@ def _read_head(checkpoint: Checkpoint, prefix: str) -> tuple[int, PartSpec]:
         )
     directions = f"{prefix}.last_layer.{_name_last(checkpoint, prefix)[1]}"
     prototypes, bottleneck = checkpoint.get_shape(directions, 2)
-    layers = max(sum(re.fullmatch(rf"{prefix}\.mlp\.\d+\.weight", name) is not None for name in checkpoint.tensors), 1)
+    numbers = re.findall(rf"^{prefix}\.mlp\.(\d+)\.", "\n".join(checkpoint.tensors), re.MULTILINE)
+    layers = min(max(map(int, numbers), default=0) // 2 + 1, max(len(numbers), 1))
     first = f"{prefix}.mlp" if layers == 1 else f"{prefix}.mlp.0"
     options = {
         "layers": layers,
@@ -103,8 +105,9 @@ META_DINO_IMAGE: Final = dataclasses.replace(
     read_config=_read_image_config,
     signature=("pos_embed", "blocks.0.attn.qkv.weight"),
     one_of=tuple(f"head.last_layer.{name}" for name in ("weight_v", "parametrizations.weight.original1")),
-    foreign=("blocks.0.ls1.gamma", "masked_embed"),
+    foreign=("blocks.0.ls1.gamma", "mask_token", "masked_embed"),
     prefixes=_WRAPPED,
+    preprocess={"": Preprocess("cover", "bicubic", *IMAGENET, crop=0.875)},
     ignored=((r"head\..*", "the projection head, which only pre-training needs"), *_OF_THE_RUN),
 )
 META_DINO: Final = Layout(
