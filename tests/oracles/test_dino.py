@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import random
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from system_cases import compare
 from systems_dino import CASES, SIZE
 
 import vitrail
-from vitrail import systems
+from vitrail import images, systems
 
 with contextlib.redirect_stderr(io.StringIO()):
     losses: Any = importlib.import_module("dinov2.loss")
@@ -175,3 +176,35 @@ def test_koleo_is_dinov2s() -> None:
     assert_same(ours, loss)
     assert theirs.grad is not None
     assert_same(gradient, theirs.grad)
+
+
+@pytest.mark.parametrize("count", [0, 5, 40, 90])
+def test_blocks_are_those_of_dinov2s_generator(count: int) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        masking: Any = importlib.import_module("dinov2.data.masking")
+    generator = masking.MaskingGenerator((12, 10), max_num_patches=0.5 * 120)
+    ratio = (count + 0.5) / 120  # of which the whole number is the count
+    for seed in range(20):
+        random.seed(seed)
+        low, high = np.linspace(ratio, ratio, 2)
+        expected = generator(int(120 * random.uniform(low, high)))
+        found = systems.draw_hidden(1, (12, 10), seed=seed, share=1.0, ratios=(ratio, ratio))
+        assert np.array_equal(found[0].reshape(12, 10), expected)
+
+
+@pytest.mark.parametrize("size", [(7, 5), (16, 24), (40, 40)])
+def test_a_crop_is_resized_as_torchvision_resizes_it(size: tuple[int, int]) -> None:
+    functional: Any = importlib.import_module("torchvision.transforms.functional")
+    transforms: Any = importlib.import_module("torchvision.transforms")
+    image = draw(30, 20, 3)
+    crops = images.Crops(number=1, size=size)
+    for box in ((0, 0, 30, 20), (3, 2, 11, 17), (25, 15, 5, 5), (4, 9, 1, 3)):
+        theirs = functional.resized_crop(
+            torch.from_numpy(image).permute(2, 0, 1),
+            *box,
+            size=list(size),
+            interpolation=transforms.InterpolationMode.BICUBIC,
+            antialias=True,
+        )
+        ours = crops.cut(jnp.asarray(image), jnp.asarray(box, jnp.float32))
+        assert_same(ours, theirs.permute(1, 2, 0))

@@ -11,5 +11,6 @@ from ._distillation import (
     update_centre as update_centre,
     update_teacher as update_teacher,
 )
+from ._hiding import draw_hidden as draw_hidden
 from ._mae import MAEDecoder as MAEDecoder, MaskedAutoencoder as MaskedAutoencoder, Reconstruction as Reconstruction
 from ._mae_config import MAEConfig as MAEConfig
