@@ -19,11 +19,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     )
 ).strip()
 # Many tests compile the same program: what one has compiled, all workers and their subprocesses read.
-_STARTED_HERE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
-if _STARTED_HERE:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="vitrail-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/vitrail-tests-{os.getpid()}")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests are about numbers, which a GPU computes less exactly
 
 import jax
@@ -58,8 +56,9 @@ _DEPEND_ON_VERSIONS = {
 
 
 def pytest_unconfigure() -> None:
-    if _STARTED_HERE:
-        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if cache.endswith(f"/vitrail-tests-{os.getpid()}"):  # the process that named it is the last to end
+        shutil.rmtree(cache, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -74,8 +74,21 @@ def _run_dense(model: vitrail.Dense, inputs: Arrays) -> Mapping[str, Any]:
     return {name: run(resized[name], jnp.asarray(image))[::3, ::3] for name, image in inputs.items()}
 
 
+def _run_dino(model: vitrail.DINO, inputs: Arrays) -> Mapping[str, Any]:
+    found: dict[str, Any] = {}
+    for name in ("image", "small", "hidden"):
+        if name in inputs:
+            image = jnp.asarray(inputs["image" if name == "hidden" else name])
+            network = model if name != "small" else model.resized((image.shape[0], image.shape[1]))
+            output = run(network, image, hidden=inputs[name] if name == "hidden" else None)
+            found |= {f"{name} {key}": value for key, value in vars(output).items()}
+            found[f"{name} patch scores"] = run(network.score_patches, output.patches)
+    return found
+
+
 RUNS: dict[str, Callable[[Any, Arrays], Mapping[str, Any]]] = {
     "Dense": _run_dense,
+    "DINO": _run_dino,
     "MaskedAutoencoder": _run_mae,
 }
 """What vitrail makes of the inputs of a case, by the class of the model."""

@@ -28,7 +28,7 @@ import vitrail
 from vitrail import POOLS, images, lab, show, train
 from vitrail.lab import _compare, _probe, _tokens
 from vitrail.lab._probe import Standard, compute_features, compute_logits, draw_order, train_probe
-from vitrail.lab._statistics import adjust_by_holm, compute_sign_flip_p_value, predict_by_knn
+from vitrail.lab._statistics import adjust_by_holm, compute_sign_flip_p_value
 from vitrail.lab._tokens import store_tokens
 
 RECIPE = dataclasses.replace(lab.PROBE_RECIPE, epochs=2, batch_size=8)
@@ -551,19 +551,3 @@ def test_holm_equals_the_example_by_hand() -> None:
     assert adjust_by_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert adjust_by_holm([0.6, 0.5]) == [1.0, 1.0]
     assert adjust_by_holm([]) == []
-
-
-def test_knn_equals_a_loop() -> None:
-    rng = np.random.default_rng(0)
-    train_features, test_features = (rng.normal(size=(n, 5)).astype(np.float32) for n in (60, 12))
-    labels = rng.integers(0, 4, 60).astype(np.int32)
-    expected: list[int] = []
-    for x in test_features.astype(np.float64):
-        similar = [float(x @ y / np.linalg.norm(x) / np.linalg.norm(y)) for y in train_features.astype(np.float64)]
-        votes = [0.0] * 4
-        for i in sorted(range(60), key=lambda i: -similar[i])[:20]:
-            votes[labels[i]] += math.exp(similar[i] / 0.07)
-        expected.append(int(np.argmax(votes)))
-    assert predict_by_knn(train_features, labels, test_features, 4).tolist() == expected
-    few = predict_by_knn(train_features[:3], labels[:3], test_features, 4)  # fewer than twenty neighbours
-    assert set(few.tolist()) <= set(labels[:3].tolist())

@@ -124,6 +124,8 @@ def test_pools_keep_their_contract(pool: Any, options: dict[str, Any]) -> None:
         (HEADS.configure("linear", zero=True), {}),
         (HEADS.configure("linear", bias=False, activation="tanh"), {}),
         (HEADS.configure("mlp", hidden_dim=5, activation="gelu"), {"dim": 7}),
+        (HEADS.configure("projection", hidden_dim=9, bottleneck_dim=5), {}),
+        (HEADS.configure("projection", layers=1, bottleneck_dim=3, bias=False, scaled=False), {}),
     ],
     ids=str,
 )

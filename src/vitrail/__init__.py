@@ -52,6 +52,7 @@ from .head import (
     LinearHead as LinearHead,
     MLPHead as MLPHead,
     NoHead as NoHead,
+    ProjectionHead as ProjectionHead,
 )
 from .images import Preprocess as Preprocess
 from .model import (
@@ -147,14 +148,17 @@ if _typing.TYPE_CHECKING:
     )
     from .lab import compare_pools as compare_pools
     from .systems import (
+        DINO as DINO,
         Dense as Dense,
         DenseConfig as DenseConfig,
+        DINOConfig as DINOConfig,
         MAEConfig as MAEConfig,
         MAEDecoder as MAEDecoder,
         MaskedAutoencoder as MaskedAutoencoder,
         Reconstruction as Reconstruction,
         make_dense as make_dense,
     )
+    from .train import knn as knn
     from .weights import (
         CheckpointError as CheckpointError,
         ModelCard as ModelCard,
@@ -172,6 +176,8 @@ else:
         "Dense": "systems",
         "DenseConfig": "systems",
         "make_dense": "systems",
+        "DINO": "systems",
+        "DINOConfig": "systems",
         "MAEConfig": "systems",
         "MAEDecoder": "systems",
         "MaskedAutoencoder": "systems",
@@ -181,6 +187,7 @@ else:
         "WritableLayout": "weights",
         "convert_torch": "weights",
         "from_hub": "weights",
+        "knn": "train",
         "load": "weights",
         "model_card": "weights",
         "save": "weights",

@@ -21,7 +21,7 @@ from ..nn import count_parameters
 from ..show import draw_comparison
 from ..train import Recipe, check_classifier, evaluate, fit, show_progress
 from ..weights import load, save
-from ._setup import EXECUTION, format_size, load_data, make_small_config, print_data
+from ._setup import EXECUTION, format_size, load_data, load_data_for, make_small_config, print_data
 
 _COLUMNS: Final = ("pool", "accuracy", "p", "k-NN", "parameters", "µs an image", "class token")
 
@@ -148,13 +148,7 @@ def _load_data(command: Compare, model: ViT | None) -> Dataset:
             f"image_size must be {format_size(config.image_size)}, that of the weights, got {command.image_size}: "
             "leave it out, or resize the model with model.resized and save it"
         )
-    preprocess = config.preprocess
-    if preprocess is None:
-        print("preprocess: not known for the weights, so the normalisation is measured on the training images")
-    elif preprocess.fit == "pad":
-        print("preprocess: images are squashed, because data sets cannot be padded")
-        preprocess = dataclasses.replace(preprocess, fit="squash")
-    return load_data(command.data, config.image_size, preprocess, config.channels)
+    return load_data_for(model, command.data)
 
 
 def _train_backbone(command: Compare, data: Dataset) -> ViT:

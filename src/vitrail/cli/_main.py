@@ -16,11 +16,13 @@ from .._registry import PluginError, UnknownPartError
 from ..images import DataError
 from ._compare import Compare, run_compare
 from ._demo import Demo, run_demo
+from ._knn import Knn, run_knn
 from ._list import List, list_parts
+from ._look import Look, run_look
 from ._weights import Convert, Inspect, Predict, run_convert, run_inspect, run_predict
 
 _EXTRAS: Final[Mapping[str, Literal["demo", "torch"]]] = MappingProxyType(
-    {"demo": "demo", "compare": "demo", "convert": "torch"}
+    {"demo": "demo", "compare": "demo", "knn": "demo", "look": "demo", "convert": "torch"}
 )
 """The extra that a command needs; `weights` for the others, which has the library that parses all."""
 _EXPECTED: Final = (
@@ -70,7 +72,7 @@ def _format_error(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else " ".join(str(error).split())
 
 
-_Command = Demo | Compare | List | Inspect | Predict | Convert
+_Command = Demo | Compare | Knn | List | Inspect | Predict | Look | Convert
 
 
 def _run(command: _Command) -> None:
@@ -79,12 +81,16 @@ def _run(command: _Command) -> None:
             run_demo(command)
         case Compare():
             run_compare(command)
+        case Knn():
+            run_knn(command)
         case List():
             list_parts(command)
         case Inspect():
             run_inspect(command)
         case Predict():
             run_predict(command)
+        case Look():
+            run_look(command)
         case Convert():
             run_convert(command)
 

@@ -1,12 +1,20 @@
-"""Pictures that commands read and write."""
+"""What the commands that read or write pictures share."""
 
-from collections.abc import Callable, Generator
+import json
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
+import numpy as np
+from jaxtyping import UInt8
+
+from .._check import join_names
 from .._files import write_whole
+from ..images import CLIP, HALF, IMAGENET, Preprocess
+from ..model import ViTConfig
+from ..weights.layouts import match_channels
 from ._setup import check_out
 
 if TYPE_CHECKING:
@@ -17,6 +25,35 @@ else:
 _T = TypeVar("_T")
 PICTURES: Final = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"})
 """Pillow's formats of the pictures that are written, by the suffix of their names."""
+PreprocessName = Literal["imagenet", "half", "clip"]
+"""The ways to prepare images that a command can be told."""
+_PREPROCESS: Final[Mapping[PreprocessName, Preprocess]] = MappingProxyType(
+    {
+        "imagenet": Preprocess("cover", "bicubic", *IMAGENET, crop=0.875),
+        "half": Preprocess("squash", "bicubic", *HALF),
+        "clip": Preprocess("cover", "bicubic", *CLIP),
+    }
+)
+
+
+def choose_preprocess(name: PreprocessName | None, file: Path, config: ViTConfig) -> Preprocess:
+    """How images are prepared: as the command says, or else the file.
+
+    **Raises:** `ValueError` if neither does, or what the command says does not fit the channels.
+    """
+    if name is not None:
+        preprocess = match_channels(_PREPROCESS[name], config.channels)
+        if preprocess is None:
+            raise ValueError(
+                f"preprocess must be 'half' for images with {config.channels} channels, got {name!r}, which is for RGB"
+            )
+        return preprocess
+    if config.preprocess is None:
+        raise ValueError(
+            f"preprocess is not known for {file}, neither from the file nor from the settings beside it: pass "
+            f"--preprocess with one of {join_names(_PREPROCESS)}"
+        )
+    return config.preprocess
 
 
 def read_picture(path: Path, use: Callable[[PILImage], _T], problems: list[str]) -> _T | None:
@@ -53,9 +90,22 @@ def check_picture(name: str, out: Path, images: tuple[Path, ...]) -> None:
         raise ValueError(f"{name} must not be one of the images, got {out}: it would be overwritten")
 
 
-def write_picture(pixels: Any, out: Path) -> None:
+def write_picture(pixels: UInt8[np.ndarray, "height width 3"], out: Path) -> None:
     """Writes an array of bytes as a picture, in the format that the suffix of its name says."""
     from PIL import Image
 
     drawn = Image.fromarray(pixels)
     write_whole(out, lambda part: drawn.save(part, format=PICTURES[out.suffix]))
+
+
+def parse_settings(text: str | None) -> dict[str, object] | None:
+    """The settings of `--config`; `None` if there are none."""
+    if text is None:
+        return None
+    try:
+        settings: object = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"config must be a JSON object, got {text!r}: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"config must be a JSON object, got {text!r}")
+    return cast("dict[str, object]", settings)

@@ -1,5 +1,6 @@
 """What the commands share: images, the small model of the demo, and formats."""
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Final
 
 from ..encoder import EncoderSize
 from ..images import Dataset, Preprocess, load_images, load_mnist
-from ..model import ViTConfig
+from ..model import ViT, ViTConfig
 from ..nn import Execution
 
 SIZE: Final = EncoderSize(dim=64, depth=4, num_heads=4, mlp_dim=128)
@@ -31,6 +32,17 @@ def load_data(
     if folder is None:
         return load_mnist(image_size=size, preprocess=preprocess, channels=channels)
     return load_images(folder, image_size=size, preprocess=preprocess, channels=channels)
+
+
+def load_data_for(model: ViT, folder: Path | None) -> Dataset:
+    """Loads the images of a folder, or digits of MNIST, prepared for a model."""
+    preprocess = model.config.preprocess
+    if preprocess is None:
+        print("preprocess: not known for the weights, so the normalisation is measured on the training images")
+    elif preprocess.fit == "pad":
+        print("preprocess: images are squashed, because data sets cannot be padded")
+        preprocess = dataclasses.replace(preprocess, fit="squash")
+    return load_data(folder, model.config.image_size, preprocess, model.config.channels)
 
 
 def make_small_config(

@@ -1,10 +1,7 @@
 """`vitrail inspect`, `vitrail predict`, `vitrail convert`: what a file of weights is, and what it predicts."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, Literal, cast
 
 import equinox as eqx
@@ -12,26 +9,18 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._check import check_positive, join_names
+from .._check import check_positive
 from .._extras import require
-from ..images import CLIP, HALF, IMAGENET, Preprocess, raise_problems, to_picture
+from ..images import Preprocess, raise_problems, to_picture
 from ..model import ViT, ViTConfig
-from ..show import add_glow, compute_attention_map
+from ..show import add_glow, compute_attention_map, restore_pixels
 from ..systems import Dense
 from ..train import check_outputs
 from ..weights import ModelCard, convert_torch, load, model_card
-from ..weights.layouts import match_channels
 from ._map import predict_map
-from ._pictures import check_picture, read_picture, write_picture
+from ._pictures import PreprocessName, check_picture, choose_preprocess, parse_settings, read_picture, write_picture
 
 _SHOWN: Final = 8
-_PREPROCESS: Final[Mapping[str, Preprocess]] = MappingProxyType(
-    {
-        "imagenet": Preprocess("cover", "bicubic", *IMAGENET, crop=0.875),
-        "half": Preprocess("squash", "bicubic", *HALF),
-        "clip": Preprocess("cover", "bicubic", *CLIP),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,7 @@ class Predict:
     """The layout; without it, the names of the tensors tell it."""
     config: str | None = None
     """Settings in JSON, in place of the config.json beside the file."""
-    preprocess: Literal["imagenet", "half", "clip"] | None = None
+    preprocess: PreprocessName | None = None
     """How to prepare images, in place of what the file and the settings beside it say: with the mean and deviation of
     ImageNet and a crop of 7/8, with 0.5 and squashed, or as in CLIP."""
     convert: bool = False
@@ -92,7 +81,7 @@ class Convert:
 
 def run_inspect(command: Inspect) -> None:
     """Prints the card of a file."""
-    config = _parse_settings(command.config)
+    config = parse_settings(command.config)
     card = model_card(command.file, layout=command.layout, config=config, part=command.part)
     for line in describe_card(card):
         print(line)
@@ -167,7 +156,7 @@ def run_predict(command: Predict) -> None:
     """Prints the classes of each image."""
     require("PIL", extra="weights")
     _check_command(command)
-    settings = _parse_settings(command.config)
+    settings = parse_settings(command.config)
     card = model_card(command.file, layout=command.layout, config=settings)
     if card.kind == "dense":
         model = load(command.file, layout=command.layout, config=settings, convert=command.convert)
@@ -176,7 +165,12 @@ def run_predict(command: Predict) -> None:
     if command.out is not None:
         raise ValueError(f"out is for a model of dense prediction, got one that is a {card.kind}: leave it out")
     card = model_card(command.file, layout=command.layout, config=settings, part="image")
-    preprocess = _choose_preprocess(command, card)
+    if card.config.num_classes is None or card.embeds:
+        raise ValueError(
+            f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
+            "features: give it another head first"
+        )
+    preprocess = choose_preprocess(command.preprocess, command.file, card.config)
     images = (command.image, *command.more_images)
     problems: list[str] = []
     for image in images:  # a file that is not an image is an error before anything is computed
@@ -185,7 +179,7 @@ def run_predict(command: Predict) -> None:
     model = load(
         command.file,
         layout=command.layout,
-        config=_parse_settings(command.config),
+        config=parse_settings(command.config),
         part="image",
         convert=command.convert,
     )
@@ -217,7 +211,7 @@ def _predict_map(command: Predict, model: Dense) -> None:
             "--attention"
         )
     check_picture("out", command.out, images)
-    preprocess = _choose_given_preprocess(command, model.image.config)
+    preprocess = choose_preprocess(command.preprocess, command.file, model.image.config)
     problems: list[str] = []
     channels = model.image.config.channels
     picture = read_picture(command.image, lambda picture: to_picture(picture, channels), problems)
@@ -249,40 +243,11 @@ def _check_attention(model: ViT) -> None:
     eqx.filter_eval_shape(compute_attention_map, model, image)
 
 
-def _choose_preprocess(command: Predict, card: ModelCard) -> Preprocess:
-    """How images are prepared for a classifier."""
-    if card.config.num_classes is None or card.embeds:
-        raise ValueError(
-            f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
-            "features: give it another head first"
-        )
-    return _choose_given_preprocess(command, card.config)
-
-
-def _choose_given_preprocess(command: Predict, config: ViTConfig) -> Preprocess:
-    """How images are prepared, by the command or else by the model."""
-    if command.preprocess is not None:
-        preprocess = match_channels(_PREPROCESS[command.preprocess], config.channels)
-        if preprocess is None:
-            raise ValueError(
-                f"preprocess must be 'half' for images with {config.channels} channels, got "
-                f"{command.preprocess!r}, which is for RGB"
-            )
-        return preprocess
-    if config.preprocess is None:
-        raise ValueError(
-            f"preprocess is not known for {command.file}, neither from the file nor from the settings beside it: pass "
-            f"--preprocess with one of {join_names(_PREPROCESS)}"
-        )
-    return config.preprocess
-
-
 def _draw_attention(
     model: ViT, preprocess: Preprocess, pixels: Float[np.ndarray, "height width channels"]
 ) -> Float[np.ndarray, "height two_widths 3"]:
     """The image as the model reads it, beside the same image that is bright where the last block looks."""
-    colours = pixels * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
-    image = np.clip(np.round(colours * 255), 0, 255).astype(np.uint8)
+    (image,) = restore_pixels(pixels[None], preprocess)
     image = np.broadcast_to(image, (*image.shape[:2], 3))
     weights = eqx.filter_jit(compute_attention_map)(model, pixels)
     even = cast(Array, jax.image.resize(weights * weights.size, image.shape[:2], "linear"))
@@ -310,15 +275,3 @@ def run_convert(command: Convert) -> None:
     print(f"{count:,} tensors: {command.out}")
     for line in _list_entries("left out", left_out) if left_out else []:
         print(line)
-
-
-def _parse_settings(text: str | None) -> dict[str, object] | None:
-    if text is None:
-        return None
-    try:
-        settings: object = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"config must be a JSON object, got {text!r}: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"config must be a JSON object, got {text!r}")
-    return cast("dict[str, object]", settings)

@@ -5,4 +5,5 @@ from ._distilled import DistilledHead as DistilledHead
 from ._linear import LinearHead as LinearHead
 from ._mlp import MLPHead as MLPHead
 from ._none import NoHead as NoHead
+from ._projection import ProjectionHead as ProjectionHead
 from ._table import HEADS as HEADS

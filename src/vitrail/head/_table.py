@@ -8,12 +8,19 @@ from ._distilled import DistilledHead
 from ._linear import LinearHead
 from ._mlp import MLPHead
 from ._none import NoHead
+from ._projection import ProjectionHead
 
 HEADS: Final[Registry[AbstractHead, HeadContext]] = Registry(
     "head",
     group="vitrail.heads",
     part=AbstractHead,
     context=HeadContext,
-    builtins={"linear": LinearHead, "mlp": MLPHead, "distilled": DistilledHead, "none": NoHead},
+    builtins={
+        "linear": LinearHead,
+        "mlp": MLPHead,
+        "projection": ProjectionHead,
+        "distilled": DistilledHead,
+        "none": NoHead,
+    },
 )
 """The heads by name. Other packages add to it in the entry-point group `vitrail.heads`."""

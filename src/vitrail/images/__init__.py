@@ -4,6 +4,7 @@ Loading pictures needs the extra `train` or `weights`, the digits the extra `dem
 """
 
 from ._augment import Augmentation as Augmentation
+from ._crops import Crops as Crops
 from ._dataset import (
     DataError as DataError,
     Dataset as Dataset,

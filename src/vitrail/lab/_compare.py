@@ -21,7 +21,7 @@ from ..images import Augmentation, Dataset
 from ..model import Readout, ViT
 from ..nn import count_parameters
 from ..pool import POOLS, AbstractPool, AbstractWeighingPool
-from ..train import Progress, Recipe, check_channels
+from ..train import Progress, Recipe, check_channels, rank_by_neighbours
 from ._probe import (
     Standard,
     compute_batch_logits,
@@ -32,7 +32,7 @@ from ._probe import (
     train_probe,
 )
 from ._results import Comparison, FinishedPools, PoolRow, SkippedPool
-from ._statistics import adjust_by_holm, compute_sign_flip_p_value, predict_by_knn
+from ._statistics import adjust_by_holm, compute_sign_flip_p_value
 from ._tokens import LabProgress, SequenceForm, StoredTokens, store_tokens
 
 PROBE_RECIPE: Final = Recipe(
@@ -41,6 +41,7 @@ PROBE_RECIPE: Final = Recipe(
 """The recipe of each pool and its head. There is no augmentation, because the backbone sees each image once."""
 
 _NUM_MAPS: Final = 4
+_NEIGHBOURS: Final = 20
 # With 48 to 768 digits of MNIST a probe has 20 to 44 % after 15 steps, 61 to 73 % after 30, 86 to 93 % after 60, and
 # from 120 steps on what it has after a thousand, 88 to 95 %. The number of images matters far less.
 _ENOUGH_STEPS: Final = 100
@@ -260,8 +261,9 @@ def _evaluate_pool(
     knn_accuracy = None
     if count_parameters(probe.pool) == 0:
         features = [compute_features(probe, part, stored.form) for part in (stored.train, stored.test)]
-        nearest = predict_by_knn(features[0], labels, features[1], classes)
-        knn_accuracy = float((nearest == data.test.labels).mean())
+        numbers = (min(_NEIGHBOURS, len(labels)),)
+        ranked = rank_by_neighbours(features[0], labels, features[1], classes, neighbours=numbers)
+        knn_accuracy = float((ranked[0, :, 0] == data.test.labels).mean())
     return PoolRow(
         pool=label,
         correct=np.stack([np.argmax(x, axis=1) == data.test.labels for x in logits]),

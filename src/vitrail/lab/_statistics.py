@@ -1,15 +1,13 @@
-"""Tests of differences, and nearest neighbours."""
+"""Tests of differences."""
 
 import itertools
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, Integer
+from jaxtyping import Float
 
 _FLIPS: Final = 10_000
-_NEIGHBOURS: Final = 20
-_TEMPERATURE: Final = 0.07
 _CHUNK: Final = 500
 
 
@@ -44,26 +42,3 @@ def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, p_values[int(index)] * (len(p_values) - rank)))
         adjusted[int(index)] = largest
     return adjusted
-
-
-def predict_by_knn(
-    train: Float32[np.ndarray, "train features"],
-    labels: Integer[np.ndarray, " train"],
-    test: Float32[np.ndarray, "test features"],
-    num_classes: int,
-) -> Int[np.ndarray, " test"]:
-    """Predicts the class with the most votes of the 20 nearest by cosine, each with weight `exp(similarity / 0.07)`.
-
-    Source: Wu et al. 2018, arXiv:1805.01978; with these numbers in Caron et al. 2021 (DINO), arXiv:2104.14294.
-    """
-    train, test = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (train, test))
-    neighbours = min(_NEIGHBOURS, len(train))
-    predicted: list[np.ndarray] = []
-    for start in range(0, len(test), _CHUNK):
-        similarity = test[start : start + _CHUNK] @ train.T
-        nearest = np.argpartition(-similarity, neighbours - 1, axis=1)[:, :neighbours]
-        weights = np.exp(np.take_along_axis(similarity, nearest, axis=1) / _TEMPERATURE)
-        votes = np.zeros((len(similarity), num_classes))
-        np.add.at(votes, (np.arange(len(similarity))[:, None], labels[nearest]), weights)
-        predicted.append(np.argmax(votes, axis=1))
-    return np.concatenate(predicted)

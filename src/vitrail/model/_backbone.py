@@ -154,18 +154,47 @@ class Backbone(eqx.Module):
 
         **Raises:** what a call raises.
         """
+        return self.place(self.make_tokens(image))
+
+    def make_tokens(self, image: Shaped[Array | np.ndarray, "..."]) -> Tokens:
+        """Makes patch tokens and adds the class token and the registers. They have no positions yet, so that a mask
+        token can take the place of some of them.
+
+        **Arguments:**
+
+        - `image`: one image, as in a call.
+
+        **Returns:**
+
+        The tokens for `place`.
+
+        **Raises:** what a call raises.
+        """
         check_image(image, self.image_size, self.channels)
         dtype = jnp.dtype(self.execution.compute_dtype)
-        patch, class_token, registers, position = to_dtype(
-            (self.patch, self.class_token, self.registers, self.position), dtype
-        )
+        patch, class_token, registers = to_dtype((self.patch, self.class_token, self.registers), dtype)
         grid = patch(jnp.asarray(image, dtype))
         if not is_jax_array(grid) or grid.shape != (*self.grid, self.encoder.dim):
             raise ValueError(
                 f"the patch embedding {type(self.patch).__name__} must return (rows, cols, dim) = "
                 f"{(*self.grid, self.encoder.dim)}, got {describe_result(grid)}: fix that class"
             )
-        tokens = Tokens(grid.reshape(-1, self.encoder.dim), self.grid, class_token=class_token, registers=registers)
+        return Tokens(grid.reshape(-1, self.encoder.dim), self.grid, class_token=class_token, registers=registers)
+
+    def place(self, tokens: Tokens) -> Tokens:
+        """Adds the positions to tokens.
+
+        **Arguments:**
+
+        - `tokens`: as `make_tokens` returns them.
+
+        **Returns:**
+
+        The tokens as the encoder reads them.
+
+        **Raises:** `ValueError` if the position embedding does not fit the tokens.
+        """
+        position = to_dtype(self.position, jnp.dtype(self.execution.compute_dtype))
         placed = position(tokens)
         structures = [cast(object, jax.tree.structure(tree)) for tree in (placed, tokens)]
         if structures[0] != structures[1] or jax.typeof(placed.sequence) != jax.typeof(tokens.sequence):

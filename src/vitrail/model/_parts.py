@@ -28,7 +28,14 @@ else:
 
 _FLOAT32 = jnp.dtype(jnp.float32)
 _REGISTRIES: Final[Mapping[str, Registry[Any, Any]]] = MappingProxyType(
-    {"patch": PATCHES, "position": POSITIONS, "pool": POOLS, "head": HEADS, "readout": READOUTS}
+    {
+        "patch": PATCHES,
+        "position": POSITIONS,
+        "pool": POOLS,
+        "head": HEADS,
+        "patch_head": HEADS,
+        "readout": READOUTS,
+    }
 )
 """The registry of the part that a field of a configuration names."""
 

@@ -3,11 +3,20 @@
 Figures are drawn with matplotlib, which is in the extra `demo`.
 """
 
-from ._attention import compute_attention_map as compute_attention_map
+from ._attention import (
+    compute_attention_heads as compute_attention_heads,
+    compute_attention_map as compute_attention_map,
+)
 from ._comparison import (
     ComparedPool as ComparedPool,
     ComparedPools as ComparedPools,
     draw_comparison as draw_comparison,
+)
+from ._components import compute_components as compute_components
+from ._look import (
+    draw_attention as draw_attention,
+    draw_components as draw_components,
+    draw_look as draw_look,
 )
 from ._maps import (
     choose_classes as choose_classes,
@@ -17,4 +26,4 @@ from ._maps import (
 )
 from ._predictions import draw_predictions as draw_predictions
 from ._save import SUFFIXES as SUFFIXES
-from ._style import add_glow as add_glow
+from ._style import add_glow as add_glow, restore_pixels as restore_pixels

@@ -3,7 +3,9 @@
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
+
+from ..images import Preprocess
 
 FULL_GLOW: Final = 4.0
 """How many times an equal share of the weights is drawn with full light."""
@@ -18,6 +20,14 @@ _GLOW: Final = (1.0, 0.62, 0.11)
 def to_rgb(images: UInt8[np.ndarray, "images height width channels"]) -> Float[np.ndarray, "images height width 3"]:
     """Converts grey or RGB pixels to RGB in [0, 1]."""
     return np.broadcast_to(images / 255, (*images.shape[:3], 3))
+
+
+def restore_pixels(
+    images: Float32[np.ndarray, "images height width channels"], preprocess: Preprocess
+) -> UInt8[np.ndarray, "images height width channels"]:
+    """The pixels of images that were prepared for a model."""
+    mean, std = (np.broadcast_to(np.asarray(values), images.shape) for values in (preprocess.mean, preprocess.std))
+    return np.clip(np.round((images * std + mean) * 255), 0, 255).astype(np.uint8)
 
 
 def add_glow(

@@ -1,5 +1,17 @@
 """The systems that stand on a Vision Transformer, each with its image model in the field `image`."""
 
+from ._crops import apply_to_crops as apply_to_crops, pick_hidden as pick_hidden
 from ._dense import Dense as Dense, DenseConfig as DenseConfig, make_dense as make_dense
+from ._dino import DINO as DINO, DINOConfig as DINOConfig, DINOOutput as DINOOutput
+from ._distillation import (
+    centre_scores as centre_scores,
+    dino_loss as dino_loss,
+    ibot_loss as ibot_loss,
+    koleo_loss as koleo_loss,
+    sinkhorn_knopp as sinkhorn_knopp,
+    update_centre as update_centre,
+    update_teacher as update_teacher,
+)
+from ._hiding import draw_hidden as draw_hidden
 from ._mae import MAEDecoder as MAEDecoder, MaskedAutoencoder as MaskedAutoencoder, Reconstruction as Reconstruction
 from ._mae_config import MAEConfig as MAEConfig

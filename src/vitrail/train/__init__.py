@@ -18,5 +18,10 @@ from ._fit import (
     check_classifier as check_classifier,
     fit as fit,
 )
+from ._knn import (
+    NearestNeighbours as NearestNeighbours,
+    knn as knn,
+    rank_by_neighbours as rank_by_neighbours,
+)
 from ._loop import Progress as Progress, Scalar as Scalar, cross_entropy as cross_entropy, optimise as optimise
 from ._recipe import Recipe as Recipe

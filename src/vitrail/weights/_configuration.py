@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from .._check import join_names
 from ..model import ViT, ViTConfig
 from ..nn import Dropout, Execution, is_shape, name_leaf
-from ..systems import DenseConfig, MAEConfig
+from ..systems import DenseConfig, DINOConfig, MAEConfig
 from .formats import NumpyArray
 
 
@@ -75,6 +75,7 @@ KINDS: Final[Mapping[str, type[Configuration]]] = MappingProxyType(
     {
         "vit": ViTConfig,
         "dense": DenseConfig,
+        "dino": DINOConfig,
         "mae": MAEConfig,
     }
 )

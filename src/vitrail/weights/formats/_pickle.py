@@ -1,5 +1,6 @@
 """Converts PyTorch's pickles to safetensors. Nothing else in vitrail reads a pickle."""
 
+import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +38,8 @@ def convert_torch(path: Path | str, out: Path | str) -> tuple[int, list[str]]:
     torch = _import_torch()
     safetensors: Any = require("safetensors.torch", extra="weights")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the arguments of a script, plain values
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a pickle can fail with any error

@@ -54,8 +54,7 @@ class Checkpoint(AbstractSource):
         self._source = source
         self._names: dict[str, str] = {}
         for name in source.tensors:
-            prefix = next((p for p in layout.prefixes if name.startswith(p)), "")
-            short = name.removeprefix(prefix)
+            short = layout.shorten(name)
             if short in self._names:
                 raise CheckpointError(
                     f"{self.path} must have each tensor once, got {name!r} and {self._names[short]!r}"

@@ -224,7 +224,7 @@ _MODEL_TYPES: Final = ("dinov2", "dinov2_with_registers")
 _USUAL: Final = {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}
 _CUT: Final = Preprocess("cover", "bicubic", *IMAGENET, crop=0.875)
 
-META_DINOV2: Final = Layout(
+META_DINOV2_IMAGE: Final = Layout(
     name="dinov2",
     title="Meta's DINOv2, with and without registers",
     library=META,

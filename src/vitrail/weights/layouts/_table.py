@@ -10,7 +10,8 @@ from ..formats import AbstractSource, UnstackedSource
 from ._checkpoint import Checkpoint
 from ._clip import HF_CLIP, OPENAI_CLIP
 from ._depth_anything import DEPTH_ANYTHING, HF_DEPTH_ANYTHING
-from ._dinov2 import HF_DINOV2, HF_DINOV2_5, META_DINOV2
+from ._dino import META_DINO, META_DINOV2
+from ._dinov2 import HF_DINOV2, HF_DINOV2_5
 from ._dinov3 import HF_DINOV3, HF_DINOV3_5, META_DINOV3
 from ._dpt import HF_DPT, HF_DPT_DINOV2
 from ._flax import BIG_VISION, VISION_TRANSFORMER
@@ -41,6 +42,7 @@ LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
             HF_DPT_DINOV2,
             HF_DEPTH_ANYTHING,
             DEPTH_ANYTHING,
+            META_DINO,
             META_DINOV2,
             META_DINOV3,
             META_MAE,

@@ -1,0 +1,61 @@
+"""`vitrail knn`: how good the features of a file of weights are, without training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .._check import check_positive
+from ..train import NearestNeighbours, knn
+from ..weights import load
+from ._setup import load_data_for, print_data
+
+
+@dataclass(frozen=True)
+class Knn:
+    """Classifies held-out images by the training images whose features are nearest. Nothing is trained."""
+
+    file: Path
+    """A safetensors or npz file, an index of several, or a folder with one."""
+    data: Path | None = None
+    """Your own images, as for `vitrail demo`; without it 5,000 digits of MNIST. They are prepared as the file says."""
+    neighbours: str = "10,20,100,200"
+    """How many neighbours vote: several numbers, separated by commas. Numbers above that of the images are left out."""
+    temperature: float = 0.07
+    """Of the votes, whose weight is exp(cosine / temperature)."""
+    image_size: int | None = None
+    """Height and width of the images in pixels, in place of those of the model."""
+    batch_size: int = 50
+    """How many images are computed at a time."""
+
+
+def run_knn(command: Knn) -> None:
+    """Loads images and a model, and prints a line for each number of neighbours."""
+    numbers = _parse_numbers(command.neighbours)
+    model = load(command.file, image_size=command.image_size, num_classes=None)
+    data = load_data_for(model, command.data)
+    print_data(data)
+    fitting = [number for number in numbers if number <= len(data.train)]
+    found = knn(
+        model,
+        data,
+        neighbours=fitting or numbers,
+        temperature=command.temperature,
+        batch_size=command.batch_size,
+    )
+    for line in _format_table(found):
+        print(line)
+
+
+def _parse_numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"neighbours must be whole numbers separated by commas, as 10,20, got {text!r}") from error
+    check_positive(neighbours=tuple(numbers))
+    return numbers
+
+
+def _format_table(found: NearestNeighbours) -> list[str]:
+    lines = [f"{'neighbours':>10}  {'right':>7}  {'among the first five':>20}"]
+    for number, accuracy in found.accuracy.items():
+        lines.append(f"{number:>10,}  {accuracy:>7.2%}  {found.top5_accuracy[number]:>20.2%}")
+    return lines

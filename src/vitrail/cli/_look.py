@@ -1,0 +1,78 @@
+"""`vitrail look`: what a model sees in pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._extras import require
+from ..images import raise_problems
+from ..show import SUFFIXES, draw_look
+from ..weights import load
+from ._pictures import PreprocessName, choose_preprocess, parse_settings, read_picture
+from ._setup import check_out
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+else:
+    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+
+
+@dataclass(frozen=True)
+class Look:
+    """Draws what a model sees in pictures: the principal components of its patch tokens, of all pictures together, and
+    the attention of the last block, head by head."""
+
+    file: Path
+    """A safetensors or npz file, an index of several, or a folder with one."""
+    image: Path
+    """An image file."""
+    more_images: tuple[Path, ...]
+    """More image files."""
+    out: Path = Path("vitrail-look.png")
+    """The picture to write: .png, .pdf or .svg."""
+    image_size: int | None = None
+    """Height and width in pixels for the model to read, a multiple of its patches: more pixels give finer maps. By
+    default those of the model."""
+    foreground: bool = False
+    """Whether the components are those of the foreground, which the first component tells from the rest."""
+    layout: str | None = None
+    """The layout; without it, the names of the tensors tell it."""
+    config: str | None = None
+    """Settings in JSON, in place of the config.json beside the file."""
+    preprocess: PreprocessName | None = None
+    """How to prepare images, as for `vitrail predict`."""
+    convert: bool = False
+    """Whether to convert float16, bfloat16 and float64 to float32."""
+
+
+def run_look(command: Look) -> None:
+    """Loads a model and pictures, and draws."""
+    require("PIL", extra="weights")
+    require("matplotlib", extra="demo")
+    check_out("out", command.out, SUFFIXES)
+    paths = (command.image, *command.more_images)
+    if command.out.resolve() in (path.resolve() for path in paths):
+        raise ValueError(f"out must not be one of the images, got {command.out}: it would be overwritten")
+    problems: list[str] = []
+    for path in paths:  # a file that is not an image is an error before the model is loaded
+        read_picture(path, lambda picture: picture.size, problems)
+    raise_problems(problems)
+    model = load(
+        command.file,
+        layout=command.layout,
+        config=parse_settings(command.config),
+        part="image",
+        image_size=command.image_size,
+        convert=command.convert,
+    )
+    preprocess = choose_preprocess(command.preprocess, command.file, model.config)
+    size = model.config.image_size
+
+    def decode(picture: PILImage) -> PILImage:
+        preprocess(picture, size)  # an error here names the file
+        return picture.copy()
+
+    pictures = [read_picture(path, decode, problems) for path in paths]
+    raise_problems(problems)
+    draw_look(model, pictures, command.out, preprocess=preprocess, foreground=command.foreground)
+    print(f"picture: {command.out}")

@@ -1,0 +1,272 @@
+"""DINO: an image model with the projection heads that self-distillation trains it by."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+
+from .._spec import PartSpec
+from .._tokens import Tokens
+from ..head import HEADS, AbstractHead, HeadContext, HeadFactory
+from ..model import ViT, ViTConfig, from_json, to_json
+from ..nn import INITS, Dropout, Execution, ParameterKinds, split_key, to_dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINOConfig:
+    """Describes a `DINO` by names and plain values."""
+
+    image: ViTConfig
+    """The image model. Its head is `"none"`: what its pool returns is the embedding of an image."""
+    num_prototypes: int = 65536
+    """The number of prototypes of `head`."""
+    head: str | PartSpec | HeadFactory = "projection"
+    """The head of the embedding."""
+    patch_head: str | PartSpec | HeadFactory | None = None
+    """The head of the patch tokens, as in iBOT and DINOv2; `None` if `head` scores them too, or nothing does."""
+    num_patch_prototypes: int | None = None
+    """The number of prototypes of `patch_head`; `None` for as many as `head` has."""
+    mask_token: bool = False
+    """Whether there is a token that takes the place of hidden patches, as in iBOT and DINOv2."""
+
+    def __post_init__(self) -> None:
+        if self.image.head != "none":
+            raise ValueError(
+                f"image must have the head 'none', because the projection head reads what its pool returns, got "
+                f"{self.image.head}: use dataclasses.replace(image, head='none', num_classes=None)"
+            )
+        if self.num_patch_prototypes is not None and self.patch_head is None:
+            raise ValueError(
+                f"num_patch_prototypes needs a patch_head, got {self.num_patch_prototypes} and None: pass "
+                "patch_head='projection', or leave num_patch_prototypes out"
+            )
+
+    def build(self, *, execution: Execution = Execution(), dropout: Dropout = Dropout(), key: PRNGKeyArray) -> "DINO":
+        """Builds the model.
+
+        **Arguments:**
+
+        - `execution`: how the model is computed.
+        - `dropout`: what is dropped in training.
+        - `key`: for the weights.
+
+        **Returns:**
+
+        A `DINO` with fresh weights.
+
+        **Raises:** what `ViTConfig.build` raises.
+        """
+        image_key, head_key, patch_key = jax.random.split(key, 3)
+        image = self.image.build(execution=execution, dropout=dropout, key=image_key)
+        token_dim, init = image.backbone.dim, INITS[self.image.init]
+        context = HeadContext(
+            dim=image.readout.pool.out_dim, num_classes=self.num_prototypes, token_dim=token_dim, init=init
+        )
+        head, patch_head = HEADS.build(self.head, context, key=head_key), None
+        if self.patch_head is not None:
+            prototypes = self.num_prototypes if self.num_patch_prototypes is None else self.num_patch_prototypes
+            context = HeadContext(dim=token_dim, num_classes=prototypes, token_dim=token_dim, init=init)
+            patch_head = HEADS.build(self.patch_head, context, key=patch_key)
+        mask_token = jnp.zeros(self.image.size.dim, jnp.float32) if self.mask_token else None
+        return DINO(image, head, patch_head, mask_token, self)
+
+    def to_json(self) -> str:
+        """Writes the configuration as JSON, for `from_json`.
+
+        **Returns:**
+
+        A JSON object, indented.
+
+        **Raises:** `ValueError` if a part is a class or a `functools.partial`.
+        """
+        return to_json(self)
+
+    @staticmethod
+    def from_json(text: str) -> "DINOConfig":
+        """Reads a configuration that `to_json` wrote.
+
+        **Arguments:**
+
+        - `text`: a JSON object.
+
+        **Returns:**
+
+        An equal configuration.
+
+        **Raises:** what `ViTConfig.from_json` raises.
+        """
+        return from_json(DINOConfig, text)
+
+
+@final
+class DINOOutput(eqx.Module):
+    """What a `DINO` says of an image, or of a batch of images, with the axes of the batch first."""
+
+    scores: Float[Array, "*batch prototypes"]
+    """The scores of the prototypes for the image, in float32: what student and teacher are compared by."""
+    embedding: Float[Array, "*batch features"]
+    """What the pool returns: the class token after the final norm."""
+    patches: Float[Array, "*batch patches dim"]
+    """The patch tokens after the final norm. `DINO.score_patches` scores those that are needed."""
+
+    def __init__(
+        self,
+        scores: Float[Array, "*batch prototypes"],
+        embedding: Float[Array, "*batch features"],
+        patches: Float[Array, "*batch patches dim"],
+    ):
+        """**Arguments:** the fields."""
+        self.scores = scores
+        self.embedding = embedding
+        self.patches = patches
+
+
+@final
+class DINO(eqx.Module):
+    """An image model with the projection heads of self-distillation: the student of DINO, or its teacher.
+
+    Both are a `DINO` of the same configuration. The student learns to give the scores of the teacher for another crop
+    of the same image (`vitrail.systems.dino_loss`), and for patches that it does not see
+    (`vitrail.systems.ibot_loss`); the teacher is the running mean of the student (`vitrail.systems.update_teacher`).
+    `dino.image` is the model to keep.
+
+    ??? cite
+
+        Caron et al., *Emerging Properties in Self-Supervised Vision Transformers*, ICCV 2021, arXiv:2104.14294. Zhou
+        et al., *iBOT: Image BERT Pre-Training with Online Tokenizer*, ICLR 2022, arXiv:2111.07832. Oquab et al.,
+        *DINOv2: Learning Robust Visual Features without Supervision*, 2023, arXiv:2304.07193.
+    """
+
+    parameter_kinds: ClassVar[ParameterKinds] = {"mask_token": "token"}
+
+    image: ViT
+    head: AbstractHead
+    patch_head: AbstractHead | None
+    mask_token: Float[Array, " dim"] | None
+    config: DINOConfig = eqx.field(static=True)
+
+    def __init__(
+        self,
+        image: ViT,
+        head: AbstractHead,
+        patch_head: AbstractHead | None,
+        mask_token: Float[Array, " dim"] | None,
+        config: DINOConfig,
+    ):
+        """**Arguments:**
+
+        - `image`: the image model, without a head.
+        - `head`: scores the embedding of an image.
+        - `patch_head`: scores patch tokens; `None` if `head` does.
+        - `mask_token`: takes the place of hidden patches; `None` if none are hidden.
+        - `config`: what all was built from.
+        """
+        self.image = image
+        self.head = head
+        self.patch_head = patch_head
+        self.mask_token = mask_token
+        self.config = config
+
+    def __call__(
+        self,
+        image: Shaped[Array | np.ndarray, "..."],
+        *,
+        hidden: Bool[Array | np.ndarray, " patches"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> DINOOutput:
+        """**Arguments:**
+
+        - `image`: one image, `Float[Array, "height width channels"]`.
+        - `hidden`: true for each patch that the mask token takes the place of; `None` for none.
+        - `key`: for dropout and stochastic depth; `None` means inference.
+
+        **Returns:**
+
+        The scores of the prototypes, the embedding and the patch tokens.
+
+        **Raises:** `ValueError` or `TypeError` if the image does not fit, or if patches are hidden and there is no mask
+        token.
+        """
+        encode_key, pool_key = split_key(key, 2)
+        backbone = self.image.backbone
+        tokens = self._hide(backbone.make_tokens(image), hidden)
+        tokens = backbone.encode(backbone.place(tokens), key=encode_key)
+        embedding = self.image.readout.pool_tokens(tokens, key=pool_key)
+        return DINOOutput(_score(self.head, embedding), embedding, tokens.patches)
+
+    def score_patches(self, patches: Float[Array, "*batch dim"]) -> Float[Array, "*batch prototypes"]:
+        """Scores patch tokens by the patch head, or by the head of the image if there is no other.
+
+        With many prototypes the scores of all patches take much memory: pass those that the loss needs
+        (`vitrail.systems.pick_hidden`).
+
+        **Arguments:**
+
+        - `patches`: patch tokens of `DINOOutput.patches`.
+
+        **Returns:**
+
+        The scores of the prototypes for each, in float32.
+        """
+        return _score(self.head if self.patch_head is None else self.patch_head, patches)
+
+    def with_execution(self, execution: Execution) -> "DINO":
+        """**Arguments:**
+
+        - `execution`: how the model is to be computed.
+
+        **Returns:**
+
+        The same model, with the same arrays, computed in that way.
+        """
+        return dataclasses.replace(self, image=self.image.with_execution(execution))
+
+    def with_dropout(self, dropout: Dropout) -> "DINO":
+        """**Arguments:**
+
+        - `dropout`: what is to be dropped at random in training: of the student, not of the teacher.
+
+        **Returns:**
+
+        The same model, with the same arrays, and that dropout.
+        """
+        return dataclasses.replace(self, image=self.image.with_dropout(dropout))
+
+    def resized(self, image_size: int | tuple[int, int]) -> "DINO":
+        """**Arguments:**
+
+        - `image_size`: height and width in pixels; one number for a square.
+
+        **Returns:**
+
+        The model for images of that size, as small crops are. All arrays but the positions stay the same.
+
+        **Raises:** what `ViT.resized` raises.
+        """
+        image = self.image.resized(image_size)
+        return dataclasses.replace(self, image=image, config=dataclasses.replace(self.config, image=image.config))
+
+    def _hide(self, tokens: Tokens, hidden: Bool[Array | np.ndarray, " patches"] | None) -> Tokens:
+        """The tokens with the mask token in place of hidden patches."""
+        if hidden is None:
+            return tokens
+        if self.mask_token is None:
+            raise ValueError(
+                "hidden needs a mask token, got a DINO without one: build it with DINOConfig(mask_token=True)"
+            )
+        count = tokens.patches.shape[0]
+        if hidden.shape != (count,):
+            raise ValueError(f"hidden must have one value for each of the {count} patches, got shape {hidden.shape}")
+        mask_token = jnp.broadcast_to(self.mask_token.astype(tokens.patches.dtype), tokens.patches.shape)
+        patches = jnp.where(jnp.asarray(hidden)[:, None], mask_token, tokens.patches)
+        return dataclasses.replace(tokens, patches=patches)
+
+
+def _score(head: AbstractHead, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch prototypes"]:
+    """The scores of a head, computed in the dtype of its input, in float32."""
+    return to_dtype(head, x.dtype)(x).astype(jnp.float32)

@@ -1,0 +1,241 @@
+"""The losses of DINO, iBOT and DINOv2, and what the teacher's scores go through before them.
+
+Source: facebookresearch/dino `main_dino.py`; facebookresearch/dinov2 `dinov2/loss/`. All are functions of arrays. Where
+the batch is sharded over devices, sums over it are sums over all devices.
+"""
+
+from typing import Any, TypeVar, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .._check import check_positive
+from ..nn import list_arrays
+
+_N = TypeVar("_N")
+_Number = float | Float[Array, ""]
+_EPS = 1e-8
+
+
+def centre_scores(
+    scores: Float[Array, "*batch prototypes"], centre: Float[Array, " prototypes"], *, temperature: _Number
+) -> Float[Array, "*batch prototypes"]:
+    """Turns the teacher's scores into probabilities by centring and sharpening: `softmax((scores - centre) / T)`.
+
+    Centring keeps one prototype from winning every image, sharpening keeps all from winning alike.
+
+    **Arguments:**
+
+    - `scores`: of the teacher.
+    - `centre`: the running mean of its scores, which `update_centre` returns; zeros at first.
+    - `temperature`: 0.04 at first, 0.07 later.
+
+    **Returns:**
+
+    Probabilities, without a gradient.
+    """
+    centred = scores - jnp.broadcast_to(centre, scores.shape)
+    return jax.lax.stop_gradient(jax.nn.softmax(centred / temperature, axis=-1))
+
+
+def update_centre(
+    centre: Float[Array, " prototypes"],
+    scores: Float[Array, "*batch prototypes"],
+    *,
+    momentum: _Number = 0.9,
+    mask: Bool[Array, "*batch"] | None = None,
+) -> Float[Array, " prototypes"]:
+    """Moves the centre towards the mean of the teacher's scores.
+
+    **Arguments:**
+
+    - `centre`: so far.
+    - `scores`: of the teacher, for all images and crops of a step.
+    - `momentum`: the share of the centre that stays.
+    - `mask`: true for the rows that count; `None` if all do.
+
+    **Returns:**
+
+    The centre for the next step, without a gradient. It stays the same if no row counts.
+    """
+    rows = scores.reshape(-1, scores.shape[-1])
+    counts = jnp.ones(len(rows), bool) if mask is None else mask.reshape(-1)
+    total = jnp.sum(jnp.where(counts[:, None], rows, jnp.zeros_like(rows)), axis=0)
+    number = jnp.sum(counts).astype(rows.dtype)
+    moved = centre * momentum + total / jnp.maximum(number, 1) * (1 - momentum)
+    return jax.lax.stop_gradient(jnp.where(number > 0, moved, centre))
+
+
+def sinkhorn_knopp(
+    scores: Float[Array, "*batch prototypes"],
+    *,
+    temperature: _Number,
+    iterations: int = 3,
+    mask: Bool[Array, "*batch"] | None = None,
+) -> Float[Array, "*batch prototypes"]:
+    """Turns the teacher's scores into probabilities that use every prototype alike, in place of centring.
+
+    In turn it divides `exp(scores / T)` by its sums over the batch and by its sums over the prototypes. It works with
+    logarithms, so that nothing overflows.
+
+    ??? cite
+
+        Cuturi, *Sinkhorn Distances*, 2013, arXiv:1306.0895. Caron et al., *Unsupervised Learning of Visual Features by
+        Contrasting Cluster Assignments*, 2020, arXiv:2006.09882.
+
+    **Arguments:**
+
+    - `scores`: of the teacher, for all images and crops of a step.
+    - `temperature`: as in `centre_scores`.
+    - `iterations`: how often both are done.
+    - `mask`: true for the rows that count; `None` if all do.
+
+    **Returns:**
+
+    Probabilities, without a gradient; zeros in rows that do not count.
+    """
+    check_positive(iterations=iterations)
+    rows = scores.reshape(-1, scores.shape[-1]).astype(jnp.float32) / temperature
+    counts = jnp.ones((len(rows), 1), bool) if mask is None else mask.reshape(-1, 1)
+    for _ in range(iterations):
+        rows = rows - _sum_exponentials(rows, 0, jnp.broadcast_to(counts, rows.shape))
+        rows = rows - _sum_exponentials(rows, 1, jnp.ones(rows.shape, bool))
+    shares = jnp.where(counts, jnp.exp(rows), jnp.zeros_like(rows))
+    return jax.lax.stop_gradient(shares.reshape(scores.shape))
+
+
+def _sum_exponentials(
+    x: Float[Array, "rows cols"], axis: int, where: Bool[Array, "rows cols"]
+) -> Float[Array, "rows cols"]:
+    """The logarithm of the sum of exponentials, repeated along the axis; 0 where nothing counts."""
+    total = jax.nn.logsumexp(x, axis=axis, where=where, keepdims=True)
+    return jnp.broadcast_to(jnp.where(jnp.isneginf(total), 0.0, total), x.shape)
+
+
+def dino_loss(
+    student: Float[Array, "student_crops batch prototypes"],
+    teacher: Float[Array, "teacher_crops batch prototypes"],
+    *,
+    temperature: _Number = 0.1,
+) -> Float[Array, ""]:
+    """The cross-entropy between the teacher's probabilities for one crop of an image and the student's for another.
+
+    It is the mean over the images and over all pairs of a teacher's crop and another crop of the student. With the
+    centred probabilities this is DINO's loss; DINOv2's, whose terms for global and local crops add up to it, too.
+
+    **Arguments:**
+
+    - `student`: its scores for all crops of each image. The first crops are those of the teacher.
+    - `teacher`: its probabilities for the large crops, as `centre_scores` or `sinkhorn_knopp` returns them.
+    - `temperature`: of the student.
+
+    **Returns:**
+
+    The loss.
+
+    **Raises:** `ValueError` if the student has fewer crops than the teacher, or there is no pair of two crops.
+    """
+    crops, others = len(teacher), len(student)
+    if others < max(crops, 2):
+        raise ValueError(
+            f"student must have the crops of the teacher and at least two, got {others} crops and {crops} of the "
+            "teacher: pass the scores of all crops, with those of the teacher first"
+        )
+    logarithms = jax.nn.log_softmax(student / temperature, axis=-1)
+    teacher = jax.lax.stop_gradient(teacher)
+    pairs = -jnp.einsum("tbk,sbk->ts", teacher, logarithms) / student.shape[1]
+    return (jnp.sum(pairs) - jnp.trace(pairs)) / (crops * others - crops)
+
+
+def ibot_loss(
+    student: Float[Array, "*batch patches prototypes"],
+    teacher: Float[Array, "*batch patches prototypes"],
+    hidden: Bool[Array, "*batch patches"],
+    *,
+    temperature: _Number = 0.1,
+) -> Float[Array, ""]:
+    """The cross-entropy between the teacher's probabilities for patches and the student's, which did not see them.
+
+    It is the mean over the hidden patches of an image, then over the images; an image without hidden patches counts as
+    zero.
+
+    **Arguments:**
+
+    - `student`: its scores for patches of an image where some are hidden.
+    - `teacher`: its probabilities for the same patches of the whole image.
+    - `hidden`: true for the patches that count.
+    - `temperature`: of the student.
+
+    **Returns:**
+
+    The loss.
+    """
+    logarithms = jax.nn.log_softmax(student / temperature, axis=-1)
+    entropies = -jnp.sum(jax.lax.stop_gradient(teacher) * logarithms, axis=-1)
+    number = jnp.maximum(jnp.sum(hidden, axis=-1), 1).astype(entropies.dtype)
+    return jnp.mean(jnp.sum(jnp.where(hidden, entropies, jnp.zeros_like(entropies)), axis=-1) / number)
+
+
+def koleo_loss(embeddings: Float[Array, "batch features"]) -> Float[Array, ""]:
+    """Spreads embeddings: minus the mean logarithm of the distance of each to its nearest in the batch.
+
+    DINOv2 adds it with a weight of 0.1 for the class tokens of each large crop apart: two crops of an image should be
+    near each other.
+
+    ??? cite
+
+        Sablayrolles et al., *Spreading vectors for similarity search*, ICLR 2019, arXiv:1806.03198.
+
+    **Arguments:**
+
+    - `embeddings`: of different images, before the projection head. They are brought to length one.
+
+    **Returns:**
+
+    The loss.
+
+    **Raises:** `ValueError` if there are fewer than two.
+    """
+    if len(embeddings) < 2:
+        raise ValueError(f"embeddings must be at least two, got {len(embeddings)}: use a larger batch")
+    x = embeddings.astype(jnp.float32)
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.maximum(square, _EPS**2))
+    itself = jnp.eye(len(x), dtype=bool)
+    nearest = jnp.argmax(jnp.where(itself, -jnp.inf, x @ x.T), axis=1)
+    distances = jnp.sqrt(jnp.sum(jnp.square(x - x[nearest] + _EPS), axis=-1))
+    return -jnp.mean(jnp.log(distances + _EPS))
+
+
+def update_teacher(teacher: _N, student: _N, momentum: _Number) -> _N:
+    """Moves the teacher towards the student: `momentum * teacher + (1 - momentum) * student`.
+
+    **Arguments:**
+
+    - `teacher`: so far.
+    - `student`: a model with the same arrays. It may have another `Dropout` and `Execution`.
+    - `momentum`: 0.996 at first in DINO, 0.992 in DINOv2; it grows to 1.
+
+    **Returns:**
+
+    The teacher for the next step.
+
+    **Raises:** `ValueError` if they have other arrays.
+    """
+    ours, theirs = (list_arrays(cast(object, eqx.filter(model, eqx.is_inexact_array))) for model in (teacher, student))
+    shapes = [{name: array.shape for name, array in arrays.items()} for arrays in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        names = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
+        raise ValueError(
+            f"teacher and student must have the same arrays, got others for {names[0]!r}: build both from one "
+            "configuration"
+        )
+
+    moved = iter([ours[name] * momentum + theirs[name] * (1 - momentum) for name in ours])
+
+    def move(leaf: Any) -> Any:
+        return next(moved) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(move, teacher)

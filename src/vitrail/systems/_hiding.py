@@ -1,0 +1,86 @@
+"""Which patches the student does not see."""
+
+import math
+import random
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool
+
+from .._check import check_positive, check_seed
+
+_ATTEMPTS: Final = 10
+_SMALLEST: Final = 4
+"""Patches in the smallest block, before it overlaps others."""
+_RATIO: Final = 0.3
+"""The smallest ratio of the height of a block to its width; the largest is its inverse."""
+
+
+def draw_hidden(
+    number: int,
+    grid: tuple[int, int],
+    *,
+    seed: int,
+    share: float = 0.5,
+    ratios: tuple[float, float] = (0.1, 0.5),
+) -> Bool[np.ndarray, "number patches"]:
+    """Draws hidden patches for a batch of crops, in blocks, as iBOT and DINOv2 do.
+
+    In a share of the crops some patches are hidden, in the others none. The number of hidden patches differs: the crops
+    divide the range of `ratios` among each other. A crop has at most the number that its part of the range ends with.
+
+    ??? cite
+
+        Bao et al., *BEiT: BERT Pre-Training of Image Transformers*, ICLR 2022, arXiv:2106.08254, algorithm 1.
+
+    **Arguments:**
+
+    - `number`: the number of crops.
+    - `grid`: rows and columns of patches of a crop.
+    - `seed`: for the blocks; pass another one in each step.
+    - `share`: of the crops in which patches are hidden.
+    - `ratios`: the smallest and the largest share of the patches that are hidden there.
+
+    **Returns:**
+
+    True for each hidden patch, row-major.
+
+    **Raises:** `ValueError` if a number is not positive, or a share is not in [0, 1].
+    """
+    check_positive(number=number, grid=grid)
+    check_seed(seed)
+    low, high = ratios
+    if not 0 <= share <= 1 or not 0 <= low <= high <= 1:
+        raise ValueError(f"share and ratios must be in [0, 1], the smaller ratio first, got {share} and {ratios}")
+    state = random.Random(seed)
+    chosen, patches = int(number * share), grid[0] * grid[1]
+    edges = np.linspace(low, high, chosen + 1)
+    hidden = [_hide_blocks(grid, int(patches * state.uniform(*edges[i : i + 2])), state) for i in range(chosen)]
+    hidden += [np.zeros(grid, bool)] * (number - chosen)
+    state.shuffle(hidden)
+    return np.stack(hidden).reshape(number, patches)
+
+
+def _hide_blocks(grid: tuple[int, int], count: int, state: random.Random) -> Bool[np.ndarray, "rows cols"]:
+    """Hides blocks, of at most half of the patches, until so many are hidden, or no block fits any more."""
+    hidden = np.zeros(grid, bool)
+    while (missing := count - int(hidden.sum())) > 0:
+        block = _draw_block(hidden, min(missing, hidden.size / 2), state)
+        if block is None:
+            break
+        hidden[block] = True
+    return hidden
+
+
+def _draw_block(hidden: Bool[np.ndarray, "rows cols"], most: float, state: random.Random) -> tuple[slice, slice] | None:
+    """A block of which at least one patch, and at most so many, are not hidden yet; `None` if ten are none."""
+    rows, cols = hidden.shape
+    for _ in range(_ATTEMPTS):
+        area, ratio = state.uniform(_SMALLEST, most), math.exp(state.uniform(math.log(_RATIO), -math.log(_RATIO)))
+        height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if height < rows and width < cols:
+            top, left = state.randint(0, rows - height), state.randint(0, cols - width)
+            block = slice(top, top + height), slice(left, left + width)
+            if 0 < height * width - int(hidden[block].sum()) <= most:
+                return block
+    return None
