@@ -139,10 +139,19 @@ if _typing.TYPE_CHECKING:
     )
     from .lab import compare_pools as compare_pools
     from .systems import (
+        EmbeddedImage as EmbeddedImage,
+        FoundMask as FoundMask,
         MAEConfig as MAEConfig,
         MAEDecoder as MAEDecoder,
+        MaskDecoder as MaskDecoder,
         MaskedAutoencoder as MaskedAutoencoder,
+        MaskSearch as MaskSearch,
+        PromptEncoder as PromptEncoder,
         Reconstruction as Reconstruction,
+        SegmentAnything as SegmentAnything,
+        SegmentAnythingConfig as SegmentAnythingConfig,
+        Segmentation as Segmentation,
+        find_masks as find_masks,
     )
     from .weights import (
         CheckpointError as CheckpointError,
@@ -163,6 +172,15 @@ else:
         "MaskedAutoencoder": "systems",
         "Reconstruction": "systems",
         "CheckpointError": "weights",
+        "EmbeddedImage": "systems",
+        "FoundMask": "systems",
+        "MaskSearch": "systems",
+        "find_masks": "systems",
+        "MaskDecoder": "systems",
+        "PromptEncoder": "systems",
+        "SegmentAnything": "systems",
+        "SegmentAnythingConfig": "systems",
+        "Segmentation": "systems",
         "ModelCard": "weights",
         "WritableLayout": "weights",
         "convert_torch": "weights",

@@ -59,7 +59,7 @@ def select_vision_tower(checkpoint: Checkpoint) -> Checkpoint:
     return inner
 
 
-def read_activation(checkpoint: Checkpoint, usual: Literal["gelu", "silu"] | None = None) -> ActivationName:
+def read_activation(checkpoint: Checkpoint, usual: Literal["gelu", "silu", "relu"] | None = None) -> ActivationName:
     """The activation of the setting `hidden_act`."""
     given = checkpoint.get_setting("hidden_act", str, usual)
     if given not in _ACTIVATIONS:
@@ -68,6 +68,11 @@ def read_activation(checkpoint: Checkpoint, usual: Literal["gelu", "silu"] | Non
             f"{given!r}"
         )
     return _ACTIVATIONS[given]
+
+
+def name_activation(activation: ActivationName | Literal["swiglu"]) -> str:
+    """Hugging Face's name of an activation."""
+    return _NAMES.get(activation, activation)
 
 
 def write_config(config: ViTConfig, model_type: str, architecture: str, **others: object) -> Settings:
@@ -82,7 +87,7 @@ def write_config(config: ViTConfig, model_type: str, architecture: str, **others
         "num_hidden_layers": size.depth,
         "num_attention_heads": size.num_heads,
         "intermediate_size": size.mlp_dim,
-        "hidden_act": _NAMES.get(encoder.activation, encoder.activation),
+        "hidden_act": name_activation(encoder.activation),
         "layer_norm_eps": encoder.norm_eps,
         "image_size": write_sides(config.image_size),
         "patch_size": write_sides(config.patch_size),
