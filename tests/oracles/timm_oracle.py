@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 # torchvision without its compiled half lacks two operators, which timm never calls but torchvision looks up.
-_LIBRARY = torch.library.Library("torchvision", "DEF")
+TORCHVISION = torch.library.Library("torchvision", "DEF")
 for _name in ("nms", "qnms"):
-    _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    TORCHVISION.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 timm = importlib.import_module("timm")
 layers = importlib.import_module("timm.layers")

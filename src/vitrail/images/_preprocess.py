@@ -173,6 +173,27 @@ class Preprocess:
         height, width = (max(round(scale * side / self.multiple), 1) * self.multiple for side in picture)
         return height, width
 
+    def compute_padded_size(self, picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+        """Computes what a picture is scaled to before it is padded.
+
+        **Arguments:**
+
+        - `picture`: height and width of the picture.
+        - `size`: height and width of the result.
+
+        **Returns:**
+
+        The height and the width of what is not padding.
+
+        **Raises:** `ValueError` if the picture is not padded.
+        """
+        if self.fit != "pad":
+            raise ValueError(f"fit must be 'pad' for a picture to have padding, got {self.fit!r}")
+        scale = min(size[0] / picture[0], size[1] / picture[1])
+        # Half a pixel is rounded up, as in SAM's ResizeLongestSide.
+        height, width = (max(int(side * scale + 0.5), 1) for side in picture)
+        return height, width
+
     def _resize(self, image: object, size: tuple[int, int]) -> UInt8[np.ndarray, "height width {self.channels}"]:
         pixels = np.asarray(self._scale(to_picture(image, self.channels), size))
         return pixels[..., None] if pixels.ndim == 2 else pixels
@@ -188,10 +209,8 @@ class Preprocess:
                 raise ValueError(f"image must be less narrow, got {image.height} x {image.width}: crop it")
             return image.resize((width, height), resampling)
         if self.fit == "pad":
-            scale = min(height / image.height, width / image.width)
-            # Half a pixel is rounded up, as in SAM's ResizeLongestSide.
-            inner = int(image.width * scale + 0.5), int(image.height * scale + 0.5)
-            return image.resize((max(inner[0], 1), max(inner[1], 1)), resampling)
+            inner = self.compute_padded_size((image.height, image.width), size)
+            return image.resize(inner[::-1], resampling)
         down, across = self.compute_scaled_size(size)
         if self.fit == "squash":
             wide, high = across, down

@@ -59,6 +59,7 @@ class Attention(eqx.Module):
         dim: int,
         num_heads: int,
         *,
+        inner_dim: int | None = None,
         qkv_bias: bool = True,
         qk_norm: bool = False,
         norm_eps: float = 1e-6,
@@ -68,27 +69,31 @@ class Attention(eqx.Module):
         """**Arguments:**
 
         - `dim`: the width of a token.
-        - `num_heads`: how many heads it is divided into.
+        - `num_heads`: how many heads `inner_dim` is divided into.
+        - `inner_dim`: the width of all heads together; `None` for `dim`. In SAM's mask decoder it is half of that.
         - `qkv_bias`: whether queries, keys and values have a bias.
         - `qk_norm`: whether queries and keys are normalised, each head by a LayerNorm.
         - `norm_eps`: what these norms add to the variance.
         - `init`: draws the weights.
         - `key`: for the weights.
 
-        **Raises:** `ValueError` if `dim` does not divide into heads.
+        **Raises:** `ValueError` if the width does not divide into heads.
         """
-        check_heads("dim", dim, num_heads)
+        if inner_dim is None:
+            inner_dim = dim
+            check_heads("dim", dim, num_heads)
+        check_heads("inner_dim", inner_dim, num_heads)
         qkv_key, project_key = jax.random.split(key)
         self.qkv = Linear(
             dim,
-            3 * dim,
+            3 * inner_dim,
             weight_init=draw_separately(init.attention, 3),
             bias_init=jax.nn.initializers.zeros if qkv_bias else None,
             key=qkv_key,
         )
-        self.q_norm = LayerNorm(dim // num_heads, eps=norm_eps) if qk_norm else None
-        self.k_norm = LayerNorm(dim // num_heads, eps=norm_eps) if qk_norm else None
-        self.project = Linear(dim, dim, weight_init=init.attention, key=project_key)
+        self.q_norm = LayerNorm(inner_dim // num_heads, eps=norm_eps) if qk_norm else None
+        self.k_norm = LayerNorm(inner_dim // num_heads, eps=norm_eps) if qk_norm else None
+        self.project = Linear(inner_dim, dim, weight_init=init.attention, key=project_key)
         self.num_heads = num_heads
 
     def __call__(
@@ -96,6 +101,7 @@ class Attention(eqx.Module):
         x: Float[Array, "queries dim"],
         context: Float[Array, "tokens dim"] | None = None,
         *,
+        values: Float[Array, "tokens dim"] | None = None,
         mask: Mask | None = None,
         rotation: Rotation | None = None,
         bias: Bias | None = None,
@@ -106,6 +112,8 @@ class Attention(eqx.Module):
 
         - `x`: the tokens that look.
         - `context`: the tokens that are looked at; `None` for `x` itself.
+        - `values`: what is gathered from these tokens, where that differs from what is compared, as in decoders whose
+            `x` and `context` have positions added; `None` for `context`.
         - `mask`: true for each token that counts, `(tokens,)`, or `(queries, tokens)` where that depends on the query,
             as for a causal mask; `None` if all count.
         - `rotation`: of queries and keys, for a rotary position.
@@ -117,10 +125,10 @@ class Attention(eqx.Module):
 
         For each token of `x`, what it gathers.
 
-        **Raises:** `ValueError` if `rotation` comes with `context`, or if `strategy` cannot compute this attention
-        here.
+        **Raises:** `ValueError` if `rotation` comes with `context`, if `values` come without, or if `strategy` cannot
+        compute this attention here.
         """
-        q, k, v = self._project_heads(x, context, rotation, tap)
+        q, k, v = self._project_heads(x, context, values, rotation, tap)
         scores = None if bias is None else bias(q)
         if scores is not None and strategy not in ("auto", "plain"):
             raise ValueError(
@@ -137,7 +145,7 @@ class Attention(eqx.Module):
         else:
             heads = _attend_in_chunks(q, k, v, mask, strategy)
         heads = tap("attention_heads", heads)
-        return self.project(checkpoint_name(heads.transpose(1, 0, 2).reshape(x.shape), ATTENDED))
+        return self.project(checkpoint_name(heads.transpose(1, 0, 2).reshape(x.shape[0], -1), ATTENDED))
 
     def weights(
         self, x: Float[Array, "queries dim"], context: Float[Array, "tokens dim"], *, mask: Mask | None = None
@@ -148,13 +156,14 @@ class Attention(eqx.Module):
 
         How much each token of `x` takes from each of `context`, by head, at least in float32. Rows sum to one.
         """
-        q, k, _ = self._project_heads(x, context, None, NO_TAP)
+        q, k, _ = self._project_heads(x, context, None, None, NO_TAP)
         return attention_weights(q, k, mask)
 
     def _project_heads(
         self,
         x: Float[Array, "queries dim"],
         context: Float[Array, "tokens dim"] | None,
+        values: Float[Array, "tokens dim"] | None,
         rotation: Rotation | None,
         tap: Tap,
     ) -> _Heads:
@@ -162,20 +171,29 @@ class Attention(eqx.Module):
         # long as with einsums of (tokens, heads, head_dim). jax.nn.dot_product_attention equals those at 196 patches,
         # and takes 1.36 times as long at 784.
         if context is None:
+            if values is not None:
+                raise ValueError("values need a context, whose tokens they stand for, got none: pass x as the context")
             qkv = checkpoint_name(self.qkv(x), PRODUCT)
             q, k, v = qkv.reshape(x.shape[0], 3, self.num_heads, -1).transpose(1, 2, 0, 3)
         else:
             if rotation is not None:
                 raise ValueError("rotation needs attention of tokens to each other, got context: leave one of them out")
-            dim = x.shape[-1]
-            q = _take_rows(self.qkv, 0, dim)(x).reshape(x.shape[0], self.num_heads, -1).transpose(1, 0, 2)
-            kv = _take_rows(self.qkv, dim, 3 * dim)(context)
-            k, v = kv.reshape(context.shape[0], 2, self.num_heads, -1).transpose(1, 2, 0, 3)
+            inner = self.project.weight.shape[1]
+            q = self._split_heads(_take_rows(self.qkv, 0, inner)(x))
+            if values is None:
+                kv = _take_rows(self.qkv, inner, 3 * inner)(context)
+                k, v = kv.reshape(context.shape[0], 2, self.num_heads, -1).transpose(1, 2, 0, 3)
+            else:
+                k = self._split_heads(_take_rows(self.qkv, inner, 2 * inner)(context))
+                v = self._split_heads(_take_rows(self.qkv, 2 * inner, 3 * inner)(values))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotation(q), rotation(k)
         return tap("queries", q), tap("keys", k), tap("values", v)
+
+    def _split_heads(self, x: Float[Array, "tokens inner"]) -> Float[Array, "heads tokens head_dim"]:
+        return x.reshape(x.shape[0], self.num_heads, -1).transpose(1, 0, 2)
 
 
 def choose_heads(dim: int, num_heads: int | None) -> int:

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from .._check import join_names
 from ..model import ViT, ViTConfig
 from ..nn import Dropout, Execution, is_shape, name_leaf
-from ..systems import DenseConfig, DINOConfig, MAEConfig
+from ..systems import DenseConfig, DINOConfig, MAEConfig, SegmentAnythingConfig
 from .formats import NumpyArray
 
 
@@ -77,6 +77,7 @@ KINDS: Final[Mapping[str, type[Configuration]]] = MappingProxyType(
         "dense": DenseConfig,
         "dino": DINOConfig,
         "mae": MAEConfig,
+        "segment_anything": SegmentAnythingConfig,
     }
 )
 """The kinds of configurations, by the name that a file of vitrail's own gives them. A new kind is one more line."""

@@ -60,7 +60,7 @@ def select_vision_tower(checkpoint: Checkpoint) -> Checkpoint:
     return inner
 
 
-def read_activation(checkpoint: Checkpoint, usual: Literal["gelu", "silu"] | None = None) -> ActivationName:
+def read_activation(checkpoint: Checkpoint, usual: Literal["gelu", "silu", "relu"] | None = None) -> ActivationName:
     """The activation of the setting `hidden_act`."""
     given = checkpoint.get_setting("hidden_act", str, usual)
     if given not in _ACTIVATIONS:

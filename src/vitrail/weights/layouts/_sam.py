@@ -131,7 +131,8 @@ def _map_relative_positions(config: ViTConfig, block: str) -> list[Rule]:
     return rules
 
 
-def _write_config_hugging_face(config: ViTConfig) -> Settings:
+def write_image_settings(config: ViTConfig) -> Settings:
+    """Makes the `config.json` of Hugging Face's image encoder."""
     size = {"mlp_dim": config.size.mlp_dim, "output_channels": config.neck_dim, "qkv_bias": config.encoder.qkv_bias}
     return write_config(config, "sam_vision_model", "SamVisionModel", **size, **_write_windows(config))
 
@@ -151,14 +152,14 @@ def _write_windows(config: ViTConfig) -> Settings:
 
 _MODEL_TYPES: Final = ("sam_vision_model", "sam")
 _PREPROCESS: Final = {"": Preprocess("pad", "bilinear", *IMAGENET)}
-_OTHER_PARTS: Final = (
+OTHER_PARTS: Final = (
     (r"prompt_encoder\..*", "the prompt encoder"),
     (r"mask_decoder\..*", "the mask decoder"),
     (r"shared_image_embedding\..*", "part of the prompt encoder"),
     (r"pixel_(mean|std)", "the numbers that images are normalised by"),
 )
 
-META_SAM: Final = Layout(
+META_SAM_IMAGE: Final = Layout(
     name="sam",
     title="Meta's SAM",
     library=META,
@@ -169,9 +170,9 @@ META_SAM: Final = Layout(
     model_types=_MODEL_TYPES,
     usual={"layer_norm_eps": 1e-6, "hidden_act": "gelu"},
     preprocess=_PREPROCESS,
-    ignored=_OTHER_PARTS,
+    ignored=OTHER_PARTS,
 )
-HF_SAM: Final = Layout(
+HF_SAM_IMAGE: Final = Layout(
     name="hf_sam",
     title="Hugging Face's SAM",
     library=HUGGING_FACE,
@@ -182,10 +183,10 @@ HF_SAM: Final = Layout(
     model_types=_MODEL_TYPES,
     usual={"layer_norm_eps": 1e-6, "hidden_act": "gelu"},
     preprocess=_PREPROCESS,
-    ignored=_OTHER_PARTS,
+    ignored=OTHER_PARTS,
     export=Export(
         find_misreading,
-        write_config=_write_config_hugging_face,
+        write_config=write_image_settings,
         write_preprocess=write_hugging_face_preprocess,
         find_obstacle=find_square_obstacle,
         prefix=lambda config: "vision_encoder.",

@@ -17,7 +17,8 @@ from ._dpt import HF_DPT, HF_DPT_DINOV2
 from ._flax import BIG_VISION, VISION_TRANSFORMER
 from ._layout import AnyLayout, Settings
 from ._mae import HF_MAE, HF_MAE_5, META_MAE
-from ._sam import HF_SAM, META_SAM, TIMM_SAM
+from ._sam import TIMM_SAM
+from ._segment_anything import HF_SAM, META_SAM
 from ._settings import Beside, find_nothing
 from ._siglip import HF_SIGLIP
 from ._timm_eva import TIMM_EVA
@@ -67,6 +68,7 @@ WritableLayout = Literal[
     "hf_dinov3",
     "hf_clip",
     "hf_siglip",
+    "sam",
     "hf_sam",
     "hf_dpt",
     "hf_dpt_dinov2",
