@@ -22,6 +22,7 @@ def resampled() -> Arrays:
 
         found[f"torch_bicubic {size}"] = by_torch("bicubic")
         found[f"torch_bicubic_antialias {size}"] = by_torch("bicubic", antialias=True)
+        found[f"bilinear {size}"] = by_torch("bilinear")
         found[f"bilinear_antialias {size}"] = by_torch("bilinear", antialias=True)
         found[f"torchvision_corners {size}"] = by_torch("bicubic", align_corners=True)
         found[f"dinov2_offset {size}"] = _dinov2(table, size)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, Literal, overload
 import numpy as np
 from jaxtyping import Array, Float32, Shaped, UInt8
 
+from .._check import check_positive
+from ._native import compute_native_size
 from ._picture import to_picture
 
 if TYPE_CHECKING:
@@ -29,10 +31,11 @@ _ROUNDING: Final = 1e-6
 class Preprocess:
     """Prepares pictures for a model: resizes them to its image size, and normalises their pixels."""
 
-    fit: Literal["cover", "squash", "pad"]
+    fit: Literal["cover", "squash", "pad", "native"]
     """How a picture is resized: scaled by its shorter side and cropped at the centre (`"cover"`), scaled to the size
-    without keeping its proportions (`"squash"`), or scaled by its longer side and padded with zeros at the bottom and
-    the right after normalising (`"pad"`)."""
+    without keeping its proportions (`"squash"`), scaled by its longer side and padded with zeros at the bottom and the
+    right after normalising (`"pad"`), or scaled in its proportions until it has as many patches as it may have
+    (`"native"`); `vitrail.pack` makes a batch of such images."""
     interpolation: Literal["bilinear", "bicubic", "lanczos"]
     """Pillow's interpolation, which antialiases."""
     mean: tuple[float, ...]
@@ -44,12 +47,24 @@ class Preprocess:
     half_pixel: Literal["down", "even"] = "even"
     """Where a crop begins that would begin at half a pixel: at the even pixel, as in torchvision and timm, or at the
     lower one, as in Hugging Face's processors."""
+    patch_size: tuple[int, int] | None = None
+    """With `fit="native"`, height and width of a patch in pixels: each side is rounded up to whole patches."""
+    max_patches: int | None = None
+    """With `fit="native"`, how many patches an image has at most."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must be in (0, 1], got {self.crop!r}: pass 1 to keep all")
-        if self.fit == "pad" and self.crop != 1:
-            raise ValueError(f"crop must be 1 with fit='pad', which keeps the whole picture, got {self.crop!r}")
+        if self.fit in ("pad", "native") and self.crop != 1:
+            raise ValueError(f"crop must be 1 with fit={self.fit!r}, which keeps the whole picture, got {self.crop!r}")
+        given = [number is not None for number in (self.patch_size, self.max_patches)]
+        if given != [self.fit == "native"] * 2:
+            raise ValueError(
+                "patch_size and max_patches must be given with fit='native' and with no other, got "
+                f"fit={self.fit!r}, patch_size={self.patch_size} and max_patches={self.max_patches}"
+            )
+        if self.patch_size is not None and self.max_patches is not None:
+            check_positive(patch_size=self.patch_size, max_patches=self.max_patches)
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ValueError(
                 f"mean and std must have one number for a grey image or three for RGB, got {self.mean} and {self.std}"
@@ -71,7 +86,7 @@ class Preprocess:
             `(height, width, channels)` and 1, 3 or 4 channels. The orientation in EXIF is applied; transparent pixels
             become white; uint16 and grey of 16 bits are scaled to 8 bits (of a colour PNG of 16 bits Pillow keeps the
             upper 8); grey, palettes and CMYK become RGB, or colours grey, as the channels of `mean` say.
-        - `size`: height and width of the result.
+        - `size`: height and width of the result. With `fit="native"` it is not read: each picture gets its own size.
 
         **Returns:**
 
@@ -81,6 +96,8 @@ class Preprocess:
         10^8 pixels; `MissingExtraError` if Pillow is not installed.
         """
         normal = self.normalise(self._resize(image, size))
+        if self.fit == "native":
+            return normal
         padding = ((0, size[0] - normal.shape[0]), (0, size[1] - normal.shape[1]), (0, 0))
         return np.pad(normal, padding)
 
@@ -149,6 +166,9 @@ class Preprocess:
         from PIL import Image
 
         resampling = Image.Resampling[self.interpolation.upper()]
+        if self.patch_size is not None and self.max_patches is not None:
+            high, wide = compute_native_size((image.height, image.width), self.patch_size, self.max_patches)
+            return image.resize((wide, high), resampling)
         height, width = size
         if self.fit == "pad":
             scale = min(height / image.height, width / image.width)
