@@ -158,9 +158,12 @@ def case_from(kept: dict[str, Any], arrays: Arrays) -> Case:
 @functools.cache
 def load_cases() -> dict[str, Case]:
     """All cases of the fixtures, which `tests/oracles/make_fixtures.py` writes."""
-    with np.load(FIXTURES / "checkpoints.npz") as file:
-        arrays = dict(file)
-    kept: dict[str, Any] = json.loads((FIXTURES / "checkpoints.json").read_text())
+    arrays: Arrays = {}
+    kept: dict[str, Any] = {}
+    for stem in ("checkpoints", "native"):
+        with np.load(FIXTURES / f"{stem}.npz") as file:
+            arrays |= dict(file)
+        kept |= json.loads((FIXTURES / f"{stem}.json").read_text())
     return {
         name: case_from(values, {k.removeprefix(f"{name}/"): a for k, a in arrays.items() if k.startswith(f"{name}/")})
         for name, values in kept.items()

@@ -523,12 +523,7 @@ def _sam_case(
 # --- all ----------------------------------------------------------------------------------------------------------
 
 CASES: dict[str, Callable[[Images], Case]] = {
-    **{f"timm {name}": functools.partial(timm_case, name) for name in (*TIMM, *list(TIMM_NAFLEX)[:3])},
-    **{f"timm {name}, packed": functools.partial(native_timm_case, name) for name in TIMM_NAFLEX},
-    **{
-        f"transformers {name}, packed": functools.partial(native_hugging_face_case, name)
-        for name in NATIVE_HUGGING_FACE
-    },
+    **{f"timm {name}": functools.partial(timm_case, name) for name in TIMM},
     **{f"transformers {name}": functools.partial(hugging_face_case, name) for name in HUGGING_FACE},
     **{
         f"transformers {name}, in memory": functools.partial(hugging_face_case, name, in_memory=True)
@@ -543,4 +538,13 @@ CASES: dict[str, Callable[[Images], Case]] = {
     "transformers SamVisionModel": hf_sam_case,
     "timm samvit_base_patch16": timm_sam_case,
 }
-"""By name, every checkpoint that the originals make."""
+"""By name, the checkpoints that the originals make and run on one image."""
+NATIVE_CASES: dict[str, Callable[[Images], Case]] = {
+    **{f"timm {name}": functools.partial(timm_case, name) for name in list(TIMM_NAFLEX)[:3]},
+    **{f"timm {name}, packed": functools.partial(native_timm_case, name) for name in TIMM_NAFLEX},
+    **{
+        f"transformers {name}, packed": functools.partial(native_hugging_face_case, name)
+        for name in NATIVE_HUGGING_FACE
+    },
+}
+"""Those that take images of native aspect, on one image and on a packed batch."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 COLUMNS = ("family", "layout", "checkpoint", "compared", "at", "difference")
-FAMILIES = ("DeiT", "DINOv2", "DINOv3", "CLIP", "SigLIP", "MAE", "SAM")
+FAMILIES = ("NaFlex", "DeiT", "DINOv2", "DINOv3", "CLIP", "SigLIP", "MAE", "SAM")
 _FOUND: dict[tuple[str, str], tuple[str, dict[str, float]]] = {}
 
 

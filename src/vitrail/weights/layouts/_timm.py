@@ -97,7 +97,7 @@ def write_timm_config(
         "embed_dim": size.dim,
         "depth": size.depth,
         "num_heads": size.num_heads,
-        "mlp_ratio": _compute_mlp_ratio(size.dim, 2 * size.mlp_dim if twice else size.mlp_dim),
+        "mlp_ratio": compute_mlp_ratio(size.dim, 2 * size.mlp_dim if twice else size.mlp_dim),
     }
     num_classes = {"num_classes": config.num_classes or 0}
     return {
@@ -123,7 +123,7 @@ def write_pool(config: ViTConfig) -> Settings:
     return {"global_pool": _POOL_NAMES.get(pool, pool)}
 
 
-def _compute_mlp_ratio(dim: int, mlp_dim: int) -> float:
+def compute_mlp_ratio(dim: int, mlp_dim: int) -> float:
     """The ratio from which timm computes the width of the MLP: it cuts off what follows the point."""
     ratio = mlp_dim / dim
     return ratio if int(dim * ratio) == mlp_dim else math.nextafter(ratio, math.inf)

@@ -21,7 +21,7 @@ from ._checkpoint import Checkpoint, Kernel
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
 from ._preprocess import Preprocess
-from ._timm import read_architecture, read_arguments, read_heads, write_pool, write_timm_config
+from ._timm import compute_mlp_ratio, read_architecture, read_arguments, read_heads, write_pool, write_timm_config
 from ._timm_vit import TIMM_VIT, choose_pool, read_activation
 from ._vit import find_misreading, list_shapes
 
@@ -54,7 +54,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     if not name:
         raise CheckpointError(
             f"{checkpoint.path} is a NaFlexVit of timm, whose tensors do not say which activation and rule of "
-            "positions it has: put its config.json beside it, or pass config={'architecture': ...} with timm's name of it"
+            "positions it has: put its config.json beside it, or pass config={'architecture': ...} with timm's name"
         )
     arguments = _read_arguments(checkpoint)
     dim, channels, patch = _read_kernel(checkpoint, name, arguments)
@@ -184,8 +184,11 @@ def _write_config(config: ViTConfig) -> Settings:
         "pos_embed_ar_preserving": options.get("keep_aspect", False),
         **({} if factorized else dict(zip(_RESAMPLING, rule, strict=True))),
     }
-    pool = config.pool.name if isinstance(config.pool, PartSpec) else config.pool
-    name = f"naflexvit_base_patch16_{'map' if pool == 'attention' else 'gap'}"
+    pool_mlp = shapes.get("readout.pool.mlp.hidden.weight")
+    if pool_mlp is not None and isinstance(config.pool, PartSpec):
+        arguments["attn_pool_num_heads"] = dict(config.pool.options).get("num_heads")
+        arguments["attn_pool_mlp_ratio"] = compute_mlp_ratio(config.size.dim, pool_mlp[0])
+    name = f"naflexvit_base_patch16_{'gap' if pool_mlp is None else 'map'}"
     written = write_timm_config(config, name, arguments, kernel=_KERNEL)
     if config.preprocess is None or config.preprocess.max_patches is None:
         return written
