@@ -14,7 +14,7 @@ _FOUND: dict[tuple[str, str], tuple[str, dict[str, float]]] = {}
 
 def family_of(checkpoint: str) -> str:
     """The family that a checkpoint of that name is of."""
-    name = checkpoint.lower().replace("big_vision map", "siglip")
+    name = checkpoint.lower().replace("big_vision map", "siglip").replace(", packed", ", naflex")
     return next((family for family in FAMILIES if family.lower() in name), "ViT")
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
@@ -68,14 +67,15 @@ def embed_patches(
     cells = jnp.prod(image.grid)
     checked = check_all((cells >= 1) & (cells <= number), image.patches, message)
     own = jnp.where(image.mask[:, None], checked, jnp.zeros_like(checked)).astype(dtype)
-    tokens = jax.vmap(patch)(own.reshape(number, height, width, channels))
-    return _check_tokens(patch, tokens, (number, 1, 1, dim)).reshape(number, dim)
+    # One below the other they are an image, too, and no token of it depends on what stands beside its patch.
+    tokens = patch(own.reshape(number * height, width, channels))
+    return _check_tokens(patch, tokens, (number, 1, dim)).reshape(number, dim)
 
 
 def _check_tokens(patch: AbstractPatchEmbed, tokens: Any, shape: tuple[int, ...]) -> Float[Array, "... dim"]:
     if not is_jax_array(tokens) or tokens.shape != shape:
         raise ValueError(
-            f"the patch embedding {type(patch).__name__} must return (rows, cols, dim) = {shape[-3:]}, got "
+            f"the patch embedding {type(patch).__name__} must return (rows, cols, dim) = {shape}, got "
             f"{describe_result(tokens)}: fix that class"
         )
     return tokens
