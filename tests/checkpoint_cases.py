@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from helpers import final_norm
@@ -42,6 +43,8 @@ class Case:
     """Whether the file is an npz."""
     fixed: Arrays = dataclasses.field(default_factory=dict)
     """Tensors that are not drawn."""
+    max_patches: int | None = None
+    """For images of native aspect in one batch, how many patches each is padded to."""
 
 
 def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -80,10 +83,15 @@ def published(case: Case, folder: Path) -> Path:
 def differences(case: Case, path: Path, images: dict[tuple[int, int], np.ndarray] | None = None) -> dict[str, float]:
     """By size and output, the largest difference from the original, relative to the largest number."""
     model = vitrail.load(path, part="image", **case.options)
+    given = {size: (images or {}).get(size, image_of(size, model.config.channels)) for size in case.outputs}
     found: dict[str, float] = {}
+    packed = None if case.max_patches is None else _packed_outputs(model, given, case.max_patches)
     for size, expected in case.outputs.items():
-        resized = model if size == model.config.image_size else model.resized(size)
-        actual = outputs_of(resized, (images or {}).get(size, image_of(size, model.config.channels)))
+        if packed is None:
+            resized = model if size == model.config.image_size else model.resized(size)
+            actual = outputs_of(resized, given[size])
+        else:
+            actual = packed[size]
         for name, array in expected.items():
             assert actual[name].shape == array.shape, (name, actual[name].shape, array.shape)
             found[f"{size[0]}x{size[1]} {name}"] = float(np.abs(actual[name] - array).max() / np.abs(array).max())
@@ -92,6 +100,13 @@ def differences(case: Case, path: Path, images: dict[tuple[int, int], np.ndarray
 
 @eqx.filter_jit
 def _outputs(model: vitrail.ViT, image: Any) -> dict[str, Any]:
+    """Of an image, or of each of a packed batch."""
+    if isinstance(image, vitrail.PatchedImage):
+        return jax.vmap(lambda one: _outputs_of_one(model, one))(image)
+    return _outputs_of_one(model, image)
+
+
+def _outputs_of_one(model: vitrail.ViT, image: Any) -> dict[str, Any]:
     tokens = model.backbone(image)
     pooled = model.readout.pool(tokens)
     if model.config.norm_order == "pool_norm":
@@ -102,6 +117,19 @@ def _outputs(model: vitrail.ViT, image: Any) -> dict[str, Any]:
 def outputs_of(model: vitrail.ViT, image: np.ndarray) -> Arrays:
     """What vitrail gives for an image."""
     return {name: np.asarray(value) for name, value in _outputs(model, jnp.asarray(image)).items()}
+
+
+def _packed_outputs(
+    model: vitrail.ViT, images: dict[tuple[int, int], np.ndarray], max_patches: int
+) -> dict[tuple[int, int], Arrays]:
+    """What vitrail gives for each image of one packed batch, without the padding."""
+    batch = vitrail.pack(list(images.values()), model.config.patch_size, max_patches)
+    found = {name: np.asarray(value) for name, value in _outputs(model, batch).items()}
+    counts = np.asarray(batch.mask.sum(axis=1)) + model.backbone.num_prefix
+    return {
+        size: {name: array[i][: counts[i]] if name == "tokens" else array[i] for name, array in found.items()}
+        for i, size in enumerate(images)
+    }
 
 
 def case_to_json(case: Case) -> dict[str, Any]:
@@ -130,9 +158,12 @@ def case_from(kept: dict[str, Any], arrays: Arrays) -> Case:
 @functools.cache
 def load_cases() -> dict[str, Case]:
     """All cases of the fixtures, which `tests/oracles/make_fixtures.py` writes."""
-    with np.load(FIXTURES / "checkpoints.npz") as file:
-        arrays = dict(file)
-    kept: dict[str, Any] = json.loads((FIXTURES / "checkpoints.json").read_text())
+    arrays: Arrays = {}
+    kept: dict[str, Any] = {}
+    for stem in ("checkpoints", "native"):
+        with np.load(FIXTURES / f"{stem}.npz") as file:
+            arrays |= dict(file)
+        kept |= json.loads((FIXTURES / f"{stem}.json").read_text())
     return {
         name: case_from(values, {k.removeprefix(f"{name}/"): a for k, a in arrays.items() if k.startswith(f"{name}/")})
         for name, values in kept.items()

@@ -164,6 +164,39 @@ def test_predict_takes_the_names_beside_the_file_and_draws_where_it_looked(
     assert not np.array_equal(pixels[:16, 16:], pixels[:16, :16])
 
 
+def test_predict_takes_pictures_of_any_shape_where_the_file_keeps_their_aspect(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = published(CASES["transformers Siglip2ForImageClassification, packed"], tmp_path)
+    settings = {"image_processor_type": "Siglip2ImageProcessor", "patch_size": 4, "max_num_patches": 30}
+    pixels = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | pixels))
+    state, pictures = np.random.default_rng(0), []
+    for name, shape in {"wide": (9, 70), "tall": (50, 11), "square": (33, 33)}.items():
+        pictures.append(tmp_path / f"{name}.png")
+        Image.fromarray(state.integers(0, 256, (*shape, 3)).astype(np.uint8)).save(pictures[-1])
+    out = tmp_path / "where.png"
+    assert main(["predict", str(path), *map(str, pictures), "--attention", str(out)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    model = vitrail.load(path, part="image")
+    heights, widths = [], []
+    for number, file in enumerate(pictures):
+        with Image.open(file) as picture:
+            image = vitrail.model_card(model).preprocess(picture)
+        heights.append(image.shape[0])
+        widths.append(image.shape[1])
+        assert 20 < image.shape[0] * image.shape[1] // 16 <= 30
+        # Alone, and resized to its size: neither packed nor padded.
+        shares = jax.nn.softmax(eqx.filter_jit(model.resized(image.shape[:2]))(image))
+        assert printed[6 * number] == str(file)
+        best = int(jnp.argmax(shares))
+        assert printed[6 * number + 1].split() == [f"{shares[best]:.1%}", "class", str(best)]
+    with Image.open(out) as drawn:
+        assert drawn.size == (2 * max(widths), sum(heights))
+    assert main(["inspect", str(path)]) == 0
+    assert "native, bilinear, at most 30 patches" in capsys.readouterr().out
+
+
 def test_predict_lists_all_files_that_it_cannot_read(
     photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

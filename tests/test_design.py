@@ -36,7 +36,7 @@ EXTRAS = ("optax", "grain", "rich", "tyro", "matplotlib", "PIL", "mlxtend", "saf
 LAYERS = (
     {"_check", "_explain", "_extras", "_files", "_hook", "_keep", "_plugins", "_typecheck"},
     {"nn"},
-    {"_registry", "_spec", "_tokens"},
+    {"_patched", "_registry", "_spec", "_tokens"},
     {"images"},
     {"patch", "position", "pool", "head", "encoder", "dense"},
     {"model"},

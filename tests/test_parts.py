@@ -66,9 +66,9 @@ def make_head(choice: Any, *, num_classes: int | None = 5) -> Any:
     ("patch", "options"),
     [
         ("conv", {}),
-        ("conv_stem", {"reads_neighbours": True}),
+        ("conv_stem", {}),
         *((patch, {"patch_size": (3, 5), "channels": 5, "dim": 12}) for patch in ("conv", MATMUL)),
-        ("conv_stem", {"patch_size": (1, 4), "channels": 1, "dim": 12, "reads_neighbours": True}),
+        ("conv_stem", {"patch_size": (1, 4), "channels": 1, "dim": 12}),
         ("conv", {"patch_size": (1, 1)}),
         (PATCHES.configure("conv", bias=False), {}),
         (PATCHES.configure("conv", bias=False, implementation="matmul"), {}),

@@ -433,3 +433,69 @@ def test_a_card_names_what_is_ignored_missing_and_unknown(tmp_path: Path) -> Non
     assert card.dtypes == {"float32": len(tensors) - len(card.ignored)}
     settings = CASES["transformers ViTMAEForPreTraining"].settings or {}
     assert vitrail.model_card(path, config={**settings, "license": "mit"}).licence == "mit"
+
+
+# Native aspect ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "most", "expected"),
+    [
+        ((300, 451), 16, 256, (208, 304)),
+        ((512, 512), 16, 256, (256, 256)),
+        ((1, 1), 16, 256, (112, 112)),
+        ((30, 4000), 16, 256, (16, 2144)),
+        ((4000, 30), 16, 256, (2144, 16)),
+        ((333, 1000), 14, 100, (84, 224)),
+        ((640, 480), 16, 1, (16, 16)),
+        ((427, 640), 16, 1024, (416, 624)),
+    ],
+)
+def test_a_picture_of_native_aspect_gets_the_size_that_transformers_gives_it(
+    size: tuple[int, int], patch: int, most: int, expected: tuple[int, int]
+) -> None:
+    """The numbers of `get_image_size_for_max_num_patches`; `tests/oracles` has more, and the pixels."""
+    preprocess = Preprocess("native", "bilinear", *vitrail.images.HALF, patch_size=(patch, patch), max_patches=most)
+    found = preprocess(np.zeros((*size, 3), np.uint8), (224, 224))
+    assert found.shape[:2] == expected
+    assert np.all(found == -1)
+
+
+def test_native_aspect_needs_its_numbers_and_one_array_holds_no_such_images(tmp_path: Path) -> None:
+    native = Preprocess("native", "bilinear", (0.5,), (0.5,), patch_size=(4, 4), max_patches=6)
+    for changes, message in (
+        ({"max_patches": None}, "patch_size and max_patches must be given with fit='native' and with no other"),
+        ({"fit": "squash"}, "patch_size and max_patches must be given with fit='native' and with no other"),
+        ({"max_patches": 0}, "max_patches must be positive"),
+        ({"crop": 0.5}, "crop must be 1 with fit='native'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(native, **changes)
+    with pytest.raises(ValueError, match="preprocess must not have fit='native', which gives each image its own size"):
+        vitrail.images.load_folder(tmp_path, preprocess=native)
+    with pytest.raises(ValueError, match=r"preprocess must have the patch_size of the model, \(2, 4\), got \(4, 4\)"):
+        small_model(channels=1, patch_size=(2, 4), preprocess=native)
+    model = small_model(channels=1, preprocess=native)
+    config = model.resized((16, 24), patch_size=8).config
+    assert config.preprocess == dataclasses.replace(native, patch_size=(8, 8))
+    assert vitrail.ViTConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (None, ((4, 4), 256, "bilinear")),
+        ({"max_num_patches": 1024, "resample": 3, "patch_size": 16}, ((4, 4), 1024, "bicubic")),
+    ],
+)
+def test_siglip_2_keeps_the_aspect_of_pictures(settings: Any, expected: Any, tmp_path: Path) -> None:
+    path = published(CASES["transformers Siglip2VisionModel, packed"], tmp_path)
+    if settings is not None:
+        pixels = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | pixels))
+    preprocess = vitrail.model_card(path).config.preprocess
+    assert preprocess is not None
+    assert (preprocess.patch_size, preprocess.max_patches, preprocess.interpolation) == expected
+    (tmp_path / "preprocessor_config.json").write_text('{"max_num_patches": 1.5, "image_mean": 0.5, "image_std": 0.5}')
+    with pytest.raises(vitrail.CheckpointError, match=r"must have a whole number of patches, got 1\.5"):
+        vitrail.model_card(path)

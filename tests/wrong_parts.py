@@ -265,6 +265,22 @@ def patches(
     return make_part(vitrail.AbstractPatchEmbed, {"inner": Any}, body)
 
 
+def overlapping() -> Any:
+    """A convolution stem that does not declare that it reads neighbours."""
+
+    def __init__(
+        self: Any, dim: int, *, patch_size: tuple[int, int], channels: int, init: vitrail.Init, key: Any
+    ) -> None:
+        self.inner = vitrail.ConvStemPatchEmbed(dim, patch_size=patch_size, channels=channels, init=init, key=key)
+
+    body = {
+        "__init__": __init__,
+        "__call__": lambda self, image: self.inner(image),
+        "resized": lambda self, size: self.inner.resized(size),
+    }
+    return make_part(vitrail.AbstractPatchEmbed, {"inner": Any}, body)
+
+
 def crop(inner: Any, image: Any, axes: tuple[int, ...]) -> Any:
     """Cuts off what is not a whole patch along some axes."""
     for axis in axes:

@@ -15,6 +15,7 @@ _install()
 
 from ._extras import MissingExtraError as MissingExtraError
 from ._keep import KEEP as KEEP, Keep as Keep
+from ._patched import PatchedImage as PatchedImage, pack as pack
 from ._registry import (
     Entry as Entry,
     OptionError as OptionError,

@@ -1,7 +1,7 @@
 """What the parts pass to each other: `Tokens`."""
 
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ._check import check_all
 
+_WRONG_PLACE: Final = "places must be at least 0 and less than the number of cells of the grid"
+
 
 @final
 class Tokens(eqx.Module):
@@ -17,7 +19,8 @@ class Tokens(eqx.Module):
 
     A pool that reads `tokens.patches` cannot average over the class token. If some patches are missing, `places` says
     which cells of the grid the others stand in. If some are padding, `mask` is false for them. Positions, attention and
-    pools respect both.
+    pools respect both. The grid of a `PatchedImage` is data, which `own_grid` holds, so that one compiled program takes
+    images of any shape.
 
     The properties also work on a batch of tokens, as `jax.vmap(model.backbone)(images)` returns it.
     """
@@ -27,6 +30,7 @@ class Tokens(eqx.Module):
     registers: Float[Array, "*batch registers dim"] | None
     places: Int[Array, "*batch patches"] | None
     mask: Bool[Array, "*batch patches"] | None
+    own_grid: Int[Array, "*batch 2"] | None
     grid: tuple[int, int] = eqx.field(static=True)
 
     def __init__(
@@ -38,21 +42,24 @@ class Tokens(eqx.Module):
         registers: Float[Array, "*batch registers dim"] | None = None,
         places: Int[Array, "*batch patches"] | None = None,
         mask: Bool[Array, "*batch patches"] | None = None,
+        own_grid: Int[Array, "*batch 2"] | None = None,
     ):
         """**Arguments:**
 
         - `patches`: one token for each patch, row-major over the grid.
-        - `grid`: rows and columns of patches in the whole image.
+        - `grid`: rows and columns of patches in the whole image, or if there is an `own_grid`, in the images that the
+            model was made for.
         - `class_token`: the class token; `None` for no class token.
         - `registers`: the registers; `None` for no registers.
         - `places`: for each patch token, the index of its cell in the row-major grid; `None` if every cell has its
             patch token, in order.
         - `mask`: true for each patch that counts, false for padding; `None` if all count.
+        - `own_grid`: rows and columns of patches in this image, in an array; `None` if they are those of `grid`.
 
-        **Raises:** `ValueError` if `registers` has no rows, or if there are no `places` and `grid` does not have one
-        cell for each patch token.
+        **Raises:** `ValueError` if `registers` has no rows, or if there are neither `places` nor an `own_grid` and
+        `grid` does not have one cell for each patch token.
         """
-        if places is None and grid[0] * grid[1] != patches.shape[-2]:
+        if places is None and own_grid is None and grid[0] * grid[1] != patches.shape[-2]:
             raise ValueError(
                 f"grid {grid} has {grid[0] * grid[1]} cells, got {patches.shape[-2]} patch tokens: pass the (rows, "
                 "cols) that the patch tokens were flattened from, or pass places if some patches are missing"
@@ -64,6 +71,7 @@ class Tokens(eqx.Module):
         self.registers = registers
         self.places = places
         self.mask = mask
+        self.own_grid = own_grid
         self.grid = grid
 
     @staticmethod
@@ -75,14 +83,15 @@ class Tokens(eqx.Module):
         num_registers: int,
         places: Int[Array, "*batch patches"] | None = None,
         mask: Bool[Array, "*batch patches"] | None = None,
+        own_grid: Int[Array, "*batch 2"] | None = None,
     ) -> "Tokens":
         """**Arguments:**
 
         - `sequence`: class token, registers and patches as one array.
-        - `grid`: rows and columns of patches in the whole image.
+        - `grid`: as in the constructor.
         - `class_token`: whether the first row is a class token.
         - `num_registers`: the number of registers after it.
-        - `places`, `mask`: of the patches, as in the constructor.
+        - `places`, `mask`, `own_grid`: as in the constructor.
 
         **Returns:**
 
@@ -97,6 +106,7 @@ class Tokens(eqx.Module):
             registers=sequence[..., first:last, :] if num_registers else None,
             places=places,
             mask=mask,
+            own_grid=own_grid,
         )
 
     @property
@@ -138,13 +148,37 @@ class Tokens(eqx.Module):
     def patch_grid(self) -> Float[Array, "*batch rows cols dim"]:
         """The patch tokens by row and column of the image.
 
-        **Raises:** `ValueError` if the tokens have `places`, because some cells may be empty.
+        **Raises:** `ValueError` if the tokens have `places`, because some cells may be empty, or an `own_grid`, because
+        the shape of an array cannot depend on data.
         """
+        if self.own_grid is not None:
+            raise ValueError(
+                "patch_grid needs a grid that is the same for all images, got tokens with an own_grid: use "
+                "tokens.patches and tokens.coordinates"
+            )
         if self.places is not None:
             raise ValueError(
                 "patch_grid needs a patch token in every cell of the grid, got tokens with places: use tokens.patches"
             )
         return self.patches.reshape(*self.patches.shape[:-2], *self.grid, self.dim)
+
+    @property
+    def coordinates(self) -> tuple[Int[Array, "*batch patches"], Int[Array, "*batch patches"]]:
+        """The row and the column of each patch token, counted from zero. Padding stands in the last cell.
+
+        **Raises:** `ValueError` if a place is not a cell; inside `jax.jit` this is raised when the program runs.
+        """
+        shape = self.patches.shape[:-1]
+        grid = jnp.asarray(self.grid) if self.own_grid is None else self.own_grid
+        rows, cols = (jnp.broadcast_to(grid[..., axis, None], shape) for axis in range(2))
+        if self.places is None:
+            cells = jnp.broadcast_to(jnp.arange(shape[-1]), shape)
+        else:
+            counts = jnp.ones(shape, bool) if self.mask is None else self.mask
+            inside = (self.places >= 0) & (self.places < rows * cols)
+            cells = check_all(inside | ~counts, self.places, _WRONG_PLACE)
+        cells = jnp.clip(cells, 0, rows * cols - 1)
+        return cells // cols, cells % cols
 
     def take(self, indices: Int[Array | np.ndarray, " subset"]) -> "Tokens":
         """A subset of the patch tokens, with the same class token and registers.
@@ -176,6 +210,7 @@ class Tokens(eqx.Module):
             registers=self.registers,
             places=indices if self.places is None else self.places[indices],
             mask=None if self.mask is None else self.mask[indices],
+            own_grid=self.own_grid,
         )
 
     def at_places(self, table: Float[Array, "cells width"]) -> Float[Array, "patches width"]:
@@ -189,13 +224,18 @@ class Tokens(eqx.Module):
 
         The rows of the cells that the patch tokens stand in.
 
-        **Raises:** `ValueError` if a place is not a cell; inside `jax.jit` this is raised when the program runs.
+        **Raises:** `ValueError` if a place is not a cell; inside `jax.jit` this is raised when the program runs. Also
+        for tokens with an `own_grid`, which a table over another grid does not fit.
         """
+        if self.own_grid is not None:
+            raise ValueError(
+                "at_places needs tokens on the grid of the table, got tokens with an own_grid: compute the rows of the "
+                "table from tokens.coordinates and tokens.own_grid"
+            )
         if self.places is None:
             return table
         cells, places = table.shape[0], self.places
-        message = f"places must be at least 0 and less than the number of cells of the grid, {cells}"
-        return table[check_all((places >= 0) & (places < cells), places, message)]
+        return table[check_all((places >= 0) & (places < cells), places, f"{_WRONG_PLACE}, {cells}")]
 
     def with_sequence(self, sequence: Float[Array, "*batch tokens dim"]) -> "Tokens":
         """Replaces the values of the tokens: the inverse of `sequence`.
@@ -206,7 +246,7 @@ class Tokens(eqx.Module):
 
         **Returns:**
 
-        `Tokens` with the same grid, places and mask.
+        `Tokens` with the same grids, places and mask.
         """
         return Tokens.from_sequence(
             sequence,
@@ -215,6 +255,7 @@ class Tokens(eqx.Module):
             num_registers=self.num_registers,
             places=self.places,
             mask=self.mask,
+            own_grid=self.own_grid,
         )
 
     def map(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from checkpoint_cases import Arrays, Case, drawn
+from checkpoint_cases import Arrays, Case, drawn, image_of
 from safetensors.torch import load_file, save_file
 from timm_oracle import timm
 
@@ -96,12 +96,24 @@ TIMM: dict[str, dict[str, Any]] = {
     "vit_small_plus_patch16_dinov3_qkvb": {"mlp_ratio": 2.0, "num_classes": 0},
     "eva_giant_patch14_224": {},
 }
+NAFLEX = {"pos_embed_grid_size": (4, 4)}
+TIMM_NAFLEX: dict[str, dict[str, Any]] = {
+    "naflexvit_base_patch16_gap": {},
+    "naflexvit_base_patch16_par_gap": {"reg_tokens": 2, "class_token": True},
+    "naflexvit_base_patch16_parfac_gap": {"qkv_bias": False},
+    "naflexvit_base_patch16_map": {"pos_embed_antialias": False, "attn_pool_num_heads": 4},
+    "naflexvit_so150m2_patch16_reg1_map": {"pos_embed": "factorized", "qk_norm": True},
+    "naflexvit_base_patch16_siglip": {"num_classes": 0},
+    "naflexvit_so400m_patch16_siglip": {"num_classes": 0, "act_layer": "gelu", "pos_embed_align_corners": False},
+}
+"""What takes images of native aspect, too."""
 
 
 def timm_case(name: str, images: Images) -> Case:
     """One of timm's architectures, made small and saved by timm itself."""
-    arguments = {**SMALL, **TIMM[name]}
-    model: Any = randomise(timm.create_model(name, dynamic_img_size=True, **arguments))
+    naflex = name in TIMM_NAFLEX
+    arguments = {**SMALL, **(NAFLEX | TIMM_NAFLEX[name] if naflex else TIMM[name])}
+    model: Any = randomise(timm.create_model(name, **({} if naflex else {"dynamic_img_size": True}), **arguments))
     shapes, settings = saved(
         lambda folder: timm.models.save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
     )
@@ -113,7 +125,8 @@ def timm_case(name: str, images: Images) -> Case:
         return named if "distilled" in name else {**named, "pooled": model.forward_head(tokens, pre_logits=True)}
 
     eva = name.startswith("eva_") or "dinov3" in name
-    return Case("timm_eva" if eva else "timm", shapes, settings, outputs(images, run))
+    layout = "timm_eva" if eva else "timm_naflex" if naflex else "timm"
+    return Case(layout, shapes, settings, outputs(images, run))
 
 
 # --- Hugging Face -------------------------------------------------------------------------------------------------
@@ -212,6 +225,94 @@ def _siglip2(model: Any, image: torch.Tensor) -> Tensors:
     mask = torch.ones(1, rows * cols, dtype=torch.int64)
     found = model(patches, pixel_attention_mask=mask, spatial_shapes=torch.tensor([[rows, cols]]))
     return {"tokens": found.last_hidden_state, "pooled": found.pooler_output}
+
+
+# --- native aspect ------------------------------------------------------------------------------------------------
+
+NATIVE_SIZES = ((16, 16), (8, 24), (4, 48), (40, 8), (20, 32))
+"""The grid that the positions are made for, fewer patches, one row, ten rows, and more patches. A grid of one column is
+left out: PyTorch 2.13's antialiased `interpolate` gives all its rows what the first one gets, on a CPU."""
+MAX_PATCHES = 42
+NATIVE_HUGGING_FACE: dict[str, tuple[str, dict[str, Any]]] = {
+    "Siglip2VisionModel": ("Siglip2VisionConfig", {"num_patches": 16}),
+    "Siglip2ForImageClassification": ("Siglip2Config", {"num_labels": 5}),
+}
+
+
+def packed(images: Images) -> dict[str, torch.Tensor]:
+    """A batch as both libraries take it: flattened patches, which of them count, and the grids."""
+    patches = torch.zeros(len(images), MAX_PATCHES, 48)
+    grids = torch.tensor([(height // 4, width // 4) for height, width in images])
+    for i, image in enumerate(images.values()):
+        rows, cols = grids[i].tolist()
+        cut = image.reshape(rows, 4, cols, 4, 3).swapaxes(1, 2).reshape(rows * cols, 48)
+        patches[i, : rows * cols] = torch.from_numpy(cut.copy())
+    return {"patches": patches, "mask": torch.arange(MAX_PATCHES) < grids.prod(1, keepdim=True), "grids": grids}
+
+
+def native_outputs(
+    images: Images, prefix: int, run: Callable[[dict[str, torch.Tensor]], Tensors]
+) -> dict[tuple[int, int], Arrays]:
+    """What a model gives for each image of a packed batch, without the padding."""
+    with torch.no_grad():
+        found = run(packed(images))
+    counts = [prefix + height * width // 16 for height, width in images]
+    return {
+        size: {n: (t[i, : counts[i]] if n == "tokens" else t[i]).numpy().copy() for n, t in found.items()}
+        for i, size in enumerate(images)
+    }
+
+
+def with_native(images: Images) -> Images:
+    """The images of each size of native aspect."""
+    return {size: images.get(size, image_of(size)) for size in NATIVE_SIZES}
+
+
+def native_timm_case(name: str, images: Images) -> Case:
+    """One of timm's `naflexvit` on a packed batch."""
+    images = with_native(images)
+    arguments = {**SMALL, **NAFLEX, **TIMM_NAFLEX[name]}
+    model: Any = randomise(timm.create_model(name, **arguments))
+    shapes, settings = saved(
+        lambda folder: timm.models.save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
+    )
+
+    def run(batch: dict[str, torch.Tensor]) -> Tensors:
+        cells = torch.arange(MAX_PATCHES)[None] % batch["grids"].prod(1, keepdim=True)
+        cols = batch["grids"][:, 1:]
+        given = {"patch_coord": torch.stack([cells // cols, cells % cols], -1), "patch_valid": batch["mask"]}
+        features = model.forward_features(batch["patches"], **given)
+        pooled = model.forward_head(**features, pre_logits=True)
+        return {"tokens": features["patches"], "pooled": pooled, "logits": model.forward_head(**features)}
+
+    found = native_outputs(images, model.num_prefix_tokens, run)
+    return Case("timm_naflex", shapes, settings, found, max_patches=MAX_PATCHES)
+
+
+def native_hugging_face_case(name: str, images: Images) -> Case:
+    """One of the models of SigLIP 2 in transformers on a packed batch."""
+    images = with_native(images)
+    config, options = NATIVE_HUGGING_FACE[name]
+    vision = {**WIDTHS, "patch_size": 4, "num_patches": 16}
+    settings = {**vision, **options}
+    if config == "Siglip2Config":
+        settings = {"vision_config": vision, "text_config": {**WIDTHS, "vocab_size": 8}, **options}
+    model = randomise(getattr(transformers, name)(getattr(transformers, config)(**settings)))
+    shapes, settings = saved(model.save_pretrained)
+
+    def run(batch: dict[str, torch.Tensor]) -> Tensors:
+        mask = batch["mask"].long()
+        given = {"pixel_attention_mask": mask, "spatial_shapes": batch["grids"]}
+        if "ForImageClassification" in name:
+            found = model(batch["patches"], **given, output_hidden_states=True)
+            tokens = model.vision_model(
+                batch["patches"], pixel_attention_mask=mask, spatial_shapes=batch["grids"]
+            ).last_hidden_state
+            return {"tokens": tokens, "logits": found.logits}
+        found = model(batch["patches"], **given)
+        return {"tokens": found.last_hidden_state, "pooled": found.pooler_output}
+
+    return Case("hf_siglip", shapes, settings, native_outputs(images, 0, run), max_patches=MAX_PATCHES)
 
 
 # --- open_clip, torchvision ---------------------------------------------------------------------------------------
@@ -437,4 +538,13 @@ CASES: dict[str, Callable[[Images], Case]] = {
     "transformers SamVisionModel": hf_sam_case,
     "timm samvit_base_patch16": timm_sam_case,
 }
-"""By name, every checkpoint that the originals make."""
+"""By name, the checkpoints that the originals make and run on one image."""
+NATIVE_CASES: dict[str, Callable[[Images], Case]] = {
+    **{f"timm {name}": functools.partial(timm_case, name) for name in list(TIMM_NAFLEX)[:3]},
+    **{f"timm {name}, packed": functools.partial(native_timm_case, name) for name in TIMM_NAFLEX},
+    **{
+        f"transformers {name}, packed": functools.partial(native_hugging_face_case, name)
+        for name in NATIVE_HUGGING_FACE
+    },
+}
+"""Those that take images of native aspect, on one image and on a packed batch."""

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 from checkpoint_cases import case_arrays, case_to_json, image_of
-from checkpoint_oracle import CASES, SIZES
+from checkpoint_oracle import CASES, NATIVE_CASES, SIZES
 from resample_oracle import resampled
 from sam_oracle import make_fixture as make_sam_fixture
 from system_cases import write_cases
@@ -24,11 +24,14 @@ if __name__ == "__main__":
     pools = {f"{case}/{name}": array for case, named in cases(0).items() for name, array in named.items()}
     np.savez_compressed(FIXTURES / "timm_pools.npz", allow_pickle=False, **pools)
     native, _, other = ((size, image_of(size)) for size in SIZES)
-    made = {name: make(dict([native] if "in memory" in name else [native, other])) for name, make in CASES.items()}
-    arrays = {f"{name}/{key}": array for name, case in made.items() for key, array in case_arrays(case).items()}
-    np.savez_compressed(FIXTURES / "checkpoints.npz", allow_pickle=False, **arrays)
-    kept = {name: case_to_json(case) for name, case in made.items()}
-    (FIXTURES / "checkpoints.json").write_text(json.dumps(kept, separators=(",", ":")))
+    for stem, cases_of in {"checkpoints": CASES, "native": NATIVE_CASES}.items():
+        made = {
+            name: make(dict([native] if "in memory" in name else [native, other])) for name, make in cases_of.items()
+        }
+        arrays = {f"{name}/{key}": array for name, case in made.items() for key, array in case_arrays(case).items()}
+        np.savez_compressed(FIXTURES / f"{stem}.npz", allow_pickle=False, **arrays)
+        kept = {name: case_to_json(case) for name, case in made.items()}
+        (FIXTURES / f"{stem}.json").write_text(json.dumps(kept, separators=(",", ":")))
     np.savez_compressed(FIXTURES / "resampled.npz", allow_pickle=False, **resampled())
     for path in Path(__file__).parent.glob("systems_*.py"):
         family = importlib.import_module(path.stem)

@@ -16,7 +16,9 @@ from PIL import Image
 from skimage import data
 from timm_oracle import timm
 
+import vitrail
 from vitrail import Preprocess
+from vitrail.images import HALF
 from vitrail.weights import LAYOUTS
 
 PHOTOGRAPHS = {
@@ -49,6 +51,7 @@ KNOWN = {
     if layout.library.name == "Hugging Face"
     for kind, preprocess in layout.preprocess.items()
 }
+NATIVE = KNOWN["siglip2"]
 
 
 def steps(reference: np.ndarray, image: Image.Image, preprocess: Preprocess, size: int) -> np.ndarray:
@@ -79,6 +82,19 @@ def test_a_picture_is_what_transformers_makes_of_it(family: str, photograph: str
 
 
 @pytest.mark.parametrize("photograph", PHOTOGRAPHS)
+def test_a_picture_of_native_aspect_is_what_transformers_makes_of_it(photograph: str) -> None:
+    image = PHOTOGRAPHS[photograph]
+    found = vitrail.pack([NATIVE(image, (0, 0))], 16, 256)
+    for ending, prefix, most in (("Pil", "pil_", 0.001), ("", "", 3.001)):
+        name = f"{transformers.__name__}.models.siglip2.image_processing_{prefix}siglip2"
+        expected = getattr(importlib.import_module(name), f"Siglip2ImageProcessor{ending}")()(
+            images=image, return_tensors="np"
+        )
+        np.testing.assert_array_equal(found.grid, expected["spatial_shapes"])
+        assert (np.abs(found.patches - expected["pixel_values"]) * 127.5).max() <= most
+
+
+@pytest.mark.parametrize("photograph", PHOTOGRAPHS)
 @pytest.mark.parametrize("crop_mode", ["center", "squash"])
 @pytest.mark.parametrize(("interpolation", "crop"), [("bicubic", 0.9), ("bilinear", 0.875), ("bicubic", 1.0)])
 def test_a_picture_is_what_timm_makes_of_it(photograph: str, crop_mode: str, interpolation: Any, crop: float) -> None:
@@ -90,3 +106,17 @@ def test_a_picture_is_what_timm_makes_of_it(photograph: str, crop_mode: str, int
     fit = {"center": "cover", "squash": "squash"}[crop_mode]
     preprocess = Preprocess(fit, interpolation, mean, std, crop)  # type: ignore[arg-type]
     assert steps(reference, PHOTOGRAPHS[photograph], preprocess, 224).max() <= 0.001
+
+
+SHAPES = [(width, height) for width in (1, 7, 100, 333, 1000, 4001) for height in (1, 16, 100, 480, 3000)]
+
+
+@pytest.mark.parametrize(("patch", "most"), [(16, 256), (14, 100), (16, 1), (32, 1024)])
+def test_a_picture_of_native_aspect_gets_the_size_that_the_originals_give_it(patch: int, most: int) -> None:
+    ours = Preprocess("native", "bilinear", *HALF, patch_size=(patch, patch), max_patches=most)
+    module = importlib.import_module(f"{transformers.__name__}.models.siglip2.image_processing_siglip2")
+    naflex = importlib.import_module("timm.data.naflex_transforms")
+    for width, height in SHAPES:
+        size = ours(Image.new("RGB", (width, height)), (0, 0)).shape[:2]
+        assert size == module.get_image_size_for_max_num_patches(height, width, patch, most)
+        assert size == tuple(naflex.get_image_size_for_seq((height, width), patch, most)[1])

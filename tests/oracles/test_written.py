@@ -26,6 +26,7 @@ SIZE = vitrail.EncoderSize(dim=16, depth=2, num_heads=2, mlp_dim=24)
 WIDE = dataclasses.replace(SIZE, mlp_dim=32)
 COVER = Preprocess("cover", "bicubic", *IMAGENET, crop=0.9)
 SQUASH = Preprocess("squash", "bilinear", *HALF)
+ASPECT = Preprocess("native", "bilinear", *HALF, patch_size=(4, 4), max_patches=25)
 NAMES = ("a cat", "a dog", "être", "'\"", "e")
 
 
@@ -116,6 +117,40 @@ FOR_TIMM: dict[str, tuple[str, ViTConfig]] = {
     ),
     "eva": ("timm_eva", base(pool="mean", class_token=True, norm_order="pool_norm")),
     "eva, class": ("timm_eva", base(num_registers=2, **OBLONG)),
+    "naflex": (
+        "timm_naflex",
+        base(
+            pool="mean",
+            class_token=False,
+            num_registers=3,
+            norm_order="pool_norm",
+            position=POSITIONS.configure("learned", covers_prefix=False, keep_aspect=True),
+            encoder=SCALED,
+            preprocess=dataclasses.replace(ASPECT, interpolation="bicubic"),
+            classes=NAMES,
+        ),
+    ),
+    "naflex, map, oblong": (
+        "timm_naflex",
+        bare(
+            **OBLONG,
+            pool=mapped(mlp_dim=16, activation="gelu_tanh"),
+            class_token=True,
+            position=POSITIONS.configure("learned", covers_prefix=False, resize="bilinear_antialias"),
+            encoder=EncoderOptions(activation="gelu_tanh", qkv_bias=False, qk_norm=True),
+            preprocess=ASPECT,
+        ),
+    ),
+    "naflex, factorized, grey": (
+        "timm_naflex",
+        bare(
+            pool="cls",
+            channels=1,
+            position=POSITIONS.configure("factorized", resize="bilinear", keep_aspect=True),
+            encoder=EncoderOptions(pre_norm=True),
+            patch=NO_BIAS,
+        ),
+    ),
     "sam": ("timm_sam", bare(**SAM, encoder=EncoderOptions(norm_eps=1e-5))),
     "sam, oblong, no bias": (
         "timm_sam",
@@ -177,7 +212,7 @@ FOR_TRANSFORMERS: dict[str, tuple[str, ViTConfig]] = {
     "siglip": ("hf_siglip", bare(pool=mapped(), class_token=False, preprocess=SQUASH)),
     "siglip, no pool": ("hf_siglip", bare(pool="mean", class_token=False)),
     "siglip, classes": ("hf_siglip", base(pool="mean", class_token=False, classes=NAMES)),
-    "siglip 2": ("hf_siglip", bare(pool=mapped(), class_token=False, position=NATIVE)),
+    "siglip 2": ("hf_siglip", bare(pool=mapped(), class_token=False, position=NATIVE, preprocess=ASPECT)),
     "siglip 2, classes": ("hf_siglip", base(pool="mean", class_token=False, position=NATIVE, classes=NAMES)),
     "sam": ("hf_sam", bare(**SAM, preprocess=Preprocess("pad", "bilinear", *IMAGENET))),
 }
@@ -245,7 +280,10 @@ def test_timm_prepares_pictures_as_the_folder_says(name: str, tmp_path: Path) ->
     preprocess = write(layout, config, tmp_path).config.preprocess
     assert preprocess is not None
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
-    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=theirs))
+    said = timm.data.resolve_data_config(model=theirs)
+    if layout == "timm_naflex":
+        said |= {"naflex": True, "patch_size": 4, "max_seq_len": 25}
+    transform = timm.data.create_transform(**said)
     for photograph in PHOTOGRAPHS:
         image = photograph.convert("L") if config.channels == 1 else photograph
         expected = transform(image).permute(1, 2, 0).numpy()
@@ -307,8 +345,14 @@ def test_transformers_prepares_pictures_as_the_folder_says(name: str, tmp_path: 
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
     for photograph in PHOTOGRAPHS:
         image = photograph.convert("L") if config.channels == 1 else photograph
-        expected = processor(images=image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-        np.testing.assert_allclose(preprocess(image, config.image_size), expected, atol=1e-5)
+        found, expected = preprocess(image, config.image_size), processor(images=image, return_tensors="np")
+        if name == "siglip 2":
+            batch = vitrail.pack([found], 4, 25)
+            np.testing.assert_allclose(batch.patches, expected["pixel_values"], atol=1e-5)
+            np.testing.assert_array_equal(batch.mask, expected["pixel_attention_mask"])
+            np.testing.assert_array_equal(batch.grid, expected["spatial_shapes"])
+        else:
+            np.testing.assert_allclose(found, expected["pixel_values"][0].transpose(1, 2, 0), atol=1e-5)
 
 
 def test_every_layout_that_vitrail_writes_is_opened_here() -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from .._check import check_positive
 from .._extras import require
+from .._patched import PatchedImage, pack
 from ..images import Preprocess, raise_problems, to_picture
 from ..model import ViT, ViTConfig
 from ..show import add_glow, compute_attention_map, restore_pixels
@@ -135,7 +136,9 @@ def _describe_dtypes(card: ModelCard) -> str:
 
 def _describe_preprocess(preprocess: Preprocess) -> str:
     mean, std = (" ".join(f"{n:g}" for n in numbers) for numbers in (preprocess.mean, preprocess.std))
-    return f"{preprocess.fit}, {preprocess.interpolation}, crop {preprocess.crop:.4g}, mean {mean}, std {std}"
+    native = preprocess.max_patches is not None
+    size = f"at most {preprocess.max_patches} patches" if native else f"crop {preprocess.crop:.4g}"
+    return f"{preprocess.fit}, {preprocess.interpolation}, {size}, mean {mean}, std {std}"
 
 
 def _describe_ignored(card: ModelCard) -> list[str]:
@@ -190,7 +193,7 @@ def run_predict(command: Predict) -> None:
         pixels = read_picture(image, lambda picture: preprocess(picture, card.config.image_size), problems)
         if pixels is None:
             continue
-        logits = np.asarray(eqx.filter_jit(model)(pixels))
+        logits = np.asarray(eqx.filter_jit(model)(_make_input(preprocess, pixels)))
         check_outputs(f"logits for {image}", logits[None])
         print(image)
         _print_classes(card, np.asarray(jax.nn.softmax(logits)), command.top)
@@ -198,7 +201,7 @@ def run_predict(command: Predict) -> None:
             pictures.append(_draw_attention(model, preprocess, pixels))
     raise_problems(problems)
     if command.attention is not None:
-        write_picture(np.round(np.concatenate(pictures) * 255).astype(np.uint8), command.attention)
+        write_picture(np.round(_stack_pictures(pictures) * 255).astype(np.uint8), command.attention)
         print(f"attention: {command.attention}")
 
 
@@ -243,13 +246,32 @@ def _check_attention(model: ViT) -> None:
     eqx.filter_eval_shape(compute_attention_map, model, image)
 
 
+def _make_input(
+    preprocess: Preprocess, pixels: Float[np.ndarray, "height width channels"]
+) -> Float[np.ndarray, "height width channels"] | PatchedImage:
+    """What the model reads: an image, or the patches of one that has its own size."""
+    if preprocess.patch_size is None or preprocess.max_patches is None:
+        return pixels
+    batch = pack([pixels], preprocess.patch_size, preprocess.max_patches)
+    return PatchedImage(batch.patches[0], batch.grid[0])
+
+
+def _stack_pictures(pictures: list[Float[np.ndarray, "_height _width 3"]]) -> Float[np.ndarray, "height width 3"]:
+    """Pictures below each other, on white where one is narrower than another."""
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [
+        np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=1.0) for picture in pictures
+    ]
+    return np.concatenate(padded)
+
+
 def _draw_attention(
     model: ViT, preprocess: Preprocess, pixels: Float[np.ndarray, "height width channels"]
 ) -> Float[np.ndarray, "height two_widths 3"]:
     """The image as the model reads it, beside the same image that is bright where the last block looks."""
     (image,) = restore_pixels(pixels[None], preprocess)
     image = np.broadcast_to(image, (*image.shape[:2], 3))
-    weights = eqx.filter_jit(compute_attention_map)(model, pixels)
+    weights = compute_attention_map(model, _make_input(preprocess, pixels))
     even = cast(Array, jax.image.resize(weights * weights.size, image.shape[:2], "linear"))
     lit = add_glow(image[None], np.asarray(even)[None])[0]
     return np.concatenate([image / 255, lit], axis=1)

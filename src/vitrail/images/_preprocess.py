@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Shaped, UInt8
 
 from .._check import check_positive
+from ._native import compute_native_size
 from ._picture import to_picture
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ _ROUNDING: Final = 1e-6
 class Preprocess:
     """Prepares pictures for a model: resizes them to its image size, and normalises their pixels."""
 
-    fit: Literal["cover", "squash", "pad", "keep"]
+    fit: Literal["cover", "squash", "pad", "keep", "native"]
     """How a picture is resized: scaled by its shorter side and cropped at the centre (`"cover"`), scaled to the size
     without keeping its proportions (`"squash"`), scaled by its longer side and padded with zeros at the bottom and the
-    right after normalising (`"pad"`), or scaled by the side that changes less, so that the result has the proportions
-    of the picture and seldom the size (`"keep"`, as for DPT and Depth Anything)."""
+    right after normalising (`"pad"`), scaled by the side that changes less, so that the result has the proportions of
+    the picture and seldom the size (`"keep"`, as for DPT and Depth Anything), or scaled in its proportions until it has
+    as many patches as it may have (`"native"`); `vitrail.pack` makes a batch of such images."""
     interpolation: Literal["bilinear", "bicubic", "lanczos"]
     """Pillow's interpolation, which antialiases."""
     mean: tuple[float, ...]
@@ -48,15 +50,27 @@ class Preprocess:
     lower one, as in Hugging Face's processors."""
     multiple: int = 1
     """Both sides of the result of `fit="keep"` are rounded to multiples of this number: 14 for patches of 14 pixels."""
+    patch_size: tuple[int, int] | None = None
+    """With `fit="native"`, height and width of a patch in pixels: each side is rounded up to whole patches."""
+    max_patches: int | None = None
+    """With `fit="native"`, how many patches an image has at most."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must be in (0, 1], got {self.crop!r}: pass 1 to keep all")
-        if self.fit in ("pad", "keep") and self.crop != 1:
+        if self.fit in ("pad", "keep", "native") and self.crop != 1:
             raise ValueError(f"crop must be 1 with fit={self.fit!r}, which keeps the whole picture, got {self.crop!r}")
         check_positive(multiple=self.multiple)
         if self.fit != "keep" and self.multiple != 1:
             raise ValueError(f"multiple must be 1 unless fit='keep', got {self.multiple} with fit={self.fit!r}")
+        given = [number is not None for number in (self.patch_size, self.max_patches)]
+        if given != [self.fit == "native"] * 2:
+            raise ValueError(
+                "patch_size and max_patches must be given with fit='native' and with no other, got "
+                f"fit={self.fit!r}, patch_size={self.patch_size} and max_patches={self.max_patches}"
+            )
+        if self.patch_size is not None and self.max_patches is not None:
+            check_positive(patch_size=self.patch_size, max_patches=self.max_patches)
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ValueError(
                 f"mean and std must have one number for a grey image or three for RGB, got {self.mean} and {self.std}"
@@ -78,7 +92,8 @@ class Preprocess:
             `(height, width, channels)` and 1, 3 or 4 channels. The orientation in EXIF is applied; transparent pixels
             become white; uint16 and grey of 16 bits are scaled to 8 bits (of a colour PNG of 16 bits Pillow keeps the
             upper 8); grey, palettes and CMYK become RGB, or colours grey, as the channels of `mean` say.
-        - `size`: height and width of the result; with `fit="keep"` what one of them is scaled to.
+        - `size`: height and width of the result; with `fit="keep"` what one of them is scaled to. With `fit="native"`
+            it is not read: each picture gets its own size.
 
         **Returns:**
 
@@ -88,7 +103,7 @@ class Preprocess:
         10^8 pixels; `MissingExtraError` if Pillow is not installed.
         """
         normal = self.normalise(self._resize(image, size))
-        if self.fit == "keep":
+        if self.fit in ("keep", "native"):
             return normal
         padding = ((0, size[0] - normal.shape[0]), (0, size[1] - normal.shape[1]), (0, 0))
         return np.pad(normal, padding)
@@ -202,6 +217,9 @@ class Preprocess:
         from PIL import Image
 
         resampling = Image.Resampling[self.interpolation.upper()]
+        if self.patch_size is not None and self.max_patches is not None:
+            high, wide = compute_native_size((image.height, image.width), self.patch_size, self.max_patches)
+            return image.resize((wide, high), resampling)
         height, width = size
         if self.fit == "keep":
             height, width = self.compute_kept_size((image.height, image.width), size)

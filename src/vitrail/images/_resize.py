@@ -11,8 +11,8 @@ from ._preprocess import Preprocess
 def choose_channels(preprocess: Preprocess | None, channels: int | None) -> int | None:
     """Returns the channels to load images with; `None` if neither argument says.
 
-    **Raises:** `ValueError` if `preprocess` pads, keeps proportions or has others than `channels`, or these are neither
-    1 nor 3.
+    **Raises:** `ValueError` if `preprocess` pads or gives each image its own size, or has others than `channels`, or
+    these are neither 1 nor 3.
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 for grey or 3 for RGB, got {channels}")
@@ -23,10 +23,10 @@ def choose_channels(preprocess: Preprocess | None, channels: int | None) -> int 
             "preprocess must not have fit='pad', which pads after normalising, as stored pixels cannot: use "
             "fit='squash' or fit='cover'"
         )
-    if preprocess.fit == "keep":
+    if preprocess.fit in ("keep", "native"):
         raise ValueError(
-            "preprocess must not have fit='keep', which gives each image a size of its own: use fit='squash' or "
-            "fit='cover'"
+            f"preprocess must not have fit={preprocess.fit!r}, which gives each image its own size, as one "
+            "array cannot hold: use fit='squash' or fit='cover'"
         )
     if channels not in (None, preprocess.channels):
         raise ValueError(

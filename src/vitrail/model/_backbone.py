@@ -10,20 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from .._check import check_divisible, check_image, describe_result, describe_value, is_jax_array
+from .._check import check_divisible, describe_value
+from .._patched import PatchedImage
 from .._tokens import Tokens
 from ..encoder import Blocks, Encoder, Neck, WindowedEncoder
 from ..nn import Dropout, Edit, Execution, Intermediate, LayerNorm, ParameterKinds, to_dtype, to_jax
 from ..patch import AbstractPatchEmbed
 from ..position import AbstractPosition
+from ._embed import embed_image, embed_patches
 
 
 @final
 class Backbone(eqx.Module):
     """Turns an image into `Tokens`: all of a Vision Transformer but its pool and its head.
 
-    It takes one image; batch it with `jax.vmap(backbone)(images)`. `embed` and `encode` are its two halves, so that
-    patches can be dropped, masked or replaced between them.
+    It takes one image, or a `PatchedImage` of any shape; batch it with `jax.vmap(backbone)(images)`. `embed` and
+    `encode` are its two halves, so that patches can be dropped, masked or replaced between them.
     """
 
     parameter_kinds: ClassVar[ParameterKinds] = {"class_token": "token", "registers": "token"}
@@ -118,7 +120,7 @@ class Backbone(eqx.Module):
 
     def __call__(
         self,
-        image: Shaped[Array | np.ndarray, "..."],
+        image: Shaped[Array | np.ndarray, "..."] | PatchedImage,
         *,
         edit: Mapping[Intermediate, Edit] | None = None,
         key: PRNGKeyArray | None = None,
@@ -126,7 +128,7 @@ class Backbone(eqx.Module):
         """**Arguments:**
 
         - `image`: one image, `Float[Array, "height width channels"]`, of the backbone's size and channels. It may be a
-            NumPy array, and is converted to the compute dtype.
+            NumPy array, and is converted to the compute dtype. Or a `PatchedImage`, of any size and shape.
         - `edit`: functions that replace intermediates of the blocks, by name. Each takes the value and the number of
             the block, and returns the value to go on with:
             `{"mlp_branch": lambda x, layer: jnp.where(layer == 3, 0, x)}` removes the MLP of block 3.
@@ -141,8 +143,10 @@ class Backbone(eqx.Module):
         """
         return self.encode(self.embed(image), edit=edit, key=key)
 
-    def embed(self, image: Shaped[Array | np.ndarray, "..."]) -> Tokens:
+    def embed(self, image: Shaped[Array | np.ndarray, "..."] | PatchedImage) -> Tokens:
         """The first half: makes patch tokens, adds the class token and the registers, then the positions.
+
+        The tokens of a `PatchedImage` have its grid as their `own_grid`, and a mask.
 
         **Arguments:**
 
@@ -156,7 +160,7 @@ class Backbone(eqx.Module):
         """
         return self.place(self.make_tokens(image))
 
-    def make_tokens(self, image: Shaped[Array | np.ndarray, "..."]) -> Tokens:
+    def make_tokens(self, image: Shaped[Array | np.ndarray, "..."] | PatchedImage) -> Tokens:
         """Makes patch tokens and adds the class token and the registers. They have no positions yet, so that a mask
         token can take the place of some of them.
 
@@ -170,16 +174,25 @@ class Backbone(eqx.Module):
 
         **Raises:** what a call raises.
         """
-        check_image(image, self.image_size, self.channels)
         dtype = jnp.dtype(self.execution.compute_dtype)
         patch, class_token, registers = to_dtype((self.patch, self.class_token, self.registers), dtype)
-        grid = patch(jnp.asarray(image, dtype))
-        if not is_jax_array(grid) or grid.shape != (*self.grid, self.encoder.dim):
-            raise ValueError(
-                f"the patch embedding {type(self.patch).__name__} must return (rows, cols, dim) = "
-                f"{(*self.grid, self.encoder.dim)}, got {describe_result(grid)}: fix that class"
+        if isinstance(image, PatchedImage):
+            own_grid, mask = image.grid, image.mask
+            patches = embed_patches(
+                patch, image, patch_size=self.patch_size, channels=self.channels, dim=self.encoder.dim, dtype=dtype
             )
-        return Tokens(grid.reshape(-1, self.encoder.dim), self.grid, class_token=class_token, registers=registers)
+        else:
+            own_grid, mask = None, None
+            patches = embed_image(
+                patch,
+                image,
+                image_size=self.image_size,
+                grid=self.grid,
+                channels=self.channels,
+                dim=self.encoder.dim,
+                dtype=dtype,
+            )
+        return Tokens(patches, self.grid, class_token=class_token, registers=registers, mask=mask, own_grid=own_grid)
 
     def place(self, tokens: Tokens) -> Tokens:
         """Adds the positions to tokens.
@@ -240,7 +253,7 @@ class Backbone(eqx.Module):
 
     def activations(
         self,
-        image: Shaped[Array | np.ndarray, "..."],
+        image: Shaped[Array | np.ndarray, "..."] | PatchedImage,
         *,
         at: Sequence[Intermediate] = ("tokens",),
         layers: Sequence[int] | None = None,
@@ -278,11 +291,14 @@ class Backbone(eqx.Module):
         width; an encoder with windows has no intermediates within the attention. And what a call raises.
         """
         self._check_activations(at, form, norm)
+        if form == "grid" and isinstance(image, PatchedImage):
+            raise ValueError("form must be 'sequence' or 'patches' for a PatchedImage, whose grid is data, got 'grid'")
         tokens = self.embed(image)
         recorded = self.encoder.activations(
             tokens.sequence,
             at=at,
             layers=layers,
+            mask=tokens.sequence_mask,
             rotation=self.position.rotation(tokens),
             execution=self.execution,
             edit=edit,

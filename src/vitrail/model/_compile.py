@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from .._patched import PatchedImage
 from ._vit import ViT
 
 
@@ -46,10 +47,13 @@ class CompiledViT:
         height, width = self._config.image_size
         return f"<CompiledViT: batches of images of {height} x {width} x {self._config.channels}>"
 
-    def __call__(self, images: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "batch *tokens classes"]:
+    def __call__(
+        self, images: Shaped[Array | np.ndarray, "..."] | PatchedImage
+    ) -> Float[Array, "batch *tokens classes"]:
         """**Arguments:**
 
-        - `images`: a batch, `Float[Array, "batch height width channels"]`. Each batch size and dtype is compiled once.
+        - `images`: a batch, `Float[Array, "batch height width channels"]`, or of `pack`. Each batch size and dtype is
+            compiled once.
 
         **Returns:**
 
@@ -57,7 +61,7 @@ class CompiledViT:
 
         **Raises:** `ValueError` or `TypeError` if the images do not fit the model.
         """
-        if images.ndim != 4:
+        if not isinstance(images, PatchedImage) and images.ndim != 4:
             raise ValueError(
                 f"images must have shape (batch, height, width, channels), got {images.shape}: pass a single image as "
                 "images[None]"

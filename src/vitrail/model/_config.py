@@ -90,6 +90,11 @@ class ViTConfig:
                 f"preprocess must have the channels of the model, {self.channels}, got {self.preprocess.channels}: "
                 "give its mean and std one number for each channel of the model, or change channels"
             )
+        if self.preprocess is not None and self.preprocess.patch_size not in (None, self.patch_size):
+            raise ValueError(
+                f"preprocess must have the patch_size of the model, {self.patch_size}, got "
+                f"{self.preprocess.patch_size}: change one of them"
+            )
         # The check of types looks at one name of all.
         if wrong := [name for name in cast("tuple[object, ...]", self.classes or ()) if not isinstance(name, str)]:
             raise TypeError(f"classes must be names, got {describe_value(wrong[0])} among them: pass a string")

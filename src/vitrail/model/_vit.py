@@ -7,6 +7,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
+from .._patched import PatchedImage
 from ..encoder import Blocks
 from ..nn import Dropout, Execution, split_key, to_jax
 from ..pool import AbstractGridPool
@@ -45,14 +46,14 @@ class ViT(eqx.Module):
         return self.backbone.blocks
 
     def __call__(
-        self, image: Shaped[Array | np.ndarray, "..."], *, key: PRNGKeyArray | None = None
+        self, image: Shaped[Array | np.ndarray, "..."] | PatchedImage, *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens {self.readout.head.out_dim}"]:
         """Computes the logits of an image.
 
         **Arguments:**
 
         - `image`: one image, `Float[Array, "height width channels"]`, of the size and channels of the configuration. It
-            may be a NumPy array, and is converted to the compute dtype.
+            may be a NumPy array, and is converted to the compute dtype. Or a `PatchedImage`, of any size and shape.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
@@ -106,7 +107,12 @@ class ViT(eqx.Module):
         patches.
         """
         patches = self.config.patch_size if patch_size is None else to_pair(patch_size)
-        config = dataclasses.replace(self.config, image_size=to_pair(image_size), patch_size=patches)
+        preprocess = self.config.preprocess
+        if preprocess is not None and preprocess.patch_size is not None:
+            preprocess = dataclasses.replace(preprocess, patch_size=patches)
+        config = dataclasses.replace(
+            self.config, image_size=to_pair(image_size), patch_size=patches, preprocess=preprocess
+        )
         readout = to_jax(self.readout)
         pool = readout.pool
         if isinstance(pool, AbstractGridPool):

@@ -55,6 +55,7 @@ from ._resample import (
     ResizeRule as ResizeRule,
     make_interpolation as make_interpolation,
     resample as resample,
+    resample_at as resample_at,
     resize_kernel as resize_kernel,
 )
 from ._rotation import Rotation as Rotation

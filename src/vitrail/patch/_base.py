@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -13,6 +14,9 @@ from ..nn import Init
 
 class AbstractPatchEmbed(eqx.Module):
     """Turns an image into a grid of patch tokens. Extend it, make it `@final`, and pass it as `patch=`."""
+
+    reads_neighbours: ClassVar[bool] = False
+    """Whether a token may depend on pixels around its patch. If so, the model takes no `PatchedImage`."""
 
     @abc.abstractmethod
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:

@@ -56,7 +56,10 @@ class ConvPatchEmbed(AbstractPatchEmbed):
 
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
         check_divisible("image", image.shape[:2], self.weight.shape[2:])
-        grid = self._convolve(image) if self.implementation == "conv" else self._multiply(image)
+        # Patches in one column, as those of a PatchedImage, are flattened already: then the product takes a quarter of
+        # the time of XLA's convolution (ViT-B/16, 8 x 256 patches, two cores).
+        convolves = self.implementation == "conv" and image.shape[1] > self.weight.shape[3]
+        grid = self._convolve(image) if convolves else self._multiply(image)
         return grid if self.bias is None else grid + jnp.broadcast_to(self.bias, grid.shape)
 
     def _convolve(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:

@@ -27,6 +27,7 @@ class ConvStemPatchEmbed(AbstractPatchEmbed):
     """
 
     parameter_kinds: ClassVar[ParameterKinds] = {"kernels": "matrix"}
+    reads_neighbours: ClassVar[bool] = True
 
     kernels: tuple[Float[Array, "out_channels in_channels 3 3"], ...]
     norms: tuple[LayerNorm, ...]

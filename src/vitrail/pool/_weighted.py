@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._tokens import Tokens
-from ..nn import at_least_float32, masked_softmax
+from ..nn import at_least_float32, masked_softmax, resample_at
 from ._base import AbstractGridPool, AbstractWeighingPool
 from ._read import read_patches, weigh_patches
 
@@ -51,8 +51,13 @@ class WeightedPool(AbstractWeighingPool, AbstractGridPool):
         before the softmax are interpolated bilinearly.
         """
         _, mask = read_patches(tokens)
-        scores = self._resize(tokens.grid).reshape(-1, 1)
-        return masked_softmax(tokens.at_places(scores).T, mask)
+        if tokens.own_grid is None:
+            scores = tokens.at_places(self._resize(tokens.grid).reshape(-1, 1))
+        else:
+            table = self.scores.astype(at_least_float32(self.scores.dtype))[..., None]
+            rows, cols = tokens.own_grid.astype(table.dtype)
+            scores = resample_at(table, tokens.coordinates, (rows, cols), "bilinear_antialias")
+        return masked_softmax(scores.T, mask)
 
     def resized(self, grid: tuple[int, int]) -> "WeightedPool":
         """**Arguments:**

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._tokens import Tokens
-from ..nn import TRUNC_NORMAL, Init, ParameterKinds, Rotation, resample
+from ..nn import TRUNC_NORMAL, Init, ParameterKinds, ResizeRule, Rotation, resample, resample_at
 from ._base import AbstractPosition
-from ._grid import check_grid
+from ._grid import check_grid, compute_size, read_grid
 
 
 @final
@@ -19,7 +19,7 @@ class FactorizedPosition(AbstractPosition):
     """A learned vector for each row and one for each column. A patch gets the sum of its two, the prefix tokens none.
 
     It has `(rows + cols) * dim` parameters instead of `rows * cols * dim`, and a shape of image that never occurred in
-    training still has positions.
+    training still has positions. For images of another size each table is resampled along its axis.
 
     ??? cite
 
@@ -30,23 +30,48 @@ class FactorizedPosition(AbstractPosition):
 
     rows: Float[Array, "rows dim"]
     cols: Float[Array, "cols dim"]
+    resize: ResizeRule = eqx.field(static=True)
+    keep_aspect: bool = eqx.field(static=True)
 
-    def __init__(self, dim: int, *, grid: tuple[int, int], init: Init = TRUNC_NORMAL, key: PRNGKeyArray):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        grid: tuple[int, int],
+        init: Init = TRUNC_NORMAL,
+        resize: ResizeRule = "torch_bicubic_antialias",
+        keep_aspect: bool = False,
+        key: PRNGKeyArray,
+    ):
         """**Arguments:**
 
         - `dim`: the width of a token.
         - `grid`: rows and columns of patches.
         - `init`: draws the two tables.
+        - `resize`: the rule that resamples the tables, as in `LearnedPosition`. timm's `naflexvit` has `"bilinear"`.
+        - `keep_aspect`: whether both are resampled to the longer side of the grid and then cut off, as there.
         - `key`: for the two tables.
         """
         rows_key, cols_key = jax.random.split(key)
         self.rows = init.position(rows_key, (grid[0], dim), jnp.dtype(jnp.float32))
         self.cols = init.position(cols_key, (grid[1], dim), jnp.dtype(jnp.float32))
+        self.resize = resize
+        self.keep_aspect = keep_aspect
 
     def __call__(self, tokens: Tokens) -> Tokens:
+        return dataclasses.replace(tokens, patches=tokens.patches + self._find_sums(tokens))
+
+    def _find_sums(self, tokens: Tokens) -> Float[Array, "patches dim"]:
+        if tokens.own_grid is not None:
+            size = compute_size(read_grid(tokens), self.keep_aspect)
+            rows, cols = (
+                resample_at(table, (index,), (length,), self.resize)
+                for table, index, length in zip((self.rows, self.cols), tokens.coordinates, size, strict=True)
+            )
+            return rows + cols
         check_grid(tokens.grid, (self.rows.shape[0], self.cols.shape[0]))
         table = self.rows[:, None, :] + self.cols[None, :, :]
-        return dataclasses.replace(tokens, patches=tokens.patches + tokens.at_places(table.reshape(-1, tokens.dim)))
+        return tokens.at_places(table.reshape(-1, tokens.dim))
 
     def rotation(self, tokens: Tokens) -> Rotation | None:
         return None
@@ -58,11 +83,13 @@ class FactorizedPosition(AbstractPosition):
 
         **Returns:**
 
-        The position embedding with each table resampled along its axis: cubic, antialiased when it shrinks.
+        The position embedding with each table resampled along its axis by its rule.
         """
         rows, cols = (
-            resample(table, (length,), "torch_bicubic_antialias")
-            for table, length in zip((self.rows, self.cols), grid, strict=True)
+            resample(table, (length,), self.resize)[:number]
+            for table, length, number in zip(
+                (self.rows, self.cols), compute_size(grid, self.keep_aspect), grid, strict=True
+            )
         )
         return eqx.tree_at(_get_rows_and_cols, self, (rows, cols))
 

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._tokens import Tokens
+
 
 def grid_coordinates(grid: tuple[int, int]) -> tuple[Float[Array, " patches"], Float[Array, " patches"]]:
     """Returns the row and the column of each patch, row-major, counted from zero."""
@@ -10,6 +12,27 @@ def grid_coordinates(grid: tuple[int, int]) -> tuple[Float[Array, " patches"], F
         jnp.arange(grid[0], dtype=jnp.float32), jnp.arange(grid[1], dtype=jnp.float32), indexing="ij"
     )
     return rows.reshape(-1), cols.reshape(-1)
+
+
+Side = int | Float[Array, ""]
+"""How many patches there are along an axis: a traced number for an image of its own grid."""
+
+
+def read_grid(tokens: Tokens) -> tuple[Side, Side]:
+    """Returns the rows and columns of patches in the image."""
+    if tokens.own_grid is None:
+        return tokens.grid
+    own = tokens.own_grid.astype(jnp.float32)
+    return own[0], own[1]
+
+
+def compute_size(grid: tuple[Side, Side], keep_aspect: bool) -> tuple[Side, Side]:
+    """Returns the size that a table is resampled to for a grid: with its aspect kept, a square that covers the grid."""
+    if not keep_aspect:
+        return grid
+    rows, cols = grid
+    side = max(rows, cols) if isinstance(rows, int) and isinstance(cols, int) else jnp.maximum(rows, cols)
+    return side, side
 
 
 def check_grid(grid: tuple[int, int], expected: tuple[int, ...]) -> None:

@@ -9,17 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._tokens import Tokens
-from ..nn import TRUNC_NORMAL, Init, ParameterKinds, ResizeRule, Rotation, resample
+from ..nn import TRUNC_NORMAL, Init, ParameterKinds, ResizeRule, Rotation, resample, resample_at
 from ._base import AbstractPosition
-from ._grid import check_grid
+from ._grid import check_grid, compute_size, read_grid
 
 
 @final
 class LearnedPosition(AbstractPosition):
     """A learned vector for each patch, and by choice for each prefix token, added to the tokens: the position of ViT.
 
-    For images of another size the table is resampled. Each library has its own rule for that, and another rule gives
-    other tokens:
+    For images of another size the table is resampled: once by `resized`, or for each `PatchedImage` to its own grid.
+    Each library has its own rule for that, and another rule gives other tokens:
 
     | rule | what it is | used by |
     |---|---|---|
@@ -29,6 +29,7 @@ class LearnedPosition(AbstractPosition):
     | `"torchvision_corners"` | bicubic ($a = -0.75$), corners on corners | torchvision |
     | `"bilinear"` | PyTorch's bilinear | Hugging Face, for DPT |
     | `"bilinear_antialias"` | PyTorch's antialiased bilinear | SigLIP 2 of native aspect |
+    | `"bilinear"` | PyTorch's bilinear, borders repeated | C-RADIOv4 |
     | `"bilinear_corners"` | bilinear, corners on corners (`scipy.ndimage.zoom`) | big_vision, vision_transformer |
 
     ??? cite
@@ -47,6 +48,7 @@ class LearnedPosition(AbstractPosition):
     patches: Float[Array, "rows cols dim"]
     covers_prefix: bool | Literal["class"] = eqx.field(static=True)
     resize: ResizeRule = eqx.field(static=True)
+    keep_aspect: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class LearnedPosition(AbstractPosition):
         init: Init = TRUNC_NORMAL,
         covers_prefix: bool | Literal["class"] = True,
         resize: ResizeRule = "torch_bicubic_antialias",
+        keep_aspect: bool = False,
         key: PRNGKeyArray,
     ):
         """**Arguments:**
@@ -71,6 +74,8 @@ class LearnedPosition(AbstractPosition):
             patches have one, as in big_vision and timm's `no_embed_class`; `"class"` if the class token has one and the
             registers have none, as in DINOv2.
         - `resize`: the rule that resamples the table for another grid.
+        - `keep_aspect`: whether it is resampled to a square that covers the grid and then cut off at the bottom and the
+            right, as in some of timm's `naflexvit` and C-RADIO.
         - `key`: for the table.
         """
         prefix_key, patches_key = jax.random.split(key)
@@ -84,16 +89,23 @@ class LearnedPosition(AbstractPosition):
         self.patches = init.position(patches_key, (*grid, dim), dtype)
         self.covers_prefix = covers_prefix
         self.resize = resize
+        self.keep_aspect = keep_aspect
 
     def __call__(self, tokens: Tokens) -> Tokens:
-        check_grid(tokens.grid, self.patches.shape[:2])
         class_token, registers = tokens.class_token, tokens.registers
         if self.covers_prefix:
             class_token = _add("class token", class_token, self.class_token)
         if self.covers_prefix is True:
             registers = _add("registers", registers, self.registers)
-        patches = tokens.patches + tokens.at_places(self.patches.reshape(-1, tokens.dim))
+        patches = tokens.patches + self._find_rows(tokens)
         return dataclasses.replace(tokens, class_token=class_token, registers=registers, patches=patches)
+
+    def _find_rows(self, tokens: Tokens) -> Float[Array, "patches dim"]:
+        if tokens.own_grid is not None:
+            size = compute_size(read_grid(tokens), self.keep_aspect)
+            return resample_at(self.patches, tokens.coordinates, size, self.resize)
+        check_grid(tokens.grid, self.patches.shape[:2])
+        return tokens.at_places(self.patches.reshape(-1, tokens.dim))
 
     def rotation(self, tokens: Tokens) -> Rotation | None:
         return None
@@ -107,7 +119,8 @@ class LearnedPosition(AbstractPosition):
 
         The position embedding with its table resampled by its rule. Class token and registers keep their rows.
         """
-        return eqx.tree_at(_get_patches, self, resample(self.patches, grid, self.resize))
+        size = compute_size(grid, self.keep_aspect)
+        return eqx.tree_at(_get_patches, self, resample(self.patches, size, self.resize)[: grid[0], : grid[1]])
 
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "LearnedPosition":
         """**Arguments:**

@@ -11,7 +11,7 @@ from .._check import check_above_zero
 from .._tokens import Tokens
 from ..nn import Rotation
 from ._base import AbstractPosition
-from ._grid import grid_coordinates
+from ._grid import read_grid
 
 
 @final
@@ -63,14 +63,14 @@ class RotaryPosition(AbstractPosition):
     def rotation(self, tokens: Tokens) -> Rotation | None:
         exponents = jnp.arange(self.head_dim // 4, dtype=jnp.float32) / (self.head_dim // 4)
         frequencies = self.base**-exponents
-        rows, cols = grid_coordinates(tokens.grid)
+        rows, cols = (index.astype(jnp.float32) for index in tokens.coordinates)
         if self.rule == "dinov3":
             frequencies = 2 * math.pi * frequencies
-            first, second = (2 * (c + 0.5) / n - 1 for c, n in zip((rows, cols), tokens.grid, strict=True))
+            first, second = (2 * (c + 0.5) / n - 1 for c, n in zip((rows, cols), read_grid(tokens), strict=True))
         else:
             first, second = cols, rows
         angles = jnp.concatenate([jnp.outer(first, frequencies), jnp.outer(second, frequencies)], axis=1)
-        return Rotation(tokens.at_places(angles), num_prefix=tokens.num_prefix, interleaved=self.rule == "axial")
+        return Rotation(angles, num_prefix=tokens.num_prefix, interleaved=self.rule == "axial")
 
     def resized(self, grid: tuple[int, int]) -> "RotaryPosition":
         return self

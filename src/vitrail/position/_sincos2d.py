@@ -73,16 +73,21 @@ class SinCos2DPosition(AbstractPosition):
 
         What is added to the patch tokens.
         """
+        return self._compute(*grid_coordinates(grid), dim)
+
+    def _compute(
+        self, rows: Float[Array, " patches"], cols: Float[Array, " patches"], dim: int
+    ) -> Float[Array, "patches dim"]:
         quarter = dim // 4
         exponents = jnp.arange(quarter, dtype=jnp.float32) / (quarter - (self.rule == "big_vision"))
         frequencies = self.temperature**-exponents
-        rows, cols = grid_coordinates(grid)
         first, second = (rows, cols) if self.rule == "moco_v3" else (cols, rows)
         a, b = jnp.outer(first, frequencies), jnp.outer(second, frequencies)
         return jnp.concatenate([jnp.sin(a), jnp.cos(a), jnp.sin(b), jnp.cos(b)], axis=1)
 
     def __call__(self, tokens: Tokens) -> Tokens:
-        table = tokens.at_places(self.compute_table(tokens.grid, tokens.dim)).astype(tokens.patches.dtype)
+        rows, cols = (index.astype(jnp.float32) for index in tokens.coordinates)
+        table = self._compute(rows, cols, tokens.dim).astype(tokens.patches.dtype)
         return dataclasses.replace(tokens, patches=tokens.patches + table)
 
     def rotation(self, tokens: Tokens) -> Rotation | None:

@@ -1,14 +1,16 @@
 """Attention maps."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from .._patched import PatchedImage
 from ..model import ViT
 
 
 def compute_attention_heads(
-    model: ViT, image: Shaped[Array | np.ndarray, "..."], *, layer: int = -1
+    model: ViT, image: Shaped[Array | np.ndarray, "..."] | PatchedImage, *, layer: int = -1
 ) -> Float[Array, "heads rows cols"]:
     """Shows how much the tokens that the pool reads take from each patch in one block, head by head.
 
@@ -23,7 +25,8 @@ def compute_attention_heads(
     **Arguments:**
 
     - `model`: a ViT.
-    - `image`: one image, `Float[Array, "height width channels"]`.
+    - `image`: one image, `Float[Array, "height width channels"]`, or a `PatchedImage`, which has its own rows and
+        columns, so that it cannot be traced.
     - `layer`: the block, counted from zero, or from the end if negative.
 
     **Returns:**
@@ -32,14 +35,28 @@ def compute_attention_heads(
 
     **Raises:** `IndexError` if there is no such block; what calling the model raises.
     """
-    backbone = model.backbone
-    weights = backbone.activations(image, at=("attention_weights",), layers=[layer])["attention_weights"][0]
-    queries = weights[:, :1] if model.readout.pool.needs_class_token else weights[:, backbone.num_prefix :]
-    patches = jnp.mean(queries[..., backbone.num_prefix :], axis=1)
-    return patches.reshape(-1, *backbone.grid)
+    weights = _weigh_patches(model, image, layer)
+    if not isinstance(image, PatchedImage):
+        return weights.reshape(-1, *model.backbone.grid)
+    rows, cols = np.asarray(image.grid).tolist()
+    return weights[:, : rows * cols].reshape(-1, rows, cols)
 
 
-def compute_attention_map(model: ViT, image: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "rows cols"]:
+@eqx.filter_jit
+def _weigh_patches(
+    model: ViT, image: Shaped[Array | np.ndarray, "..."] | PatchedImage, layer: int
+) -> Float[Array, "heads patches"]:
+    prefix = model.backbone.num_prefix
+    weights = model.backbone.activations(image, at=("attention_weights",), layers=[layer])["attention_weights"][0]
+    if model.readout.pool.needs_class_token:
+        return weights[:, 0, prefix:]
+    counts = image.mask if isinstance(image, PatchedImage) else None
+    return jnp.mean(weights[:, prefix:, prefix:], axis=1, where=None if counts is None else counts[:, None])
+
+
+def compute_attention_map(
+    model: ViT, image: Shaped[Array | np.ndarray, "..."] | PatchedImage
+) -> Float[Array, "rows cols"]:
     """Shows how much the tokens that the pool reads take from each patch in the last block.
 
     It is the mean over the heads of `compute_attention_heads`.
@@ -47,7 +64,8 @@ def compute_attention_map(model: ViT, image: Shaped[Array | np.ndarray, "..."]) 
     **Arguments:**
 
     - `model`: a ViT.
-    - `image`: one image, `Float[Array, "height width channels"]`.
+    - `image`: one image, `Float[Array, "height width channels"]`. Or a `PatchedImage`, outside `jax.jit`, because the
+        shape of the map depends on its grid.
 
     **Returns:**
 

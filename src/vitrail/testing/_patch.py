@@ -38,7 +38,6 @@ def check_patch_embed(
     dim: int = 24,
     patch_size: tuple[int, int] = (4, 4),
     channels: int = 3,
-    reads_neighbours: bool = False,
 ) -> None:
     """Checks the whole contract of a patch embedding.
 
@@ -48,13 +47,11 @@ def check_patch_embed(
     - `dim`: the width of a token.
     - `patch_size`: height and width of a patch in pixels.
     - `channels`: the number of channels of an image.
-    - `reads_neighbours`: whether a token may depend on pixels around its patch, as in `conv_stem`, whose convolutions
-        overlap. Otherwise that is a breach.
 
     **Raises:** `ContractError` with a line for each breach; `UnknownPartError`, `OptionError` or `TypeError` if this is
     not a factory of a patch embedding.
     """
-    check_contract(_make_subject(patch, dim, patch_size, channels), _list_checks(reads_neighbours))
+    check_contract(_make_subject(patch, dim, patch_size, channels), PATCH_CHECKS)
 
 
 def patch_embed_checks(
@@ -63,7 +60,6 @@ def patch_embed_checks(
     dim: int = 24,
     patch_size: tuple[int, int] = (4, 4),
     channels: int = 3,
-    reads_neighbours: bool = False,
 ) -> Callable[..., None]:
     """Makes a test for pytest of what `check_patch_embed` checks, with a case for each check.
 
@@ -75,7 +71,7 @@ def patch_embed_checks(
 
     **Raises:** `MissingExtraError` if pytest is not installed.
     """
-    return make_test(lambda: _make_subject(patch, dim, patch_size, channels), _list_checks(reads_neighbours))
+    return make_test(lambda: _make_subject(patch, dim, patch_size, channels), PATCH_CHECKS)
 
 
 def _make_subject(
@@ -100,11 +96,6 @@ def _make_subject(
         },
         of_width=lambda other: _make_subject(patch, other, patch_size, channels),
     )
-
-
-def _list_checks(reads_neighbours: bool) -> tuple[Check, ...]:
-    alone = () if reads_neighbours else (a_patch_reads_no_other_pixels,)
-    return (*COMMON, *PATCH_CHECKS, *alone)
 
 
 def returns_a_grid_of_tokens(subject: Subject) -> Iterator[str]:
@@ -155,13 +146,15 @@ def a_patch_reads_its_own_pixels(subject: Subject) -> Iterator[str]:
 
 
 def a_patch_reads_no_other_pixels(subject: Subject) -> Iterator[str]:
-    """No pixel of another patch changes a token."""
+    """No pixel of another patch changes a token, unless the part declares `reads_neighbours`."""
+    if subject.outline.reads_neighbours:
+        return
     for grid in (GRID, _LARGE):
         _, others, _ = _find_pixels(subject, grid)
         if np.any(others):
             yield (
                 f"a token must not depend on pixels of other patches, which fails on a grid of {grid}: check the order "
-                "of rows and columns, or pass reads_neighbours=True if this is intended"
+                "of rows and columns, or declare reads_neighbours = True in the class if this is intended"
             )
             return
 
@@ -260,10 +253,12 @@ def _resize(part: Any, patch_size: tuple[int, int]) -> Any:
 
 
 PATCH_CHECKS: Final[tuple[Check, ...]] = (
+    *COMMON,
     returns_a_grid_of_tokens,
     holds_for_another_width,
     refuses_a_partial_patch,
     a_patch_reads_its_own_pixels,
+    a_patch_reads_no_other_pixels,
     holds_for_other_patches,
     fits_larger_patches_when_resized,
     keeps_what_was_learned_when_resized,

@@ -27,7 +27,7 @@ from ._dense import (
     write_readout,
     write_unread,
 )
-from ._dinov2 import HF_DINOV2, META_DINOV2
+from ._dinov2 import HF_DINOV2, META_DINOV2_IMAGE
 from ._dpt import READOUT, UNREAD, check_index, read_layers, select_backbone, write_backbone
 from ._hugging_face import check_model_type
 from ._layout import Export, Layout, Library, Settings
@@ -174,14 +174,14 @@ HF_DEPTH_ANYTHING: Final = Layout(
 )
 _AUTHORS: Final = Library(name="Depth Anything")
 _AUTHORS_IMAGE: Final = dataclasses.replace(
-    META_DINOV2,
+    META_DINOV2_IMAGE,
     name="depth_anything",
     title="the DINOv2 of Depth Anything",
     library=_AUTHORS,
-    signature=(*META_DINOV2.signature, "depth_head.scratch.layer1_rn.weight"),
+    signature=(*META_DINOV2_IMAGE.signature, "depth_head.scratch.layer1_rn.weight"),
     prefixes=("pretrained.",),
     preprocess={"": _KEPT},
-    ignored=(*META_DINOV2.ignored, (r"depth_head\..*", "the readout of the whole model")),
+    ignored=(*META_DINOV2_IMAGE.ignored, (r"depth_head\..*", "the readout of the whole model")),
 )
 DEPTH_ANYTHING: Final = Layout(
     name="depth_anything",

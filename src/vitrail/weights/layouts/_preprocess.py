@@ -43,7 +43,7 @@ def read_timm_preprocess(checkpoint: Checkpoint, channels: int, known: Preproces
         return None
     fit = _CROP_MODES[mode]
     mean, std, crop = settings.get("mean"), settings.get("std"), settings.get("crop_pct") or 1.0
-    return _make_preprocess(checkpoint.path, channels, fit, interpolation, mean, std, crop)
+    return _make_preprocess(checkpoint.path, channels, fit, interpolation, mean, std, crop=crop)
 
 
 def read_open_clip_preprocess(checkpoint: Checkpoint, channels: int, known: Preprocess | None) -> Preprocess | None:
@@ -56,7 +56,7 @@ def read_open_clip_preprocess(checkpoint: Checkpoint, channels: int, known: Prep
     if fit is None or interpolation not in ("bicubic", "bilinear"):
         return None
     mean, std = settings.get("mean", CLIP[0]), settings.get("std", CLIP[1])
-    return _make_preprocess(checkpoint.path, channels, fit, interpolation, mean, std, 1.0)
+    return _make_preprocess(checkpoint.path, channels, fit, interpolation, mean, std)
 
 
 def read_hugging_face_preprocess(checkpoint: Checkpoint, channels: int, known: Preprocess | None) -> Preprocess | None:
@@ -74,7 +74,8 @@ def write_timm_preprocess(config: ViTConfig) -> Settings:
     preprocess = config.preprocess
     if preprocess is None or preprocess.fit in ("pad", "keep"):
         return given
-    mode = next(mode for mode, fit in _CROP_MODES.items() if fit == preprocess.fit)
+    # Of images of native aspect timm's settings say nothing but what is the same for all images.
+    mode = next((mode for mode, fit in _CROP_MODES.items() if fit == preprocess.fit), "center")
     said = {"interpolation": preprocess.interpolation, "crop_pct": preprocess.crop, "crop_mode": mode}
     return {**given, **said, "mean": list(preprocess.mean), "std": list(preprocess.std)}
 
@@ -84,6 +85,20 @@ def write_hugging_face_preprocess(config: ViTConfig) -> Settings:
     preprocess, (height, width) = config.preprocess, config.image_size
     if preprocess is None:
         return {}
+    resample = next(number for number, name in _PILLOW.items() if name == preprocess.interpolation)
+    common = {
+        "do_convert_rgb": config.channels == 3,
+        "do_resize": True,
+        "resample": resample,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }
+    if preprocess.patch_size is not None:
+        patches = {"patch_size": preprocess.patch_size[0], "max_num_patches": preprocess.max_patches}
+        return {"image_processor_type": "Siglip2ImageProcessor", **common, **patches}
     down, across = preprocess.compute_scaled_size(config.image_size)
     cropped = (down, across) != (height, width)
     both = {"height": height, "width": width}
@@ -99,22 +114,17 @@ def write_hugging_face_preprocess(config: ViTConfig) -> Settings:
     }.get(preprocess.fit, {"do_center_crop": cropped or preprocess.fit == "cover", "crop_size": both})
     return {
         "image_processor_type": kind,
-        "do_convert_rgb": config.channels == 3,
-        "do_resize": True,
+        **common,
         "size": size,
-        "resample": next(number for number, name in _PILLOW.items() if name == preprocess.interpolation),
         **more,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocess.mean),
-        "image_std": list(preprocess.std),
     }
 
 
 def find_preprocess_obstacle(config: ViTConfig) -> str:
     """What neither timm nor Hugging Face can say of how images are prepared, in words; empty if nothing."""
     height, width = config.image_size
+    if config.preprocess is not None and config.preprocess.fit == "native":
+        return "all images have one size there, got preprocess.fit='native'"
     if config.preprocess is None or height == width or config.preprocess.fit in ("squash", "keep"):
         return ""
     return f"images that are not square are squashed there, got preprocess.fit={config.preprocess.fit!r}"
@@ -157,24 +167,29 @@ def _read_processor(path: Path, settings: Settings, channels: int) -> Preprocess
     size, crop_size = settings.get("size"), settings.get("crop_size")
     if isinstance(size, int):  # old files leave it to the class of the processor which side this is
         size = {"shortest_edge": size} if settings.get("do_center_crop") else {"height": size, "width": size}
-    if not isinstance(size, dict) or any(settings.get(f"do_{step}") is False for step in _STEPS):
+    native = "max_num_patches" in settings
+    if not (native or isinstance(size, dict)) or any(settings.get(f"do_{step}") is False for step in _STEPS):
         return None
     if abs(_read_number(path, settings.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
         return None
+    interpolation = next((name for n, name in _PILLOW.items() if n == settings.get("resample", 2)), None)
+    mean, std = settings.get("image_mean"), settings.get("image_std")
+    if native:
+        patch, most = (_read_whole(path, settings.get(name, 16)) for name in ("patch_size", "max_num_patches"))
+        options = {"patch_size": (patch, patch), "max_patches": most}
+        return _make_preprocess(path, channels, "native", interpolation, mean, std, **options)
     sides = cast("dict[str, Any]", size)
     fit = "cover" if "shortest_edge" in sides else "pad" if "longest_edge" in sides else "squash"
     scaled = sides.get("shortest_edge") or sides.get("longest_edge") or sides.get("height")
     cropped = cast("dict[str, Any]", crop_size).get("height") if isinstance(crop_size, dict) else crop_size
     both = settings.get("do_center_crop") and cropped and scaled
     crop = _read_number(path, cropped) / _read_number(path, scaled) if both else 1.0
-    interpolation = next((name for n, name in _PILLOW.items() if n == settings.get("resample", 2)), None)
-    mean, std = settings.get("image_mean"), settings.get("image_std")
-    multiple = 1
+    options: dict[str, Any] = {}
     if settings.get("keep_aspect_ratio"):  # only DPT's processor has it
-        fit, multiple = "keep", settings.get("ensure_multiple_of") or 1
+        fit, options = "keep", {"multiple": settings.get("ensure_multiple_of") or 1}
         if settings.get("do_pad") or len({sides.get("height"), sides.get("width")}) != 1:
             return None
-    return _make_preprocess(path, channels, fit, interpolation, mean, std, crop, multiple)
+    return _make_preprocess(path, channels, fit, interpolation, mean, std, crop=crop, **options)
 
 
 def _make_preprocess(
@@ -184,14 +199,15 @@ def _make_preprocess(
     interpolation: Any,
     mean: object,
     std: object,
-    crop: object,
-    multiple: int = 1,
+    *,
+    crop: object = 1.0,
+    **options: Any,
 ) -> Preprocess | None:
     numbers = [_match_numbers(_read_numbers(path, given), channels) for given in (mean, std)]
     if interpolation is None or None in numbers:
         return None
     try:
-        return Preprocess(fit, interpolation, *cast(Any, numbers), crop=_read_number(path, crop), multiple=multiple)
+        return Preprocess(fit, interpolation, *cast(Any, numbers), crop=_read_number(path, crop), **options)
     except ValueError as error:
         raise CheckpointError(f"the preprocessing beside {path} is not possible: {error}") from error
 
@@ -207,3 +223,10 @@ def _read_number(path: Path, given: object) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise CheckpointError(f"the preprocessing beside {path} must have numbers, got {given!r}")
     return float(given)
+
+
+def _read_whole(path: Path, given: object) -> int:
+    number = _read_number(path, given)
+    if number != int(number):
+        raise CheckpointError(f"the preprocessing beside {path} must have a whole number of patches, got {given!r}")
+    return int(number)

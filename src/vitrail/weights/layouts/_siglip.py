@@ -3,6 +3,7 @@
 Source: transformers 5.23.0: the modules `siglip` and `siglip2`.
 """
 
+import dataclasses
 from typing import Final
 
 from ...encoder import EncoderOptions, EncoderSize
@@ -21,6 +22,8 @@ _KERNEL: Final = "embeddings.patch_embedding.weight"
 _POSITIONS: Final = "embeddings.position_embedding.weight"
 _NATIVE_ASPECT: Final = use_learned("bilinear_antialias")
 """The positions of SigLIP 2 of native aspect, which has another rule for other sizes."""
+_NATIVE_PREPROCESS: Final = Preprocess("native", "bilinear", *HALF, patch_size=(16, 16), max_patches=256)
+"""What `Siglip2ImageProcessor` does if nothing else is said."""
 
 
 def _read_config(checkpoint: Checkpoint) -> ViTConfig:
@@ -54,8 +57,14 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         head="none" if num_classes is None else "linear",
         class_token=False,
         encoder=EncoderOptions(activation=activation, norm_eps=eps),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=_find_preprocess(checkpoint, channels, patch),
     )
+
+
+def _find_preprocess(checkpoint: Checkpoint, channels: int, patch: tuple[int, int]) -> Preprocess | None:
+    """How images are prepared; with the patches of the weights, if they keep their own aspect."""
+    found = checkpoint.find_preprocess(channels)
+    return found if found is None or found.fit != "native" else dataclasses.replace(found, patch_size=patch)
 
 
 def _get_flat_kernel(checkpoint: Checkpoint) -> Kernel:
@@ -119,9 +128,11 @@ def _write_config(config: ViTConfig) -> Settings:
 
 
 def _find_obstacle(config: ViTConfig) -> str:
-    if config.position == _NATIVE_ASPECT and config.preprocess is not None:
-        return "its images keep their own aspect, so preprocess must be None there: use vitrail.replace"
-    return find_square_obstacle(config)
+    if config.position != _NATIVE_ASPECT:
+        return find_square_obstacle(config)
+    if config.preprocess is not None and config.preprocess.fit != "native":
+        return f"images keep their own aspect there, got preprocess.fit={config.preprocess.fit!r}"
+    return find_square_obstacle(dataclasses.replace(config, preprocess=None))
 
 
 HF_SIGLIP: Final = Layout(
@@ -134,7 +145,10 @@ HF_SIGLIP: Final = Layout(
     prefixes=("vision_model.", "model.vision_model."),
     model_types=("siglip_vision_model", "siglip", "siglip2_vision_model", "siglip2"),
     usual={"layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh", "patch_size": 16},
-    preprocess=dict.fromkeys(("siglip", "siglip_vision_model"), Preprocess("squash", "bicubic", *HALF)),
+    preprocess={
+        **dict.fromkeys(("siglip", "siglip_vision_model"), Preprocess("squash", "bicubic", *HALF)),
+        **dict.fromkeys(("siglip2", "siglip2_vision_model"), _NATIVE_PREPROCESS),
+    },
     ignored=(*TEXT_TOWER, (r"head\..*", "the attention pooling, which the classifier does not read")),
     export=Export(
         find_misreading,

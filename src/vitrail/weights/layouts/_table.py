@@ -22,6 +22,7 @@ from ._segment_anything import HF_SAM, META_SAM
 from ._settings import Beside, find_nothing
 from ._siglip import HF_SIGLIP
 from ._timm_eva import TIMM_EVA
+from ._timm_naflex import TIMM_NAFLEX
 from ._timm_vit import TIMM_VIT
 from ._torchvision import TORCHVISION
 
@@ -31,6 +32,7 @@ LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
         for layout in (
             TIMM_VIT,
             TIMM_EVA,
+            TIMM_NAFLEX,
             HF_MAE,
             HF_MAE_5,
             HF_DINOV2,
@@ -62,6 +64,7 @@ WritableLayout = Literal[
     "vitrail",
     "timm",
     "timm_eva",
+    "timm_naflex",
     "timm_sam",
     "hf_vit",
     "hf_dinov2",

@@ -43,9 +43,10 @@ def read_architecture(checkpoint: Checkpoint) -> str:
     return name
 
 
-def read_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+def read_arguments(checkpoint: Checkpoint, more: str = "") -> dict[str, Any]:
+    """The arguments of the settings, which are all known: to every layout, or by the pattern `more` to this one."""
     arguments: dict[str, Any] = dict(checkpoint.settings.get("model_args") or {})
-    if unknown := [name for name in arguments if not _KNOWN_ARGUMENTS.fullmatch(name)]:
+    if unknown := [name for name in arguments if not (_KNOWN_ARGUMENTS.fullmatch(name) or re.fullmatch(more, name))]:
         raise CheckpointError(
             f"the settings beside {checkpoint.path} have the model_args {unknown[0]!r}, which vitrail does not know: "
             "pass config= with a ViTConfig"
@@ -81,10 +82,12 @@ def read_image_size(checkpoint: Checkpoint, arguments: dict[str, Any]) -> Any:
     return arguments.get("img_size") or (input_size[1:] if input_size else None)
 
 
-def write_timm_config(config: ViTConfig, architecture: str, arguments: Settings, *, twice: bool = False) -> Settings:
+def write_timm_config(
+    config: ViTConfig, architecture: str, arguments: Settings, *, twice: bool = False, kernel: str = KERNEL
+) -> Settings:
     """Makes timm's `config.json` of an architecture, whose size and `arguments` replace its own.
 
-    `twice` is for an MLP whose gate counts as part of its width.
+    `twice` is for an MLP whose gate counts as part of its width, `kernel` the weight of the patch embedding.
     """
     size = config.size
     common = {
@@ -94,7 +97,7 @@ def write_timm_config(config: ViTConfig, architecture: str, arguments: Settings,
         "embed_dim": size.dim,
         "depth": size.depth,
         "num_heads": size.num_heads,
-        "mlp_ratio": _compute_mlp_ratio(size.dim, 2 * size.mlp_dim if twice else size.mlp_dim),
+        "mlp_ratio": compute_mlp_ratio(size.dim, 2 * size.mlp_dim if twice else size.mlp_dim),
     }
     num_classes = {"num_classes": config.num_classes or 0}
     return {
@@ -107,7 +110,7 @@ def write_timm_config(config: ViTConfig, architecture: str, arguments: Settings,
             **num_classes,
             **write_timm_preprocess(config),
             "fixed_input_size": True,
-            "first_conv": "patch_embed.proj",
+            "first_conv": kernel.removesuffix(".weight"),
             "classifier": ["head", "head_dist"] if config.head == "distilled" else "head",
         },
     }
@@ -120,7 +123,7 @@ def write_pool(config: ViTConfig) -> Settings:
     return {"global_pool": _POOL_NAMES.get(pool, pool)}
 
 
-def _compute_mlp_ratio(dim: int, mlp_dim: int) -> float:
+def compute_mlp_ratio(dim: int, mlp_dim: int) -> float:
     """The ratio from which timm computes the width of the MLP: it cuts off what follows the point."""
     ratio = mlp_dim / dim
     return ratio if int(dim * ratio) == mlp_dim else math.nextafter(ratio, math.inf)

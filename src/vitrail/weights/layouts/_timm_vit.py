@@ -32,7 +32,9 @@ from ._timm import (
 )
 from ._vit import find_misreading, list_shapes, use_attention_pool, use_learned
 
-_TANH: Final = re.compile(r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip.*|vit_large_patch16_siglip.*_512")
+_TANH: Final = re.compile(
+    r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip.*|vit_large_patch16_siglip.*_512|naflexvit_.*_siglip"
+)
 _ACTIVATIONS: Final[Mapping[str, ActivationName]] = MappingProxyType(
     {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "relu": "relu", "silu": "silu"}
 )
@@ -52,7 +54,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     registers = checkpoint.get_shape(extra, 3)[1] if extra in checkpoint else 0
     covers, image_size = _read_positions(checkpoint, arguments, patch, int(class_token) + registers)
     num_heads = read_heads(checkpoint, arguments, name, dim, gated=gated)
-    activation = _read_activation(checkpoint, arguments, name)
+    activation = read_activation(checkpoint, arguments, name)
     eps = 1e-5 if pre_norm else 1e-6
     num_classes, distilled = checkpoint.count_classes("head.weight"), "head_dist.weight" in checkpoint
     return ViTConfig(
@@ -69,7 +71,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         classes=checkpoint.find_classes(num_classes),
         patch="conv" if "patch_embed.proj.bias" in checkpoint else PartSpec("conv", (("bias", False),)),
         position=use_learned("torch_bicubic_antialias", covers_prefix=covers),
-        pool=_choose_pool(checkpoint, arguments, activation, eps, num_heads),
+        pool=choose_pool(checkpoint, arguments, activation, eps, num_heads),
         head="none" if num_classes is None else "distilled" if distilled else "linear",
         norm_order="pool_norm" if "fc_norm.weight" in checkpoint else "norm_pool",
         class_token=class_token,
@@ -86,7 +88,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     )
 
 
-def _read_activation(checkpoint: Checkpoint, arguments: dict[str, Any], name: str) -> ActivationName:
+def read_activation(checkpoint: Checkpoint, arguments: dict[str, Any], name: str) -> ActivationName:
     """The activation of the arguments, or else of the architecture."""
     given = arguments.get("act_layer")
     if given is None:
@@ -114,7 +116,7 @@ def _check_plain(checkpoint: Checkpoint) -> None:
     checkpoint.assumed["architecture"] = "a plain ViT's"
 
 
-def _choose_pool(
+def choose_pool(
     checkpoint: Checkpoint, arguments: dict[str, Any], activation: str, eps: float, num_heads: int
 ) -> str | PartSpec:
     has_pool = "attn_pool.latent" in checkpoint
