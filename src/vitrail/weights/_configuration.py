@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from .._check import join_names
 from ..model import ViT, ViTConfig
 from ..nn import Dropout, Execution, is_shape, name_leaf
-from ..systems import MAEConfig
+from ..systems import ImageTextConfig, MAEConfig
 from .formats import NumpyArray
 
 
@@ -74,6 +74,7 @@ class System(Configured, Protocol):
 KINDS: Final[Mapping[str, type[Configuration]]] = MappingProxyType(
     {
         "vit": ViTConfig,
+        "image_text": ImageTextConfig,
         "mae": MAEConfig,
     }
 )

@@ -3,6 +3,7 @@
 Source: openai/CLIP `clip/model.py`; open_clip 3.3.0 `transformer.py`; transformers 5.23.0, the module `clip`.
 """
 
+from types import MappingProxyType
 from typing import Final
 
 from ..._spec import PartSpec
@@ -16,6 +17,8 @@ from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower, wri
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, OPEN_CLIP
 from ._preprocess import CLIP, Preprocess, write_hugging_face_preprocess
+from ._text import map_joint
+from ._timm import OPEN_CLIP_TEXT
 from ._vit import find_misreading, find_square_obstacle, has_projection, use_learned
 
 _NO_BIAS: Final = (("bias", False),)
@@ -30,6 +33,7 @@ def _read_config(
     norm1: str,
     hidden: str,
     heads: str,
+    usual_heads: int | None = None,
     num_classes: int | None,
     position: PartSpec,
     activation: ActivationName,
@@ -45,7 +49,7 @@ def _read_config(
         size=EncoderSize(
             dim=dim,
             depth=checkpoint.count_blocks(f"{block}{norm1}.weight"),
-            num_heads=checkpoint.get_heads(dim, setting=heads),
+            num_heads=checkpoint.get_heads(dim, setting=heads, usual=usual_heads),
             mlp_dim=checkpoint.get_shape(f"{block.format(i=0)}{hidden}.weight", 2)[0],
         ),
         num_classes=num_classes,
@@ -97,17 +101,12 @@ def _read_openai_activation(checkpoint: Checkpoint) -> ActivationName:
 
 
 def _map_openai(config: ViTConfig) -> tuple[Rule, ...]:
-    # PyTorch's attention joins the names of its joint weight and bias with an underscore.
-    qkv = [
-        map_names(f"{_BLOCK}attn.in_proj_{part}", f"backbone.encoder.stack.attention.qkv.{part}")
-        for part in ("weight", "bias")
-    ]
     return (
         map_names("visual.conv1.weight", "backbone.patch.weight"),
         map_names("visual.class_embedding", "backbone.class_token"),
         map_names("visual.positional_embedding", POSITION_ROWS, "n d -> n d"),
         map_names("visual.ln_pre.*", "backbone.encoder.pre_norm.*"),
-        *qkv,
+        *map_joint(_BLOCK, "backbone.encoder.stack."),
         *map_block(
             _BLOCK,
             norm1="ln_1",
@@ -122,7 +121,9 @@ def _map_openai(config: ViTConfig) -> tuple[Rule, ...]:
     )
 
 
-OPENAI_CLIP: Final = Layout(
+NUMBERS: Final = (r"input_resolution|context_length|vocab_size", "numbers that the shapes say, too")
+"""What OpenAI's files have beside their tensors."""
+OPENAI_CLIP_IMAGE: Final = Layout(
     name="openai_clip",
     title="OpenAI's CLIP and open_clip",
     library=OPEN_CLIP,
@@ -136,10 +137,8 @@ OPENAI_CLIP: Final = Layout(
     ),
     preprocess={"": Preprocess("cover", "bicubic", *CLIP)},
     ignored=(
-        (r"transformer\..*|token_embedding\..*|ln_final\..*|text_projection|positional_embedding", "the text tower"),
-        (r"text\..*", "the text tower"),
-        (r"logit_(scale|bias)", "part of the contrastive loss"),
-        (r"input_resolution|context_length|vocab_size", "numbers that the shapes say, too"),
+        *OPEN_CLIP_TEXT,
+        NUMBERS,
     ),
     embeds=has_projection,
 )
@@ -148,11 +147,15 @@ OPENAI_CLIP: Final = Layout(
 # --- Hugging Face -------------------------------------------------------------------------------------------------
 
 _LAYER: Final = "encoder.layers.{i}."
-_MODEL_TYPES: Final = ("clip_vision_model", "clip")
+_MODEL_TYPES: Final = ("clip_vision_model", "clip", "metaclip_2_vision_model", "metaclip_2")
+USUAL_VISION: Final[Settings] = MappingProxyType(
+    {"layer_norm_eps": 1e-5, "hidden_act": "quick_gelu", "num_attention_heads": 12}
+)
+"""What transformers assumes where the settings of CLIP's vision tower do not say it."""
 
 
-def _read_config_hugging_face(checkpoint: Checkpoint) -> ViTConfig:
-    checkpoint = select_vision_tower(checkpoint)
+def _read_config_hugging_face(whole: Checkpoint) -> ViTConfig:
+    checkpoint = select_vision_tower(whole, USUAL_VISION)
     return _read_config(
         checkpoint,
         kernel="embeddings.patch_embedding.weight",
@@ -161,6 +164,7 @@ def _read_config_hugging_face(checkpoint: Checkpoint) -> ViTConfig:
         norm1="layer_norm1",
         hidden="mlp.fc1",
         heads="num_attention_heads",
+        usual_heads=12 if "vision_config" in whole.settings else None,
         num_classes=checkpoint.count_classes("visual_projection.weight"),
         position=use_learned("torch_bicubic"),
         activation=read_activation(checkpoint),
@@ -195,7 +199,7 @@ def _write_config(config: ViTConfig) -> Settings:
     return write_config(config, "clip_vision_model", "CLIPVisionModel")
 
 
-HF_CLIP: Final = Layout(
+HF_CLIP_IMAGE: Final = Layout(
     name="hf_clip",
     title="Hugging Face's CLIP",
     library=HUGGING_FACE,

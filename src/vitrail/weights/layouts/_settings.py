@@ -103,9 +103,10 @@ def find_settings(path: Path, beside: Beside) -> Settings:
 
 
 def read_settings_file(path: Path) -> Settings:
-    """Reads a JSON object of settings."""
+    """Reads a JSON object of settings, those of open_clip too."""
     with OpenedFile(path) as file:
-        return _parse_settings(file)
+        settings = _parse_settings(file)
+    return _read_open_clip_settings(path, settings) if "model_cfg" in settings else settings
 
 
 def _parse_settings(file: OpenedFile) -> Settings:
@@ -128,13 +129,18 @@ def _read_open_clip_settings(path: Path, whole: Settings) -> Settings:
                 "a ViTConfig"
             )
     size = vision.get("image_size")
-    common: dict[str, Any] = {"image_size": size, "preprocess_cfg": whole.get("preprocess_cfg") or {}}
+    common: dict[str, Any] = {
+        "image_size": size,
+        "preprocess_cfg": whole.get("preprocess_cfg") or {},
+        "hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu",
+        "text_cfg": _to_object(model.get("text_cfg")),
+    }
     if "timm_model_name" in vision:
         pool = vision.get("timm_pool", "avg")
         named = {"architecture": vision["timm_model_name"], "global_pool": pool, "model_args": {"img_size": size}}
         return common | named
     heads = vision["width"] // vision.get("head_width", 64)
-    return common | {"hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu", "num_heads": heads}
+    return common | {"num_heads": heads}
 
 
 def _to_object(given: object) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     flat = len(checkpoint.tensors[_KERNEL].shape) == 2
     dim, channels, patch = _get_flat_kernel(checkpoint) if flat else checkpoint.get_kernel(_KERNEL)
     image_size = checkpoint.find_image_size(positions, patch, None if flat else checkpoint.settings.get("image_size"))
-    num_heads = checkpoint.get_heads(dim, setting="num_attention_heads")
+    usual_heads = 12 if "vision_config" in whole.settings else None
+    num_heads = checkpoint.get_heads(dim, setting="num_attention_heads", usual=usual_heads)
     has_pool = "head.probe" in checkpoint and num_classes is None
     pool = use_attention_pool(activation=activation, mlp_dim=mlp_dim, norm_eps=eps, num_heads=num_heads)
     return ViTConfig(
@@ -124,7 +125,7 @@ def _find_obstacle(config: ViTConfig) -> str:
     return find_square_obstacle(config)
 
 
-HF_SIGLIP: Final = Layout(
+HF_SIGLIP_IMAGE: Final = Layout(
     name="hf_siglip",
     title="Hugging Face's SigLIP, and SigLIP 2",
     library=HUGGING_FACE,
