@@ -139,10 +139,14 @@ if _typing.TYPE_CHECKING:
     )
     from .lab import compare_pools as compare_pools
     from .systems import (
+        ImageText as ImageText,
+        ImageTextConfig as ImageTextConfig,
         MAEConfig as MAEConfig,
         MAEDecoder as MAEDecoder,
         MaskedAutoencoder as MaskedAutoencoder,
         Reconstruction as Reconstruction,
+        TextConfig as TextConfig,
+        TextTower as TextTower,
     )
     from .weights import (
         CheckpointError as CheckpointError,
@@ -158,10 +162,14 @@ else:
     # Imported when they are asked for: together they take longer to import than all the rest.
     _LATER = {
         "compare_pools": "lab",
+        "ImageText": "systems",
+        "ImageTextConfig": "systems",
         "MAEConfig": "systems",
         "MAEDecoder": "systems",
         "MaskedAutoencoder": "systems",
         "Reconstruction": "systems",
+        "TextConfig": "systems",
+        "TextTower": "systems",
         "CheckpointError": "weights",
         "ModelCard": "weights",
         "WritableLayout": "weights",

@@ -209,7 +209,9 @@ class ImageText(eqx.Module):
         """
         return dataclasses.replace(self, image=self.image.with_dropout(dropout))
 
-    def resized(self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None) -> "ImageText":
+    def resized(
+        self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None
+    ) -> "ImageText":
         """**Arguments:** those of [`ViT.resized`][vitrail.ViT.resized].
 
         **Returns:**

@@ -179,7 +179,7 @@ class TextTower(eqx.Module):
             raise ValueError(
                 f"tokens must be 1 to {context} ids, the context of the text tower, got {len(tokens)}: cut the text"
             )
-        if not isinstance(tokens, Tracer) and not (0 <= tokens.min() and tokens.max() < vocabulary):
+        if not isinstance(tokens, Tracer) and not (tokens.min() >= 0 and tokens.max() < vocabulary):
             raise ValueError(
                 f"tokens must be ids in [0, {vocabulary}), the vocabulary of the text tower, got {tokens.min()} to "
                 f"{tokens.max()}: use the tokenizer that belongs to the model"

@@ -3,23 +3,29 @@
 Source: openai/CLIP `clip/model.py`; open_clip 3.3.0 `transformer.py`; transformers 5.23.0, the module `clip`.
 """
 
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
+from ..._check import join_names
 from ..._spec import PartSpec
 from ...encoder import EncoderOptions, EncoderSize
 from ...model import ViTConfig
-from ...nn import ActivationName
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
 from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower, write_config
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, OPEN_CLIP
+from ._open_clip import (
+    TEXT_TOWER as OPEN_CLIP_TEXT,
+    map_open_clip_block,
+    read_open_clip_encoder,
+    write_open_clip_encoder,
+)
 from ._preprocess import CLIP, Preprocess, write_hugging_face_preprocess
-from ._text import map_joint
-from ._timm import OPEN_CLIP_TEXT
-from ._vit import find_misreading, find_square_obstacle, has_projection, use_learned
+from ._timm import compute_mlp_ratio
+from ._vit import find_misreading, find_square_obstacle, has_projection, use_learned, write_sides
 
 _NO_BIAS: Final = (("bias", False),)
 
@@ -36,8 +42,9 @@ def _read_config(
     usual_heads: int | None = None,
     num_classes: int | None,
     position: PartSpec,
-    activation: ActivationName,
-    norm_eps: float,
+    encoder: EncoderOptions,
+    pool: str = "cls",
+    norm_order: Literal["norm_pool", "pool_norm"] = "norm_pool",
 ) -> ViTConfig:
     dim, channels, patch = checkpoint.get_kernel(kernel)
     rows = checkpoint.get_shape(positions, 2)[0]
@@ -55,10 +62,11 @@ def _read_config(
         num_classes=num_classes,
         patch=PartSpec("conv", _NO_BIAS),
         position=position,
-        pool="cls",
+        pool=pool,
         head="none" if num_classes is None else PartSpec("linear", _NO_BIAS),
+        norm_order=norm_order,
         class_token=True,
-        encoder=EncoderOptions(activation=activation, norm_eps=norm_eps, pre_norm=True),
+        encoder=encoder,
         preprocess=checkpoint.find_preprocess(channels),
     )
 
@@ -68,7 +76,21 @@ def _read_config(
 _BLOCK: Final = "visual.transformer.resblocks.{i}."
 
 
+_POOLS: Final[Mapping[str, str]] = MappingProxyType({"tok": "cls", "avg": "mean"})
+"""Our names of open_clip's pools."""
+
+
 def _read_config_openai(checkpoint: Checkpoint) -> ViTConfig:
+    pre_norm, given = "visual.ln_pre.weight" in checkpoint, checkpoint.settings.get("vision_cfg")
+    if not pre_norm and not given:
+        raise CheckpointError(
+            f"{checkpoint.path} has no 'visual.ln_pre.weight', and does not say how its image tower pools: put its "
+            "open_clip_config.json beside it, or pass config= with its 'vision_cfg'"
+        )
+    vision: Settings = given or {}
+    pool = vision.get("pool_type", "tok")
+    if pool not in _POOLS:
+        raise CheckpointError(f"{checkpoint.path} must have a 'pool_type' of {join_names(_POOLS)}, got {pool!r}")
     return _read_config(
         checkpoint,
         kernel="visual.conv1.weight",
@@ -79,25 +101,27 @@ def _read_config_openai(checkpoint: Checkpoint) -> ViTConfig:
         heads="num_heads",
         num_classes=checkpoint.get_shape("visual.proj", 2)[1] if "visual.proj" in checkpoint else None,
         position=use_learned("torch_bicubic_antialias"),
-        activation=_read_openai_activation(checkpoint),
-        norm_eps=1e-5,
+        encoder=read_open_clip_encoder(checkpoint, vision, _BLOCK, pre_norm=pre_norm),
+        pool=_POOLS[pool],
+        norm_order="pool_norm" if vision.get("final_ln_after_pool") else "norm_pool",
     )
 
 
-def _read_openai_activation(checkpoint: Checkpoint) -> ActivationName:
-    match checkpoint.settings.get("hidden_act"):
-        case "gelu":
-            return "gelu"
-        case "quick_gelu":
-            return "quick_gelu"
-        case None:
-            raise CheckpointError(
-                f"{checkpoint.path} does not say which activation its CLIP has: pass config={{'hidden_act': "
-                "'quick_gelu'} for OpenAI's weights and every '-quickgelu' of open_clip, {'hidden_act': 'gelu'} for "
-                "the others"
-            )
-        case other:
-            raise CheckpointError(f"the setting 'hidden_act' must be 'gelu' or 'quick_gelu', got {other!r}")
+def write_vision_cfg(config: ViTConfig) -> Settings:
+    """open_clip's settings of the image tower."""
+    size = config.size
+    return {
+        "image_size": write_sides(config.image_size),
+        "patch_size": write_sides(config.patch_size),
+        "width": size.dim,
+        "layers": size.depth,
+        "head_width": size.dim // size.num_heads,
+        "mlp_ratio": compute_mlp_ratio(size.dim, size.mlp_dim),
+        "no_ln_pre": not config.encoder.pre_norm,
+        "pool_type": next((theirs for theirs, ours in _POOLS.items() if ours == config.pool), str(config.pool)),
+        "final_ln_after_pool": config.norm_order == "pool_norm",
+        **write_open_clip_encoder(config.encoder),
+    }
 
 
 def _map_openai(config: ViTConfig) -> tuple[Rule, ...]:
@@ -106,16 +130,7 @@ def _map_openai(config: ViTConfig) -> tuple[Rule, ...]:
         map_names("visual.class_embedding", "backbone.class_token"),
         map_names("visual.positional_embedding", POSITION_ROWS, "n d -> n d"),
         map_names("visual.ln_pre.*", "backbone.encoder.pre_norm.*"),
-        *map_joint(_BLOCK, "backbone.encoder.stack."),
-        *map_block(
-            _BLOCK,
-            norm1="ln_1",
-            qkv=(),
-            project="attn.out_proj",
-            norm2="ln_2",
-            hidden="mlp.c_fc",
-            out="mlp.c_proj",
-        ),
+        *map_open_clip_block(_BLOCK, "backbone.encoder.stack."),
         map_names("visual.ln_post.*", FINAL_NORM),
         map_names("visual.proj", "readout.head.linear.weight", "i o -> o i"),
     )
@@ -132,14 +147,10 @@ OPENAI_CLIP_IMAGE: Final = Layout(
     signature=(
         "visual.conv1.weight",
         "visual.class_embedding",
-        "visual.ln_pre.weight",
         _BLOCK.format(i=0) + "attn.in_proj_weight",
     ),
     preprocess={"": Preprocess("cover", "bicubic", *CLIP)},
-    ignored=(
-        *OPEN_CLIP_TEXT,
-        NUMBERS,
-    ),
+    ignored=(*OPEN_CLIP_TEXT, NUMBERS),
     embeds=has_projection,
 )
 
@@ -167,8 +178,11 @@ def _read_config_hugging_face(whole: Checkpoint) -> ViTConfig:
         usual_heads=12 if "vision_config" in whole.settings else None,
         num_classes=checkpoint.count_classes("visual_projection.weight"),
         position=use_learned("torch_bicubic"),
-        activation=read_activation(checkpoint),
-        norm_eps=checkpoint.get_setting("layer_norm_eps", float),
+        encoder=EncoderOptions(
+            activation=read_activation(checkpoint),
+            norm_eps=checkpoint.get_setting("layer_norm_eps", float),
+            pre_norm=True,
+        ),
     )
 
 

@@ -103,7 +103,7 @@ def _map(config: ViTConfig) -> tuple[Rule, ...]:
     )
 
 
-def _write_config(config: ViTConfig) -> Settings:
+def write_siglip_config(config: ViTConfig) -> Settings:
     """The classifier's has the settings of the tower inside those of the whole model."""
     flat = config.position == _NATIVE_ASPECT
     name, family = ("Siglip2", "siglip2") if flat else ("Siglip", "siglip")
@@ -119,7 +119,8 @@ def _write_config(config: ViTConfig) -> Settings:
     return {**common, **version, "vision_config": tower, **write_labels(config)}
 
 
-def _find_obstacle(config: ViTConfig) -> str:
+def find_siglip_obstacle(config: ViTConfig) -> str:
+    """What of a model Hugging Face cannot say."""
     if config.position == _NATIVE_ASPECT and config.preprocess is not None:
         return "its images keep their own aspect, so preprocess must be None there: use vitrail.replace"
     return find_square_obstacle(config)
@@ -139,9 +140,9 @@ HF_SIGLIP_IMAGE: Final = Layout(
     ignored=(*TEXT_TOWER, (r"head\..*", "the attention pooling, which the classifier does not read")),
     export=Export(
         find_misreading,
-        write_config=_write_config,
+        write_config=write_siglip_config,
         write_preprocess=write_hugging_face_preprocess,
-        find_obstacle=_find_obstacle,
+        find_obstacle=find_siglip_obstacle,
         prefix=lambda config: "" if config.head == "none" else "vision_model.",
         bare=("classifier",),
     ),

@@ -57,6 +57,7 @@ WritableLayout = Literal[
     "hf_clip",
     "hf_siglip",
     "hf_sam",
+    "openai_clip",
 ]
 """The layouts that `vitrail.save` writes."""
 

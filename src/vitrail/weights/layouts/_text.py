@@ -9,13 +9,14 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from ...encoder import EncoderOptions, EncoderSize
-from ...nn import ActivationName
 from ...systems import TextConfig, TextPooling
 from .._errors import CheckpointError
 from .._rules import Rule, map_block, map_names
 from ._checkpoint import Checkpoint
 from ._hugging_face import read_activation, write_encoder
 from ._layout import Settings
+from ._open_clip import map_open_clip_block, read_open_clip_encoder, write_open_clip_encoder
+from ._timm import compute_mlp_ratio
 
 # --- Hugging Face -------------------------------------------------------------------------------------------------
 
@@ -24,11 +25,11 @@ _LEGACY_END: Final = 2
 """The `eos_token_id` of CLIP's files of before July 2023, which is not the id that ends a text."""
 
 
-def read_hugging_face_text(checkpoint: Checkpoint, projection: str, *, heads: int, causal: bool) -> TextConfig:
+def read_hugging_face_text(checkpoint: Checkpoint, *, heads: int, causal: bool) -> TextConfig:
     """The text tower of a checkpoint with the settings of that tower.
 
-    `projection` is the name of the last layer, and `heads` what transformers assumes where no setting says it. A causal
-    tower is CLIP's, which pools where the text ends, and another one SigLIP's, which pools the last token.
+    `heads` is what transformers assumes where no setting says it. A causal tower is CLIP's, which pools where the text
+    ends, and another one SigLIP's, which pools the last token.
     """
     vocabulary, dim = checkpoint.get_shape("text_model.embeddings.token_embedding.weight", 2)
     usual_heads = heads if "model_type" in checkpoint.settings else None  # there is a config.json
@@ -42,8 +43,8 @@ def read_hugging_face_text(checkpoint: Checkpoint, projection: str, *, heads: in
             num_heads=checkpoint.get_heads(dim, setting="num_attention_heads", usual=usual_heads),
             mlp_dim=checkpoint.get_shape(f"{_LAYER.format(i=0)}mlp.fc1.weight", 2)[0],
         ),
-        embed_dim=checkpoint.get_shape(f"{projection}.weight", 2)[0],
-        projection_bias=f"{projection}.bias" in checkpoint,
+        embed_dim=checkpoint.get_shape("text_projection.weight" if causal else "text_model.head.weight", 2)[0],
+        projection_bias=not causal,
         causal=causal,
         pooling="last" if not causal else "largest_id" if end is None else "end_of_text",
         end_of_text=end,
@@ -60,8 +61,8 @@ def _read_end(checkpoint: Checkpoint) -> int | None:
     return None if legacy else end
 
 
-def map_hugging_face_text(projection: str) -> tuple[Rule, ...]:
-    """The rules of the text tower."""
+def map_hugging_face_text(projection: Rule) -> tuple[Rule, ...]:
+    """The rules of the text tower, with that of its projection."""
     return (
         map_names("text_model.embeddings.token_embedding.weight", "text.embedding"),
         map_names("text_model.embeddings.position_embedding.weight", "text.positions"),
@@ -76,18 +77,19 @@ def map_hugging_face_text(projection: str) -> tuple[Rule, ...]:
             ours="text.encoder.stack.",
         ),
         map_names("text_model.final_layer_norm.*", "text.norm.*"),
-        map_names(f"{projection}.*", "text.projection.*"),
+        projection,
     )
 
 
 def write_hugging_face_text(config: TextConfig, model_type: str, **others: object) -> Settings:
     """The settings of the text tower, and `others`."""
+    end = _LEGACY_END if config.pooling == "largest_id" else config.end_of_text
     return {
         "model_type": model_type,
         **write_encoder(config.size, config.encoder),
         "vocab_size": config.vocabulary,
         "max_position_embeddings": config.context,
-        **({"eos_token_id": _LEGACY_END if config.end_of_text is None else config.end_of_text} if config.causal else {}),
+        **({} if end is None else {"eos_token_id": end}),
         **others,
     }
 
@@ -113,11 +115,6 @@ _POOLINGS: Final[Mapping[str, TextPooling]] = MappingProxyType(
 """Our names of open_clip's text poolings."""
 
 
-def has_open_clip_text(names: Mapping[str, object]) -> bool:
-    """Whether a file with these names has a text tower of open_clip's own, not one of Hugging Face's."""
-    return any(f"{prefix}token_embedding.weight" in names for prefix in _PREFIXES)
-
-
 def read_open_clip_text(checkpoint: Checkpoint) -> TextConfig:
     """The text tower of a checkpoint, by its settings `text_cfg` and `hidden_act`.
 
@@ -129,17 +126,20 @@ def read_open_clip_text(checkpoint: Checkpoint) -> TextConfig:
     block = prefix + _BLOCK
     pool = given.get("pool_type", "argmax")
     if pool not in _POOLINGS:
-        raise CheckpointError(f"{checkpoint.path} has {pool!r} as its text's 'pool_type': only {list(_POOLINGS)} are known")
+        raise CheckpointError(
+            f"{checkpoint.path} has {pool!r} as its text's 'pool_type': only {list(_POOLINGS)} are known"
+        )
     embed_dim, bias = _find_projection(checkpoint, prefix)
-    norm, heads = cast("dict[str, Any]", given.get("norm_kwargs") or {}), given.get("heads", 8)
-    scaled = f"{block.format(i=0)}ls_1.gamma" in checkpoint
+    heads = given.get("heads", 8)
     return TextConfig(
         vocabulary=vocabulary,
         context=checkpoint.get_shape(f"{prefix}positional_embedding", 2)[0],
         size=EncoderSize(
             dim=dim,
             depth=checkpoint.count_blocks(f"{block}ln_1.weight"),
-            num_heads=checkpoint.check_heads("heads", heads, dim) if given else checkpoint.get_heads(dim, setting="heads"),
+            num_heads=checkpoint.check_heads("heads", heads, dim)
+            if given
+            else checkpoint.get_heads(dim, setting="heads"),
             mlp_dim=checkpoint.get_shape(f"{block.format(i=0)}mlp.c_fc.weight", 2)[0],
         ),
         embed_dim=embed_dim,
@@ -147,12 +147,26 @@ def read_open_clip_text(checkpoint: Checkpoint) -> TextConfig:
         causal=not given.get("no_causal_mask", False),
         pooling=_POOLINGS[pool],
         end_of_text=given.get("eos_id", 2) if pool == "eos" else None,
-        encoder=EncoderOptions(
-            activation=_read_activation(checkpoint, given),
-            norm_eps=norm.get("eps", 1e-5),
-            layer_scale=1.0 if scaled else None,
-        ),
+        encoder=read_open_clip_encoder(checkpoint, given, block),
     )
+
+
+def write_open_clip_text(config: TextConfig) -> Settings:
+    """The setting `text_cfg`."""
+    size, encoder = config.size, config.encoder
+    return {
+        "context_length": config.context,
+        "vocab_size": config.vocabulary,
+        "width": size.dim,
+        "heads": size.num_heads,
+        "layers": size.depth,
+        "mlp_ratio": compute_mlp_ratio(size.dim, size.mlp_dim),
+        "no_causal_mask": not config.causal,
+        "pool_type": next(theirs for theirs, ours in _POOLINGS.items() if ours == config.pooling),
+        **({} if config.end_of_text is None else {"eos_id": config.end_of_text}),
+        **({"proj_type": "none"} if config.embed_dim is None else {"proj_bias": config.projection_bias}),
+        **write_open_clip_encoder(encoder),
+    }
 
 
 def _read_given(checkpoint: Checkpoint, prefix: str) -> Mapping[str, Any]:
@@ -184,54 +198,19 @@ def _find_projection(checkpoint: Checkpoint, prefix: str) -> tuple[int | None, b
     return None, False
 
 
-def _read_activation(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ActivationName:
-    tanh = given.get("act_kwargs") == {"approximate": "tanh"}
-    if given.get("act_kwargs") and not tanh:
-        raise CheckpointError(f"{checkpoint.path} has an activation with {given['act_kwargs']!r}, which is not known")
-    match checkpoint.settings.get("hidden_act"):
-        case "gelu":
-            return "gelu_tanh" if tanh else "gelu"
-        case "quick_gelu" if not tanh:
-            return "quick_gelu"
-        case other:
-            raise CheckpointError(
-                f"the setting 'hidden_act' of {checkpoint.path} must be 'gelu' or 'quick_gelu', got {other!r}: put its "
-                "open_clip_config.json beside it, or pass config= with it"
-            )
-
-
 def map_open_clip_text(config: TextConfig, *, within: bool) -> tuple[Rule, ...]:
     """The rules of the text tower. Both names are read, and those `within` `text` or the others written."""
     return tuple(rule for prefix in (_PREFIXES if within else _PREFIXES[::-1]) for rule in _map_tower(config, prefix))
 
 
 def _map_tower(config: TextConfig, prefix: str) -> tuple[Rule, ...]:
-    stack, projection = "text.encoder.stack.", f"{prefix}text_projection"
+    projection = f"{prefix}text_projection"
     return (
         map_names(f"{prefix}token_embedding.weight", "text.embedding"),
         map_names(f"{prefix}positional_embedding", "text.positions"),
-        *map_joint(f"{prefix}{_BLOCK}", stack),
-        *map_block(
-            f"{prefix}{_BLOCK}",
-            norm1="ln_1",
-            qkv=(),
-            project="attn.out_proj",
-            norm2="ln_2",
-            hidden="mlp.c_fc",
-            out="mlp.c_proj",
-            scales=("ls_1.gamma", "ls_2.gamma"),
-            ours=stack,
-        ),
+        *map_open_clip_block(f"{prefix}{_BLOCK}", "text.encoder.stack."),
         map_names(f"{prefix}ln_final.*", "text.norm.*"),
         map_names(f"{projection}.*", "text.projection.*")
         if config.projection_bias
         else map_names(projection, "text.projection.weight", "i o -> o i"),
-    )
-
-
-def map_joint(block: str, ours: str) -> tuple[Rule, ...]:
-    """The rules of queries, keys and values in PyTorch's attention, which joins the names of their weight and bias with
-    an underscore."""
-    return tuple(
-        map_names(f"{block}attn.in_proj_{part}", f"{ours}attention.qkv.{part}") for part in ("weight", "bias")
     )

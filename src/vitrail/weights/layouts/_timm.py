@@ -24,15 +24,6 @@ OPEN_CLIP_TRUNK: Final = "visual.trunk."
 """What open_clip puts before timm's names."""
 OPEN_CLIP_HEAD: Final = "visual.head.proj"
 """The projection that open_clip puts after a model of timm's."""
-OPEN_CLIP_TEXT: Final = (
-    (r"text\..*", "the text tower"),
-    (
-        r"transformer\..*|token_embedding\..*|ln_final\..*|text_projection(\..*)?|positional_embedding",
-        "the text tower",
-    ),
-    (r"logit_(scale|bias)", "part of the contrastive loss"),
-)
-"""What open_clip's files have beside the image tower."""
 _POOL_NAMES: Final[Mapping[str, str]] = MappingProxyType({"cls": "token", "mean": "avg", "attention": "map"})
 """timm's names of our pools."""
 # Arguments that follow from the tensors or other settings, or that only training needs.
@@ -116,7 +107,7 @@ def write_timm_config(config: ViTConfig, architecture: str, arguments: Settings,
         "embed_dim": size.dim,
         "depth": size.depth,
         "num_heads": size.num_heads,
-        "mlp_ratio": _compute_mlp_ratio(size.dim, 2 * size.mlp_dim if twice else size.mlp_dim),
+        "mlp_ratio": compute_mlp_ratio(size.dim, 2 * size.mlp_dim if twice else size.mlp_dim),
     }
     num_classes = {"num_classes": config.num_classes or 0}
     return {
@@ -142,7 +133,7 @@ def write_pool(config: ViTConfig) -> Settings:
     return {"global_pool": _POOL_NAMES.get(pool, pool)}
 
 
-def _compute_mlp_ratio(dim: int, mlp_dim: int) -> float:
+def compute_mlp_ratio(dim: int, mlp_dim: int) -> float:
     """The ratio from which timm computes the width of the MLP: it cuts off what follows the point."""
     ratio = mlp_dim / dim
     return ratio if int(dim * ratio) == mlp_dim else math.nextafter(ratio, math.inf)

@@ -16,11 +16,11 @@ from .._rules import FINAL_NORM, POSITION_ROWS, ZEROS, Rule, map_block, map_name
 from ._checkpoint import Checkpoint
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
+from ._open_clip import TEXT_TOWER
 from ._preprocess import find_preprocess_obstacle
 from ._timm import (
     KERNEL,
     OPEN_CLIP_HEAD,
-    OPEN_CLIP_TEXT,
     OPEN_CLIP_TRUNK,
     read_architecture,
     read_arguments,
@@ -138,7 +138,7 @@ TIMM_EVA_IMAGE: Final = Layout(
     ignored=(
         (r"blocks\.\d+\.attn\.k_bias", "a buffer of zeros"),
         (r"rope\..*", "computed from the sizes"),
-        *OPEN_CLIP_TEXT,
+        *TEXT_TOWER,
     ),
     computed=((r"blocks\.\d+\.attn\.k_bias", lambda config: np.zeros(config.size.dim, np.float32)),),
     export=Export(find_misreading, write_config=_write_config, find_obstacle=find_preprocess_obstacle),

@@ -19,11 +19,11 @@ from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
+from ._open_clip import TEXT_TOWER
 from ._preprocess import find_preprocess_obstacle
 from ._timm import (
     KERNEL,
     OPEN_CLIP_HEAD,
-    OPEN_CLIP_TEXT,
     OPEN_CLIP_TRUNK,
     read_architecture,
     read_arguments,
@@ -246,6 +246,6 @@ TIMM_VIT_IMAGE: Final = Layout(
         r"so150m2?|so400m)(_distilled)?_patch\d+"
         r"(_plus|_reg\d|_gap|_map|_clip|_quickgelu|_siglip|_dinov2|_miil)*(_\d+)?|flexivit_(small|base|large)"
     ),
-    ignored=OPEN_CLIP_TEXT,
+    ignored=TEXT_TOWER,
     export=Export(find_misreading, write_config=_write_config, find_obstacle=_find_obstacle),
 )

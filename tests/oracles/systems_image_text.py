@@ -1,0 +1,207 @@
+"""The original libraries of image and text with random weights: their checkpoints, and what they make of both."""
+
+import functools
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from checkpoint_cases import Case
+from checkpoint_oracle import (
+    PICTURE,
+    SMALL,
+    WIDTHS,
+    Images,
+    Tensors,
+    open_clip,
+    outputs,
+    saved,
+    shapes_of,
+    tensors_by_name,
+    transformers,
+)
+from safetensors.torch import save_file
+from timm_oracle import timm
+
+END = 19
+TEXTS = [[18, 3, 7, END, 0, 0, 0, 0], [18, 4, 1, 6, 5, 9, 2, END], [18, END, END, END, END, END, END, END]]
+"""Ids of three texts, the last of them padded with the end. The largest id is the end."""
+
+# --- Hugging Face -------------------------------------------------------------------------------------------------
+
+TEXT = {**WIDTHS, "vocab_size": 20, "max_position_embeddings": 8}
+VISION = {**WIDTHS, **PICTURE}
+HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "CLIPModel": ("hf_clip", "CLIP", {"text_config": {**TEXT, "eos_token_id": END}}),
+    "CLIPModel of before July 2023": ("hf_clip", "CLIP", {"text_config": {**TEXT, "eos_token_id": 2}}),
+    "MetaClip2Model": ("hf_clip", "MetaClip2", {"text_config": {**TEXT, "eos_token_id": 2, "hidden_act": "gelu"}}),
+    "SiglipModel": ("hf_siglip", "Siglip", {"text_config": {**TEXT, "hidden_size": 20, "projection_size": 16}}),
+    "Siglip2Model": (
+        "hf_siglip",
+        "Siglip2",
+        {"text_config": TEXT, "vision_config": {**WIDTHS, "patch_size": 4, "num_patches": 16}},
+    ),
+}
+
+
+def hugging_face_case(name: str, images: Images) -> Case:
+    """One of the models of transformers, under the names that it writes."""
+    layout, family, options = HUGGING_FACE[name]
+    config = {"vision_config": VISION, **({"projection_dim": 5} if layout == "hf_clip" else {}), **options}
+    kind = getattr(transformers, f"{family}Model")
+    model = kind(getattr(transformers, f"{family}Config")(**config))
+    shapes, settings = saved(model.save_pretrained)
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(tensors_by_name(shapes), Path(folder, "model.safetensors"), metadata={"format": "pt"})
+        Path(folder, "config.json").write_text(json.dumps(settings))
+        model = kind.from_pretrained(folder).eval()
+    return Case(layout, shapes, settings, outputs(images, functools.partial(run_transformers, model)), texts=TEXTS)
+
+
+def run_transformers(model: Any, image: torch.Tensor) -> Tensors:
+    """The embeddings of an image and of the texts, and the logits."""
+    if type(model).__name__ == "Siglip2Model":  # reads flattened patches, and is told how they lie
+        rows, cols = image.shape[2] // 4, image.shape[3] // 4
+        patches = image.reshape(1, 3, rows, 4, cols, 4).permute(0, 2, 4, 3, 5, 1).reshape(1, rows * cols, -1)
+        mask = torch.ones(1, rows * cols, dtype=torch.int64)
+        given = {"pixel_attention_mask": mask, "spatial_shapes": torch.tensor([[rows, cols]]), "pixel_values": patches}
+    else:
+        given = {"pixel_values": image, "interpolate_pos_encoding": True}
+    found = model(input_ids=torch.tensor(TEXTS), **given)
+    return {"image": found.image_embeds, "texts": found.text_embeds[None], "similarity": found.logits_per_image}
+
+
+# --- open_clip ----------------------------------------------------------------------------------------------------
+
+OWN = {"layers": 2, "width": 16, "head_width": 8, "patch_size": 4, "mlp_ratio": 1.5}
+OPEN_TEXT = {"context_length": 8, "vocab_size": 20, "width": 8, "heads": 2, "layers": 2}
+SIGLIP_TEXT = {
+    **OPEN_TEXT,
+    "no_causal_mask": True,
+    "proj_bias": True,
+    "pool_type": "last",
+    "norm_kwargs": {"eps": 1e-6},
+}
+MAP = {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"}
+TOKEN = {"timm_pool": "token", "timm_proj": None}
+OPEN_CLIP: dict[str, tuple[str, dict[str, Any]]] = {
+    "both towers": ("openai_clip", {"vision_cfg": OWN, "text_cfg": OPEN_TEXT}),
+    "both towers, quick": ("openai_clip", {"vision_cfg": OWN, "text_cfg": OPEN_TEXT, "quick_gelu": True}),
+    "eos": (
+        "openai_clip",
+        {
+            "vision_cfg": {**OWN, "norm_kwargs": {"eps": 1e-3}, "ls_init_value": 0.1},
+            "text_cfg": {**OPEN_TEXT, "pool_type": "eos", "eos_id": END, "ls_init_value": 0.1},
+            "init_logit_bias": -10,
+        },
+    ),
+    "CLIPA": (
+        "openai_clip",
+        {
+            "vision_cfg": {**OWN, "no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True},
+            "text_cfg": {**OPEN_TEXT, "pool_type": "last", "no_causal_mask": True},
+        },
+    ),
+    "custom_text, first, no projection": (
+        "openai_clip",
+        {
+            "embed_dim": 8,
+            "vision_cfg": {**OWN, "act_kwargs": {"approximate": "tanh"}},
+            "text_cfg": {**OPEN_TEXT, "pool_type": "first", "proj_type": "none"},
+            "custom_text": True,
+        },
+    ),
+    "SigLIP": (
+        "timm",
+        {"embed_dim": 64, "vision_cfg": MAP, "text_cfg": SIGLIP_TEXT, "custom_text": True, "init_logit_bias": -10},
+    ),
+    "SigLIP 2": (
+        "timm",
+        {
+            "embed_dim": 64,
+            "vision_cfg": {**MAP, "timm_model_name": "vit_so400m_patch16_siglip_256"},
+            "text_cfg": {**SIGLIP_TEXT, "act_kwargs": {"approximate": "tanh"}},
+            "custom_text": True,
+            "init_logit_bias": -10,
+        },
+    ),
+    "timm, projected": (
+        "timm",
+        {
+            "vision_cfg": {
+                "timm_model_name": "vit_base_patch16_clip_quickgelu_224",
+                "timm_pool": "avg",
+                "timm_proj": "linear",
+            },
+            "text_cfg": OPEN_TEXT,
+            "custom_text": True,
+        },
+    ),
+    "timm, projected with a bias, flat": (
+        "timm",
+        {
+            "vision_cfg": {
+                "timm_model_name": "vit_base_patch16_224",
+                "timm_pool": "token",
+                "timm_proj": "linear",
+                "timm_proj_bias": True,
+            },
+            "text_cfg": OPEN_TEXT,
+        },
+    ),
+    "EVA": (
+        "timm_eva",
+        {"vision_cfg": {"timm_model_name": "eva_giant_patch14_224", **TOKEN}, "text_cfg": OPEN_TEXT, "custom_text": True},
+    ),
+}
+
+
+def build_open_clip(config: dict[str, Any], size: tuple[int, int]) -> Any:
+    """A model of open_clip's for images of a size. timm's models are small ones, with a head of 64 channels."""
+    whole = {"embed_dim": 5, **config}
+    kind = open_clip.CustomTextCLIP if whole.pop("custom_text", False) else open_clip.CLIP
+    whole["vision_cfg"] = {**whole["vision_cfg"], "image_size": size}
+    create = timm.create_model
+
+    def create_small(name: str, **options: Any) -> Any:
+        return create(name, **{**SMALL, "img_size": size, "embed_dim": 64, "num_heads": 1, "num_classes": 0, **options})
+
+    with mock.patch.object(open_clip.timm_model.timm, "create_model", create_small):
+        return kind(**whole, output_dict=True).eval()
+
+
+def open_clip_case(name: str, images: Images) -> Case:
+    """One of open_clip's models, with its configuration; other sizes by its own resampling."""
+    layout, config = OPEN_CLIP[name]
+    native = next(iter(images))
+    shapes = shapes_of({n: t for n, t in build_open_clip(config, native).state_dict().items() if t.is_floating_point()})
+
+    def run(image: torch.Tensor) -> Tensors:
+        size = image.shape[2], image.shape[3]
+        model, tensors = build_open_clip(config, size), tensors_by_name(shapes)
+        if layout == "openai_clip":
+            open_clip.model.resize_pos_embed(tensors, model)
+        model.load_state_dict(tensors)
+        return run_open_clip(model, image)
+
+    sized = {**config, "embed_dim": config.get("embed_dim", 5)}
+    sized["vision_cfg"] = {**sized["vision_cfg"], "image_size": list(native)}
+    own = {size: image for size, image in images.items() if layout == "openai_clip" or size == native}
+    return Case(layout, shapes, {"model_cfg": sized, "preprocess_cfg": {}}, outputs(own, run), texts=TEXTS)
+
+
+def run_open_clip(model: Any, image: torch.Tensor) -> Tensors:
+    """The embeddings of an image and of the texts, and the logits."""
+    texts = torch.tensor(TEXTS)
+    embedding, embeddings = model.encode_image(image, normalize=True), model.encode_text(texts, normalize=True)
+    return {"image": embedding, "texts": embeddings[None], "similarity": model.get_logits(image, texts)[0]}
+
+
+IMAGE_TEXT: dict[str, Callable[[Images], Case]] = {
+    **{f"transformers {name}": functools.partial(hugging_face_case, name) for name in HUGGING_FACE},
+    **{f"open_clip {name}": functools.partial(open_clip_case, name) for name in OPEN_CLIP},
+}
+"""By name, every checkpoint with both towers that the originals make."""
