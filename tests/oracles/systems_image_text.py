@@ -1,4 +1,4 @@
-"""The original libraries of image and text with random weights: their checkpoints, and what they make of both."""
+"""CLIP and SigLIP with both towers: the models of transformers and of open_clip, image towers of timm among them."""
 
 import functools
 import json
@@ -8,26 +8,30 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
-from checkpoint_cases import Case
+from checkpoint_cases import image_of
 from checkpoint_oracle import (
     PICTURE,
     SMALL,
     WIDTHS,
-    Images,
+    Shapes,
     Tensors,
+    batch,
     open_clip,
-    outputs,
     saved,
     shapes_of,
     tensors_by_name,
     transformers,
 )
 from safetensors.torch import save_file
+from system_cases import SystemCase
 from timm_oracle import timm
 
+SIZE = (16, 16)
+LARGER = image_of((20, 32))
 END = 19
-TEXTS = [[18, 3, 7, END, 0, 0, 0, 0], [18, 4, 1, 6, 5, 9, 2, END], [18, END, END, END, END, END, END, END]]
+TEXTS = [[18, 3, 7, END, 0, 0, 0, 0], [11, 4, 1, 6, 5, 9, 2, END], [4, END, END, END, END, END, END, END]]
 """Ids of three texts, the last of them padded with the end. The largest id is the end."""
 
 # --- Hugging Face -------------------------------------------------------------------------------------------------
@@ -47,20 +51,32 @@ HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def hugging_face_case(name: str, images: Images) -> Case:
+def hugging_face_case(name: str, image: np.ndarray) -> SystemCase:
     """One of the models of transformers, under the names that it writes."""
     layout, family, options = HUGGING_FACE[name]
     config = {"vision_config": VISION, **({"projection_dim": 5} if layout == "hf_clip" else {}), **options}
     kind = getattr(transformers, f"{family}Model")
-    model = kind(getattr(transformers, f"{family}Config")(**config))
-    shapes, settings = saved(model.save_pretrained)
+    shapes, settings = saved(kind(getattr(transformers, f"{family}Config")(**config)).save_pretrained)
     with tempfile.TemporaryDirectory() as folder:
         save_file(tensors_by_name(shapes), Path(folder, "model.safetensors"), metadata={"format": "pt"})
         Path(folder, "config.json").write_text(json.dumps(settings))
         model = kind.from_pretrained(folder).eval()
-    return Case(layout, shapes, settings, outputs(images, functools.partial(run_transformers, model)), texts=TEXTS)
+    found = {"": run_transformers(model, batch(image)), "larger_": run_transformers(model, batch(LARGER))}
+    return make_case(layout, shapes, {"config.json": settings}, image, found)
 
 
+def make_case(
+    layout: str, shapes: Shapes, settings: dict[str, Any], image: np.ndarray, found: dict[str, Tensors]
+) -> SystemCase:
+    """A case of what was found for an image, and for a larger one."""
+    inputs = {"image": image, "texts": np.asarray(TEXTS)}
+    if "larger_" in found:
+        inputs["larger_size"] = np.asarray(LARGER.shape[:2])
+    given = {f"{size}{name}": tensor.numpy() for size, both in found.items() for name, tensor in both.items()}
+    return SystemCase(layout, shapes, settings, inputs, {**given, "texts": given["texts"]})
+
+
+@torch.no_grad()
 def run_transformers(model: Any, image: torch.Tensor) -> Tensors:
     """The embeddings of an image and of the texts, and the logits."""
     if type(model).__name__ == "Siglip2Model":  # reads flattened patches, and is told how they lie
@@ -71,7 +87,7 @@ def run_transformers(model: Any, image: torch.Tensor) -> Tensors:
     else:
         given = {"pixel_values": image, "interpolate_pos_encoding": True}
     found = model(input_ids=torch.tensor(TEXTS), **given)
-    return {"image": found.image_embeds, "texts": found.text_embeds[None], "similarity": found.logits_per_image}
+    return {"image": found.image_embeds[0], "texts": found.text_embeds, "similarity": found.logits_per_image[0]}
 
 
 # --- open_clip ----------------------------------------------------------------------------------------------------
@@ -154,7 +170,11 @@ OPEN_CLIP: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "EVA": (
         "timm_eva",
-        {"vision_cfg": {"timm_model_name": "eva_giant_patch14_224", **TOKEN}, "text_cfg": OPEN_TEXT, "custom_text": True},
+        {
+            "vision_cfg": {"timm_model_name": "eva_giant_patch14_224", **TOKEN},
+            "text_cfg": OPEN_TEXT,
+            "custom_text": True,
+        },
     ),
 }
 
@@ -173,35 +193,36 @@ def build_open_clip(config: dict[str, Any], size: tuple[int, int]) -> Any:
         return kind(**whole, output_dict=True).eval()
 
 
-def open_clip_case(name: str, images: Images) -> Case:
-    """One of open_clip's models, with its configuration; other sizes by its own resampling."""
+def open_clip_case(name: str, image: np.ndarray) -> SystemCase:
+    """One of open_clip's models, with its configuration; a larger image by its own resampling."""
     layout, config = OPEN_CLIP[name]
-    native = next(iter(images))
-    shapes = shapes_of({n: t for n, t in build_open_clip(config, native).state_dict().items() if t.is_floating_point()})
+    state = build_open_clip(config, SIZE).state_dict()
+    shapes = shapes_of({name: tensor for name, tensor in state.items() if tensor.is_floating_point()})
+    found: dict[str, Tensors] = {}
+    for size, picture in {"": image, "larger_": LARGER}.items():
+        if layout == "openai_clip" or not size:
+            tensors, model = tensors_by_name(shapes), build_open_clip(config, (picture.shape[0], picture.shape[1]))
+            if size:
+                open_clip.model.resize_pos_embed(tensors, model)
+            model.load_state_dict(tensors)
+            found[size] = run_open_clip(model, batch(picture))
+    sized = {"embed_dim": 5, **config, "vision_cfg": {**config["vision_cfg"], "image_size": list(SIZE)}}
+    case = make_case(
+        layout, shapes, {"open_clip_config.json": {"model_cfg": sized, "preprocess_cfg": {}}}, image, found
+    )
+    case.writable = "custom_text" not in config
+    return case
 
-    def run(image: torch.Tensor) -> Tensors:
-        size = image.shape[2], image.shape[3]
-        model, tensors = build_open_clip(config, size), tensors_by_name(shapes)
-        if layout == "openai_clip":
-            open_clip.model.resize_pos_embed(tensors, model)
-        model.load_state_dict(tensors)
-        return run_open_clip(model, image)
 
-    sized = {**config, "embed_dim": config.get("embed_dim", 5)}
-    sized["vision_cfg"] = {**sized["vision_cfg"], "image_size": list(native)}
-    own = {size: image for size, image in images.items() if layout == "openai_clip" or size == native}
-    return Case(layout, shapes, {"model_cfg": sized, "preprocess_cfg": {}}, outputs(own, run), texts=TEXTS)
-
-
+@torch.no_grad()
 def run_open_clip(model: Any, image: torch.Tensor) -> Tensors:
     """The embeddings of an image and of the texts, and the logits."""
     texts = torch.tensor(TEXTS)
     embedding, embeddings = model.encode_image(image, normalize=True), model.encode_text(texts, normalize=True)
-    return {"image": embedding, "texts": embeddings[None], "similarity": model.get_logits(image, texts)[0]}
+    return {"image": embedding[0], "texts": embeddings, "similarity": model.get_logits(image, texts)[0][0]}
 
 
-IMAGE_TEXT: dict[str, Callable[[Images], Case]] = {
+CASES: dict[str, Callable[[np.ndarray], SystemCase]] = {
     **{f"transformers {name}": functools.partial(hugging_face_case, name) for name in HUGGING_FACE},
     **{f"open_clip {name}": functools.partial(open_clip_case, name) for name in OPEN_CLIP},
 }
-"""By name, every checkpoint with both towers that the originals make."""
