@@ -41,6 +41,7 @@ VISION = {**WIDTHS, **PICTURE}
 HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any]]] = {
     "CLIPModel": ("hf_clip", "CLIP", {"text_config": {**TEXT, "eos_token_id": END}}),
     "CLIPModel of before July 2023": ("hf_clip", "CLIP", {"text_config": {**TEXT, "eos_token_id": 2}}),
+    "CLIPModel of 2022": ("hf_clip", "CLIP", {"text_config": TEXT}),
     "MetaClip2Model": ("hf_clip", "MetaClip2", {"text_config": {**TEXT, "eos_token_id": 2, "hidden_act": "gelu"}}),
     "SiglipModel": ("hf_siglip", "Siglip", {"text_config": {**TEXT, "hidden_size": 20, "projection_size": 16}}),
     "Siglip2Model": (
@@ -51,12 +52,23 @@ HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+TWICE = {
+    "CLIPModel of 2022": {
+        "text_config_dict": {**TEXT, "eos_token_id": END, "hidden_act": "gelu"},
+        "vision_config": {**VISION, "hidden_act": "gelu", "layer_norm_eps": 1e-3},
+        "vision_config_dict": {**VISION, "num_attention_heads": 4},
+    }
+}
+"""Settings that files of 2022 have a second time. They replace the first, and so do transformers' own defaults."""
+
+
 def hugging_face_case(name: str, image: np.ndarray) -> SystemCase:
     """One of the models of transformers, under the names that it writes."""
     layout, family, options = HUGGING_FACE[name]
     config = {"vision_config": VISION, **({"projection_dim": 5} if layout == "hf_clip" else {}), **options}
     kind = getattr(transformers, f"{family}Model")
     shapes, settings = saved(kind(getattr(transformers, f"{family}Config")(**config)).save_pretrained)
+    settings |= TWICE.get(name, {})
     with tempfile.TemporaryDirectory() as folder:
         save_file(tensors_by_name(shapes), Path(folder, "model.safetensors"), metadata={"format": "pt"})
         Path(folder, "config.json").write_text(json.dumps(settings))
@@ -77,7 +89,7 @@ def make_case(
 
 
 @torch.no_grad()
-def run_transformers(model: Any, image: torch.Tensor) -> Tensors:
+def run_transformers(model: Any, image: torch.Tensor, texts: Any = TEXTS) -> Tensors:
     """The embeddings of an image and of the texts, and the logits."""
     if type(model).__name__ == "Siglip2Model":  # reads flattened patches, and is told how they lie
         rows, cols = image.shape[2] // 4, image.shape[3] // 4
@@ -86,7 +98,7 @@ def run_transformers(model: Any, image: torch.Tensor) -> Tensors:
         given = {"pixel_attention_mask": mask, "spatial_shapes": torch.tensor([[rows, cols]]), "pixel_values": patches}
     else:
         given = {"pixel_values": image, "interpolate_pos_encoding": True}
-    found = model(input_ids=torch.tensor(TEXTS), **given)
+    found = model(input_ids=torch.as_tensor(texts), **given)
     return {"image": found.image_embeds[0], "texts": found.text_embeds, "similarity": found.logits_per_image[0]}
 
 
@@ -181,7 +193,7 @@ OPEN_CLIP: dict[str, tuple[str, dict[str, Any]]] = {
 
 def build_open_clip(config: dict[str, Any], size: tuple[int, int]) -> Any:
     """A model of open_clip's for images of a size. timm's models are small ones, with a head of 64 channels."""
-    whole = {"embed_dim": 5, **config}
+    whole = {"embed_dim": 6, **config}
     kind = open_clip.CustomTextCLIP if whole.pop("custom_text", False) else open_clip.CLIP
     whole["vision_cfg"] = {**whole["vision_cfg"], "image_size": size}
     create = timm.create_model
@@ -206,7 +218,7 @@ def open_clip_case(name: str, image: np.ndarray) -> SystemCase:
                 open_clip.model.resize_pos_embed(tensors, model)
             model.load_state_dict(tensors)
             found[size] = run_open_clip(model, batch(picture))
-    sized = {"embed_dim": 5, **config, "vision_cfg": {**config["vision_cfg"], "image_size": list(SIZE)}}
+    sized = {"embed_dim": 6, **config, "vision_cfg": {**config["vision_cfg"], "image_size": list(SIZE)}}
     case = make_case(
         layout, shapes, {"open_clip_config.json": {"model_cfg": sized, "preprocess_cfg": {}}}, image, found
     )
@@ -215,9 +227,9 @@ def open_clip_case(name: str, image: np.ndarray) -> SystemCase:
 
 
 @torch.no_grad()
-def run_open_clip(model: Any, image: torch.Tensor) -> Tensors:
+def run_open_clip(model: Any, image: torch.Tensor, texts: Any = TEXTS) -> Tensors:
     """The embeddings of an image and of the texts, and the logits."""
-    texts = torch.tensor(TEXTS)
+    texts = torch.as_tensor(texts)
     embedding, embeddings = model.encode_image(image, normalize=True), model.encode_text(texts, normalize=True)
     return {"image": embedding[0], "texts": embeddings, "similarity": model.get_logits(image, texts)[0][0]}
 
