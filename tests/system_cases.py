@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from checkpoint_cases import FIXTURES, Arrays, drawn
+from checkpoint_cases import FIXTURES, Arrays, drawn, image_of
 from helpers import run
 from safetensors.numpy import save_file
 
@@ -86,9 +87,22 @@ def _run_dino(model: vitrail.DINO, inputs: Arrays) -> Mapping[str, Any]:
     return found
 
 
+def _run_image_text(model: vitrail.ImageText, inputs: Arrays) -> Mapping[str, Any]:
+    texts, found = run(jax.vmap(model.embed_text), jnp.asarray(inputs["texts"])), dict[str, Any]()
+    height, width = inputs.get("larger_size", (0, 0))
+    images = {"": inputs["image"], **({"larger_": image_of((height, width))} if height else {})}
+    for size, picture in images.items():
+        image, sized = jnp.asarray(picture), model.resized((int(height), int(width))) if size else model
+        embedding = run(sized.embed_image, image)
+        both = {"image": embedding, "texts": texts, "similarity": sized.similarity(embedding, texts)}
+        found |= {f"{size}{name}": array for name, array in both.items()}
+    return found
+
+
 RUNS: dict[str, Callable[[Any, Arrays], Mapping[str, Any]]] = {
     "Dense": _run_dense,
     "DINO": _run_dino,
+    "ImageText": _run_image_text,
     "MaskedAutoencoder": _run_mae,
 }
 """What vitrail makes of the inputs of a case, by the class of the model."""

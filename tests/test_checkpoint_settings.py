@@ -144,36 +144,49 @@ def open_clip(folder: Path, vision: dict[str, Any], case: Case = OPEN_CLIP, pref
     """A folder as open_clip publishes it."""
     tensors = {prefix + name: array for name, array in tensors_of(case).items()}
     save_file(tensors, folder / "open_clip_model.safetensors")
-    whole = {"model_cfg": {"embed_dim": 5, "vision_cfg": vision, "text_cfg": {}, "quick_gelu": False}, **others}
+    whole = {
+        "model_cfg": {"embed_dim": 5, "vision_cfg": vision, "text_cfg": {"heads": 2}, "quick_gelu": False},
+        **others,
+    }
     (folder / "open_clip_config.json").write_text(json.dumps(whole))
     return folder
 
 
 def test_a_folder_of_open_clips_is_the_same_model(tmp_path: Path) -> None:
-    model = vitrail.load(open_clip(tmp_path, VISION))
+    model = vitrail.load(open_clip(tmp_path, VISION), part="image")
     (tmp_path / "plain").mkdir()
-    plain = vitrail.load(published(OPEN_CLIP, tmp_path / "plain"), **OPEN_CLIP.options)
+    plain = vitrail.load(published(OPEN_CLIP, tmp_path / "plain"), part="image", **OPEN_CLIP.options)
     config = dataclasses.replace(plain.config, preprocess=model.config.preprocess)
     assert eqx.tree_equal(model, dataclasses.replace(plain, config=config))
 
 
 @pytest.mark.parametrize(
     "setting",
-    [
-        {"pool_type": "avg"},
-        {"norm_kwargs": {"eps": 1e-6}},
-        {"act_kwargs": {"approximate": "tanh"}},
-        {"attentional_pool": True},
-        {"surprise": 1},
-    ],
+    [{"attentional_pool": True}, {"pos_embed_type": "sin_cos_2d"}, {"surprise": 1}],
     ids=str,
 )
 def test_a_vision_tower_of_open_clips_that_is_not_known_is_named(setting: dict[str, Any], tmp_path: Path) -> None:
     (name,) = setting
     with pytest.raises(CheckpointError, match=rf"open_clip_config.json has '{name}' as .* in its 'vision_cfg'"):
         vitrail.load(open_clip(tmp_path, VISION | setting))
-    nothing = {name: None, "pool_type": "tok", "pos_embed_type": "learnable", "norm_kwargs": {}}
-    assert vitrail.load(open_clip(tmp_path, VISION | nothing)).config.pool == "cls"
+    nothing = {name: None, "pool_type": "tok", "norm_kwargs": {}}
+    assert vitrail.load(open_clip(tmp_path, VISION | nothing), part="image").config.pool == "cls"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"pool_type": "none"}, "must have a 'pool_type' of 'tok', 'avg', got 'none'"),
+        ({"norm_kwargs": {"bias": False}}, "must have 'norm_kwargs' with 'eps' alone beside it, got {'bias': False}"),
+        ({"act_kwargs": {"approximate": "sin"}}, "'hidden_act' must be .*, got 'gelu' and 'sin'"),
+    ],
+    ids=str,
+)
+def test_a_value_of_open_clips_that_is_not_known_is_named(
+    setting: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        vitrail.load(open_clip(tmp_path, VISION | setting))
 
 
 @pytest.mark.parametrize("width", [0, "64"])
@@ -209,7 +222,8 @@ def test_the_pictures_of_open_clip_are_prepared_as_it_says(given: Any, expected:
     folder = open_clip(tmp_path, tower | {"image_size": 16}, CASES["timm vit_base_patch16_siglip_224"], "visual.trunk.")
     whole = json.loads((folder / "open_clip_config.json").read_text())
     (folder / "open_clip_config.json").write_text(json.dumps(whole | given))
-    layout = LAYOUTS["timm"]
+    layout = LAYOUTS["timm"].image
+    assert layout is not None
     with open_source(folder) as source, ExitStack() as opened:
         settings = find_settings(source.path, FilesBeside(source, opened))
         checkpoint = Checkpoint(source, layout, {**settings, "model_args": {"num_heads": 2}})
@@ -316,7 +330,8 @@ SAM, CLIP_TOWER = CASES["transformers SamVisionModel"], CASES["transformers CLIP
         (SAM, {"model_type": "vit"}, "says 'vit'"),
         (SAM, {"model_type": "sam", "vision_config": {"model_type": "vit"}}, "says 'vit'"),
         (CLIP_TOWER, {"vision_config": {"model_type": "siglip_vision_model"}}, "says 'siglip_vision_model'"),
-        (CLIP_TOWER, {"vision_config": 5}, "describes a model that cannot be built"),
+        (CLIP_TOWER, {"vision_config": 5}, "'vision_config' beside .* must be an object, got 5"),
+        (CLIP_TOWER, {"vision_config_dict": [5]}, r"'vision_config_dict' beside .* must be an object, got \[5\]"),
     ],
 )
 def test_the_settings_of_a_tower_are_checked(

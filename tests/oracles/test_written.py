@@ -9,9 +9,10 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+import systems_image_text
 import torch
 from checkpoint_cases import TOLERANCE, drawn, image_of
-from checkpoint_oracle import batch, transformers
+from checkpoint_oracle import batch, open_clip, transformers
 from PIL import Image
 from skimage import data
 from timm_oracle import timm
@@ -222,7 +223,7 @@ TEACHER, PROJECTION = "DeiTForImageClassificationWithTeacher", "CLIPVisionModelW
 PHOTOGRAPHS = [Image.fromarray(data.chelsea()), Image.fromarray(data.astronaut()).resize((61, 90))]
 
 
-def randomised(layout: str, config: ViTConfig) -> vitrail.ViT:
+def randomised(layout: str, config: Any) -> Any:
     """A model with every array drawn by its name. The bias of the keys is zero where no file stores one."""
 
     def draw(keys: Any, leaf: Any) -> Any:
@@ -355,6 +356,93 @@ def test_transformers_prepares_pictures_as_the_folder_says(name: str, tmp_path: 
             np.testing.assert_allclose(found, expected["pixel_values"][0].transpose(1, 2, 0), atol=1e-5)
 
 
+# Image and text --------------------------------------------------------------------------------------------------
+
+TEXTS = np.asarray([[18, 3, 7, 19, 0, 0, 0, 0], [11, 4, 1, 6, 5, 9, 2, 19]])
+PROJECTED = HEADS.configure("linear", bias=False)
+QUICK = dataclasses.replace(CLIP_ENCODER, activation="quick_gelu")
+COVER_CLIP = Preprocess("cover", "bicubic", *CLIP)
+
+
+def text(**changes: Any) -> vitrail.TextConfig:
+    """A small text tower, of CLIP."""
+    usual = {"vocabulary": 20, "context": 8, "size": SIZE, "embed_dim": 5, "encoder": EncoderOptions(norm_eps=1e-5)}
+    return vitrail.TextConfig(**{**usual, "pooling": "largest_id", **changes})
+
+
+def clip(**changes: Any) -> ViTConfig:
+    """CLIP's image tower."""
+    exact = dataclasses.replace(CLIP_ENCODER, activation="gelu")
+    return base(**{"encoder": exact, "patch": NO_BIAS, "head": PROJECTED, "preprocess": COVER_CLIP, **changes})
+
+
+SIGLIP_TEXT = text(
+    causal=False, pooling="last", projection_bias=True, embed_dim=16, encoder=EncoderOptions(activation="gelu_tanh")
+)
+BOTH_TOWERS: dict[str, tuple[str, ViTConfig, vitrail.TextConfig, bool]] = {
+    "clip": ("hf_clip", clip(), text(pooling="end_of_text", end_of_text=19), False),
+    "clip, largest id": ("hf_clip", clip(encoder=QUICK), text(size=dataclasses.replace(SIZE, num_heads=4)), False),
+    "metaclip 2": ("hf_clip", clip(), text(pooling="end_of_text", end_of_text=2), False),
+    "siglip": ("hf_siglip", bare(pool=mapped(), class_token=False, preprocess=SQUASH), SIGLIP_TEXT, True),
+    "siglip 2": ("hf_siglip", bare(pool=mapped(), class_token=False, position=NATIVE), SIGLIP_TEXT, True),
+    "open_clip": ("openai_clip", clip(), text(), False),
+    "open_clip, quick, oblong, bias": (
+        "openai_clip",
+        clip(encoder=QUICK, **OBLONG, preprocess=dataclasses.replace(SQUASH, interpolation="bicubic")),
+        text(encoder=EncoderOptions(norm_eps=1e-3, activation="quick_gelu"), pooling="end_of_text", end_of_text=7),
+        True,
+    ),
+    "open_clip, mean, scaled": (
+        "openai_clip",
+        clip(
+            encoder=EncoderOptions(norm_eps=1e-6, activation="gelu_tanh", layer_scale=0.1),
+            pool="mean",
+            norm_order="pool_norm",
+            class_token=True,
+        ),
+        text(causal=False, pooling="last", projection_bias=True, encoder=EncoderOptions(layer_scale=1.0)),
+        True,
+    ),
+    "open_clip, first, no projection": (
+        "openai_clip",
+        clip(num_classes=16),
+        text(pooling="first", embed_dim=None),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOTH_TOWERS)
+def test_both_towers_are_opened_by_their_library(name: str, tmp_path: Path) -> None:
+    layout, image_config, text_config, has_bias = BOTH_TOWERS[name]
+    config = vitrail.ImageTextConfig(image=image_config, text=text_config, has_bias=has_bias)
+    vitrail.save(randomised(layout, config), tmp_path, layout=layout)  # type: ignore[arg-type]
+    model = vitrail.load(tmp_path)
+    image = picture(image_config)
+    if layout == "openai_clip":
+        theirs = open_clip.create_model(f"local-dir:{tmp_path}", require_pretrained=True).eval()
+        found = systems_image_text.run_open_clip(theirs, batch(image), TEXTS)
+    else:
+        found = systems_image_text.run_transformers(open_with_transformers(tmp_path), batch(image), TEXTS)
+    embedding, embeddings = eqx.filter_jit(model.embed_image)(image), jax.vmap(model.embed_text)(TEXTS)
+    compare(embedding, found["image"][None])
+    compare(embeddings, found["texts"][None])
+    compare(model.similarity(embedding, embeddings), found["similarity"][None])
+
+
+@pytest.mark.parametrize("name", [name for name, case in BOTH_TOWERS.items() if case[0] == "openai_clip"])
+def test_open_clip_prepares_pictures_as_the_folder_says(name: str, tmp_path: Path) -> None:
+    layout, image_config, text_config, has_bias = BOTH_TOWERS[name]
+    config = vitrail.ImageTextConfig(image=image_config, text=text_config, has_bias=has_bias)
+    vitrail.save(randomised(layout, config), tmp_path, layout=layout)  # type: ignore[arg-type]
+    preprocess = vitrail.load(tmp_path).config.image.preprocess
+    *_, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    for photograph in PHOTOGRAPHS:
+        expected = transform(photograph).permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(preprocess(photograph, image_config.image_size), expected, atol=1e-5)
+
+
 def test_every_layout_that_vitrail_writes_is_opened_here() -> None:
-    tested = {layout for layout, _ in (*FOR_TIMM.values(), *FOR_TRANSFORMERS.values())}
-    assert tested == {name for name, layout in LAYOUTS.items() if layout.export is not None}
+    tested = {layout for layout, *_ in (*FOR_TIMM.values(), *FOR_TRANSFORMERS.values(), *BOTH_TOWERS.values())}
+    known = (each for layout in LAYOUTS.values() for each in (layout, layout.image) if each is not None)
+    assert tested == {layout.name for layout in known if layout.export is not None}

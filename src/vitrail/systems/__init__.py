@@ -13,6 +13,7 @@ from ._distillation import (
     update_teacher as update_teacher,
 )
 from ._hiding import draw_hidden as draw_hidden
+from ._image_text import ImageText as ImageText, ImageTextConfig as ImageTextConfig
 from ._mae import MAEDecoder as MAEDecoder, MaskedAutoencoder as MaskedAutoencoder, Reconstruction as Reconstruction
 from ._mae_config import MAEConfig as MAEConfig
 from ._sam import EmbeddedImage as EmbeddedImage, SegmentAnything as SegmentAnything, Segmentation as Segmentation
@@ -20,3 +21,9 @@ from ._sam_config import SegmentAnythingConfig as SegmentAnythingConfig
 from ._sam_decoder import MaskDecoder as MaskDecoder
 from ._sam_masks import FoundMask as FoundMask, MaskSearch as MaskSearch, find_masks as find_masks
 from ._sam_prompt import PromptEncoder as PromptEncoder
+from ._text import (
+    TEXT_POOLINGS as TEXT_POOLINGS,
+    TextConfig as TextConfig,
+    TextPooling as TextPooling,
+    TextTower as TextTower,
+)

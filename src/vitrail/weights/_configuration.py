@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from .._check import join_names
 from ..model import ViT, ViTConfig
 from ..nn import Dropout, Execution, is_shape, name_leaf
-from ..systems import DenseConfig, DINOConfig, MAEConfig, SegmentAnythingConfig
+from ..systems import DenseConfig, DINOConfig, ImageTextConfig, MAEConfig, SegmentAnythingConfig
 from .formats import NumpyArray
 
 
@@ -76,6 +76,7 @@ KINDS: Final[Mapping[str, type[Configuration]]] = MappingProxyType(
         "vit": ViTConfig,
         "dense": DenseConfig,
         "dino": DINOConfig,
+        "image_text": ImageTextConfig,
         "mae": MAEConfig,
         "segment_anything": SegmentAnythingConfig,
     }

@@ -84,7 +84,7 @@ def make_plan(rules: Sequence[Rule], arrays: Arrays, theirs: Mapping[str, Tensor
 def fill_array(steps: Sequence[Step], name: str, out: NumpyArray, source: AbstractSource) -> None:
     """Reads the tensors of one array of the model into it."""
     for step in steps:
-        joined = _read_joined(step, source)
+        joined = np.atleast_1d(_read_joined(step, source))
         start = 0
         for slot in step.slots:
             rows = _count_rows(slot.shape, joined.ndim)
@@ -112,7 +112,8 @@ def export_arrays(rules: Sequence[Rule], arrays: Arrays) -> dict[str, NumpyArray
         for name, tensor in zip(rule.theirs, splits, strict=True):
             if name != ZEROS:
                 before, _, after = rule.view.partition(" -> ")
-                tensors[name] = _rearrange(tensor, f"{after} -> {before}", rule.sizes) if rule.view else tensor
+                plain = tensor if slots[0].shape else tensor.reshape(())
+                tensors[name] = _rearrange(tensor, f"{after} -> {before}", rule.sizes) if rule.view else plain
             elif np.any(tensor):
                 raise ValueError(
                     f"{slots[0].name!r} must be zero where this layout does not store it, got other numbers: save the "
@@ -172,7 +173,8 @@ def _explain_misfit(
     same_rows = missing_rows == 0 and len(row_ratios) == 1
     same_width = all(slot.shape[max(len(slot.shape) - ndim + 1, 0) :] == shapes[0][1:] for slot in slots)
     # A view says which axes have length one in the file; without one the arrays have the axes of the tensors.
-    same_axes = rule.view or all(len(slot.shape) == ndim for slot in slots)
+    # A single number may have no axis or one.
+    same_axes = rule.view or all(max(len(slot.shape), 1) == ndim for slot in slots)
     return "" if same_rows and same_width and same_axes else misfit, missing_rows > 0
 
 
@@ -195,11 +197,11 @@ def _count_rows(shape: tuple[int, ...], ndim: int) -> int:
 
 
 def _view_shape(rule: Rule, info: TensorInfo) -> tuple[int, ...] | None:
-    """The shape of a tensor after the view of a rule; `None` if the view does not fit."""
+    """The shape of a tensor after the view of a rule, with an axis at least; `None` if the view does not fit."""
     if 0 in info.shape or len(info.shape) > _MOST_AXES:
         return None
     if not rule.view:
-        return info.shape
+        return info.shape or (1,)
     einops = require("einops", extra="weights")
     try:
         # All elements are one number, so that this takes no memory.

@@ -17,7 +17,17 @@ from ._native import write_native
 from ._plan import export_arrays
 from ._read import NEEDS_BESIDE, choose_config, explain_gaps, plan_model
 from .formats import AbstractSource, ArraySource, NumpyArray, write_safetensors
-from .layouts import LAYOUTS, PROCESSOR, AnyLayout, Export, Settings, recognise
+from .layouts import (
+    CONFIG,
+    LAYOUTS,
+    OPEN_CLIP_CONFIG,
+    PROCESSOR,
+    AnyLayout,
+    Export,
+    Settings,
+    find_settings,
+    recognise,
+)
 
 if TYPE_CHECKING:
     from .layouts import WritableLayout
@@ -25,13 +35,12 @@ else:
     WritableLayout = str  # save checks it itself: the error of a type checker fills pages
 
 _TENSORS: Final = "model.safetensors"
-_CONFIG: Final = "config.json"
 _UNFINISHED: Final = "vitrail.save did not finish writing this folder: save the model again\n"
-"""What `config.json` holds while the other files are replaced. It is not JSON, so that no library opens the folder."""
+"""What the settings hold while the other files are replaced. It is not JSON, so that no library opens the folder."""
 
 
 def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitrail") -> None:
-    """Saves a model: to a file of vitrail's own, or to a folder that timm or Hugging Face opens.
+    """Saves a model: to a file of vitrail's own, or to a folder that timm, Hugging Face or open_clip opens.
 
     A file of vitrail's own holds the arrays, the configuration and a digest of each array. Each file is written beside
     its place and moved there when it is complete. An interruption leaves the file that was there before, and a file
@@ -44,14 +53,16 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
         vitrail.save(model, "model.safetensors")
         vitrail.save(model, "folder", layout="hf_vit")  # AutoModel.from_pretrained("folder")
         vitrail.save(model, "folder", layout="timm")  # timm.create_model("local-dir:folder", pretrained=True)
+        vitrail.save(clip, "folder", layout="openai_clip")  # open_clip.create_model("local-dir:folder")
         ```
 
     **Arguments:**
 
     - `model`: a model whose parts are those that its configuration names. `vitrail.replace` keeps both in step.
     - `path`: a file for `"vitrail"`, usually ending in `.safetensors`. A folder for any other layout, which is made if
-        it is not there: it gets `model.safetensors`, `config.json`, and for Hugging Face `preprocessor_config.json`,
-        in place of those that it has. `config.json` is written last. An interruption leaves the folder as it was, or
+        it is not there: it gets `model.safetensors`, `config.json` (`open_clip_config.json` for open_clip), and for
+        Hugging Face `preprocessor_config.json`, in place of those that it has; of these files it loses those of another
+        layout. `config.json` is written last. An interruption leaves the folder as it was, or
         with a `config.json` that is not JSON, so that no library opens a mixture of two models. The tensors say that
         they need `config.json`, and `vitrail.load` refuses them without it.
     - `layout`: `"vitrail"`, or a layout of timm or Hugging Face.
@@ -74,8 +85,16 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
             f"{path}: name the folder, which gets a model.safetensors"
         )
     known, export = _choose_layout(written[layout], model)
+    if there := [name for name in export.read_first if (path / name).exists()]:
+        raise ValueError(
+            f"path must be a folder without {there[0]!r}, which {known.library.name} reads in place of {_TENSORS!r}, "
+            f"got {path}: name another folder"
+        )
     tensors = _name_tensors(model, known, export)
-    settings = {PROCESSOR: export.write_preprocess(model.config), _CONFIG: export.write_config(model.config)}
+    # What is empty is removed from the folder. What the library reads first stands last.
+    settings: dict[str, Settings] = {PROCESSOR: export.write_preprocess(model.config), CONFIG: {}, OPEN_CLIP_CONFIG: {}}
+    settings.pop(export.settings)
+    settings[export.settings] = export.write_config(model.config)
     source = ArraySource(path / _TENSORS, tensors)
     if problem := _find_misreading(source, settings, known, export, model.config):
         raise ValueError(
@@ -120,7 +139,8 @@ def _find_misreading(
 ) -> str:
     """How the folder would be read as another model than was written; the empty string if it would not."""
     try:
-        checkpoint = recognise(source, settings[_CONFIG], beside=lambda name: settings.get(name) or None)
+        found = find_settings(source.path, beside=lambda name: settings.get(name) or None)
+        checkpoint = recognise(source, found, beside=lambda name: settings.get(name) or None)
         if checkpoint.layout is not layout:
             return f"it would be read as {checkpoint.layout.title}"
         read = choose_config(checkpoint, None)
@@ -141,14 +161,15 @@ def _write_folder(folder: Path, tensors: Mapping[str, NumpyArray], settings: Map
         raise FileNotFoundError(f"{folder.parent} is not a folder: make it before writing {folder}")
     folder.mkdir(exist_ok=True)
     metadata = {"format": "pt"}  # transformers opens no file without it
-    if settings[_CONFIG]:
-        metadata[NEEDS_BESIDE] = _CONFIG
-    write_safetensors(
-        tensors,
-        folder / _TENSORS,
-        metadata,
-        before_move=lambda: write_whole(folder / _CONFIG, lambda part: part.write_text(_UNFINISHED, "utf-8")),
-    )
+    *others, needed = settings
+    if settings[needed]:
+        metadata[NEEDS_BESIDE] = needed
+
+    def close() -> None:
+        for name in (needed, *(name for name in others if name != PROCESSOR and (folder / name).exists())):
+            write_whole(folder / name, lambda part: part.write_text(_UNFINISHED, "utf-8"))
+
+    write_safetensors(tensors, folder / _TENSORS, metadata, before_move=close)
     for name, content in settings.items():
         if content:
             write_whole(folder / name, partial(_write_json, content))

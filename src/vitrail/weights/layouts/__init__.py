@@ -11,6 +11,8 @@ from ._layout import (
 )
 from ._preprocess import PROCESSOR as PROCESSOR, match_channels as match_channels
 from ._settings import (
+    CONFIG as CONFIG,
+    OPEN_CLIP_CONFIG as OPEN_CLIP_CONFIG,
     FilesBeside as FilesBeside,
     GivenSettings as GivenSettings,
     find_settings as find_settings,

@@ -3,20 +3,29 @@
 Source: openai/CLIP `clip/model.py`; open_clip 3.3.0 `transformer.py`; transformers 5.23.0, the module `clip`.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal
 
+from ..._check import join_names
 from ..._spec import PartSpec
 from ...encoder import EncoderOptions, EncoderSize
 from ...model import ViTConfig
-from ...nn import ActivationName
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
 from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower, write_config
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, OPEN_CLIP
+from ._open_clip import (
+    TEXT_TOWER as OPEN_CLIP_TEXT,
+    map_open_clip_block,
+    read_open_clip_encoder,
+    write_open_clip_encoder,
+)
 from ._preprocess import CLIP, Preprocess, write_hugging_face_preprocess
-from ._vit import find_misreading, find_square_obstacle, has_projection, use_learned
+from ._timm import compute_mlp_ratio
+from ._vit import find_misreading, find_square_obstacle, has_projection, use_learned, write_sides
 
 _NO_BIAS: Final = (("bias", False),)
 
@@ -30,10 +39,12 @@ def _read_config(
     norm1: str,
     hidden: str,
     heads: str,
+    usual_heads: int | None = None,
     num_classes: int | None,
     position: PartSpec,
-    activation: ActivationName,
-    norm_eps: float,
+    encoder: EncoderOptions,
+    pool: str = "cls",
+    norm_order: Literal["norm_pool", "pool_norm"] = "norm_pool",
 ) -> ViTConfig:
     dim, channels, patch = checkpoint.get_kernel(kernel)
     rows = checkpoint.get_shape(positions, 2)[0]
@@ -45,16 +56,17 @@ def _read_config(
         size=EncoderSize(
             dim=dim,
             depth=checkpoint.count_blocks(f"{block}{norm1}.weight"),
-            num_heads=checkpoint.get_heads(dim, setting=heads),
+            num_heads=checkpoint.get_heads(dim, setting=heads, usual=usual_heads),
             mlp_dim=checkpoint.get_shape(f"{block.format(i=0)}{hidden}.weight", 2)[0],
         ),
         num_classes=num_classes,
         patch=PartSpec("conv", _NO_BIAS),
         position=position,
-        pool="cls",
+        pool=pool,
         head="none" if num_classes is None else PartSpec("linear", _NO_BIAS),
+        norm_order=norm_order,
         class_token=True,
-        encoder=EncoderOptions(activation=activation, norm_eps=norm_eps, pre_norm=True),
+        encoder=encoder,
         preprocess=checkpoint.find_preprocess(channels),
     )
 
@@ -64,7 +76,21 @@ def _read_config(
 _BLOCK: Final = "visual.transformer.resblocks.{i}."
 
 
+_POOLS: Final[Mapping[str, str]] = MappingProxyType({"tok": "cls", "avg": "mean"})
+"""Our names of open_clip's pools."""
+
+
 def _read_config_openai(checkpoint: Checkpoint) -> ViTConfig:
+    pre_norm, given = "visual.ln_pre.weight" in checkpoint, checkpoint.settings.get("vision_cfg")
+    if not pre_norm and not given:
+        raise CheckpointError(
+            f"{checkpoint.path} has no 'visual.ln_pre.weight', and does not say how its image tower pools: put its "
+            "open_clip_config.json beside it, or pass config= with its 'vision_cfg'"
+        )
+    vision: Settings = given or {}
+    pool = vision.get("pool_type", "tok")
+    if pool not in _POOLS:
+        raise CheckpointError(f"{checkpoint.path} must have a 'pool_type' of {join_names(_POOLS)}, got {pool!r}")
     return _read_config(
         checkpoint,
         kernel="visual.conv1.weight",
@@ -75,54 +101,44 @@ def _read_config_openai(checkpoint: Checkpoint) -> ViTConfig:
         heads="num_heads",
         num_classes=checkpoint.get_shape("visual.proj", 2)[1] if "visual.proj" in checkpoint else None,
         position=use_learned("torch_bicubic_antialias"),
-        activation=_read_openai_activation(checkpoint),
-        norm_eps=1e-5,
+        encoder=read_open_clip_encoder(checkpoint, vision, _BLOCK, pre_norm=pre_norm),
+        pool=_POOLS[pool],
+        norm_order="pool_norm" if vision.get("final_ln_after_pool") else "norm_pool",
     )
 
 
-def _read_openai_activation(checkpoint: Checkpoint) -> ActivationName:
-    match checkpoint.settings.get("hidden_act"):
-        case "gelu":
-            return "gelu"
-        case "quick_gelu":
-            return "quick_gelu"
-        case None:
-            raise CheckpointError(
-                f"{checkpoint.path} does not say which activation its CLIP has: pass config={{'hidden_act': "
-                "'quick_gelu'} for OpenAI's weights and every '-quickgelu' of open_clip, {'hidden_act': 'gelu'} for "
-                "the others"
-            )
-        case other:
-            raise CheckpointError(f"the setting 'hidden_act' must be 'gelu' or 'quick_gelu', got {other!r}")
+def write_vision_cfg(config: ViTConfig) -> Settings:
+    """open_clip's settings of the image tower."""
+    size = config.size
+    return {
+        "image_size": write_sides(config.image_size),
+        "patch_size": write_sides(config.patch_size),
+        "width": size.dim,
+        "layers": size.depth,
+        "head_width": size.dim // size.num_heads,
+        "mlp_ratio": compute_mlp_ratio(size.dim, size.mlp_dim),
+        "no_ln_pre": not config.encoder.pre_norm,
+        "pool_type": next((theirs for theirs, ours in _POOLS.items() if ours == config.pool), str(config.pool)),
+        "final_ln_after_pool": config.norm_order == "pool_norm",
+        **write_open_clip_encoder(config.encoder),
+    }
 
 
 def _map_openai(config: ViTConfig) -> tuple[Rule, ...]:
-    # PyTorch's attention joins the names of its joint weight and bias with an underscore.
-    qkv = [
-        map_names(f"{_BLOCK}attn.in_proj_{part}", f"backbone.encoder.stack.attention.qkv.{part}")
-        for part in ("weight", "bias")
-    ]
     return (
         map_names("visual.conv1.weight", "backbone.patch.weight"),
         map_names("visual.class_embedding", "backbone.class_token"),
         map_names("visual.positional_embedding", POSITION_ROWS, "n d -> n d"),
         map_names("visual.ln_pre.*", "backbone.encoder.pre_norm.*"),
-        *qkv,
-        *map_block(
-            _BLOCK,
-            norm1="ln_1",
-            qkv=(),
-            project="attn.out_proj",
-            norm2="ln_2",
-            hidden="mlp.c_fc",
-            out="mlp.c_proj",
-        ),
+        *map_open_clip_block(_BLOCK, "backbone.encoder.stack."),
         map_names("visual.ln_post.*", FINAL_NORM),
         map_names("visual.proj", "readout.head.linear.weight", "i o -> o i"),
     )
 
 
-OPENAI_CLIP: Final = Layout(
+NUMBERS: Final = (r"input_resolution|context_length|vocab_size", "numbers that the shapes say, too")
+"""What OpenAI's files have beside their tensors."""
+OPENAI_CLIP_IMAGE: Final = Layout(
     name="openai_clip",
     title="OpenAI's CLIP and open_clip",
     library=OPEN_CLIP,
@@ -131,16 +147,10 @@ OPENAI_CLIP: Final = Layout(
     signature=(
         "visual.conv1.weight",
         "visual.class_embedding",
-        "visual.ln_pre.weight",
         _BLOCK.format(i=0) + "attn.in_proj_weight",
     ),
     preprocess={"": Preprocess("cover", "bicubic", *CLIP)},
-    ignored=(
-        (r"transformer\..*|token_embedding\..*|ln_final\..*|text_projection|positional_embedding", "the text tower"),
-        (r"text\..*", "the text tower"),
-        (r"logit_(scale|bias)", "part of the contrastive loss"),
-        (r"input_resolution|context_length|vocab_size", "numbers that the shapes say, too"),
-    ),
+    ignored=(*OPEN_CLIP_TEXT, NUMBERS),
     embeds=has_projection,
 )
 
@@ -148,11 +158,15 @@ OPENAI_CLIP: Final = Layout(
 # --- Hugging Face -------------------------------------------------------------------------------------------------
 
 _LAYER: Final = "encoder.layers.{i}."
-_MODEL_TYPES: Final = ("clip_vision_model", "clip")
+_MODEL_TYPES: Final = ("clip_vision_model", "clip", "metaclip_2_vision_model", "metaclip_2")
+USUAL_VISION: Final[Settings] = MappingProxyType(
+    {"layer_norm_eps": 1e-5, "hidden_act": "quick_gelu", "num_attention_heads": 12}
+)
+"""What transformers assumes where the settings of CLIP's vision tower do not say it."""
 
 
-def _read_config_hugging_face(checkpoint: Checkpoint) -> ViTConfig:
-    checkpoint = select_vision_tower(checkpoint)
+def _read_config_hugging_face(whole: Checkpoint) -> ViTConfig:
+    checkpoint = select_vision_tower(whole, USUAL_VISION)
     return _read_config(
         checkpoint,
         kernel="embeddings.patch_embedding.weight",
@@ -161,10 +175,14 @@ def _read_config_hugging_face(checkpoint: Checkpoint) -> ViTConfig:
         norm1="layer_norm1",
         hidden="mlp.fc1",
         heads="num_attention_heads",
+        usual_heads=12 if "vision_config" in whole.settings else None,
         num_classes=checkpoint.count_classes("visual_projection.weight"),
         position=use_learned("torch_bicubic"),
-        activation=read_activation(checkpoint),
-        norm_eps=checkpoint.get_setting("layer_norm_eps", float),
+        encoder=EncoderOptions(
+            activation=read_activation(checkpoint),
+            norm_eps=checkpoint.get_setting("layer_norm_eps", float),
+            pre_norm=True,
+        ),
     )
 
 
@@ -195,7 +213,7 @@ def _write_config(config: ViTConfig) -> Settings:
     return write_config(config, "clip_vision_model", "CLIPVisionModel")
 
 
-HF_CLIP: Final = Layout(
+HF_CLIP_IMAGE: Final = Layout(
     name="hf_clip",
     title="Hugging Face's CLIP",
     library=HUGGING_FACE,

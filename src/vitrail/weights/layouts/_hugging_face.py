@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from ..._check import join_names
+from ...encoder import EncoderOptions, EncoderSize
 from ...model import ViTConfig
 from ...nn import ActivationName
 from ...systems import DenseConfig
@@ -36,6 +37,7 @@ TEXT_TOWER: Final = (
     (r"logit_(scale|bias)", "part of the contrastive loss"),
     (r"(vision_model\.)?embeddings\.position_ids", "counts from zero"),
 )
+POSITION_IDS: Final = ((r"(text|vision)_model\.embeddings\.position_ids", "counts from zero"),)
 
 
 def check_model_type(checkpoint: Checkpoint) -> None:
@@ -49,15 +51,38 @@ def check_model_type(checkpoint: Checkpoint) -> None:
         )
 
 
-def select_vision_tower(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the settings of its vision tower, if they are inside those of the whole model."""
+def select_vision_tower(checkpoint: Checkpoint, usual: Settings = MappingProxyType({})) -> Checkpoint:
+    """The checkpoint with the settings of its vision tower, if they are inside those of the whole model.
+
+    Files of CLIP of 2022 have them twice. As in transformers, those of `vision_config_dict`, and those of `usual` that
+    it does not have, replace those of `vision_config`. Other families have no `usual`, and no second settings.
+    """
     check_model_type(checkpoint)
-    if "vision_config" not in checkpoint.settings:
-        return checkpoint
-    whole = {"model_type": checkpoint.settings.get("model_type")}
-    inner = checkpoint.view(settings=whole | dict(checkpoint.settings["vision_config"]))
+    inner = _select_tower(checkpoint, "vision_config", usual)
     check_model_type(inner)
     return inner
+
+
+def select_text_tower(checkpoint: Checkpoint, usual: Settings = MappingProxyType({})) -> Checkpoint:
+    """The same for its text tower: `text_config` and `text_config_dict`."""
+    check_model_type(checkpoint)
+    return _select_tower(checkpoint, "text_config", usual)
+
+
+def _select_tower(checkpoint: Checkpoint, name: str, usual: Settings) -> Checkpoint:
+    inside, again = _read_object(checkpoint, name), _read_object(checkpoint, f"{name}_dict") if usual else None
+    if inside is None and again is None:
+        return checkpoint
+    replaced = {} if again is None else {**usual, **again}
+    return checkpoint.view(settings={"model_type": checkpoint.settings.get("model_type"), **(inside or {}), **replaced})
+
+
+def _read_object(checkpoint: Checkpoint, name: str) -> Settings | None:
+    """A setting that is an object; `None` if there is none."""
+    given = checkpoint.settings.get(name)
+    if given is not None and not isinstance(given, Mapping):
+        raise CheckpointError(f"the setting {name!r} beside {checkpoint.path} must be an object, got {given!r}")
+    return cast("Settings | None", given)
 
 
 def read_activation(checkpoint: Checkpoint, usual: Literal["gelu", "silu", "relu"] | None = None) -> ActivationName:
@@ -78,22 +103,35 @@ def name_activation(activation: ActivationName | Literal["swiglu"]) -> str:
 
 def write_config(config: ViTConfig, model_type: str, architecture: str, **others: object) -> Settings:
     """Makes the `config.json` of a vision model, from the settings that the families share and `others`."""
-    encoder, size = config.encoder, config.size
+    return {
+        **write_header(model_type, architecture),
+        **write_encoder(config.size, config.encoder),
+        "image_size": write_sides(config.image_size),
+        "patch_size": write_sides(config.patch_size),
+        "num_channels": config.channels,
+        **others,
+    }
+
+
+def write_header(model_type: str, architecture: str) -> Settings:
+    """The settings that every `config.json` has."""
     return {
         "architectures": [architecture],
         "model_type": model_type,
         "transformers_version": _VERSION,
         "dtype": "float32",
+    }
+
+
+def write_encoder(size: EncoderSize, options: EncoderOptions) -> Settings:
+    """The settings of an encoder."""
+    return {
         "hidden_size": size.dim,
         "num_hidden_layers": size.depth,
         "num_attention_heads": size.num_heads,
         "intermediate_size": size.mlp_dim,
-        "hidden_act": name_activation(encoder.activation),
-        "layer_norm_eps": encoder.norm_eps,
-        "image_size": write_sides(config.image_size),
-        "patch_size": write_sides(config.patch_size),
-        "num_channels": config.channels,
-        **others,
+        "hidden_act": name_activation(options.activation),
+        "layer_norm_eps": options.norm_eps,
     }
 
 

@@ -10,6 +10,7 @@ from .._configuration import Configuration
 from .._rules import Rule
 from ..formats import NumpyArray
 from ._preprocess import Preprocess, use_known_preprocess
+from ._settings import CONFIG
 
 if TYPE_CHECKING:
     from ._checkpoint import Checkpoint
@@ -47,7 +48,11 @@ class Export(Generic[C]):
     find_misreading: Callable[[C, C], str]
     """What differs between a configuration and the one that is read back, in words; the empty string for nothing."""
     write_config: Callable[[C], Settings] = lambda config: {}
-    """Makes the `config.json` of the library, from which it builds such a model; empty if it has none."""
+    """Makes the settings of the library, from which it builds such a model; empty if it has none."""
+    settings: str = CONFIG
+    """The file for these settings."""
+    read_first: tuple[str, ...] = ()
+    """Files that the library reads in place of `model.safetensors` where they are in the folder."""
     write_preprocess: Callable[[C], Settings] = lambda config: {}
     """Makes the `preprocessor_config.json` of the library; empty if it has none, or nothing says how images are."""
     find_obstacle: Callable[[C], str] = lambda config: ""

@@ -22,6 +22,10 @@ _PILLOW: Final[Mapping[int, _Interpolation]] = MappingProxyType({1: "lanczos", 2
 _STEPS: Final = ("resize", "rescale", "normalize")
 _CROP_MODES: Final[Mapping[str, Literal["cover", "squash"]]] = MappingProxyType({"center": "cover", "squash": "squash"})
 """Our names of timm's modes. Its "border" pads on all sides, which Preprocess does not."""
+_RESIZE_MODES: Final[Mapping[str, Literal["cover", "squash"]]] = MappingProxyType(
+    {"shortest": "cover", "squash": "squash"}
+)
+"""Our names of open_clip's modes."""
 PROCESSOR: Final = "preprocessor_config.json"
 """The file in which Hugging Face says how images are prepared."""
 
@@ -51,7 +55,7 @@ def read_open_clip_preprocess(checkpoint: Checkpoint, channels: int, known: Prep
     if "preprocess_cfg" not in checkpoint.settings:
         return match_channels(known, channels)
     settings: dict[str, Any] = dict(checkpoint.settings["preprocess_cfg"])
-    fit = {"shortest": "cover", "squash": "squash"}.get(settings.get("resize_mode", "shortest"))
+    fit = _RESIZE_MODES.get(settings.get("resize_mode", "shortest"))
     interpolation = settings.get("interpolation", "bicubic")
     if fit is None or interpolation not in ("bicubic", "bilinear"):
         return None
@@ -78,6 +82,21 @@ def write_timm_preprocess(config: ViTConfig) -> Settings:
     mode = next((mode for mode, fit in _CROP_MODES.items() if fit == preprocess.fit), "center")
     said = {"interpolation": preprocess.interpolation, "crop_pct": preprocess.crop, "crop_mode": mode}
     return {**given, **said, "mean": list(preprocess.mean), "std": list(preprocess.std)}
+
+
+def write_open_clip_preprocess(config: ViTConfig) -> Settings:
+    """Makes open_clip's `preprocess_cfg`; empty if the configuration does not say it."""
+    preprocess = config.preprocess
+    if preprocess is None:
+        return {}
+    mode = next((mode for mode, fit in _RESIZE_MODES.items() if fit == preprocess.fit), preprocess.fit)
+    return {
+        "size": list(config.image_size),
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "interpolation": preprocess.interpolation,
+        "resize_mode": mode,
+    }
 
 
 def write_hugging_face_preprocess(config: ViTConfig) -> Settings:

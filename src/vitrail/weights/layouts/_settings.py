@@ -16,14 +16,15 @@ else:
     AnyLayout = object  # a layout reads settings
     Settings = Mapping[str, Any]
 
-_OPEN_CLIP: Final = "open_clip_config.json"
+CONFIG: Final = "config.json"
+OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
 # What follows from the tensors of open_clip's towers, or what only training or the text tower needs.
 _OPEN_CLIP_KNOWN: Final = re.compile(
     r"layers|width|head_width|mlp_ratio|patch_size|image_size|patch_dropout|output_tokens|attn_pooler_(queries|heads)|"
-    r"final_ln_after_pool|timm_(model_name|model_pretrained|pool|proj|proj_bias|drop|drop_path)"
+    r"ls_init_value|no_ln_pre|pool_type|final_ln_after_pool|norm_kwargs|act_kwargs|timm_(model_name|model_pretrained|pool|proj|proj_bias|drop|drop_path)"
 )
 # Everything else has to be what open_clip assumes.
-_OPEN_CLIP_USUAL: Final[Mapping[str, object]] = {"pool_type": "tok", "pos_embed_type": "learnable"}
+_OPEN_CLIP_USUAL: Final[Mapping[str, object]] = {"pos_embed_type": "learnable"}
 
 
 Beside: TypeAlias = Callable[[str], Settings | None]
@@ -94,18 +95,21 @@ class FilesBeside:
 
 
 def find_settings(path: Path, beside: Beside) -> Settings:
-    """Reads the `config.json` beside a file, or that of open_clip; empty if there is none."""
-    if not path.with_name("model.safetensors").is_file():
-        whole = beside(_OPEN_CLIP)
-        if whole is not None:
-            return _read_open_clip_settings(path.with_name(_OPEN_CLIP), whole)
-    return beside("config.json") or {}
+    """Reads the `config.json` beside a file, or that of open_clip; empty if there is none.
+
+    Where both are there, as in repositories with a file for each library, `model.safetensors` belongs to `config.json`.
+    """
+    for name in (CONFIG, OPEN_CLIP_CONFIG) if path.name.startswith("model") else (OPEN_CLIP_CONFIG, CONFIG):
+        if (found := beside(name)) is not None:
+            return _read_open_clip_settings(path.with_name(name), found) if name == OPEN_CLIP_CONFIG else found
+    return {}
 
 
 def read_settings_file(path: Path) -> Settings:
-    """Reads a JSON object of settings."""
+    """Reads a JSON object of settings, those of open_clip too."""
     with OpenedFile(path) as file:
-        return _parse_settings(file)
+        settings = _parse_settings(file)
+    return _read_open_clip_settings(path, settings) if "model_cfg" in settings else settings
 
 
 def _parse_settings(file: OpenedFile) -> Settings:
@@ -128,13 +132,18 @@ def _read_open_clip_settings(path: Path, whole: Settings) -> Settings:
                 "a ViTConfig"
             )
     size = vision.get("image_size")
-    common: dict[str, Any] = {"image_size": size, "preprocess_cfg": whole.get("preprocess_cfg") or {}}
+    common: dict[str, Any] = {
+        "image_size": size,
+        "preprocess_cfg": whole.get("preprocess_cfg") or {},
+        "hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu",
+        "text_cfg": _to_object(model.get("text_cfg")),
+    }
     if "timm_model_name" in vision:
         pool = vision.get("timm_pool", "avg")
         named = {"architecture": vision["timm_model_name"], "global_pool": pool, "model_args": {"img_size": size}}
         return common | named
     heads = vision["width"] // vision.get("head_width", 64)
-    return common | {"hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu", "num_heads": heads}
+    return common | {"vision_cfg": vision, "num_heads": heads}
 
 
 def _to_object(given: object) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     flat = len(checkpoint.tensors[_KERNEL].shape) == 2
     dim, channels, patch = _get_flat_kernel(checkpoint) if flat else checkpoint.get_kernel(_KERNEL)
     image_size = checkpoint.find_image_size(positions, patch, None if flat else checkpoint.settings.get("image_size"))
-    num_heads = checkpoint.get_heads(dim, setting="num_attention_heads")
+    usual_heads = 12 if "vision_config" in whole.settings else None
+    num_heads = checkpoint.get_heads(dim, setting="num_attention_heads", usual=usual_heads)
     has_pool = "head.probe" in checkpoint and num_classes is None
     pool = use_attention_pool(activation=activation, mlp_dim=mlp_dim, norm_eps=eps, num_heads=num_heads)
     return ViTConfig(
@@ -111,7 +112,7 @@ def _map(config: ViTConfig) -> tuple[Rule, ...]:
     )
 
 
-def _write_config(config: ViTConfig) -> Settings:
+def write_siglip_config(config: ViTConfig) -> Settings:
     """The classifier's has the settings of the tower inside those of the whole model."""
     flat = config.position == _NATIVE_ASPECT
     name, family = ("Siglip2", "siglip2") if flat else ("Siglip", "siglip")
@@ -127,7 +128,8 @@ def _write_config(config: ViTConfig) -> Settings:
     return {**common, **version, "vision_config": tower, **write_labels(config)}
 
 
-def _find_obstacle(config: ViTConfig) -> str:
+def find_siglip_obstacle(config: ViTConfig) -> str:
+    """What of a model Hugging Face cannot say."""
     if config.position != _NATIVE_ASPECT:
         return find_square_obstacle(config)
     if config.preprocess is not None and config.preprocess.fit != "native":
@@ -135,7 +137,7 @@ def _find_obstacle(config: ViTConfig) -> str:
     return find_square_obstacle(dataclasses.replace(config, preprocess=None))
 
 
-HF_SIGLIP: Final = Layout(
+HF_SIGLIP_IMAGE: Final = Layout(
     name="hf_siglip",
     title="Hugging Face's SigLIP, and SigLIP 2",
     library=HUGGING_FACE,
@@ -152,9 +154,9 @@ HF_SIGLIP: Final = Layout(
     ignored=(*TEXT_TOWER, (r"head\..*", "the attention pooling, which the classifier does not read")),
     export=Export(
         find_misreading,
-        write_config=_write_config,
+        write_config=write_siglip_config,
         write_preprocess=write_hugging_face_preprocess,
-        find_obstacle=_find_obstacle,
+        find_obstacle=find_siglip_obstacle,
         prefix=lambda config: "" if config.head == "none" else "vision_model.",
         bare=("classifier",),
     ),

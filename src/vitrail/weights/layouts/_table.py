@@ -8,22 +8,19 @@ from ..._check import join_names
 from .._errors import CheckpointError
 from ..formats import AbstractSource, UnstackedSource
 from ._checkpoint import Checkpoint
-from ._clip import HF_CLIP, OPENAI_CLIP
 from ._depth_anything import DEPTH_ANYTHING, HF_DEPTH_ANYTHING
 from ._dino import META_DINO, META_DINOV2
 from ._dinov2 import HF_DINOV2, HF_DINOV2_5
 from ._dinov3 import HF_DINOV3, HF_DINOV3_5, META_DINOV3
 from ._dpt import HF_DPT, HF_DPT_DINOV2
 from ._flax import BIG_VISION, VISION_TRANSFORMER
+from ._image_text import HF_CLIP, HF_SIGLIP, OPENAI_CLIP, TIMM_EVA, TIMM_VIT
 from ._layout import AnyLayout, Settings
 from ._mae import HF_MAE, HF_MAE_5, META_MAE
 from ._sam import TIMM_SAM
 from ._segment_anything import HF_SAM, META_SAM
 from ._settings import Beside, find_nothing
-from ._siglip import HF_SIGLIP
-from ._timm_eva import TIMM_EVA
 from ._timm_naflex import TIMM_NAFLEX
-from ._timm_vit import TIMM_VIT
 from ._torchvision import TORCHVISION
 
 LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
@@ -76,6 +73,7 @@ WritableLayout = Literal[
     "hf_dpt",
     "hf_dpt_dinov2",
     "hf_depth_anything",
+    "openai_clip",
 ]
 """The layouts that `vitrail.save` writes."""
 

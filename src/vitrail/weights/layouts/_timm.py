@@ -20,6 +20,10 @@ from ._layout import Settings
 from ._preprocess import write_timm_preprocess
 
 KERNEL: Final = "patch_embed.proj.weight"
+OPEN_CLIP_TRUNK: Final = "visual.trunk."
+"""What open_clip puts before timm's names."""
+OPEN_CLIP_HEAD: Final = "visual.head.proj"
+"""The projection that open_clip puts after a model of timm's."""
 _POOL_NAMES: Final[Mapping[str, str]] = MappingProxyType({"cls": "token", "mean": "avg", "attention": "map"})
 """timm's names of our pools."""
 # Arguments that follow from the tensors or other settings, or that only training needs.
@@ -63,6 +67,15 @@ def read_heads(checkpoint: Checkpoint, arguments: dict[str, Any], name: str, dim
     if name:  # the architecture says it
         checkpoint.assumed.pop("num_heads", None)
     return heads
+
+
+def read_head(checkpoint: Checkpoint) -> tuple[int | None, str | PartSpec]:
+    """The number of logits and the head: timm's own, or the projection of open_clip after it."""
+    projection = checkpoint.count_classes(f"{OPEN_CLIP_HEAD}.weight")
+    if projection is not None and f"{OPEN_CLIP_HEAD}.bias" not in checkpoint:
+        return projection, PartSpec("linear", (("bias", False),))
+    num_classes = checkpoint.count_classes("head.weight") if projection is None else projection
+    return num_classes, "none" if num_classes is None else "linear"
 
 
 def read_pool(checkpoint: Checkpoint, arguments: dict[str, Any], known: Mapping[str, str]) -> str | None:

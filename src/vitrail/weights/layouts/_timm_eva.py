@@ -16,11 +16,15 @@ from .._rules import FINAL_NORM, POSITION_ROWS, ZEROS, Rule, map_block, map_name
 from ._checkpoint import Checkpoint
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
+from ._open_clip import TEXT_TOWER
 from ._preprocess import find_preprocess_obstacle
 from ._timm import (
     KERNEL,
+    OPEN_CLIP_HEAD,
+    OPEN_CLIP_TRUNK,
     read_architecture,
     read_arguments,
+    read_head,
     read_heads,
     read_image_size,
     read_pool,
@@ -49,7 +53,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         position = use_learned("torch_bicubic_antialias")
         rows = checkpoint.get_shape("pos_embed", 3)[1]
         image_size = checkpoint.find_image_size(rows - 1 - registers, patch, image_size)
-    num_classes = checkpoint.count_classes("head.weight")
+    num_classes, head = read_head(checkpoint)
     return ViTConfig(
         image_size=image_size,
         patch_size=patch,
@@ -64,7 +68,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         classes=checkpoint.find_classes(num_classes),
         position=position,
         pool=read_pool(checkpoint, arguments, {"token": "cls", "avg": "mean"}) or "mean",
-        head="none" if num_classes is None else "linear",
+        head=head,
         norm_order="pool_norm" if "fc_norm.weight" in checkpoint else "norm_pool",
         class_token=True,
         num_registers=registers,
@@ -114,10 +118,11 @@ def _map(config: ViTConfig) -> tuple[Rule, ...]:
         ),
         map_names("fc_norm.*" if config.norm_order == "pool_norm" else "norm.*", FINAL_NORM),
         map_names("head.*", "readout.head.linear.*"),
+        map_names(OPEN_CLIP_HEAD + ".*", "readout.head.linear.*"),
     )
 
 
-TIMM_EVA: Final = Layout(
+TIMM_EVA_IMAGE: Final = Layout(
     name="timm_eva",
     title="timm's Eva (DINOv3, EVA)",
     library=TIMM,
@@ -126,10 +131,15 @@ TIMM_EVA: Final = Layout(
     signature=(KERNEL, "blocks.0.attn.qkv.weight", "cls_token", "blocks.0.attn.proj.weight"),
     one_of=("blocks.0.gamma_1", "blocks.0.attn.q_bias"),
     foreign=("mask_token", "storage_tokens", "blocks.0.attn.qkv.bias", "blocks.0.ls1.gamma", "register_tokens"),
+    prefixes=(OPEN_CLIP_TRUNK,),
     architectures=re.compile(
         r"vit_(tiny|small|base|large|small_plus|huge_plus|7b)_patch16_dinov3(_qkvb)?|eva_giant_.*"
     ),
-    ignored=((r"blocks\.\d+\.attn\.k_bias", "a buffer of zeros"), (r"rope\..*", "computed from the sizes")),
+    ignored=(
+        (r"blocks\.\d+\.attn\.k_bias", "a buffer of zeros"),
+        (r"rope\..*", "computed from the sizes"),
+        *TEXT_TOWER,
+    ),
     computed=((r"blocks\.\d+\.attn\.k_bias", lambda config: np.zeros(config.size.dim, np.float32)),),
     export=Export(find_misreading, write_config=_write_config, find_obstacle=find_preprocess_obstacle),
 )

@@ -22,7 +22,7 @@ from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
 from ._preprocess import Preprocess
 from ._timm import compute_mlp_ratio, read_architecture, read_arguments, read_heads, write_pool, write_timm_config
-from ._timm_vit import TIMM_VIT, choose_pool, read_activation
+from ._timm_vit import TIMM_VIT_IMAGE, choose_pool, read_activation
 from ._vit import find_misreading, list_shapes
 
 _KERNEL: Final = "embeds.proj.weight"
@@ -150,7 +150,7 @@ def _read_preprocess(checkpoint: Checkpoint, channels: int, patch: tuple[int, in
 
 def _map(config: ViTConfig) -> tuple[Rule, ...]:
     (height, width), (rows, cols) = config.patch_size, config.grid
-    shared = [rule for rule in TIMM_VIT.rules(config) if not rule.ours[0].startswith(_ELSEWHERE)]
+    shared = [rule for rule in TIMM_VIT_IMAGE.rules(config) if not rule.ours[0].startswith(_ELSEWHERE)]
     flat = "d (h w c) -> d c h w"
     return (
         map_names(_KERNEL, "backbone.patch.weight", flat, sizes=(("h", height), ("w", width))),

@@ -19,11 +19,15 @@ from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
+from ._open_clip import TEXT_TOWER
 from ._preprocess import find_preprocess_obstacle
 from ._timm import (
     KERNEL,
+    OPEN_CLIP_HEAD,
+    OPEN_CLIP_TRUNK,
     read_architecture,
     read_arguments,
+    read_head,
     read_heads,
     read_image_size,
     read_pool,
@@ -56,7 +60,8 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     num_heads = read_heads(checkpoint, arguments, name, dim, gated=gated)
     activation = read_activation(checkpoint, arguments, name)
     eps = 1e-5 if pre_norm else 1e-6
-    num_classes, distilled = checkpoint.count_classes("head.weight"), "head_dist.weight" in checkpoint
+    num_classes, head = read_head(checkpoint)
+    distilled = "head_dist.weight" in checkpoint
     return ViTConfig(
         image_size=image_size,
         patch_size=patch,
@@ -72,7 +77,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         patch="conv" if "patch_embed.proj.bias" in checkpoint else PartSpec("conv", (("bias", False),)),
         position=use_learned("torch_bicubic_antialias", covers_prefix=covers),
         pool=choose_pool(checkpoint, arguments, activation, eps, num_heads),
-        head="none" if num_classes is None else "distilled" if distilled else "linear",
+        head="distilled" if distilled else head,
         norm_order="pool_norm" if "fc_norm.weight" in checkpoint else "norm_pool",
         class_token=class_token,
         num_registers=registers,
@@ -224,11 +229,12 @@ def _map(config: ViTConfig) -> tuple[Rule, ...]:
         map_names("attn_pool.mlp.fc1.*", "readout.pool.mlp.hidden.*"),
         map_names("attn_pool.mlp.fc2.*", "readout.pool.mlp.out.*"),
         map_names("head.*", "readout.head.class_token.*" if distilled else "readout.head.linear.*"),
+        map_names(OPEN_CLIP_HEAD + ".*", "readout.head.linear.*"),
         map_names("head_dist.*", "readout.head.distillation_token.*"),
     )
 
 
-TIMM_VIT: Final = Layout(
+TIMM_VIT_IMAGE: Final = Layout(
     name="timm",
     title="timm's VisionTransformer",
     library=TIMM,
@@ -236,12 +242,12 @@ TIMM_VIT: Final = Layout(
     rules=_map,
     signature=(KERNEL, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "pos_embed"),
     foreign=("mask_token", "decoder_embed.weight", "blocks.0.attn.q_bias", "blocks.0.attn.rel_pos_h"),
-    prefixes=("visual.trunk.",),
+    prefixes=(OPEN_CLIP_TRUNK,),
     architectures=re.compile(
         r"(vit|deit|deit3)_(tiny|xsmall|small|wee|little|medium|mediumd|betwixt|base|large|huge|giant|giantopt|gigantic|"
         r"so150m2?|so400m)(_distilled)?_patch\d+"
         r"(_plus|_reg\d|_gap|_map|_clip|_quickgelu|_siglip|_dinov2|_miil)*(_\d+)?|flexivit_(small|base|large)"
     ),
-    ignored=((r"text\..*", "the text tower"), (r"logit_(scale|bias)", "part of the contrastive loss")),
+    ignored=TEXT_TOWER,
     export=Export(find_misreading, write_config=_write_config, find_obstacle=_find_obstacle),
 )

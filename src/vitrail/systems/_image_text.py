@@ -1,0 +1,229 @@
+"""Image and text in one space: CLIP, SigLIP."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+
+from ..model import ViT, ViTConfig, from_json, to_json
+from ..nn import Dropout, Execution
+from ._text import TextConfig, TextTower
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTextConfig:
+    """Describes an `ImageText` by those of its two towers."""
+
+    image: ViTConfig
+    """The image model, which returns an embedding: of the projection in its head (CLIP), or of its pool (SigLIP)."""
+    text: TextConfig
+    """The text tower."""
+    has_bias: bool = False
+    """Whether a learned bias is added to the scaled similarities, as in SigLIP."""
+
+    def build(self, *, key: PRNGKeyArray) -> "ImageText":
+        """Builds the model.
+
+        **Arguments:**
+
+        - `key`: for the weights.
+
+        **Returns:**
+
+        An `ImageText` with fresh weights. Scale and bias start as in the papers: 1 / 0.07 without a bias (CLIP), 10
+        and -10 with one (SigLIP).
+
+        **Raises:** what `ViTConfig.build` raises; `ValueError` if the embeddings of the towers differ in width.
+        """
+        image_key, text_key = jax.random.split(key)
+        return ImageText(
+            image=self.image.build(key=image_key),
+            text=TextTower(self.text, key=text_key),
+            log_scale=jnp.asarray(math.log(10 if self.has_bias else 1 / 0.07), jnp.float32),
+            bias=jnp.asarray(-10, jnp.float32) if self.has_bias else None,
+            config=self,
+        )
+
+    def to_json(self) -> str:
+        """Writes the configuration as JSON, for `from_json`.
+
+        **Returns:**
+
+        A JSON object, indented.
+
+        **Raises:** `ValueError` if a part is a class or a `functools.partial`.
+        """
+        return to_json(self)
+
+    @staticmethod
+    def from_json(text: str) -> "ImageTextConfig":
+        """Reads a configuration that `to_json` wrote.
+
+        **Arguments:**
+
+        - `text`: a JSON object.
+
+        **Returns:**
+
+        An equal configuration.
+
+        **Raises:** what `ViTConfig.from_json` raises.
+        """
+        return from_json(ImageTextConfig, text)
+
+
+@final
+class ImageText(eqx.Module):
+    """Two towers that put images and texts in one space, where the nearest text describes the image: CLIP and SigLIP.
+
+    Each method takes one image or one text; batch it with `jax.vmap(model.embed_image)(images)`.
+
+    ??? cite
+
+        Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*, ICML 2021,
+        arXiv:2103.00020, figure 3. With a bias: Zhai et al., *Sigmoid Loss for Language Image Pre-Training*, ICCV 2023,
+        arXiv:2303.15343, algorithm 1.
+    """
+
+    image: ViT
+    text: TextTower
+    log_scale: Float[Array, ""]
+    bias: Float[Array, ""] | None
+    config: ImageTextConfig = eqx.field(static=True)
+
+    def __init__(
+        self,
+        image: ViT,
+        text: TextTower,
+        log_scale: Float[Array, ""],
+        bias: Float[Array, ""] | None,
+        config: ImageTextConfig,
+    ):
+        """**Arguments:**
+
+        - `image`: the image model.
+        - `text`: the text tower.
+        - `log_scale`: the logarithm of what similarities are multiplied by.
+        - `bias`: what is added then; `None` for nothing.
+        - `config`: what all of them were built from.
+
+        **Raises:** `ValueError` if the embeddings of the towers differ in width.
+        """
+        widths = image.readout.head.out_dim, text.embed_dim
+        if widths[0] != widths[1]:
+            raise ValueError(
+                f"image and text must have embeddings of one width, got {widths[0]} and {widths[1]}: change the head "
+                "of the image model, or embed_dim of the text tower"
+            )
+        self.image = image
+        self.text = text
+        self.log_scale = log_scale
+        self.bias = bias
+        self.config = config
+
+    def embed_image(
+        self, image: Shaped[Array | np.ndarray, "..."], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " embed"]:
+        """**Arguments:**
+
+        - `image`: one image, as the image model takes it.
+        - `key`: for what is random in training; `None` means inference.
+
+        **Returns:**
+
+        The embedding of the image, of unit length, in float32.
+
+        **Raises:** `ValueError` or `TypeError` if the image does not fit.
+        """
+        return _normalise(self.image(image, key=key))
+
+    def embed_text(
+        self,
+        tokens: Int[Array | np.ndarray, " context"],
+        *,
+        mask: Bool[Array | np.ndarray, " context"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, " embed"]:
+        """**Arguments:**
+
+        - `tokens`: the ids of one text, as the tokenizer of the model gives them. SigLIP needs them padded to the
+            context, CLIP does not.
+        - `mask`: true for each token that counts; `None` if all count, as the published models have it, padding
+            included.
+        - `key`: for what is random in training; `None` means inference.
+
+        **Returns:**
+
+        The embedding of the text, of unit length, in float32.
+
+        **Raises:** what `TextTower` raises.
+        """
+        backbone = self.image.backbone
+        embedding = self.text(tokens, mask=mask, execution=backbone.execution, dropout=backbone.dropout, key=key)
+        return _normalise(embedding)
+
+    def similarity(
+        self, images: Float[Array, "*images embed"], texts: Float[Array, "*texts embed"]
+    ) -> Float[Array, "..."]:
+        """How well images and texts fit: the logits that the model is trained with. `jax.nn.softmax` over texts makes
+        probabilities of them in CLIP, `jax.nn.sigmoid` in SigLIP.
+
+        **Arguments:**
+
+        - `images`: the embedding of an image, or of several, of unit length.
+        - `texts`: the embedding of a text, or of several, of unit length.
+
+        **Returns:**
+
+        Scale times cosine plus bias, of each image (the first axes) and each text (the last).
+        """
+        cosine = jnp.tensordot(images, texts, axes=(-1, -1), precision="highest")
+        logits = jnp.exp(self.log_scale) * cosine
+        return logits if self.bias is None else logits + self.bias
+
+    def with_execution(self, execution: Execution) -> "ImageText":
+        """**Arguments:**
+
+        - `execution`: how both towers are to be computed.
+
+        **Returns:**
+
+        The same model, with the same arrays, computed in that way.
+        """
+        return dataclasses.replace(self, image=self.image.with_execution(execution))
+
+    def with_dropout(self, dropout: Dropout) -> "ImageText":
+        """**Arguments:**
+
+        - `dropout`: what is to be dropped at random in training, in both towers.
+
+        **Returns:**
+
+        The same model, with the same arrays, and that dropout.
+        """
+        return dataclasses.replace(self, image=self.image.with_dropout(dropout))
+
+    def resized(
+        self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None
+    ) -> "ImageText":
+        """**Arguments:** those of [`ViT.resized`][vitrail.ViT.resized].
+
+        **Returns:**
+
+        The model for images of another size.
+
+        **Raises:** what `ViT.resized` raises.
+        """
+        image = self.image.resized(image_size, patch_size=patch_size)
+        return dataclasses.replace(self, image=image, config=dataclasses.replace(self.config, image=image.config))
+
+
+def _normalise(embedding: Float[Array, " embed"]) -> Float[Array, " embed"]:
+    embedding = embedding.astype(jnp.float32)
+    return embedding / jnp.linalg.norm(embedding)
