@@ -73,7 +73,7 @@ def _plugins_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
         ("patches", ["conv", "conv_stem"]),
         ("positions", ["learned", "sincos2d", "factorized", "rope", "none"]),
         ("pools", ["mean", "cls", "attention", "none"]),
-        ("heads", ["linear", "mlp", "distilled", "none"]),
+        ("heads", ["linear", "mlp", "distilled", "cosine", "none"]),
     ],
 )
 def test_the_built_in_names_are_there(kind: str, names: list[str]) -> None:

@@ -38,6 +38,7 @@ from .encoder import (
 from .head import (
     HEADS as HEADS,
     AbstractHead as AbstractHead,
+    CosineHead as CosineHead,
     DistilledHead as DistilledHead,
     HeadContext as HeadContext,
     HeadFactory as HeadFactory,

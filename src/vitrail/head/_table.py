@@ -4,6 +4,7 @@ from typing import Final
 
 from .._registry import Registry
 from ._base import AbstractHead, HeadContext
+from ._cosine import CosineHead
 from ._distilled import DistilledHead
 from ._linear import LinearHead
 from ._mlp import MLPHead
@@ -14,6 +15,6 @@ HEADS: Final[Registry[AbstractHead, HeadContext]] = Registry(
     group="vitrail.heads",
     part=AbstractHead,
     context=HeadContext,
-    builtins={"linear": LinearHead, "mlp": MLPHead, "distilled": DistilledHead, "none": NoHead},
+    builtins={"linear": LinearHead, "mlp": MLPHead, "distilled": DistilledHead, "cosine": CosineHead, "none": NoHead},
 )
 """The heads by name. Other packages add to it in the entry-point group `vitrail.heads`."""

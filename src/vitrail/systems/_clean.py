@@ -26,38 +26,9 @@ _PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 _CONTROL: Final = dict.fromkeys(
     [*range(0x09), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD)]
 )
-_LIGATURES: Final = str.maketrans(
-    dict(
-        zip(
-            "ĲĳŉǱǲǳǄǅǆǇǈǉǊǋǌﬀﬁﬂﬃﬄﬅﬆ",
-            [
-                "IJ",
-                "ij",
-                "ʼn",
-                "DZ",
-                "Dz",
-                "dz",
-                "DŽ",
-                "Dž",
-                "dž",
-                "LJ",
-                "Lj",
-                "lj",
-                "NJ",
-                "Nj",
-                "nj",
-                "ff",
-                "fi",
-                "fl",
-                "ffi",
-                "ffl",
-                "ſt",
-                "st",
-            ],
-            strict=True,
-        )
-    )
-)
+_LIGATURES: Final = {ord(one): unicodedata.normalize("NFKC", one) for one in "ĲĳŉǱǲǳǄǅǆǇǈǉǊǋǌﬀﬁﬂﬃﬄﬆ"} | {
+    0xFB05: "\u017ft"
+}
 
 
 def clean_text(text: str, how: Cleaning) -> str:
