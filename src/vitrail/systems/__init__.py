@@ -5,6 +5,7 @@ from ._clip_vocabulary import make_clip_vocabulary as make_clip_vocabulary
 from ._image_text import ImageText as ImageText, ImageTextConfig as ImageTextConfig
 from ._mae import MAEDecoder as MAEDecoder, MaskedAutoencoder as MaskedAutoencoder, Reconstruction as Reconstruction
 from ._mae_config import MAEConfig as MAEConfig
+from ._templates import TEMPLATES as TEMPLATES
 from ._text import (
     TEXT_POOLINGS as TEXT_POOLINGS,
     TextConfig as TextConfig,
@@ -17,3 +18,4 @@ from ._tokenizer import (
     TokenizerConfig as TokenizerConfig,
     pack_vocabulary as pack_vocabulary,
 )
+from ._zero_shot import zero_shot as zero_shot
