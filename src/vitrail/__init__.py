@@ -148,6 +148,10 @@ if _typing.TYPE_CHECKING:
         Reconstruction as Reconstruction,
         TextConfig as TextConfig,
         TextTower as TextTower,
+        TEMPLATES as TEMPLATES,
+        Tokenizer as Tokenizer,
+        TokenizerConfig as TokenizerConfig,
+        zero_shot as zero_shot,
     )
     from .weights import (
         CheckpointError as CheckpointError,
@@ -171,6 +175,10 @@ else:
         "Reconstruction": "systems",
         "TextConfig": "systems",
         "TextTower": "systems",
+        "TEMPLATES": "systems",
+        "Tokenizer": "systems",
+        "TokenizerConfig": "systems",
+        "zero_shot": "systems",
         "CheckpointError": "weights",
         "ModelCard": "weights",
         "WritableLayout": "weights",

@@ -172,8 +172,9 @@ class ImageText(eqx.Module):
         config = self.config
         if config.tokenizer is None:
             raise ValueError(
-                "the model must have a tokenizer to read texts, got none: put the tokenizer.json (or CLIP's merges) of "
-                "the checkpoint beside its weights and load it again, or pass token ids to embed_text"
+                "the model must have a tokenizer to read texts, got none: put the tokenizer.json of the checkpoint (or "
+                "CLIP's merges; a spiece.model is not read) beside its weights and load it again, or pass token ids to "
+                "embed_text"
             )
         tokens = config.tokenizer.build()(texts)
         if (largest := int(np.max(tokens))) >= config.text.vocabulary:

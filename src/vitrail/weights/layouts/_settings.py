@@ -134,8 +134,7 @@ class FilesBeside(AbstractBeside):
         return self._opened.enter_context(OpenedFile(path, one_of_several=True))
 
 
-<<<<<<< HEAD
-def find_settings(path: Path, beside: Beside) -> Settings:
+def find_settings(path: Path, beside: AbstractBeside) -> Settings:
     """Reads the `config.json` beside a file, or that of open_clip; empty if there is none.
 
     Where both are there, as in repositories with a file for each library, `model.safetensors` belongs to `config.json`.
@@ -144,15 +143,6 @@ def find_settings(path: Path, beside: Beside) -> Settings:
         if (found := beside(name)) is not None:
             return _read_open_clip_settings(path.with_name(name), found) if name == OPEN_CLIP_CONFIG else found
     return {}
-=======
-def find_settings(path: Path, beside: AbstractBeside) -> Settings:
-    """Reads the `config.json` beside a file, or that of open_clip; empty if there is none."""
-    if not path.with_name("model.safetensors").is_file():
-        whole = beside(_OPEN_CLIP)
-        if whole is not None:
-            return _read_open_clip_settings(path.with_name(_OPEN_CLIP), whole)
-    return beside("config.json") or {}
->>>>>>> a7a7f57 (Texts become token ids as CLIP's and SigLIP's own tokenizers make them, from the files beside the weights)
 
 
 def read_settings_file(path: Path) -> Settings:

@@ -18,7 +18,6 @@ from ._layout import Settings
 _TOKENIZER: Final = "tokenizer.json"
 _MERGES: Final = "merges.txt"
 _TOKENS: Final = "vocab.json"
-_SENTENCEPIECE: Final = "spiece.model"
 _OPENAI: Final = ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
 _NUM_MERGES: Final = 49152 - 256 - 2
 """How many of the merges in OpenAI's file CLIP has."""
@@ -56,7 +55,7 @@ def find_siglip_tokenizer(checkpoint: Checkpoint, context: int) -> TokenizerConf
     if (tokenizer := _read_tokenizer(checkpoint)) is None:
         return None
     settings = _read_settings(checkpoint)
-    if tokenizer["model"].get("type") != "Unigram":
+    if not isinstance(tokenizer["model"]["vocab"], list):  # not SentencePiece's unigrams, which have scores
         tokenizer = _prepend(tokenizer, _LOWERCASE)
         return _make_config(checkpoint, tokenizer, context, pad="<pad>")
     if settings.get("do_lower_case") is False:
@@ -74,22 +73,20 @@ def find_siglip_tokenizer(checkpoint: Checkpoint, context: int) -> TokenizerConf
 
 
 def find_open_clip_tokenizer(checkpoint: Checkpoint, context: int) -> TokenizerConfig | None:
-    """Reads the tokenizer of OpenAI's CLIP, or of open_clip as the `open_clip_config.json` says it.
+    """Reads the tokenizer of OpenAI's CLIP, or of open_clip as the settings of its text tower say.
 
     **Returns:** **Raises:** as `find_clip_tokenizer`.
     """
-    model = (checkpoint.beside("open_clip_config.json") or {}).get("model_cfg") or {}
-    text: Settings = model.get("text_cfg") or {}
+    text: Settings = checkpoint.settings.get("text_cfg") or {}
     options = dict(text.get("tokenizer_kwargs") or {})
     named = bool(text.get("hf_tokenizer_name"))
     clean = options.pop("clean", "whitespace" if named else "lower")
     without_separator = bool(options.pop("strip_sep_token", False))
     if clean not in _OPEN_CLIP_CLEANING or options or text.get("tokenizer_mode"):
         raise CheckpointError(
-            f"the tokenizer in the open_clip_config.json beside {checkpoint.path} must be cleaned by one of "
-            f"{join_names(_OPEN_CLIP_CLEANING)} and have no other options, got "
-            f"{dict(text.get('tokenizer_kwargs') or {}) | {'tokenizer_mode': text.get('tokenizer_mode')}}: pass "
-            "part='image' for the image tower alone"
+            f"the tokenizer in the settings of {checkpoint.path} must have one of {join_names(_OPEN_CLIP_CLEANING)} as "
+            f"'clean' and no other options, got {text.get('tokenizer_kwargs')} and the mode "
+            f"{text.get('tokenizer_mode')!r}: pass part='image' for the image tower alone"
         )
     if (tokenizer := _read_tokenizer(checkpoint)) is None:
         return None
@@ -117,11 +114,6 @@ def _read_tokenizer(checkpoint: Checkpoint) -> _Tokenizer | None:
         if (content := checkpoint.beside.read(name, MAX_VOCABULARY)) is not None:
             lines = _split_lines(checkpoint, name, _inflate(checkpoint, name, content))
             return _make_clip(checkpoint, name, lines[1 : 1 + _NUM_MERGES], None)
-    if checkpoint.beside.read(_SENTENCEPIECE, MAX_VOCABULARY) is not None:
-        raise CheckpointError(
-            f"{checkpoint.path} has a {_SENTENCEPIECE} beside it and no {_TOKENIZER}, which is what vitrail reads: "
-            "download that too, or pass part='image' for the image tower alone"
-        )
     return None
 
 
