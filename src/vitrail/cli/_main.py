@@ -17,10 +17,11 @@ from ..images import DataError
 from ._compare import Compare, run_compare
 from ._demo import Demo, run_demo
 from ._list import List, list_parts
+from ._search import Search, run_search
 from ._weights import Convert, Inspect, Predict, run_convert, run_inspect, run_predict
 
 _EXTRAS: Final[Mapping[str, Literal["demo", "torch"]]] = MappingProxyType(
-    {"demo": "demo", "compare": "demo", "convert": "torch"}
+    {"demo": "demo", "compare": "demo", "search": "demo", "convert": "torch"}
 )
 """The extra that a command needs; `weights` for the others, which has the library that parses all."""
 _EXPECTED: Final = (
@@ -70,7 +71,7 @@ def _format_error(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else " ".join(str(error).split())
 
 
-_Command = Demo | Compare | List | Inspect | Predict | Convert
+_Command = Demo | Compare | List | Inspect | Predict | Search | Convert
 
 
 def _run(command: _Command) -> None:
@@ -85,6 +86,8 @@ def _run(command: _Command) -> None:
             run_inspect(command)
         case Predict():
             run_predict(command)
+        case Search():
+            run_search(command)
         case Convert():
             run_convert(command)
 

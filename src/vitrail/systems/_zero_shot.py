@@ -88,7 +88,8 @@ def _find_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(templates, str):
         if templates not in TEMPLATES:
             raise ValueError(
-                f"templates must be a name, {join_names(TEMPLATES)}, or a sequence of prompts, got {templates!r}"
+                f"templates must be one of {join_names(TEMPLATES)}, or prompts with {_PLACE} in the place of the class, "
+                f"got {templates!r}"
             )
         return TEMPLATES[templates]
     if not templates:
