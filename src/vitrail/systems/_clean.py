@@ -6,6 +6,7 @@ import string
 import unicodedata
 from collections.abc import Callable, Mapping
 from functools import cache
+from html.entities import html5
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -110,10 +111,10 @@ def _join_surrogates(found: re.Match[str]) -> str:
 @cache
 def _list_entities() -> Mapping[str, str]:
     """The named entities that end in a semicolon, and those of small letters in capitals: `&EACUTE;` for `É`."""
-    entities = {f"&{name}": character for name, character in html.entities.html5.items() if name.endswith(";")}
+    entities = {f"&{name}": character for name, character in html5.items() if name.endswith(";")}
     shouted = {
         f"&{name.upper()}": character.upper()
-        for name, character in html.entities.html5.items()
+        for name, character in html5.items()
         if name.endswith(";") and name == name.lower()
     }
     return {name: character for name, character in shouted.items() if html.unescape(name) == name} | entities

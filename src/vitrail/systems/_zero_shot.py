@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import equinox as eqx
 import jax
@@ -81,15 +81,15 @@ def _get_parts(model: ViT) -> tuple[Any, ...]:
 
 @eqx.filter_jit
 def _embed_texts(model: ImageText, tokens: Int[Array, "texts context"], batch_size: int) -> Float[Array, "texts embed"]:
-    return jax.lax.map(model.embed_text, tokens, batch_size=batch_size)
+    return cast(Array, jax.lax.map(model.embed_text, tokens, batch_size=batch_size))
 
 
 def _find_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(templates, str):
         if templates not in TEMPLATES:
             raise ValueError(
-                f"templates must be one of {join_names(TEMPLATES)}, or prompts with {_PLACE} in the place of the class, "
-                f"got {templates!r}"
+                f"templates must be one of {join_names(TEMPLATES)}, or prompts with {_PLACE} in the place of the "
+                f"class, got {templates!r}"
             )
         return TEMPLATES[templates]
     if not templates:

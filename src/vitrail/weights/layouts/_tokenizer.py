@@ -207,7 +207,8 @@ def _make_config(
                 f"{name} beside {checkpoint.path} must be {' or '.join(map(repr, known))}, got {settings[name]!r}"
             )
     if not isinstance(pad, int):
-        named = _read_name(settings.get("pad_token")) or (tokenizer.get("padding") or {}).get("pad_token") or pad
+        written: Settings = tokenizer.get("padding") or {}
+        named = _read_name(settings.get("pad_token")) or _read_name(written.get("pad_token")) or pad
         if named is None:
             raise CheckpointError(f"the settings of the tokenizer beside {checkpoint.path} must name its 'pad_token'")
         pad = _find_id(checkpoint, tokenizer, named)
@@ -249,12 +250,12 @@ def _make_template(checkpoint: Checkpoint, tokenizer: _Tokenizer, end: str) -> d
 
 def _without_separator(tokenizer: _Tokenizer) -> _Tokenizer:
     """The tokenizer with the id 0 for the separator that it adds, as open_clip's `strip_sep_token` has it."""
-    adds = tokenizer.get("post_processor") or {}
-    special = {
-        name: token | {"ids": [0]} if name == "[SEP]" else token
-        for name, token in adds.get("special_tokens", {}).items()
-    }
-    changed = {"special_tokens": special} if special else {"sep": [adds["sep"][0], 0]} if "sep" in adds else {}
+    adds: _Tokenizer = tokenizer.get("post_processor") or {}
+    special: dict[str, Any] = adds.get("special_tokens") or {}
+    if "[SEP]" in special:
+        changed = {"special_tokens": special | {"[SEP]": special["[SEP]"] | {"ids": [0]}}}
+    else:
+        changed = {"sep": [adds["sep"][0], 0]} if "sep" in adds else {}
     return tokenizer | {"post_processor": adds | changed}
 
 
