@@ -140,6 +140,7 @@ if _typing.TYPE_CHECKING:
     )
     from .lab import compare_pools as compare_pools
     from .systems import (
+        TEMPLATES as TEMPLATES,
         ImageText as ImageText,
         ImageTextConfig as ImageTextConfig,
         MAEConfig as MAEConfig,
@@ -148,7 +149,6 @@ if _typing.TYPE_CHECKING:
         Reconstruction as Reconstruction,
         TextConfig as TextConfig,
         TextTower as TextTower,
-        TEMPLATES as TEMPLATES,
         Tokenizer as Tokenizer,
         TokenizerConfig as TokenizerConfig,
         zero_shot as zero_shot,

@@ -16,6 +16,7 @@ from checkpoint_oracle import CASES, SIZES
 from resample_oracle import resampled
 from system_cases import write_cases
 from timm_oracle import cases
+from tokenizer_oracle import freeze_tokenizers
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -33,3 +34,4 @@ if __name__ == "__main__":
         family = importlib.import_module(path.stem)
         cases_of_it = {name: make(image_of(family.SIZE)) for name, make in family.CASES.items()}
         write_cases(path.stem.removeprefix("systems_"), cases_of_it)
+    freeze_tokenizers(FIXTURES)

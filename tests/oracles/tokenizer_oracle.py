@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from checkpoint_oracle import open_clip, randomise, transformers
 from safetensors.torch import save_file
-from tokenizer_texts import PLAIN, UNICODE
+from tokenizer_texts import PLAIN, TEXTS, UNICODE
 
 tokenizers = importlib.import_module("tokenizers")
 sentencepiece = importlib.import_module("sentencepiece")
@@ -63,12 +63,13 @@ def encode_open_clip(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
     return tokenizer(list(texts)).numpy()
 
 
-def write_clip_files(folder: Path) -> None:
-    """The `vocab.json` and `merges.txt` of Hugging Face's CLIP."""
+def write_clip_files(folder: Path, tokenizer: Any = None) -> None:
+    """The `vocab.json` and `merges.txt` of Hugging Face's CLIP, with the tokens of one of open_clip."""
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    known = open_clip.SimpleTokenizer().encoder.items()
+    tokenizer = open_clip.SimpleTokenizer() if tokenizer is None else tokenizer
+    known = tokenizer.encoder.items()
     (folder / "vocab.json").write_text(json.dumps({names.get(token, token): number for token, number in known}))
-    merges = gzip.decompress(MERGES.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+    merges = [" ".join(pair) for pair in tokenizer.bpe_ranks]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
 
 
@@ -231,3 +232,70 @@ FAMILIES: dict[str, Callable[[Path], Family]] = {
 def make_family(name: str) -> Family:
     """A family, made once."""
     return FAMILIES[name](Path(tempfile.mkdtemp()) / "model")
+
+
+# --- Frozen -------------------------------------------------------------------------------------------------------
+
+FROZEN = TEXTS[::3]
+
+
+def freeze_openai(folder: Path) -> Family:
+    """open_clip's tokenizer with the first merges of CLIP."""
+    lines = gzip.decompress(MERGES.read_bytes()).decode().split("\n")[:400]
+    path = folder / MERGES.name.removesuffix(".gz")
+    path.write_text("\n".join(lines))
+    with tempfile.TemporaryDirectory() as other:
+        Path(other, MERGES.name).write_bytes(gzip.compress(path.read_bytes()))
+        tokenizer = open_clip.SimpleTokenizer(str(Path(other, MERGES.name)))
+    return Family(folder, functools.partial(encode_open_clip, tokenizer))
+
+
+def freeze_clip(folder: Path) -> Family:
+    """Hugging Face's CLIP with the first merges."""
+    with tempfile.TemporaryDirectory() as other:
+        write_clip_files(folder, freeze_openai(Path(other)).encode.args[0])
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    return Family(folder, functools.partial(encode_hugging_face, tokenizer, 77))
+
+
+def freeze_siglip(folder: Path) -> Family:
+    """Hugging Face's SigLIP without the table of characters, which is larger than all the rest."""
+    with tempfile.TemporaryDirectory() as other:
+        write_sentencepiece(Path(other))
+        tokenizer = transformers.SiglipTokenizer(str(Path(other, "spiece.model")))
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            content = json.loads(Path(other, name).read_text())
+            if name == "tokenizer.json":
+                kept = content["normalizer"]["normalizers"]
+                content["normalizer"]["normalizers"] = [n for n in kept if n["type"] != "Precompiled"]
+            (folder / name).write_text(json.dumps(content, ensure_ascii=False))
+    return Family(folder, functools.partial(encode_hugging_face, tokenizer, 64))
+
+
+def freeze_siglip2(folder: Path) -> Family:
+    """Hugging Face's SigLIP 2."""
+    write_gemma(folder)
+    tokenizer = transformers.Siglip2Tokenizer.from_pretrained(folder)
+    return Family(folder, functools.partial(encode_hugging_face, tokenizer, 64))
+
+
+SMALL: dict[str, Callable[[Path], Family]] = {
+    "openai_clip": freeze_openai,
+    "hf_clip": freeze_clip,
+    "hf_siglip": freeze_siglip,
+    "hf_siglip 2": freeze_siglip2,
+}
+"""Small tokenizers by the layout of the model that they lie beside."""
+
+
+def freeze_tokenizers(folder: Path) -> None:
+    """Writes the files of the small tokenizers, and the tokens that the originals make of texts."""
+    files: dict[str, dict[str, str]] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for name, make in SMALL.items():
+        with tempfile.TemporaryDirectory() as place:
+            family = make(Path(place))
+            arrays[name] = family.encode(FROZEN).astype(np.int32)
+            files[name] = {path.name: path.read_text() for path in sorted(Path(place).iterdir())}
+    (folder / "tokenizers.json").write_text(json.dumps(files, ensure_ascii=False, separators=(",", ":")))
+    np.savez_compressed(folder / "tokenizers.npz", allow_pickle=False, **arrays)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, Shaped
 
 from ..model import ViT, ViTConfig, from_json, to_json
-from ..nn import Dropout, Execution
+from ..nn import Dropout, Execution, normalise
 from ._text import TextConfig, TextTower
 from ._tokenizer import TokenizerConfig
 
@@ -152,7 +152,7 @@ class ImageText(eqx.Module):
 
         **Raises:** `ValueError` or `TypeError` if the image does not fit.
         """
-        return _normalise(self.image(image, key=key))
+        return normalise(self.image(image, key=key))
 
     def tokenize(self, texts: str | Sequence[str]) -> Int32[np.ndarray, "texts context"]:
         """Makes the token ids of texts, with the tokenizer that lay beside the weights.
@@ -207,7 +207,7 @@ class ImageText(eqx.Module):
         """
         backbone = self.image.backbone
         embedding = self.text(tokens, mask=mask, execution=backbone.execution, dropout=backbone.dropout, key=key)
-        return _normalise(embedding)
+        return normalise(embedding.astype(jnp.float32))
 
     def similarity(
         self, images: Float[Array, "*images embed"], texts: Float[Array, "*texts embed"]
@@ -263,8 +263,3 @@ class ImageText(eqx.Module):
         """
         image = self.image.resized(image_size, patch_size=patch_size)
         return dataclasses.replace(self, image=image, config=dataclasses.replace(self.config, image=image.config))
-
-
-def _normalise(embedding: Float[Array, " embed"]) -> Float[Array, " embed"]:
-    embedding = embedding.astype(jnp.float32)
-    return embedding / jnp.linalg.norm(embedding)
