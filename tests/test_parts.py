@@ -126,6 +126,8 @@ def test_pools_keep_their_contract(pool: Any, options: dict[str, Any]) -> None:
         (HEADS.configure("mlp", hidden_dim=5, activation="gelu"), {"dim": 7}),
         (HEADS.configure("projection", hidden_dim=9, bottleneck_dim=5), {}),
         (HEADS.configure("projection", layers=1, bottleneck_dim=3, bias=False, scaled=False), {}),
+        ("cosine", {}),
+        (HEADS.configure("cosine", projection_dim=5, projection_bias=True, bias=True), {}),
     ],
     ids=str,
 )
@@ -520,6 +522,28 @@ def test_zero_heads_give_zeros_and_still_learn(name: str) -> None:
     assert np.array_equal(head(x), np.zeros(5))
     gradient = eqx.filter_grad(lambda head: jax.nn.logsumexp(head(x)) - head(x)[0])(head)
     assert jnp.any(gradient.linear.weight != 0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"projection_dim": 7}, {"projection_dim": 7, "projection_bias": True, "bias": True}]
+)
+def test_cosine_head_is_the_scaled_cosine_with_each_direction(options: dict[str, Any]) -> None:
+    head = randomise(lambda: vitrail.CosineHead(DIM, num_classes=5, key=KEY, **options))
+    x = random_array(3, DIM)
+    z = float64(x)
+    if head.projection is not None:
+        z = z @ float64(head.projection.weight).T
+        z = z if head.projection.bias is None else z + float64(head.projection.bias)
+    cosine = z @ float64(head.directions).T / np.linalg.norm(z, axis=-1, keepdims=True)
+    expected = np.exp(float64(head.log_scale)) * cosine + (0 if head.bias is None else float64(head.bias))
+    assert (head.bias is not None) == options.get("bias", False)
+    assert_close(head(x), expected)
+
+
+def test_cosine_head_of_zeros_is_finite_and_so_is_its_gradient() -> None:
+    head = make_head("cosine")
+    assert np.array_equal(head(jnp.zeros(DIM)), np.zeros(5))
+    assert np.all(np.isfinite(jax.grad(lambda x: jnp.sum(head(x)))(jnp.zeros(DIM))))
 
 
 def test_no_head_returns_its_input() -> None:

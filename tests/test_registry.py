@@ -74,7 +74,7 @@ def _plugins_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
         ("patches", ["conv", "conv_stem"]),
         ("positions", ["learned", "sincos2d", "factorized", "rope", "none"]),
         ("pools", ["mean", "cls", "attention", "none"]),
-        ("heads", ["linear", "mlp", "projection", "distilled", "none"]),
+        ("heads", ["linear", "mlp", "projection", "distilled", "cosine", "none"]),
         ("readouts", ["linear", "dpt"]),
     ],
 )

@@ -47,6 +47,7 @@ from .encoder import (
 from .head import (
     HEADS as HEADS,
     AbstractHead as AbstractHead,
+    CosineHead as CosineHead,
     DistilledHead as DistilledHead,
     HeadContext as HeadContext,
     HeadFactory as HeadFactory,
@@ -150,6 +151,7 @@ if _typing.TYPE_CHECKING:
     from .lab import compare_pools as compare_pools
     from .systems import (
         DINO as DINO,
+        TEMPLATES as TEMPLATES,
         Dense as Dense,
         DenseConfig as DenseConfig,
         DINOConfig as DINOConfig,
@@ -169,8 +171,11 @@ if _typing.TYPE_CHECKING:
         Segmentation as Segmentation,
         TextConfig as TextConfig,
         TextTower as TextTower,
+        Tokenizer as Tokenizer,
+        TokenizerConfig as TokenizerConfig,
         find_masks as find_masks,
         make_dense as make_dense,
+        zero_shot as zero_shot,
     )
     from .train import knn as knn
     from .weights import (
@@ -200,6 +205,10 @@ else:
         "Reconstruction": "systems",
         "TextConfig": "systems",
         "TextTower": "systems",
+        "TEMPLATES": "systems",
+        "Tokenizer": "systems",
+        "TokenizerConfig": "systems",
+        "zero_shot": "systems",
         "CheckpointError": "weights",
         "EmbeddedImage": "systems",
         "FoundMask": "systems",

@@ -17,6 +17,7 @@ from resample_oracle import resampled
 from sam_oracle import make_fixture as make_sam_fixture
 from system_cases import write_cases
 from timm_oracle import cases
+from tokenizer_oracle import freeze_tokenizers
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -40,3 +41,4 @@ if __name__ == "__main__":
     found, files = make_sam_fixture()
     np.savez_compressed(FIXTURES / "sam.npz", allow_pickle=False, **found)
     (FIXTURES / "sam.json").write_text(json.dumps(files, separators=(",", ":")))
+    freeze_tokenizers(FIXTURES)

@@ -19,10 +19,11 @@ from ._demo import Demo, run_demo
 from ._knn import Knn, run_knn
 from ._list import List, list_parts
 from ._look import Look, run_look
+from ._search import Search, run_search
 from ._weights import Convert, Inspect, Predict, run_convert, run_inspect, run_predict
 
 _EXTRAS: Final[Mapping[str, Literal["demo", "torch"]]] = MappingProxyType(
-    {"demo": "demo", "compare": "demo", "knn": "demo", "look": "demo", "convert": "torch"}
+    {"demo": "demo", "compare": "demo", "knn": "demo", "look": "demo", "search": "demo", "convert": "torch"}
 )
 """The extra that a command needs; `weights` for the others, which has the library that parses all."""
 _EXPECTED: Final = (
@@ -72,7 +73,7 @@ def _format_error(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else " ".join(str(error).split())
 
 
-_Command = Demo | Compare | Knn | List | Inspect | Predict | Look | Convert
+_Command = Demo | Compare | Knn | List | Inspect | Predict | Look | Search | Convert
 
 
 def _run(command: _Command) -> None:
@@ -91,6 +92,8 @@ def _run(command: _Command) -> None:
             run_predict(command)
         case Look():
             run_look(command)
+        case Search():
+            run_search(command)
         case Convert():
             run_convert(command)
 

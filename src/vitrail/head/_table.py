@@ -4,6 +4,7 @@ from typing import Final
 
 from .._registry import Registry
 from ._base import AbstractHead, HeadContext
+from ._cosine import CosineHead
 from ._distilled import DistilledHead
 from ._linear import LinearHead
 from ._mlp import MLPHead
@@ -20,6 +21,7 @@ HEADS: Final[Registry[AbstractHead, HeadContext]] = Registry(
         "mlp": MLPHead,
         "projection": ProjectionHead,
         "distilled": DistilledHead,
+        "cosine": CosineHead,
         "none": NoHead,
     },
 )

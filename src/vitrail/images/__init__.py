@@ -17,5 +17,6 @@ from ._folder import load_folder as load_folder
 from ._idx import load_idx as load_idx
 from ._load import load_images as load_images
 from ._mnist import load_mnist as load_mnist
+from ._open import FORMATS as FORMATS
 from ._picture import to_picture as to_picture
 from ._preprocess import CLIP as CLIP, HALF as HALF, IMAGENET as IMAGENET, Preprocess as Preprocess

@@ -43,7 +43,13 @@ from ._labels import (
 )
 from ._linear import Linear as Linear
 from ._mlp import MLP as MLP
-from ._norm import FrozenBatchNorm as FrozenBatchNorm, LayerNorm as LayerNorm, to_dtype as to_dtype, to_jax as to_jax
+from ._norm import (
+    FrozenBatchNorm as FrozenBatchNorm,
+    LayerNorm as LayerNorm,
+    normalise as normalise,
+    to_dtype as to_dtype,
+    to_jax as to_jax,
+)
 from ._remat import (
     PRODUCT as PRODUCT,
     REMAT_POLICIES as REMAT_POLICIES,

@@ -1,6 +1,6 @@
-"""Layer and batch normalisation, and the conversion of modules to other dtypes, which leaves norms alone."""
+"""Layer and batch normalisation, unit length, and the conversion of modules to other dtypes but for norms."""
 
-from typing import ClassVar, TypeVar, cast, final
+from typing import ClassVar, Final, TypeVar, cast, final
 
 import equinox as eqx
 import jax
@@ -12,6 +12,8 @@ from ._dtype import at_least_float32
 from ._labels import ParameterKinds
 
 _T = TypeVar("_T")
+_SMALLEST: Final = 1e-12
+"""The length of a vector that is not divided by its own."""
 
 
 @final
@@ -102,6 +104,14 @@ class FrozenBatchNorm(eqx.Module):
         shift = self.bias.astype(dtype) - mean * scale
         scale, shift = (jnp.broadcast_to(p, x.shape) for p in (scale, shift))
         return (x.astype(dtype) * scale + shift).astype(x.dtype)
+
+
+def normalise(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+    """Scales the last axis to unit length, computed at least in float32. A vector of zeros stays zero, and its gradient
+    finite."""
+    wide = x.astype(at_least_float32(x.dtype))
+    square = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.maximum(square, _SMALLEST**2))).astype(x.dtype)
 
 
 def to_jax(tree: _T) -> _T:

@@ -13,6 +13,7 @@ from ._comparison import (
     draw_comparison as draw_comparison,
 )
 from ._components import compute_components as compute_components
+from ._contact_sheet import draw_contact_sheet as draw_contact_sheet
 from ._look import (
     draw_attention as draw_attention,
     draw_components as draw_components,

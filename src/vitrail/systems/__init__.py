@@ -1,5 +1,7 @@
 """The systems that stand on a Vision Transformer, each with its image model in the field `image`."""
 
+from ._clean import Cleaning as Cleaning
+from ._clip_vocabulary import make_clip_vocabulary as make_clip_vocabulary
 from ._crops import apply_to_crops as apply_to_crops, pick_hidden as pick_hidden
 from ._dense import Dense as Dense, DenseConfig as DenseConfig, make_dense as make_dense
 from ._dino import DINO as DINO, DINOConfig as DINOConfig, DINOOutput as DINOOutput
@@ -21,9 +23,17 @@ from ._sam_config import SegmentAnythingConfig as SegmentAnythingConfig
 from ._sam_decoder import MaskDecoder as MaskDecoder
 from ._sam_masks import FoundMask as FoundMask, MaskSearch as MaskSearch, find_masks as find_masks
 from ._sam_prompt import PromptEncoder as PromptEncoder
+from ._templates import TEMPLATES as TEMPLATES
 from ._text import (
     TEXT_POOLINGS as TEXT_POOLINGS,
     TextConfig as TextConfig,
     TextPooling as TextPooling,
     TextTower as TextTower,
 )
+from ._tokenizer import (
+    MAX_VOCABULARY as MAX_VOCABULARY,
+    Tokenizer as Tokenizer,
+    TokenizerConfig as TokenizerConfig,
+    pack_vocabulary as pack_vocabulary,
+)
+from ._zero_shot import zero_shot as zero_shot

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -9,11 +10,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, Shaped
 
 from ..model import ViT, ViTConfig, from_json, to_json
-from ..nn import Dropout, Execution
+from ..nn import Dropout, Execution, normalise
 from ._text import TextConfig, TextTower
+from ._tokenizer import TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,15 @@ class ImageTextConfig:
     """The text tower."""
     has_bias: bool = False
     """Whether a learned bias is added to the scaled similarities, as in SigLIP."""
+    tokenizer: TokenizerConfig | None = None
+    """What makes token ids of texts; `None` if it is not known."""
+
+    def __post_init__(self) -> None:
+        if self.tokenizer is not None and self.tokenizer.context > self.text.context:
+            raise ValueError(
+                f"tokenizer must make at most {self.text.context} tokens, the context of the text tower, got "
+                f"{self.tokenizer.context}"
+            )
 
     def build(self, *, key: PRNGKeyArray) -> "ImageText":
         """Builds the model.
@@ -141,7 +152,37 @@ class ImageText(eqx.Module):
 
         **Raises:** `ValueError` or `TypeError` if the image does not fit.
         """
-        return _normalise(self.image(image, key=key))
+        return normalise(self.image(image, key=key))
+
+    def tokenize(self, texts: str | Sequence[str]) -> Int32[np.ndarray, "texts context"]:
+        """Makes the token ids of texts, with the tokenizer that lay beside the weights.
+
+        **Arguments:**
+
+        - `texts`: one text or several.
+
+        **Returns:**
+
+        The token ids of each text, for `jax.vmap(model.embed_text)(tokens)`: padded to the context, or cut to it, with
+        a warning.
+
+        **Raises:** `ValueError` if the model has no tokenizer, or one with more tokens than the text tower knows; what
+        [`TokenizerConfig.build`][vitrail.TokenizerConfig.build] and its tokenizer raise.
+        """
+        config = self.config
+        if config.tokenizer is None:
+            raise ValueError(
+                "the model must have a tokenizer to read texts, got none: put the tokenizer.json of the checkpoint (or "
+                "CLIP's merges; a spiece.model is not read) beside its weights and load it again, or pass token ids to "
+                "embed_text"
+            )
+        tokens = config.tokenizer.build()(texts)
+        if (largest := int(np.max(tokens))) >= config.text.vocabulary:
+            raise ValueError(
+                f"tokenizer must be that of the model, whose text tower knows {config.text.vocabulary:,} tokens, got "
+                f"the id {largest:,}: put the right tokenizer.json beside the weights and load it again"
+            )
+        return tokens
 
     def embed_text(
         self,
@@ -166,7 +207,7 @@ class ImageText(eqx.Module):
         """
         backbone = self.image.backbone
         embedding = self.text(tokens, mask=mask, execution=backbone.execution, dropout=backbone.dropout, key=key)
-        return _normalise(embedding)
+        return normalise(embedding.astype(jnp.float32))
 
     def similarity(
         self, images: Float[Array, "*images embed"], texts: Float[Array, "*texts embed"]
@@ -222,8 +263,3 @@ class ImageText(eqx.Module):
         """
         image = self.image.resized(image_size, patch_size=patch_size)
         return dataclasses.replace(self, image=image, config=dataclasses.replace(self.config, image=image.config))
-
-
-def _normalise(embedding: Float[Array, " embed"]) -> Float[Array, " embed"]:
-    embedding = embedding.astype(jnp.float32)
-    return embedding / jnp.linalg.norm(embedding)

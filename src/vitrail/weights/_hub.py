@@ -23,6 +23,12 @@ _FILES: Final = (
     "model*.safetensors",
     "model.safetensors.index.json",
     "open_clip_model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "bpe_simple_vocab_16e6.txt.gz",
 )
 
 

@@ -25,6 +25,7 @@ from .layouts import (
     AnyLayout,
     Export,
     Settings,
+    WrittenBeside,
     find_settings,
     recognise,
 )
@@ -139,8 +140,8 @@ def _find_misreading(
 ) -> str:
     """How the folder would be read as another model than was written; the empty string if it would not."""
     try:
-        found = find_settings(source.path, beside=lambda name: settings.get(name) or None)
-        checkpoint = recognise(source, found, beside=lambda name: settings.get(name) or None)
+        beside = WrittenBeside(settings)
+        checkpoint = recognise(source, find_settings(source.path, beside), beside=beside)
         if checkpoint.layout is not layout:
             return f"it would be read as {checkpoint.layout.title}"
         read = choose_config(checkpoint, None)

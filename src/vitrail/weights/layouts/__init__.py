@@ -15,6 +15,7 @@ from ._settings import (
     OPEN_CLIP_CONFIG as OPEN_CLIP_CONFIG,
     FilesBeside as FilesBeside,
     GivenSettings as GivenSettings,
+    WrittenBeside as WrittenBeside,
     find_settings as find_settings,
     read_settings_file as read_settings_file,
 )

@@ -11,7 +11,7 @@ from .._errors import CheckpointError
 from ..formats import AbstractSource, NumpyArray, TensorInfo
 from ._layout import AnyLayout, Settings
 from ._preprocess import Preprocess
-from ._settings import Beside, find_nothing
+from ._settings import NOTHING_BESIDE, AbstractBeside
 
 _T = TypeVar("_T", bool, int, float, str)
 
@@ -37,7 +37,9 @@ class Checkpoint(AbstractSource):
     `assumed` collects what was assumed because no setting says it.
     """
 
-    def __init__(self, source: AbstractSource, layout: AnyLayout, settings: Settings, beside: Beside = find_nothing):
+    def __init__(
+        self, source: AbstractSource, layout: AnyLayout, settings: Settings, beside: AbstractBeside = NOTHING_BESIDE
+    ):
         """**Arguments:**
 
         - `source`: the file.

@@ -28,6 +28,7 @@ from ._text import (
 from ._timm import OPEN_CLIP_HEAD, OPEN_CLIP_TRUNK
 from ._timm_eva import TIMM_EVA_IMAGE
 from ._timm_vit import TIMM_VIT_IMAGE
+from ._tokenizer import find_clip_tokenizer, find_open_clip_tokenizer, find_siglip_tokenizer
 from ._vit import find_misreading, find_square_obstacle
 
 _SCALE: Final = (map_names("logit_scale", "log_scale"), map_names("logit_bias", "bias"))
@@ -57,10 +58,11 @@ def _find_misreading(written: ImageTextConfig, read: ImageTextConfig) -> str:
 
 
 def _read_clip(checkpoint: Checkpoint) -> ImageTextConfig:
-    text = select_text_tower(checkpoint, _USUAL_TEXT)
+    text = read_hugging_face_text(select_text_tower(checkpoint, _USUAL_TEXT), heads=8, causal=True)
     return ImageTextConfig(
         image=HF_CLIP_IMAGE.read_config(checkpoint.view(layout=HF_CLIP_IMAGE)),
-        text=read_hugging_face_text(text, heads=8, causal=True),
+        text=text,
+        tokenizer=find_clip_tokenizer(checkpoint, text.context),
     )
 
 
@@ -111,11 +113,12 @@ HF_CLIP: Final = Layout(
 
 
 def _read_siglip(checkpoint: Checkpoint) -> ImageTextConfig:
-    text = select_text_tower(checkpoint)
+    text = read_hugging_face_text(select_text_tower(checkpoint), heads=12, causal=False)
     return ImageTextConfig(
         image=HF_SIGLIP_IMAGE.read_config(checkpoint.view(layout=HF_SIGLIP_IMAGE)),
-        text=read_hugging_face_text(text, heads=12, causal=False),
+        text=text,
         has_bias=True,
+        tokenizer=find_siglip_tokenizer(checkpoint, text.context),
     )
 
 
@@ -173,10 +176,12 @@ read."""
 
 
 def _read_open_clip(checkpoint: Checkpoint, image: Layout[ViTConfig]) -> ImageTextConfig:
+    text = read_open_clip_text(checkpoint)
     return ImageTextConfig(
         image=image.read_config(checkpoint.view(layout=image)),
-        text=read_open_clip_text(checkpoint),
+        text=text,
         has_bias="logit_bias" in checkpoint,
+        tokenizer=find_open_clip_tokenizer(checkpoint, text.context),
     )
 
 

@@ -1,10 +1,12 @@
 """The settings that libraries write beside a checkpoint, in the words of a `config.json`."""
 
+import abc
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from ..._check import join_names
 from .._errors import CheckpointError
@@ -27,8 +29,16 @@ _OPEN_CLIP_KNOWN: Final = re.compile(
 _OPEN_CLIP_USUAL: Final[Mapping[str, object]] = {"pos_embed_type": "learnable"}
 
 
-Beside: TypeAlias = Callable[[str], Settings | None]
-"""Reads a JSON file beside the weights by its name; `None` if there is none."""
+class AbstractBeside(abc.ABC):
+    """The files beside the weights."""
+
+    @abc.abstractmethod
+    def __call__(self, name: str) -> Settings | None:
+        """Reads a JSON file by its name; `None` if there is none."""
+
+    @abc.abstractmethod
+    def read(self, name: str, largest: int) -> bytes | None:
+        """Reads a file of any kind by its name; `None` if there is none."""
 
 
 @final
@@ -64,14 +74,31 @@ class GivenSettings(Mapping[str, Any]):
             )
 
 
-def find_nothing(name: str) -> Settings | None:
-    """Finds no file of any name."""
-    return None
+@final
+class WrittenBeside(AbstractBeside):
+    """The files that are going to be written beside the weights."""
+
+    def __init__(self, settings: Mapping[str, Settings]):
+        """**Arguments:**
+
+        - `settings`: the JSON objects by the names of their files. There is no file for an empty one.
+        """
+        self._settings = settings
+
+    def __call__(self, name: str) -> Settings | None:
+        return self._settings.get(name) or None
+
+    def read(self, name: str, largest: int) -> bytes | None:
+        content = self(name)
+        return None if content is None else json.dumps(content).encode()
+
+
+NOTHING_BESIDE: Final = WrittenBeside({})
 
 
 @final
-class FilesBeside:
-    """Reads the JSON files beside the tensors of a source, which stay open as long as the source does.
+class FilesBeside(AbstractBeside):
+    """Reads the files beside the tensors of a source, which stay open as long as the source does.
 
     If another file takes the place of one of them meanwhile, or that of the tensors, closing them is an error.
     """
@@ -86,15 +113,28 @@ class FilesBeside:
         self._opened = opened
 
     def __call__(self, name: str) -> Settings | None:
+        file = self._open(name)
+        return None if file is None else _parse_settings(file)
+
+    def read(self, name: str, largest: int) -> bytes | None:
+        file = self._open(name)
+        if file is None:
+            return None
+        if file.size > largest:
+            raise CheckpointError(f"{file.path} must have at most {largest:,} bytes, got {file.size:,}")
+        file.raw.seek(0)
+        return file.raw.readall()
+
+    def _open(self, name: str) -> OpenedFile | None:
         path = self._source.path.with_name(name)
         if not path.is_file():
             return None
         if self._source.file is not None:
             self._source.file.one_of_several = True
-        return _parse_settings(self._opened.enter_context(OpenedFile(path, one_of_several=True)))
+        return self._opened.enter_context(OpenedFile(path, one_of_several=True))
 
 
-def find_settings(path: Path, beside: Beside) -> Settings:
+def find_settings(path: Path, beside: AbstractBeside) -> Settings:
     """Reads the `config.json` beside a file, or that of open_clip; empty if there is none.
 
     Where both are there, as in repositories with a file for each library, `model.safetensors` belongs to `config.json`.

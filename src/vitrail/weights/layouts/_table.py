@@ -19,7 +19,7 @@ from ._layout import AnyLayout, Settings
 from ._mae import HF_MAE, HF_MAE_5, META_MAE
 from ._sam import TIMM_SAM
 from ._segment_anything import HF_SAM, META_SAM
-from ._settings import Beside, find_nothing
+from ._settings import NOTHING_BESIDE, AbstractBeside
 from ._timm_naflex import TIMM_NAFLEX
 from ._torchvision import TORCHVISION
 
@@ -88,7 +88,7 @@ def recognise(
     *,
     layout: str | None = None,
     part: Part = None,
-    beside: Beside = find_nothing,
+    beside: AbstractBeside = NOTHING_BESIDE,
 ) -> Checkpoint:
     """Recognises the layout of a file by the names of its tensors, or takes the one that is asked for.
 
@@ -121,7 +121,7 @@ def recognise(
 
 
 def _fit(
-    source: AbstractSource, layout: AnyLayout, settings: Settings, beside: Beside, *, needed: bool = False
+    source: AbstractSource, layout: AnyLayout, settings: Settings, beside: AbstractBeside, *, needed: bool = False
 ) -> Checkpoint | None:
     """A file as a layout sees it; `None` if it does not have the layout and does not need to."""
     checkpoint = Checkpoint(source, layout, settings, beside)

@@ -1,0 +1,168 @@
+"""Splits texts into the token ids that a text tower reads."""
+
+import base64
+import json
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final, Literal, cast, final
+
+import numpy as np
+from jaxtyping import Int32
+
+from .._check import check_positive, warn
+from .._extras import require
+from ._clean import Cleaning, clean_text
+
+MAX_VOCABULARY: Final = 128 * 2**20
+"""The largest text of a vocabulary in bytes. That of Gemma has 34 MB."""
+_SHOWN: Final = 60
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Describes a tokenizer by plain values, its vocabulary among them: it is saved with the model."""
+
+    vocabulary: str = field(repr=False)
+    """The text of a `tokenizer.json`, as `pack_vocabulary` compresses it."""
+    context: int
+    """The number of tokens of each text: a longer one is cut before its last token, a shorter one is padded."""
+    pad_id: int
+    """The id that fills up a text."""
+    pad_side: Literal["right", "left"] = "right"
+    """Where it is filled up."""
+    clean: Cleaning = "none"
+    """How a text is cleaned first: `"none"`, `"siglip"` for lower case without punctuation, or by a way of open_clip:
+    `"open_clip_whitespace"`, `"open_clip_lower"`, `"open_clip_canonicalize"`."""
+
+    def __post_init__(self) -> None:
+        check_positive(context=self.context)
+        if self.pad_id < 0:
+            raise ValueError(f"pad_id must be a token id, got {self.pad_id}")
+
+    def build(self) -> "Tokenizer":
+        """Builds the tokenizer, once for equal configurations.
+
+        **Returns:**
+
+        A `Tokenizer`.
+
+        **Raises:** `ValueError` if the vocabulary is none, or adds more tokens to a text than the context has;
+        `MissingExtraError` if the library tokenizers is not installed.
+        """
+        return _build(self)
+
+
+@final
+class Tokenizer:
+    """Turns texts into token ids, by the library tokenizers of Hugging Face. `TokenizerConfig.build` builds one."""
+
+    config: TokenizerConfig
+    """What it was built from."""
+
+    def __init__(self, config: TokenizerConfig):
+        """**Arguments:**
+
+        - `config`: describes it.
+
+        **Raises:** what `TokenizerConfig.build` raises.
+        """
+        library: Any = require("tokenizers", extra="text")
+        text = unpack_vocabulary(config.vocabulary)
+        try:
+            tokenizer = library.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(
+                f"vocabulary must be the text of a tokenizer.json that the library tokenizers {library.__version__} "
+                f"reads, got an error: {error}"
+            ) from error
+        added = cast(int, tokenizer.num_special_tokens_to_add(False))
+        if added >= config.context:
+            raise ValueError(
+                f"context must have room for a text and the {added} tokens that are added to it, got {config.context}"
+            )
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(config.context)
+        self.config = config
+        self._tokenizer = tokenizer
+
+    def __call__(self, texts: str | Sequence[str]) -> Int32[np.ndarray, "texts {self.config.context}"]:
+        """**Arguments:**
+
+        - `texts`: one text or several, as plain sentences: they are cleaned as the model needs it.
+
+        **Returns:**
+
+        The token ids of each text, with those that begin and end it, padded to the context. A text of too many tokens
+        is cut, with a warning.
+
+        **Raises:** `ValueError` if there is no text, or one has half of a surrogate pair.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise ValueError("texts must have at least one text, got none")
+        cleaned = [clean_text(text, self.config.clean) for text in texts]
+        for text, clean in zip(texts, cleaned, strict=True):
+            if _SURROGATE.search(clean):
+                raise ValueError(f"texts must be Unicode, got half of a surrogate pair in {_shorten(text)}")
+        encoded: list[Any] = self._tokenizer.encode_batch(cleaned)
+        _warn_of_cuts(texts, [bool(found.overflowing) for found in encoded], self.config.context)
+        tokens = np.full((len(texts), self.config.context), self.config.pad_id, np.int32)
+        for row, found in zip(tokens, encoded, strict=True):
+            start = 0 if self.config.pad_side == "right" else len(row) - len(found.ids)
+            row[start : start + len(found.ids)] = found.ids
+        return tokens
+
+
+def pack_vocabulary(tokenizer: Mapping[str, Any]) -> str:
+    """Compresses the object of a `tokenizer.json` for a `TokenizerConfig`.
+
+    **Arguments:**
+
+    - `tokenizer`: what JSON makes of such a file.
+
+    **Returns:**
+
+    Its text, compressed and written in letters.
+    """
+    compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(compact.encode("utf-8", "surrogatepass"), 9)).decode()
+
+
+def unpack_vocabulary(vocabulary: str) -> str:
+    """The text that `pack_vocabulary` compressed.
+
+    **Raises:** `ValueError` if it is not such a text.
+    """
+    try:
+        inflater = zlib.decompressobj()
+        text = inflater.decompress(base64.b64decode(vocabulary, validate=True), MAX_VOCABULARY)
+        if not inflater.eof:
+            raise ValueError(f"it is cut off, or has more than {MAX_VOCABULARY:,} bytes")
+        return text.decode("utf-8")
+    except (ValueError, zlib.error) as error:
+        raise ValueError(
+            f"vocabulary must be what pack_vocabulary makes of a tokenizer.json, got an error: {error}"
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _build(config: TokenizerConfig) -> Tokenizer:
+    return Tokenizer(config)
+
+
+def _warn_of_cuts(texts: Sequence[str], cut: Iterable[bool], context: int) -> None:
+    """Warns once, and names the first of the texts."""
+    if which := [text for text, is_cut in zip(texts, cut, strict=True) if is_cut]:
+        others = f" and {len(which) - 1:,} more of {len(texts):,} texts" if len(which) > 1 else ""
+        warn(
+            f"the text {_shorten(which[0])}{others} has more than {context} tokens, the context of the model: what is "
+            "behind them is cut off, so shorten it"
+        )
+
+
+def _shorten(text: str) -> str:
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text):,} characters)"

@@ -1,0 +1,146 @@
+"""Two hundred texts that are hard to split into tokens, for tests of tokenizers."""
+
+import random
+import unicodedata
+
+PLAIN = [
+    "a photo of a cat",
+    "A Photo Of A CAT.",
+    "an origami mousetrap, 3/4 view",
+    "a photo of the small $12.99 toy (50% off!)",
+    "itap of a Model T",
+    "they're, we've, I'm, he'll, she'd, it's, don't",
+    "THEY'RE, WE'VE, I'M, HE'LL, SHE'D, IT'S, DON'T",
+    "'s 't 're 've 'm 'll 'd",
+    "rock'n'roll '90s ''quoted''",
+    "e-mail: someone@example.com #hash_tag under_score __init__",
+    "C++ > C# && F# || x <= y",
+    "1234567890 3.14159 1,000,000 1e-6 0x1F",
+    "line one\nline two\r\nline three\rline four",
+    "tabs\tand\t\ttabs",
+    "  leading and trailing  ",
+    "many     spaces      inside",
+    "",
+    " ",
+    "\n\t \r\n",
+    ".",
+    "...",
+    "?!?!?!",
+    "a",
+    "A",
+    "x" * 300,
+    "word " * 200,
+    "supercalifragilisticexpialidocious antidisestablishmentarianism pneumonoultramicroscopicsilicovolcanoconiosis",
+    "9" * 120,
+    "!" * 120,
+    "camelCase PascalCase snake_case kebab-case SCREAMING_CASE",
+    "<|startoftext|> a cat",
+    "a cat <|endoftext|>",
+    "a <b>bold</b> <img src='x'> cat",
+    "a <unk> token",
+    "{} {0} {name} %s %d $x",
+    "\\n \\t \\u00e9 backslashes",
+    "`code` ~tilde~ ^caret^ |pipe|",
+    "[brackets] (parens) {braces} <angles>",
+    "\"double\" and 'single'",
+    "a/b/c a\\b\\c http://example.com/?q=1&r=2#frag",
+]
+UNICODE = [
+    "café naïve façade résumé",
+    unicodedata.normalize("NFD", "café naïve façade résumé"),
+    "CAFÉ NAÏVE FAÇADE",
+    "Ångström Å Å",
+    "Straße STRASSE ẞ ß",
+    "İstanbul Istanbul ISTANBUL ıİ",
+    "Ὀδυσσεύς ΟΔΥΣΣΕΥΣ σς",
+    "Привет, мир! ПРИВЕТ",
+    "Добрый день: ёжик и ЁЖИК",
+    "Žluťoučký kůň úpěl ďábelské ódy",
+    "Zażółć gęślą jaźń",
+    "Đặng Việt Nam tiếng Việt",
+    "猫の写真",
+    "一只红色的汽车",
+    "빨간 자동차 사진",
+    "ﾊﾝｶｸ カタカナ ＦＵＬＬＷＩＤＴＨ　１２３",
+    "यह एक बिल्ली है",
+    "هذه قطة سوداء ١٢٣",
+    "זה חתול",
+    "ภาพแมว",
+    "ეს არის კატა",
+    "ᏣᎳᎩ ꭰꭱ",
+    "𝕄𝕒𝕥𝕙 𝒻𝒶𝓃𝒸𝓎 𝐁𝐨𝐥𝐝",
+    "ⅷ Ⅷ ½ ² ³ ① ㊙",
+    "ﬁne ﬂow ﬀ ﬃ ﬄ ﬅ ﬆ",
+    "Ĳssel ĳs ŉ Ǆ ǅ ǆ Ǉ ǌ",
+    "ſ long s: ſo 'ſ",
+    "K Kelvin Å Å",
+    "a\u00adsoft\u00adhyphen",
+    "zero\u200bwidth\u200cnon\u200djoiner\ufeff",
+    "non\u00a0breaking\u202fspaces\u2003em\u3000ideographic",
+    "\u2028line\u2029paragraph",
+    "right\u202eto\u202cleft",
+    "e\u0301\u0302\u0303\u0304\u0305 stacked",
+    "\u0301 lone accent",
+    "“curly” ‘quotes’ „low“ «guillemets» ‹single›",
+    "– en — em ― bar ‐ hyphen ‑",
+    "… ellipsis ‥",
+    "° ± × ÷ µ ¶ § © ® ™",
+    "€ £ ¥ ₹ ₿ ¢",
+    "→ ← ⇒ ∀ ∃ ∑ √ ∞ ≠ ≤",
+    "☃ ☂ ★ ♥ ♠ ✓ ✗",
+    "😀 😃 🐱",
+    "😀😃🐱",
+    "👨‍👩‍👧‍👦 family",
+    "👍🏽 thumbs 🏳️‍🌈 flag 🇩🇪",
+    "a 🐈 on a 🛋️",
+    "🐱" * 60,
+    "猫" * 120,
+    "é" * 120,
+    unicodedata.normalize("NFD", "é" * 120),
+    "\U0010ffff \ufffd \ufffe private \ue000",
+    "𠀀𠀁 rare ideographs",
+    "▁▁ lower ▁ blocks",
+    "mixed: cat猫кот고양이قطة",
+]
+DIRT = [
+    "tom &amp; jerry",
+    "tom &amp;amp; jerry",
+    "tom &amp;amp;amp; jerry",
+    "&lt;b&gt;bold&lt;/b&gt;",
+    "<p>tom &amp; jerry</p>",
+    "one &amp; two\n<p>three &amp; four</p>\nfive &amp; six",
+    "caf&eacute; CAF&EACUTE; &szlig; &SZLIG; &nTILDE;",
+    "&#39;quoted&#39; &#x27;hex&#x27; &#128512;",
+    "&#128; &#0; &#xD83D; &#99999999;",
+    "&quot;x&quot; &apos;y&apos; &nbsp;&nbsp;z",
+    "this&not that &notit; &copy &copy;",
+    "&hellip; &mdash; &euro;",
+    "AT&T Q&A R&D &;&&; &unknown;",
+    "\x1b[31mred\x1b[0m text",
+    "\x00null\x01\x02\x1f\x7f",
+    "bell\x07 back\x08space \x0bvertical \x0cform",
+    "\x1c\x1d\x1e\x1f separators",
+    "\x85next\x85line \x80\x93quoted\x94 \x81",
+    "\u206a\u206f deprecated \ufff9\ufffa\ufffb\ufffc",
+    "\u02bcapostrophes\u201b",
+    "＆ａｍｐ；＜ｂ＞",
+    "ﾞ ﾟ ｶﾞ ￡ ￥ ￮",
+    "tab\u0009nbsp\u00a0mix \u1680ogham\u2000\u200a",
+]
+MOJIBAKE = ["cafÃ© with a broken encoding", "âœ” No problems", "schÃ¶n, IÂ’ve seen Ã©tÃ©", "â€œquotedâ€\x9d"]
+"""Texts that were decoded in a wrong encoding, which ftfy repairs and vitrail leaves."""
+
+
+def draw_texts(count: int) -> list[str]:
+    """Texts of pieces of those above, drawn at random."""
+    generator = random.Random(0)
+    pieces = [piece for text in (*PLAIN, *UNICODE, *DIRT) for piece in text.split(" ")[:8]]
+    texts: list[str] = []
+    for number in range(count):
+        separator = ("", " ", "  ", "-")[number % 4]
+        texts.append(separator.join(piece[:20] for piece in generator.choices(pieces, k=1 + number % 13)))
+    return texts
+
+
+TEXTS = [*PLAIN, *UNICODE, *DIRT]
+TEXTS += draw_texts(200 - len(TEXTS))
