@@ -6,7 +6,7 @@ Source: openai/CLIP `clip/model.py`; open_clip 3.3.0 `transformer.py`; transform
 from typing import Final
 
 from ..._spec import PartSpec
-from ...encoder import EncoderOptions, EncoderSize
+from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from ...nn import ActivationName
 from .._errors import CheckpointError
@@ -42,11 +42,12 @@ def _read_config(
         image_size=image_size,
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
+        size=checkpoint.get_size(
+            dim,
             depth=checkpoint.count_blocks(f"{block}{norm1}.weight"),
-            num_heads=checkpoint.get_heads(dim, setting=heads),
             mlp_dim=checkpoint.get_shape(f"{block.format(i=0)}{hidden}.weight", 2)[0],
+            patch=patch,
+            setting=heads,
         ),
         num_classes=num_classes,
         patch=PartSpec("conv", _NO_BIAS),
@@ -163,9 +164,18 @@ def _read_config_hugging_face(checkpoint: Checkpoint) -> ViTConfig:
         heads="num_attention_heads",
         num_classes=checkpoint.count_classes("visual_projection.weight"),
         position=use_learned("torch_bicubic"),
-        activation=read_activation(checkpoint),
+        activation=_read_activation(checkpoint),
         norm_eps=checkpoint.get_setting("layer_norm_eps", float),
     )
+
+
+def _read_activation(checkpoint: Checkpoint) -> ActivationName:
+    if "hidden_act" not in checkpoint.settings and not checkpoint.is_described:
+        raise checkpoint.ask(
+            "which activation its CLIP has",
+            "pass config={'hidden_act': 'quick_gelu'} for OpenAI's and Meta's, {'hidden_act': 'gelu'} for LAION's",
+        )
+    return read_activation(checkpoint)
 
 
 def _map_hugging_face(config: ViTConfig) -> tuple[Rule, ...]:
@@ -204,7 +214,7 @@ HF_CLIP: Final = Layout(
     signature=("embeddings.class_embedding", "pre_layrnorm.weight"),
     prefixes=("vision_model.", "model.vision_model."),
     model_types=_MODEL_TYPES,
-    usual={"layer_norm_eps": 1e-5, "hidden_act": "quick_gelu"},
+    usual={"layer_norm_eps": 1e-5, "num_attention_heads": 12, "hidden_act": "quick_gelu"},
     preprocess=dict.fromkeys(_MODEL_TYPES, Preprocess("cover", "bicubic", *CLIP)),
     ignored=TEXT_TOWER,
     embeds=has_projection,

@@ -100,9 +100,7 @@ def _read_config_hugging_face(checkpoint: Checkpoint, *, layer: str) -> ViTConfi
     first = layer.format(i=0)
     gated = f"{first}mlp.gate_proj.weight" in checkpoint
     has_registers = "embeddings.register_tokens" in checkpoint
-    usual_heads = 20 if (dim, gated) == (1280, True) else None
-    num_heads = checkpoint.get_heads(dim, setting="num_attention_heads", usual=usual_heads)
-    activation = read_activation(checkpoint, "silu" if gated else "gelu")
+    activation = read_activation(checkpoint, "silu" if gated and not checkpoint.is_described else "gelu")
     if gated and activation != "silu":
         raise CheckpointError(
             f"{checkpoint.path} has a gated MLP, which must have 'silu', got {activation!r} in its config.json"
@@ -111,11 +109,13 @@ def _read_config_hugging_face(checkpoint: Checkpoint, *, layer: str) -> ViTConfi
         image_size=checkpoint.read_size(checkpoint.settings.get("image_size", _PATCHES * patch[0])),
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
+        size=checkpoint.get_size(
+            dim,
             depth=checkpoint.count_blocks(layer + "norm1.weight"),
-            num_heads=num_heads,
             mlp_dim=checkpoint.get_shape(f"{first}mlp.down_proj.weight", 2)[1],
+            patch=patch,
+            setting="num_attention_heads",
+            usual=20 if (dim, gated) == (1280, True) else None,
         ),
         position=PartSpec("rope", (("base", checkpoint.get_setting("rope_theta", float)), ("rule", "dinov3"))),
         pool="cls",
@@ -172,7 +172,7 @@ def _write_config(config: ViTConfig) -> Settings:
 
 
 _MODEL_TYPES: Final = ("dinov3_vit",)
-_USUAL: Final = {"layer_norm_eps": 1e-5, "rope_theta": _BASE}
+_USUAL: Final = {"layer_norm_eps": 1e-5, "num_attention_heads": 6, "rope_theta": _BASE}
 _SQUASHED: Final = Preprocess("squash", "bilinear", *IMAGENET)
 
 META_DINOV3: Final = Layout(

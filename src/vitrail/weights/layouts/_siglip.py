@@ -5,7 +5,7 @@ Source: transformers 5.23.0: the modules `siglip` and `siglip2`.
 
 from typing import Final
 
-from ...encoder import EncoderOptions, EncoderSize
+from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
@@ -34,19 +34,15 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     flat = len(checkpoint.tensors[_KERNEL].shape) == 2
     dim, channels, patch = _get_flat_kernel(checkpoint) if flat else checkpoint.get_kernel(_KERNEL)
     image_size = checkpoint.find_image_size(positions, patch, None if flat else checkpoint.settings.get("image_size"))
-    num_heads = checkpoint.get_heads(dim, setting="num_attention_heads")
+    depth = checkpoint.count_blocks(_LAYER + "layer_norm1.weight")
+    size = checkpoint.get_size(dim, depth=depth, mlp_dim=mlp_dim, patch=patch, setting="num_attention_heads")
     has_pool = "head.probe" in checkpoint and num_classes is None
-    pool = use_attention_pool(activation=activation, mlp_dim=mlp_dim, norm_eps=eps, num_heads=num_heads)
+    pool = use_attention_pool(activation=activation, mlp_dim=mlp_dim, norm_eps=eps, num_heads=size.num_heads)
     return ViTConfig(
         image_size=image_size,
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
-            depth=checkpoint.count_blocks(_LAYER + "layer_norm1.weight"),
-            num_heads=num_heads,
-            mlp_dim=mlp_dim,
-        ),
+        size=size,
         num_classes=num_classes,
         classes=whole.find_classes(num_classes),
         position=_NATIVE_ASPECT if flat else use_learned("torch_bicubic"),
@@ -133,7 +129,12 @@ HF_SIGLIP: Final = Layout(
     signature=("embeddings.patch_embedding.bias", _POSITIONS, "post_layernorm.weight"),
     prefixes=("vision_model.", "model.vision_model."),
     model_types=("siglip_vision_model", "siglip", "siglip2_vision_model", "siglip2"),
-    usual={"layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh", "patch_size": 16},
+    usual={
+        "layer_norm_eps": 1e-6,
+        "num_attention_heads": 12,
+        "hidden_act": "gelu_pytorch_tanh",
+        "patch_size": 16,
+    },
     preprocess=dict.fromkeys(("siglip", "siglip_vision_model"), Preprocess("squash", "bicubic", *HALF)),
     ignored=(*TEXT_TOWER, (r"head\..*", "the attention pooling, which the classifier does not read")),
     export=Export(

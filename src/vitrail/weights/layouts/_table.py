@@ -9,6 +9,7 @@ from .._errors import CheckpointError
 from ..formats import AbstractSource, UnstackedSource
 from ._checkpoint import Checkpoint
 from ._clip import HF_CLIP, OPENAI_CLIP
+from ._dino import META_DINO
 from ._dinov2 import HF_DINOV2, HF_DINOV2_5, META_DINOV2
 from ._dinov3 import HF_DINOV3, HF_DINOV3_5, META_DINOV3
 from ._flax import BIG_VISION, VISION_TRANSFORMER
@@ -35,6 +36,7 @@ LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
             HF_DINOV3_5,
             HF_CLIP,
             HF_SIGLIP,
+            META_DINO,
             META_DINOV2,
             META_DINOV3,
             META_MAE,

@@ -6,7 +6,7 @@ Source: torchvision 0.28.0, `models/vision_transformer.py`.
 from typing import Final
 
 from ..._spec import PartSpec
-from ...encoder import EncoderOptions, EncoderSize
+from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
@@ -33,11 +33,12 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         image_size=image_size,
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
+        size=checkpoint.get_size(
+            dim,
             depth=checkpoint.count_blocks(_BLOCK + "ln_1.weight"),
-            num_heads=checkpoint.get_heads(dim, setting="num_heads"),
             mlp_dim=checkpoint.get_shape(f"{first}{hidden}.weight", 2)[0],
+            patch=patch,
+            setting="num_heads",
         ),
         num_classes=num_classes,
         position=use_learned("torchvision_corners"),
