@@ -204,8 +204,12 @@ NUMBERS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
             {"preprocess_cfg": {**NUMBERS, "resize_mode": "squash", "interpolation": "bilinear"}},
             Preprocess("squash", "bilinear", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
         ),
-        ({"preprocess_cfg": {"resize_mode": "longest"}}, None),  # which pads on all sides
-        ({"preprocess_cfg": {"interpolation": "random"}}, None),
+        ({"preprocess_cfg": {"resize_mode": "longest"}}, Preprocess("border", "bicubic", *CLIP, border="black")),
+        ({"preprocess_cfg": {"resize_mode": "longest", "fill_color": 9}}, None),
+        (
+            {"preprocess_cfg": {"interpolation": "random"}},
+            Preprocess("cover", "bicubic", *CLIP),
+        ),  # as open_clip evaluates
     ],
 )
 def test_the_pictures_of_open_clip_are_prepared_as_it_says(given: Any, expected: Any, tmp_path: Path) -> None:
@@ -241,7 +245,9 @@ def with_channels(case: Case, channels: int) -> Case:
 
 
 def timm_settings(mean: list[float], std: list[float]) -> dict[str, Any]:
-    return {"pretrained_cfg": {"interpolation": "bicubic", "crop_mode": "squash", "mean": mean, "std": std}}
+    return {
+        "pretrained_cfg": {"interpolation": "bicubic", "crop_mode": "squash", "crop_pct": 1, "mean": mean, "std": std}
+    }
 
 
 @pytest.mark.parametrize(

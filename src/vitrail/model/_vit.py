@@ -107,6 +107,8 @@ class ViT(eqx.Module):
         """
         patches = self.config.patch_size if patch_size is None else to_pair(patch_size)
         config = dataclasses.replace(self.config, image_size=to_pair(image_size), patch_size=patches)
+        if config.preprocess is not None and config.grid != self.config.grid:
+            config = dataclasses.replace(config, preprocess=dataclasses.replace(config.preprocess, unread=(0, 0)))
         readout = to_jax(self.readout)
         pool = readout.pool
         if isinstance(pool, AbstractGridPool):

@@ -17,7 +17,7 @@ from ._native import write_native
 from ._plan import export_arrays
 from ._read import NEEDS_BESIDE, choose_config, explain_gaps, plan_model
 from .formats import AbstractSource, ArraySource, NumpyArray, write_safetensors
-from .layouts import LAYOUTS, PROCESSOR, AnyLayout, Export, Settings, recognise
+from .layouts import LAYOUTS, PROCESSOR, PROCESSORS, AnyLayout, Export, Settings, recognise
 
 if TYPE_CHECKING:
     from .layouts import WritableLayout
@@ -75,7 +75,8 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
         )
     known, export = _choose_layout(written[layout], model)
     tensors = _name_tensors(model, known, export)
-    settings = {PROCESSOR: export.write_preprocess(model.config), _CONFIG: export.write_config(model.config)}
+    preprocess = export.write_preprocess(model.config)
+    settings = {PROCESSORS: {}, PROCESSOR: preprocess, _CONFIG: export.write_config(model.config)}
     source = ArraySource(path / _TENSORS, tensors)
     if problem := _find_misreading(source, settings, known, export, model.config):
         raise ValueError(

@@ -1,5 +1,6 @@
 """A checkpoint as a layout sees it: its tensors under the names of the layout, and the settings beside it."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -108,11 +109,26 @@ class Checkpoint(AbstractSource):
         other.assumed = self.assumed
         return other
 
-    def find_preprocess(self, channels: int) -> Preprocess | None:
-        """How images are prepared for a model of that many channels; `None` if nothing says it."""
+    def find_preprocess(
+        self, channels: int, unread: tuple[int, int] = (0, 0), *, is_known: bool = True
+    ) -> Preprocess | None:
+        """How images are prepared for a model; `None` if nothing says it.
+
+        **Arguments:**
+
+        - `channels`: the number of channels of the model.
+        - `unread`: what `count_unread` returns.
+        - `is_known`: whether all published models with these tensors prepare images alike.
+        """
         known, kind = self.layout.preprocess, self.settings.get("model_type") or ""
         usual = known.get(kind, known.get("")) if isinstance(kind, str) else known.get("")
-        return self.layout.library.read_preprocess(self, channels, usual)
+        found = self.layout.library.read_preprocess(self, channels, usual if is_known else None)
+        return None if found is None else dataclasses.replace(found, unread=unread)
+
+    def count_unread(self, patch: tuple[int, int], given: object) -> tuple[int, int]:
+        """Rows and columns of pixels beyond the last whole patch of an image of the given size, or none for `None`."""
+        height, width = patch if given is None else self.read_size(given)
+        return height % patch[0], width % patch[1]
 
     def find_classes(self, num_classes: int | None) -> tuple[str, ...] | None:
         """The names of the classes; `None` if there are none, or only those that Hugging Face makes up."""
@@ -236,6 +252,11 @@ class Checkpoint(AbstractSource):
         """Rows and columns of patches in an image. A partial patch at the edge does not count."""
         height, width = self.read_size(image_size)
         return height // patch[0], width // patch[1]
+
+    def floor_size(self, given: object, patch: tuple[int, int]) -> tuple[int, int]:
+        """Height and width from a setting, in whole patches."""
+        rows, cols = self.count_patches(patch, given)
+        return rows * patch[0], cols * patch[1]
 
     def find_image_size(self, num_patches: int, patch: tuple[int, int], given: object = None) -> tuple[int, int]:
         """The image size that a table of positions was made for, in whole patches: the given one, or else a square."""

@@ -37,7 +37,8 @@ def _read_config(
 ) -> ViTConfig:
     dim, channels, patch = checkpoint.get_kernel(kernel)
     rows = checkpoint.get_shape(positions, 2)[0]
-    image_size = checkpoint.find_image_size(rows - 1, patch, checkpoint.settings.get("image_size"))
+    given = checkpoint.settings.get("image_size")
+    image_size = checkpoint.find_image_size(rows - 1, patch, given)
     return ViTConfig(
         image_size=image_size,
         patch_size=patch,
@@ -56,7 +57,7 @@ def _read_config(
         head="none" if num_classes is None else PartSpec("linear", _NO_BIAS),
         class_token=True,
         encoder=EncoderOptions(activation=activation, norm_eps=norm_eps, pre_norm=True),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(channels, checkpoint.count_unread(patch, given)),
     )
 
 

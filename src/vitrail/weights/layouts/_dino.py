@@ -8,18 +8,18 @@ from typing import Final
 
 from ...model import ViTConfig
 from ._checkpoint import Checkpoint
-from ._mae import META_MAE
+from ._mae import META_MAE_IMAGE
 from ._preprocess import IMAGENET, Preprocess
 from ._vit import use_learned
 
 
 def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     """MAE's, but for the rule of the positions for other sizes."""
-    return dataclasses.replace(META_MAE.read_config(checkpoint), position=use_learned("dinov2_offset"))
+    return dataclasses.replace(META_MAE_IMAGE.read_config(checkpoint), position=use_learned("dinov2_offset"))
 
 
 META_DINO: Final = dataclasses.replace(
-    META_MAE,
+    META_MAE_IMAGE,
     name="dino",
     title="Meta's DINO",
     read_config=_read_config,

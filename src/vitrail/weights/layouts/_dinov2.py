@@ -154,7 +154,7 @@ def _read_config(
             norm_eps=norm_eps,
             layer_scale=1.0,
         ),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(channels, checkpoint.count_unread(patch, image_size)),
     )
 
 

@@ -58,7 +58,8 @@ def _read_config(checkpoint: Checkpoint, *, names: BlockNames) -> ViTConfig:
     first = names.block.format(i=0)
     depth = checkpoint.count_blocks(names.block + "layernorm_before.weight")
     num_patches = positions - int(class_token) - int(distillation)
-    image_size = checkpoint.find_image_size(num_patches, patch, checkpoint.settings.get("image_size"))
+    given = checkpoint.settings.get("image_size")
+    image_size = checkpoint.find_image_size(num_patches, patch, given)
     pool = "cls" if class_token else "mean"
     return ViTConfig(
         image_size=image_size,
@@ -83,7 +84,7 @@ def _read_config(checkpoint: Checkpoint, *, names: BlockNames) -> ViTConfig:
             activation=read_activation(checkpoint),
             norm_eps=eps,
         ),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(channels, checkpoint.count_unread(patch, given)),
     )
 
 

@@ -10,6 +10,7 @@ from ...nn import ActivationName
 from .._errors import CheckpointError
 from ._checkpoint import Checkpoint
 from ._layout import Settings
+from ._preprocess import find_full_size
 from ._vit import write_sides
 
 _ACTIVATIONS: Final[Mapping[str, ActivationName]] = MappingProxyType(
@@ -84,7 +85,7 @@ def write_config(config: ViTConfig, model_type: str, architecture: str, **others
         "intermediate_size": size.mlp_dim,
         "hidden_act": _NAMES.get(encoder.activation, encoder.activation),
         "layer_norm_eps": encoder.norm_eps,
-        "image_size": write_sides(config.image_size),
+        "image_size": write_sides(find_full_size(config)),
         "patch_size": write_sides(config.patch_size),
         "num_channels": config.channels,
         **others,

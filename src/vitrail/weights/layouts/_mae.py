@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from ...encoder import EncoderOptions
+from ...encoder import EncoderOptions, EncoderSize
 from ...model import ViTConfig
 from ...systems import MAEConfig
 from .._errors import CheckpointError
@@ -137,7 +137,7 @@ def _map_meta(config: MAEConfig) -> tuple[Rule, ...]:
 
 _META_NAMES: Final = _Names("", ("decoder_blocks.{i}.",), "norm1.weight", "mlp.fc1.weight", "decoder_num_heads")
 _SIGNATURE: Final = ("decoder_embed.weight", "mask_token", "pos_embed", "blocks.0.attn.qkv.weight")
-_META_IMAGE: Final = Layout(
+META_MAE_IMAGE: Final = Layout(
     name="mae",
     title="Meta's MAE, the encoder alone",
     library=META,
@@ -154,11 +154,11 @@ META_MAE: Final = Layout(
     name="mae",
     title="Meta's MAE, with its decoder",
     library=META,
-    read_config=partial(_read_config, names=_META_NAMES, image=_META_IMAGE),
+    read_config=partial(_read_config, names=_META_NAMES, image=META_MAE_IMAGE),
     rules=_map_meta,
     signature=_SIGNATURE,
     kind=MAEConfig,
-    image=_META_IMAGE,
+    image=META_MAE_IMAGE,
     usual={"norm_pix_loss": False},
 )
 

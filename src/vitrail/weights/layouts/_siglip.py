@@ -33,7 +33,8 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     activation = read_activation(checkpoint)
     flat = len(checkpoint.tensors[_KERNEL].shape) == 2
     dim, channels, patch = _get_flat_kernel(checkpoint) if flat else checkpoint.get_kernel(_KERNEL)
-    image_size = checkpoint.find_image_size(positions, patch, None if flat else checkpoint.settings.get("image_size"))
+    given = None if flat else checkpoint.settings.get("image_size")
+    image_size = checkpoint.find_image_size(positions, patch, given)
     depth = checkpoint.count_blocks(_LAYER + "layer_norm1.weight")
     size = checkpoint.get_size(dim, depth=depth, mlp_dim=mlp_dim, patch=patch, setting="num_attention_heads")
     has_pool = "head.probe" in checkpoint and num_classes is None
@@ -50,7 +51,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         head="none" if num_classes is None else "linear",
         class_token=False,
         encoder=EncoderOptions(activation=activation, norm_eps=eps),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(channels, checkpoint.count_unread(patch, given)),
     )
 
 

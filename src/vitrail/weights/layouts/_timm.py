@@ -18,7 +18,7 @@ from ...pool import POOLS
 from .._errors import CheckpointError
 from ._checkpoint import Checkpoint
 from ._layout import Settings
-from ._preprocess import write_timm_preprocess
+from ._preprocess import find_full_size, write_timm_preprocess
 
 KERNEL: Final = "patch_embed.proj.weight"
 _POOL_NAMES: Final[Mapping[str, str]] = MappingProxyType(
@@ -156,7 +156,7 @@ def write_timm_config(config: ViTConfig, architecture: str, arguments: Settings,
     """
     size = config.size
     common = {
-        "img_size": list(config.image_size),
+        "img_size": list(find_full_size(config)),
         "patch_size": list(config.patch_size),
         "in_chans": config.channels,
         "embed_dim": size.dim,

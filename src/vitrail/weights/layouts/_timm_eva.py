@@ -16,7 +16,6 @@ from .._rules import FINAL_NORM, POSITION_ROWS, ZEROS, Rule, map_block, map_name
 from ._checkpoint import Checkpoint
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
-from ._preprocess import find_preprocess_obstacle
 from ._timm import (
     KERNEL,
     read_architecture,
@@ -45,10 +44,10 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
             f"{checkpoint.path} is an Eva model of timm that is neither DINOv3 nor EVA: vitrail does not load EVA-02 "
             "and the RoPE-ViTs, whose rotary positions follow other rules"
         )
-    image_size = read_image_size(checkpoint, arguments)
+    image_size = given = read_image_size(checkpoint, arguments)
     if dinov3:
         position = PartSpec("rope", (("base", 100.0), ("rule", "dinov3")))
-        image_size = checkpoint.read_size(image_size or 16 * patch[0])
+        image_size = checkpoint.floor_size(image_size or 16 * patch[0], patch)
     else:
         position = use_learned("torch_bicubic_antialias")
         rows = checkpoint.get_shape("pos_embed", 3)[1]
@@ -74,7 +73,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
             norm_eps=1e-5 if dinov3 else 1e-6,
             layer_scale=1.0 if "blocks.0.gamma_1" in checkpoint else None,
         ),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(channels, checkpoint.count_unread(patch, given)),
     )
 
 
@@ -144,5 +143,5 @@ TIMM_EVA: Final = Layout(
     ),
     ignored=((r"blocks\.\d+\.attn\.k_bias", "a buffer of zeros"), (r"rope\..*", "computed from the sizes")),
     computed=((r"blocks\.\d+\.attn\.k_bias", lambda config: np.zeros(config.size.dim, np.float32)),),
-    export=Export(find_misreading, write_config=_write_config, find_obstacle=find_preprocess_obstacle),
+    export=Export(find_misreading, write_config=_write_config),
 )

@@ -19,7 +19,6 @@ from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
-from ._preprocess import find_preprocess_obstacle
 from ._timm import (
     KERNEL,
     read_architecture,
@@ -94,7 +93,9 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
             pre_norm=pre_norm,
             layer_scale=1.0 if "blocks.0.ls1.gamma" in checkpoint else None,
         ),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(
+            channels, checkpoint.count_unread(patch, read_image_size(checkpoint, arguments))
+        ),
     )
 
 
@@ -231,7 +232,7 @@ def _find_obstacle(config: ViTConfig) -> str:
     pool_mlp = shapes.get("readout.pool.mlp.hidden.weight")
     if pool_mlp is not None and (gated or pool_mlp[0] != config.size.mlp_dim):
         return f"the MLP of the attention pool is that of a block there, got mlp_dim={pool_mlp[0]}"
-    return find_preprocess_obstacle(config)
+    return ""
 
 
 def _map(config: ViTConfig) -> tuple[Rule, ...]:
