@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -113,7 +114,11 @@ def test_a_number_that_cannot_be_is_named(name: str, settings: dict[str, Any], m
             {"num_heads": 2, "image_size": 384, "hidden_act": "gelu"},
             "'hidden_act', 'image_size'",
         ),
-        ("transformers ViTModel", {"num_attention_heads": 2, "layer_norm_epsilon": 1e-6}, "'layer_norm_epsilon'"),
+        (
+            "transformers ViTModel",
+            {"num_attention_heads": 2, "layer_norm_eps": 1e-6, "layer_norm_epsilon": 1e-6},
+            "'layer_norm_epsilon'",
+        ),
         ("Meta DINOv2 mlp", {"num_heads": 2, "patch_size": 14}, "'patch_size'"),
     ],
 )
@@ -212,8 +217,12 @@ NUMBERS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
             {"preprocess_cfg": {**NUMBERS, "resize_mode": "squash", "interpolation": "bilinear"}},
             Preprocess("squash", "bilinear", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
         ),
-        ({"preprocess_cfg": {"resize_mode": "longest"}}, None),  # which pads on all sides
-        ({"preprocess_cfg": {"interpolation": "random"}}, None),
+        ({"preprocess_cfg": {"resize_mode": "longest"}}, Preprocess("border", "bicubic", *CLIP, border="black")),
+        ({"preprocess_cfg": {"resize_mode": "longest", "fill_color": 9}}, None),
+        (
+            {"preprocess_cfg": {"interpolation": "random"}},
+            Preprocess("cover", "bicubic", *CLIP),
+        ),  # as open_clip evaluates
     ],
 )
 def test_the_pictures_of_open_clip_are_prepared_as_it_says(given: Any, expected: Any, tmp_path: Path) -> None:
@@ -250,7 +259,9 @@ def with_channels(case: Case, channels: int) -> Case:
 
 
 def timm_settings(mean: list[float], std: list[float]) -> dict[str, Any]:
-    return {"pretrained_cfg": {"interpolation": "bicubic", "crop_mode": "squash", "mean": mean, "std": std}}
+    return {
+        "pretrained_cfg": {"interpolation": "bicubic", "crop_mode": "squash", "crop_pct": 1, "mean": mean, "std": std}
+    }
 
 
 @pytest.mark.parametrize(
@@ -305,7 +316,7 @@ def test_what_is_known_of_a_family_follows_the_channels_of_the_model(tmp_path: P
 # Pools, towers, activations --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pool", ["avgmax", "map", "", 7])
+@pytest.mark.parametrize("pool", ["prr", "map", 7])
 @pytest.mark.parametrize("name", ["timm vit_tiny_patch16_224", "timm vit_small_patch16_dinov3"])
 def test_a_pool_of_timms_that_is_not_known_is_named(name: str, pool: object, tmp_path: Path) -> None:
     arguments = {key: value for key, value in (CASES[name].settings or {})["model_args"].items() if "pool" not in key}
@@ -314,10 +325,169 @@ def test_a_pool_of_timms_that_is_not_known_is_named(name: str, pool: object, tmp
             vitrail.load(beside(CASES[name], tmp_path, settings))
 
 
-def test_the_pool_of_timms_arguments_is_read(tmp_path: Path) -> None:
-    arguments = (TIMM.settings or {})["model_args"]
-    path = beside(TIMM, tmp_path, {"model_args": arguments | {"global_pool": "avg"}})
-    assert vitrail.load(path).config.pool == "mean"
+@pytest.mark.parametrize(
+    ("arguments", "pool"),
+    [
+        ({"global_pool": "avg"}, "mean"),
+        ({"global_pool": "max"}, "max"),
+        ({"global_pool": "avgmax"}, "mean_max"),
+        ({"global_pool": ""}, "none"),
+        ({"global_pool": "avg", "pool_include_prefix": True}, vitrail.POOLS.configure("mean", include_prefix=True)),
+        ({"global_pool": "token", "pool_include_prefix": True}, "cls"),
+    ],
+)
+def test_the_pool_of_timms_arguments_is_read(arguments: dict[str, Any], pool: Any, tmp_path: Path) -> None:
+    """The oracles compare the numbers."""
+    path = beside(TIMM, tmp_path, {"model_args": (TIMM.settings or {})["model_args"] | arguments})
+    model = vitrail.load(path)
+    assert model.config.pool == pool
+    vitrail.save(model, tmp_path / "written", layout="timm")
+    assert eqx.tree_equal(vitrail.load(tmp_path / "written"), model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"act_layer": "mish"}, "'act_layer' beside .* must be one of .*, got 'mish'"),
+        ({"norm_layer": "rmsnorm"}, "'norm_layer' beside .* must be 'layernorm', got 'rmsnorm'"),
+        ({"final_norm": False}, "'final_norm' beside .* must be true, got False"),
+        (
+            {"global_pool": "max", "pool_include_prefix": True},
+            "'pool_include_prefix' beside .* must be false for .*'max'",
+        ),
+        ({"scale_attn_norm": True}, "'scale_attn_norm', which vitrail does not know"),
+        ({"proj_bias": False}, "'proj_bias', which vitrail does not know"),
+        ({"pos_embed": "none"}, "'pos_embed', which vitrail does not know"),
+        ({"block_fn": "ResPostBlock"}, "'block_fn', which vitrail does not know"),
+    ],
+)
+def test_an_argument_of_timms_that_changes_the_model_is_named(
+    arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        vitrail.load(beside(TIMM, tmp_path, {"model_args": (TIMM.settings or {})["model_args"] | arguments}))
+
+
+def test_arguments_of_timms_that_are_its_own_change_nothing(tmp_path: Path) -> None:
+    plain = vitrail.load(published(TIMM, tmp_path / "plain"))
+    usual = {
+        "scale_attn_norm": False,
+        "pos_embed": "learn",
+        "final_norm": True,
+        "norm_layer": "layernorm",
+        "proj_bias": True,
+    }
+    path = beside(TIMM, tmp_path, {"model_args": (TIMM.settings or {})["model_args"] | usual})
+    assert eqx.tree_equal(vitrail.load(path), plain)
+
+
+# Without settings ------------------------------------------------------------------------------------------------
+
+
+def bare(name: str, folder: Path, *, without: tuple[str, ...] = ()) -> Path:
+    """The tensors of a case alone, as they are downloaded without the settings beside them."""
+    folder.mkdir(exist_ok=True)
+    tensors = {key: array for key, array in tensors_of(CASES[name]).items() if not key.startswith(without or ("-",))}
+    save_file(tensors, folder / "weights.safetensors")
+    return folder / "weights.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "without", "message"),
+    [
+        ("timm vit_tiny_patch16_224", (), r"how many heads .*config=\{'num_heads': \.\.\.\}"),
+        (
+            "timm vit_tiny_patch16_224",
+            ("head",),
+            "whether timm, MAE or DINO wrote it, .* pass layout='mae' or layout='dino'",
+        ),
+        ("timm eva_giant_patch14_224", (), "which tokens its pool reads, .*'avg'} for EVA and DINOv3, .*'token'}"),
+        ("timm vit_small_patch16_dinov3_qkvb", (), "which tokens its pool reads, .*'token'} for EVA-CLIP and LingBot"),
+        ("transformers CLIPVisionModel", (), "which activation its CLIP has, .*'quick_gelu'} for OpenAI's"),
+        ("transformers ViTModel", (), "the eps of its norms, .*1e-12} for ViT, DeiT and MAE, .*1e-6} for MSN"),
+        ("transformers DeiTModel", (), r"how many heads .*config=\{'num_attention_heads': \.\.\.\}"),
+    ],
+)
+def test_a_file_without_settings_that_published_models_share_is_asked_about(
+    name: str, without: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    path = bare(name, tmp_path, without=without)
+    for read in (vitrail.load, vitrail.model_card):
+        with pytest.raises(CheckpointError, match=message):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "assumed"),
+    [
+        ("timm vit_tiny_patch16_224", {"num_heads": 2}, {"architecture": "a plain ViT's", "global_pool": "token"}),
+        ("timm vit_small_patch16_dinov3", {"num_heads": 2}, {"global_pool": "avg"}),
+        ("timm eva_giant_patch14_224", {"num_heads": 2, "global_pool": "token"}, {}),
+        ("transformers CLIPVisionModel", {"num_attention_heads": 2, "hidden_act": "gelu"}, {"layer_norm_eps": 1e-5}),
+        (
+            "transformers DeiTModel",
+            {"num_attention_heads": 2},
+            {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "pooler_act": "tanh"},
+        ),
+        (
+            "transformers ViTModel",
+            {"num_attention_heads": 2, "model_type": "vit_msn"},
+            {"layer_norm_eps": 1e-6, "hidden_act": "gelu", "pooler_act": "tanh"},
+        ),
+    ],
+)
+def test_what_is_taken_without_settings_stands_in_the_card(
+    name: str, config: dict[str, Any], assumed: dict[str, object], tmp_path: Path
+) -> None:
+    card = vitrail.model_card(bare(name, tmp_path), config=config)
+    assert {key: value for key, value in card.assumed.items() if key != "preprocess"} == assumed
+
+
+def test_a_backbone_with_timms_names_is_read_as_its_layout_says(tmp_path: Path) -> None:
+    """MAE, DINO and timm resample the positions by three rules. At their own size all three are one model."""
+    path = bare("timm vit_tiny_patch16_224", tmp_path, without=("head",))
+    rules = {"timm": "torch_bicubic_antialias", "mae": "torch_bicubic", "dino": "dinov2_offset"}
+    models: list[vitrail.ViT] = []
+    for layout, rule in rules.items():
+        config = {"num_heads": 2, **({"architecture": "vit_tiny_patch16_224"} if layout == "timm" else {})}
+        model = vitrail.load(path, layout=layout, config=config)
+        assert isinstance(model, vitrail.ViT)
+        assert dict(model.config.position.options)["resize"] == rule  # type: ignore[union-attr]
+        assert (model.config.preprocess is None) == (layout == "timm")
+        models.append(model)
+    arrays = [list(jax.tree.leaves(eqx.filter(model, eqx.is_array))) for model in models]
+    assert all(np.array_equal(a, b) for others in arrays[1:] for a, b in zip(arrays[0], others, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "heads"),
+    [("vit_tiny_patch16_224", 3), ("vit_small_patch16_224", 6), ("vit_base_patch16_224_in21k", 12)],
+)
+def test_an_architecture_says_the_heads_of_another_width(architecture: str, heads: int, tmp_path: Path) -> None:
+    """timm keeps the number of heads where only the width is an argument."""
+    shapes = {name: tuple({16: 48, 24: 72, 48: 144}.get(n, n) for n in shape) for name, shape in TIMM.shapes.items()}
+    case = dataclasses.replace(
+        TIMM, shapes=shapes, settings={"architecture": architecture, "model_args": {"embed_dim": 48}}
+    )
+    shapes["pos_embed"], shapes["patch_embed.proj.weight"] = (1, 17, 48), (48, 3, 4, 4)
+    card = vitrail.model_card(published(case, tmp_path))
+    assert card.config.size.num_heads == heads
+    assert not card.missing
+    assert "num_heads" not in card.assumed
+
+
+def test_what_a_described_model_leaves_out_is_the_librarys_own(tmp_path: Path) -> None:
+    """transformers gives a ViT whose settings do not say its heads twelve, and a gated DINOv3 GELU."""
+    shapes = {name: tuple({16: 48}.get(n, n) for n in shape) for name, shape in HF.shapes.items()}
+    shapes["vit.embeddings.patch_embeddings.projection.weight"] = (48, 3, 4, 4)
+    settings = {"model_type": "vit", "image_size": 16}
+    card = vitrail.model_card(published(dataclasses.replace(HF, shapes=shapes, settings=settings), tmp_path / "vit"))
+    assert card.config.size.num_heads == 12
+    assert card.assumed["num_attention_heads"] == 12
+    gated = CASES["transformers DINOv3ViTModel gated"]
+    settings = {key: value for key, value in (gated.settings or {}).items() if key != "hidden_act"}
+    with pytest.raises(CheckpointError, match="has a gated MLP, which must have 'silu', got 'gelu'"):
+        vitrail.load(published(dataclasses.replace(gated, settings=settings), tmp_path / "dinov3"))
 
 
 SAM, CLIP_TOWER = CASES["transformers SamVisionModel"], CASES["transformers CLIPVisionModel"]

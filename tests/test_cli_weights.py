@@ -362,18 +362,15 @@ def test_a_picture_of_too_many_pixels_is_one_line(
 
 
 def test_inspect_shows_what_is_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    size = vitrail.EncoderSize(dim=64, depth=1, num_heads=1, mlp_dim=16)
-    model = small_config(size=size, pool="cls", image_size=(16, 16)).build(key=jax.random.key(0))
-    expected = {
-        "hf_vit": "layer_norm_eps 1e-12, num_attention_heads 1, hidden_act gelu",
-        "timm": "architecture a plain ViT's, num_heads 1",
-    }
-    for layout, assumed in expected.items():
-        vitrail.save(model, tmp_path / layout, layout=layout)  # type: ignore[arg-type]
-        path = tmp_path / f"{layout}.safetensors"  # as a file of the library is downloaded without its settings
-        save_file(load_file(tmp_path / layout / "model.safetensors"), path)
-        assert main(["inspect", str(path)]) == 0
-        assert f"\nassumed     {assumed}: no settings say it\n" in capsys.readouterr().out
+    size = vitrail.EncoderSize(dim=192, depth=12, num_heads=3, mlp_dim=768)
+    sides: Any = {"image_size": (16, 16), "patch_size": (16, 16)}
+    model = small_config(size=size, pool="cls", **sides).build(key=jax.random.key(0))
+    vitrail.save(model, tmp_path / "timm", layout="timm")
+    path = tmp_path / "timm.safetensors"  # as a file of the library is downloaded without its settings
+    save_file(load_file(tmp_path / "timm" / "model.safetensors"), path)
+    assert main(["inspect", str(path)]) == 0
+    assumed = "architecture a plain ViT's, num_heads 3, global_pool token"
+    assert f"\nassumed     {assumed}: no settings say it\n" in capsys.readouterr().out
     assert main(["inspect", str(published(HF, tmp_path / "said"))]) == 0
     assert "assumed" not in capsys.readouterr().out
 

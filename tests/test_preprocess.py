@@ -174,11 +174,14 @@ def test_what_is_no_picture_is_an_error(image: Any, error: type[Exception], mess
         {"mean": (0.5,)},
         {"mean": (), "std": ()},
         {"fit": "pad", "crop": 0.5},
+        {"fit": "crop", "crop": 0.5},
+        {"fit": "none", "crop": 0.5},
+        {"unread": (-1, 0)},
         {"mean": (0.5, 0.5), "std": (0.5, 0.5)},
     ],
 )
 def test_numbers_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"crop must be|mean and std must"):
+    with pytest.raises(ValueError, match=r"crop must be|mean and std must|unread must"):
         dataclasses.replace(PLAIN, **changes)
 
 
@@ -240,6 +243,37 @@ def test_half_a_pixel_goes_to_the_even_one_or_down() -> None:
     assert eight_bits(ramp, down, (8, 8))[0, 0, 0] == 1
 
 
+def test_a_border_is_on_all_sides_and_has_the_colour_of_the_mean() -> None:
+    border = dataclasses.replace(PLAIN, fit="border", mean=(0.2, 0.4, 0.6))
+    found = border.resize(halves(8, 32), (8, 8))
+    assert np.array_equal(np.unique(found[[0, 1, 2, 5, 6, 7]].reshape(-1, 3), axis=0), [[51, 102, 153]])
+    assert found[3, 0].tolist() == [0, 0, 0]
+    assert found[4, 7].tolist() == [255, 255, 255]
+    black = dataclasses.replace(border, border="black").resize(halves(8, 32), (8, 8))
+    assert not black[[0, 1, 2, 5, 6, 7]].any()
+    assert np.array_equal(black[3:5], found[3:5])
+
+
+def test_a_picture_that_is_not_scaled_is_cut_or_must_have_the_size() -> None:
+    crop, none = (dataclasses.replace(PLAIN, fit=fit) for fit in ("crop", "none"))
+    wide = halves(8, 32)
+    assert np.array_equal(crop.resize(wide, (4, 6)), wide[2:6, 13:19])
+    padded = crop.resize(wide, (12, 6))
+    assert np.array_equal(padded[2:10], wide[:, 13:19])
+    assert not padded[[0, 1, 10, 11]].any()
+    assert np.array_equal(none.resize(wide, (8, 32)), wide)
+    with pytest.raises(ValueError, match="image must have the size 8 x 8 with fit='none', got 8 x 32"):
+        none(wide, (8, 8))
+
+
+@pytest.mark.parametrize("fit", ["cover", "squash", "border", "pad"])
+def test_pixels_that_are_not_read_are_cut_off_at_the_bottom_and_the_right(fit: Any) -> None:
+    whole = dataclasses.replace(PLAIN, fit=fit)
+    part = dataclasses.replace(whole, unread=(3, 2))
+    assert np.array_equal(part(PIXELS, (9, 6)), whole(PIXELS, (12, 8))[:9, :6])
+    assert part.compute_full_size((9, 6)) == (12, 8)
+
+
 # Beside a checkpoint ----------------------------------------------------------------------------------------------
 
 
@@ -262,8 +296,22 @@ STATED = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample
         ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}, ("cover", "bicubic", 0.875)),
         (
             {"size": 256, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
+            ("squash", "bicubic", 0.875),
+        ),
+        (
+            {"size": 256, "crop_size": 224, "feature_extractor_type": "DeiTFeatureExtractor"},
+            ("squash", "bicubic", 0.875),
+        ),
+        (
+            {"size": 256, "crop_size": 224, "feature_extractor_type": "CLIPFeatureExtractor"},
             ("cover", "bicubic", 0.875),
         ),
+        ({"size": 224, "image_processor_type": "BitImageProcessorFast"}, ("cover", "bicubic", 1.0)),
+        ({"size": {"height": 16, "width": 16}, "resample": 0}, ("squash", "nearest", 1.0)),
+        ({"size": {"height": 16, "width": 16}, "resample": 4}, ("squash", "box", 1.0)),
+        ({"size": {"height": 16, "width": 16}, "resample": 5}, ("squash", "hamming", 1.0)),
+        ({"do_resize": False, "size": 16}, ("none", "bicubic", 1.0)),
+        ({"do_resize": False, "do_center_crop": True, "crop_size": 16}, ("crop", "bicubic", 1.0)),
         ({"size": {"longest_edge": 1024}, "resample": 2}, ("pad", "bilinear", 1.0)),
     ],
 )
@@ -279,13 +327,15 @@ def test_hugging_faces_processor_is_read(settings: Any, expected: tuple[Any, ...
 @pytest.mark.parametrize(
     "settings",
     [
-        {"do_resize": False},
-        {"do_normalize": False},
-        {"do_rescale": False},
-        {"rescale_factor": 1 / 127.5},
         {"resample": [3]},
         {"image_mean": None},
         {},
+        {"image_processor_type": "ConvNextImageProcessor"},  # which does things of its own
+        {"size": 224, "image_processor_type": "SiglipImageProcessor"},  # a picture of another size each time
+        {"size": {"shortest_edge": 224, "longest_edge": 1333}},
+        {"size": {"shortest_edge": 224}, "do_center_crop": False},
+        {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 112}},
+        {"size": {"longest_edge": 1024}, "do_pad": False},
     ],
 )
 def test_a_processor_that_does_not_say_it_leaves_it_open(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -321,6 +371,60 @@ def test_timms_numbers_that_are_none_are_named(given: object, tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(vitrail.CheckpointError, match="describes a model that cannot be built"):
         vitrail.load(path)
+
+
+def test_the_processor_of_version_5_comes_first(tmp_path: Path) -> None:
+    """transformers reads the file of version 5 where its image processor is inside, and else the older one."""
+    old, new = ({"size": 16, "image_mean": [mean] * 3, "image_std": [0.5] * 3} for mean in (0.1, 0.2))
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "CLIPProcessor"}))
+    assert card_with(tmp_path, old).config.preprocess.mean == (0.1, 0.1, 0.1)  # type: ignore[union-attr]
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": new}))
+    assert card_with(tmp_path, old).config.preprocess.mean == (0.2, 0.2, 0.2)  # type: ignore[union-attr]
+    model = vitrail.load(tmp_path, part="image")
+    changed = vitrail.replace(model, preprocess=dataclasses.replace(PLAIN, mean=(0.3,) * 3, half_pixel="down"))
+    vitrail.save(changed, tmp_path, layout="hf_vit")
+    assert vitrail.model_card(tmp_path).config.preprocess == changed.config.preprocess
+
+
+def test_pixels_that_are_not_rescaled_have_a_mean_for_their_own_scale(tmp_path: Path) -> None:
+    preprocess = card_with(tmp_path, STATED | {"size": 16, "do_rescale": False}).config.preprocess
+    assert preprocess is not None
+    pixels = np.full((16, 16, 3), 200, np.uint8)
+    expected = (200 - np.array(STATED["image_mean"])) / STATED["image_std"]
+    np.testing.assert_allclose(preprocess(pixels, (16, 16))[0, 0], expected, rtol=1e-6)
+
+
+def test_what_is_known_of_a_family_is_said_to_be_assumed(tmp_path: Path) -> None:
+    assert card_with(tmp_path, None).assumed["preprocess"] == "that of the family"
+    assert "preprocess" not in card_with(tmp_path, STATED | {"size": 16}).assumed
+
+
+V1, LINEAR = "ViT_B_16_Weights.IMAGENET1K_V1", "ViT_B_16_Weights.IMAGENET1K_SWAG_LINEAR_V1"
+
+
+@pytest.mark.parametrize(
+    ("weights", "size", "expected"),
+    [
+        (None, 224, None),  # two are published, and the tensors do not tell them
+        (V1, 224, ("bilinear", 0.875)),
+        (LINEAR, 224, ("bicubic", 1.0)),
+        (None, 384, ("bicubic", 1.0)),
+        (None, 240, None),
+    ],
+)
+def test_torchvisions_weights_are_asked_for_where_the_tensors_do_not_tell_them(
+    weights: str | None, size: int, expected: Any, tmp_path: Path
+) -> None:
+    case = CASES["torchvision VisionTransformer"]
+    wider = {16: 768, 48: 2304}
+    shapes = {name: tuple(wider.get(n, n) for n in shape) for name, shape in case.shapes.items()}
+    shapes |= {"conv_proj.weight": (768, 3, 16, 16), "encoder.pos_embedding": (1, (size // 16) ** 2 + 1, 768)}
+    config = {"num_heads": 12, **({} if weights is None else {"weights": weights})}
+    path = published(dataclasses.replace(case, shapes=shapes), tmp_path)
+    found = vitrail.model_card(path, config=config).config.preprocess
+    assert (None if found is None else (found.interpolation, found.crop)) == expected
+    with pytest.raises(vitrail.CheckpointError, match=r"the setting 'weights' must be one of .*, got 'IMAGENET'"):
+        vitrail.model_card(path, config={**config, "weights": "IMAGENET"})
 
 
 def test_timms_own_numbers_are_read(tmp_path: Path) -> None:

@@ -95,7 +95,15 @@ TIMM: dict[str, dict[str, Any]] = {
     "vit_small_patch16_dinov3_qkvb": {"num_classes": 0},
     "vit_small_plus_patch16_dinov3_qkvb": {"mlp_ratio": 2.0, "num_classes": 0},
     "eva_giant_patch14_224": {},
+    "eva_giant_patch14_clip_224": {},
+    "vit_base_patch16_224_miil": {},
+    "vit_small_patch16_lingbot": {"num_classes": 0},
+    "vit_base_patch14_reg1_tipsv2": {"num_classes": 0},
+    **{f"vit_tiny_patch16_224 {pool or 'no pool'}": {"global_pool": pool} for pool in ("avgmax", "max", "")},
+    "vit_tiny_patch16_224 mean of all tokens": {"global_pool": "avg", "pool_include_prefix": True},
+    "vit_tiny_patch16_224 other layers": {"act_layer": "quick_gelu", "norm_layer": "layernorm", "fc_norm": True},
 }
+"""By the architecture, and what is changed in it: its arguments."""
 NAFLEX = {"pos_embed_grid_size": (4, 4)}
 TIMM_NAFLEX: dict[str, dict[str, Any]] = {
     "naflexvit_base_patch16_gap": {},
@@ -113,6 +121,7 @@ def timm_case(name: str, images: Images) -> Case:
     """One of timm's architectures, made small and saved by timm itself."""
     naflex = name in TIMM_NAFLEX
     arguments = {**SMALL, **(NAFLEX | TIMM_NAFLEX[name] if naflex else TIMM[name])}
+    name = name.partition(" ")[0]
     model: Any = randomise(timm.create_model(name, **({} if naflex else {"dynamic_img_size": True}), **arguments))
     shapes, settings = saved(
         lambda folder: timm.models.save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
@@ -124,7 +133,7 @@ def timm_case(name: str, images: Images) -> Case:
         # The distilled model gives the mean of its two tokens there, which goes into neither head.
         return named if "distilled" in name else {**named, "pooled": model.forward_head(tokens, pre_logits=True)}
 
-    eva = name.startswith("eva_") or "dinov3" in name
+    eva = name.startswith("eva_") or "dinov3" in name or "lingbot" in name
     layout = "timm_eva" if eva else "timm_naflex" if naflex else "timm"
     return Case(layout, shapes, settings, outputs(images, run))
 
@@ -400,6 +409,7 @@ META: dict[str, tuple[str, str, dict[str, Any]]] = {
     "DINOv3": ("dinov3", "vit_small_patch16_dinov3_qkvb", {"global_pool": "token"}),
     "DINOv3 with SwiGLU": ("dinov3", "vit_small_plus_patch16_dinov3_qkvb", {"global_pool": "token", "mlp_ratio": 2.0}),
     "MAE": ("mae", "vit_tiny_patch16_224", {}),
+    "DINO": ("dino", "vit_tiny_patch16_224", {}),
 }
 """What has no package of Meta's, and is converted and run by timm."""
 
@@ -422,20 +432,26 @@ def meta_case(name: str, images: Images) -> Case:
     model.load_state_dict(filtered(of_mae if layout == "mae" else dict(tensors), model))
 
     def run(image: torch.Tensor) -> Tensors:
-        if layout == "mae":
-            # MAE's own fine-tuning resamples without antialiasing, and timm with it.
+        if layout in ("mae", "dino"):
+            # MAE's own fine-tuning resamples without antialiasing, as DINO does, and timm with it.
             model.set_input_size(tuple(image.shape[2:]))
-            model.pos_embed.data = _bicubic(tensors["pos_embed"], image.shape[2] // 4, image.shape[3] // 4)
+            grid = image.shape[2] // 4, image.shape[3] // 4
+            model.pos_embed.data = _bicubic(tensors["pos_embed"], *grid, offset=0.1 if layout == "dino" else 0)
         tokens = model.forward_features(image)
         return {"tokens": tokens, "pooled": tokens[:, 0]}
 
-    return Case(layout, shapes, None, outputs(images, run), {"config": {"num_heads": 2}}, fixed=fixed)
+    options: dict[str, Any] = {"config": {"num_heads": 2}, **({"layout": "dino"} if layout == "dino" else {})}
+    return Case(layout, shapes, None, outputs(images, run), options, fixed=fixed)
 
 
-def _bicubic(table: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
-    """A square table at another size as in MAE's `util/pos_embed.py`."""
+def _bicubic(table: torch.Tensor, rows: int, cols: int, *, offset: float) -> torch.Tensor:
+    """A square table at another size as in MAE's `util/pos_embed.py`, or with an offset as in DINO's own model."""
     patches = table[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
-    resampled = torch.nn.functional.interpolate(patches, size=(rows, cols), mode="bicubic", align_corners=False)
+    resize = torch.nn.functional.interpolate
+    if offset and (rows, cols) != (4, 4):
+        resampled = resize(patches, scale_factor=((rows + offset) / 4, (cols + offset) / 4), mode="bicubic")
+    else:
+        resampled = resize(patches, size=(rows, cols), mode="bicubic", align_corners=False)
     return torch.cat([table[:, :1], resampled.permute(0, 2, 3, 1).flatten(1, 2)], 1)
 
 
@@ -473,6 +489,7 @@ META_SHAPES: dict[str, Callable[[Shapes], Shapes]] = {
     "dinov2": _dinov2_shapes,
     "dinov3": _dinov3_shapes,
     "mae": _mae_shapes,
+    "dino": dict,
 }
 
 

@@ -1,18 +1,23 @@
 """Every architecture of timm that vitrail claims to know, at its real size: what is read off it is what timm builds."""
 
+import importlib
 from pathlib import Path
 
 import pytest
 import torch
 from timm_oracle import timm
 
-from vitrail import PartSpec
+from vitrail import CheckpointError, PartSpec, ViTConfig
+from vitrail.nn import list_arrays
 from vitrail.weights import LAYOUTS
+from vitrail.weights._configuration import make_outline
+from vitrail.weights._plan import make_plan
 from vitrail.weights.formats import AbstractSource, TensorInfo
-from vitrail.weights.layouts import Checkpoint
+from vitrail.weights.layouts import Checkpoint, recognise
 
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "swiglu"}
 POOLS = {"token": "cls", "avg": "mean", "map": "attention"}
+FAMILIES = ("vision_transformer", "deit", "eva", "beit", "naflexvit", "vision_transformer_hybrid")
 
 
 def is_known(name: str) -> bool:
@@ -66,6 +71,69 @@ def test_an_architecture_is_read_as_timm_builds_it(name: str) -> None:
     pool = config.pool.name if isinstance(config.pool, PartSpec) else config.pool
     assert pool == POOLS[model.global_pool]
     assert (config.norm_order == "pool_norm") == isinstance(model.fc_norm, torch.nn.LayerNorm)
+
+
+def facts_of(config: ViTConfig) -> tuple[object, ...]:
+    """What no tensor says."""
+    pool = config.pool.name if isinstance(config.pool, PartSpec) else config.pool
+    return config.size.num_heads, config.encoder.activation, config.encoder.norm_eps, pool
+
+
+def test_without_settings_a_model_is_read_as_timm_builds_it_or_not_at_all() -> None:
+    """Also those architectures that no layout claims."""
+    read = 0
+    for name in timm.list_models(module="vision_transformer") + [
+        n for m in FAMILIES[1:] for n in timm.list_models(module=m)
+    ]:
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        block = model.blocks[0]
+        try:
+            checkpoint = recognise(Shapes(model), {})
+            config = checkpoint.layout.read_config(checkpoint)
+            plan = make_plan(
+                checkpoint.layout.rules(config), list_arrays(make_outline(config)), checkpoint.tensors, convert=False
+            )
+        except CheckpointError:
+            continue
+        unknown = [n for n in checkpoint.tensors if n not in plan.used and not checkpoint.layout.reason_to_ignore(n)]
+        if plan.wrong or plan.missing or unknown:
+            continue
+        read += 1
+        expected = (
+            block.attn.num_heads,
+            ACTIVATIONS[type(block.mlp.act).__name__],
+            block.norm1.eps,
+            POOLS[model.global_pool],
+        )
+        assert facts_of(config) == expected, name
+        follows = {"architecture", "global_pool"} if "distilled" in name else {"architecture"}
+        assert {"num_heads", "architecture", "global_pool"} - checkpoint.assumed.keys() <= follows, name
+    assert read > 50
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if n.endswith("_dinov3") or "clip" in n or "lingbot" in n or "_siglip_gap_2" in n]
+)
+def test_an_architecture_says_its_pool_and_its_heads(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name, depth=1)
+    layout = LAYOUTS["timm_eva" if type(model).__name__ == "Eva" else "timm"]
+    checkpoint = Checkpoint(
+        Shapes(model), layout, {"architecture": name, "model_args": {"img_size": model.patch_embed.img_size}}
+    )
+    config = layout.read_config(checkpoint)
+    assert (facts_of(config)[0], facts_of(config)[3]) == (model.blocks[0].attn.num_heads, POOLS[model.global_pool])
+    assert checkpoint.assumed.keys() <= {"preprocess"}
+
+
+def test_deprecated_names_are_known() -> None:
+    registry = importlib.import_module("timm.models._registry")
+    deprecated = {
+        old: new for old, new in registry._deprecated_models.items() if new and is_known(new.partition(".")[0])
+    }
+    assert len(deprecated) > 25
+    assert [old for old in deprecated if not is_known(old)] == []
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float32, Shaped, UInt8
 
 from .._check import check_positive
-from ._native import compute_native_size
 from ._picture import to_picture
+from ._scale import scale_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -22,7 +22,6 @@ HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 """Mean and standard deviation that bring pixels to [-1, 1]."""
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Mean and standard deviation of CLIP's pixels."""
-_MAX_SCALED_PIXELS: Final = 10**8  # 400 MB in Pillow
 # A ratio of whole numbers of pixels has a rounding error, which must not cost a pixel: 224 / (224 / 400) is below 400.
 _ROUNDING: Final = 1e-6
 
@@ -31,14 +30,22 @@ _ROUNDING: Final = 1e-6
 class Preprocess:
     """Prepares pictures for a model: resizes them to its image size, and normalises their pixels."""
 
-    fit: Literal["cover", "squash", "pad", "keep", "native"]
-    """How a picture is resized: scaled by its shorter side and cropped at the centre (`"cover"`), scaled to the size
-    without keeping its proportions (`"squash"`), scaled by its longer side and padded with zeros at the bottom and the
-    right after normalising (`"pad"`), scaled by the side that changes less, so that the result has the proportions of
-    the picture and seldom the size (`"keep"`, as for DPT and Depth Anything), or scaled in its proportions until it has
-    as many patches as it may have (`"native"`); `vitrail.pack` makes a batch of such images."""
-    interpolation: Literal["bilinear", "bicubic", "lanczos"]
-    """Pillow's interpolation, which antialiases."""
+    fit: Literal["cover", "squash", "pad", "keep", "native", "border", "crop", "none"]
+    """How a picture is resized to the size of the model:
+
+    - `"cover"`: scaled by its shorter side and cropped at the centre.
+    - `"squash"`: scaled to the size without keeping its proportions.
+    - `"pad"`: scaled by its longer side and padded with zeros at the bottom and the right after normalising.
+    - `"border"`: scaled by its longer side, with a border on all sides.
+    - `"crop"`: not scaled, and cropped at the centre.
+    - `"none"`: not at all, so that it must have the size.
+    - `"keep"`: scaled by the side that changes less. The result has the proportions of the picture and seldom the size,
+      as for DPT and Depth Anything.
+    - `"native"`: scaled in its proportions until it has as many patches as it may have. `vitrail.pack` makes a batch of
+      such images.
+    """
+    interpolation: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+    """Pillow's interpolation, which antialiases, but for `"nearest"`."""
     mean: tuple[float, ...]
     """What is subtracted from each channel of pixels in [0, 1]: one number for a grey image, three for RGB."""
     std: tuple[float, ...]
@@ -54,12 +61,17 @@ class Preprocess:
     """With `fit="native"`, height and width of a patch in pixels: each side is rounded up to whole patches."""
     max_patches: int | None = None
     """With `fit="native"`, how many patches an image has at most."""
+    border: Literal["mean", "black"] = "mean"
+    """The colour of the border of `fit="border"`: `mean` as a colour, as in timm, or black, as in open_clip."""
+    unread: tuple[int, int] = (0, 0)
+    """Rows at the bottom and columns at the right that are prepared and then cut off, because patches that do not
+    divide the size leave them out: `(6, 6)` for images of 384 pixels of which 27 patches of 14 read 378."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must be in (0, 1], got {self.crop!r}: pass 1 to keep all")
-        if self.fit in ("pad", "keep", "native") and self.crop != 1:
-            raise ValueError(f"crop must be 1 with fit={self.fit!r}, which keeps the whole picture, got {self.crop!r}")
+        if self.fit in ("pad", "keep", "native", "crop", "none") and self.crop != 1:
+            raise ValueError(f"crop must be 1 with fit={self.fit!r}, which is not scaled to crop it, got {self.crop!r}")
         check_positive(multiple=self.multiple)
         if self.fit != "keep" and self.multiple != 1:
             raise ValueError(f"multiple must be 1 unless fit='keep', got {self.multiple} with fit={self.fit!r}")
@@ -71,6 +83,11 @@ class Preprocess:
             )
         if self.patch_size is not None and self.max_patches is not None:
             check_positive(patch_size=self.patch_size, max_patches=self.max_patches)
+        if min(self.unread) < 0 or (self.fit in ("keep", "native") and self.unread != (0, 0)):
+            raise ValueError(
+                "unread must have no number below zero, and be (0, 0) for fit='keep' and fit='native', got "
+                f"{self.unread}"
+            )
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ValueError(
                 f"mean and std must have one number for a grey image or three for RGB, got {self.mean} and {self.std}"
@@ -105,6 +122,7 @@ class Preprocess:
         normal = self.normalise(self._resize(image, size))
         if self.fit in ("keep", "native"):
             return normal
+        normal = normal[: size[0], : size[1]]
         padding = ((0, size[0] - normal.shape[0]), (0, size[1] - normal.shape[1]), (0, 0))
         return np.pad(normal, padding)
 
@@ -131,7 +149,7 @@ class Preprocess:
             raise ValueError(
                 "fit='pad' pads after normalising, which stored pixels cannot hold: use fit='squash' or fit='cover'"
             )
-        return self._resize(image, size)
+        return self._resize(image, size)[: size[0], : size[1]]
 
     @overload
     def normalise(
@@ -169,7 +187,21 @@ class Preprocess:
 
         The height and the width that a picture is scaled to, or covers at least.
         """
-        return math.floor(size[0] / self.crop + _ROUNDING), math.floor(size[1] / self.crop + _ROUNDING)
+        height, width = self.compute_full_size(size)
+        return math.floor(height / self.crop + _ROUNDING), math.floor(width / self.crop + _ROUNDING)
+
+    def compute_full_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Computes what a picture has before the pixels are cut off that no patch reads.
+
+        **Arguments:**
+
+        - `size`: height and width of the result.
+
+        **Returns:**
+
+        The height and the width.
+        """
+        return size[0] + self.unread[0], size[1] + self.unread[1]
 
     def compute_kept_size(self, picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
         """Computes what a picture is scaled to by `fit="keep"`, as Hugging Face's `DPTImageProcessor` does it.
@@ -210,52 +242,6 @@ class Preprocess:
         return height, width
 
     def _resize(self, image: object, size: tuple[int, int]) -> UInt8[np.ndarray, "height width {self.channels}"]:
-        pixels = np.asarray(self._scale(to_picture(image, self.channels), size))
+        """The pixels of the full size; of less for `fit="pad"`, where the padding is missing."""
+        pixels = np.asarray(scale_picture(self, to_picture(image, self.channels), size))
         return pixels[..., None] if pixels.ndim == 2 else pixels
-
-    def _scale(self, image: PILImage, size: tuple[int, int]) -> PILImage:
-        from PIL import Image
-
-        resampling = Image.Resampling[self.interpolation.upper()]
-        if self.patch_size is not None and self.max_patches is not None:
-            high, wide = compute_native_size((image.height, image.width), self.patch_size, self.max_patches)
-            return image.resize((wide, high), resampling)
-        height, width = size
-        if self.fit == "keep":
-            height, width = self.compute_kept_size((image.height, image.width), size)
-            if width * height > _MAX_SCALED_PIXELS:
-                raise ValueError(f"image must be less narrow, got {image.height} x {image.width}: crop it")
-            return image.resize((width, height), resampling)
-        if self.fit == "pad":
-            inner = self.compute_padded_size((image.height, image.width), size)
-            return image.resize(inner[::-1], resampling)
-        down, across = self.compute_scaled_size(size)
-        if self.fit == "squash":
-            wide, high = across, down
-        # One side is scaled to the size, the other rounded down to whole pixels, as in torchvision's Resize.
-        elif image.width * down <= image.height * across:
-            wide, high = across, max(int(across * image.height / image.width), height)
-        else:
-            wide, high = max(int(down * image.width / image.height), width), down
-        if wide * high > _MAX_SCALED_PIXELS:
-            middle = _cut_to_middle(image, (down, across))
-            if middle.size == image.size:
-                raise ValueError(f"size must have at most {_MAX_SCALED_PIXELS:,} pixels, got {height} x {width}")
-            return self._scale(middle, size)
-        begin = round if self.half_pixel == "even" else math.floor
-        left, top = begin((wide - width) / 2), begin((high - height) / 2)
-        return image.resize((wide, high), resampling).crop((left, top, left + width, top + height))
-
-
-def _cut_to_middle(image: PILImage, covered: tuple[int, int]) -> PILImage:
-    """As much of the middle of a narrow picture as a crop at the centre reads after the picture covers a size."""
-    scale = max(covered[0] / image.height, covered[1] / image.width)
-    margin = math.ceil(4 * max(1, 1 / scale))  # what the interpolation reads beside a pixel
-    sides = [
-        min(n, math.ceil(side / scale) + 2 * margin)
-        for side, n in zip(covered, (image.height, image.width), strict=True)
-    ]
-    # An even number of pixels is cut off, so that the centre stays where it is.
-    high, wide = (side + (n - side) % 2 for side, n in zip(sides, (image.height, image.width), strict=True))
-    left, top = (image.width - wide) // 2, (image.height - high) // 2
-    return image.crop((left, top, left + wide, top + high))

@@ -113,6 +113,8 @@ class ViT(eqx.Module):
         config = dataclasses.replace(
             self.config, image_size=to_pair(image_size), patch_size=patches, preprocess=preprocess
         )
+        if preprocess is not None and config.grid != self.config.grid:
+            config = dataclasses.replace(config, preprocess=dataclasses.replace(preprocess, unread=(0, 0)))
         readout = to_jax(self.readout)
         pool = readout.pool
         if isinstance(pool, AbstractGridPool):

@@ -19,6 +19,7 @@ from .layouts import Part
 _FILES: Final = (
     "config.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "open_clip_config.json",
     "model*.safetensors",
     "model.safetensors.index.json",

@@ -22,6 +22,7 @@ from .layouts import (
     LAYOUTS,
     OPEN_CLIP_CONFIG,
     PROCESSOR,
+    PROCESSORS,
     AnyLayout,
     Export,
     Settings,
@@ -93,7 +94,8 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
         )
     tensors = _name_tensors(model, known, export)
     # What is empty is removed from the folder. What the library reads first stands last.
-    settings: dict[str, Settings] = {PROCESSOR: export.write_preprocess(model.config), CONFIG: {}, OPEN_CLIP_CONFIG: {}}
+    preprocess = export.write_preprocess(model.config)
+    settings: dict[str, Settings] = {PROCESSORS: {}, PROCESSOR: preprocess, CONFIG: {}, OPEN_CLIP_CONFIG: {}}
     settings.pop(export.settings)
     settings[export.settings] = export.write_config(model.config)
     source = ArraySource(path / _TENSORS, tensors)

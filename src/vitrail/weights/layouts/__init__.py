@@ -9,7 +9,7 @@ from ._layout import (
     Library as Library,
     Settings as Settings,
 )
-from ._preprocess import PROCESSOR as PROCESSOR, match_channels as match_channels
+from ._preprocess import PROCESSOR as PROCESSOR, PROCESSORS as PROCESSORS, match_channels as match_channels
 from ._settings import (
     CONFIG as CONFIG,
     OPEN_CLIP_CONFIG as OPEN_CLIP_CONFIG,

@@ -1,5 +1,6 @@
 """A checkpoint as a layout sees it: its tensors under the names of the layout, and the settings beside it."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeVar, cast, final
 
+from ...encoder import EncoderSize
 from .._errors import CheckpointError
 from ..formats import AbstractSource, NumpyArray, TensorInfo
 from ._layout import AnyLayout, Settings
@@ -18,8 +20,35 @@ _T = TypeVar("_T", bool, int, float, str)
 _KINDS: Final[Mapping[type, str]] = MappingProxyType(
     {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 )
-_HEADS: Final[Mapping[int, int]] = MappingProxyType({1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 4096: 32})
-"""The heads of published models by width, unless a head has 64 channels: So400m, H, g, DINOv2's g, bigG, 7B."""
+_HEADS: Final[Mapping[tuple[int, int, int], int]] = MappingProxyType(
+    {
+        (192, 12, 768): 3,
+        (256, 10, 1024): 4,
+        (256, 14, 1280): 4,
+        (320, 14, 1792): 5,
+        (384, 12, 1536): 6,
+        (384, 36, 1536): 6,
+        (512, 12, 2048): 8,
+        (512, 20, 2048): 8,
+        (640, 12, 2560): 10,
+        (768, 12, 3072): 12,
+        (832, 21, 2176): 13,
+        (896, 12, 3584): 14,
+        (896, 18, 2304): 14,
+        (1024, 24, 4096): 16,
+        (1152, 27, 4304): 16,
+        (1280, 32, 5120): 16,
+        (1408, 40, 6144): 16,
+        (1536, 40, 4096): 24,
+        (1536, 40, 6144): 16,
+        (1664, 48, 8192): 16,
+        (1792, 56, 15360): 16,
+        (4096, 40, 8192): 32,
+    }
+)
+"""The heads of the published models by width, depth and the width of the MLP. The tests compare them with timm's."""
+_PATCHES: Final = ((8, 8), (14, 14), (16, 16), (32, 32))
+"""The patches of the published models."""
 
 
 class Kernel(NamedTuple):
@@ -81,11 +110,26 @@ class Checkpoint(AbstractSource):
         other.assumed = self.assumed
         return other
 
-    def find_preprocess(self, channels: int) -> Preprocess | None:
-        """How images are prepared for a model of that many channels; `None` if nothing says it."""
+    def find_preprocess(
+        self, channels: int, unread: tuple[int, int] = (0, 0), *, is_known: bool = True
+    ) -> Preprocess | None:
+        """How images are prepared for a model; `None` if nothing says it.
+
+        **Arguments:**
+
+        - `channels`: the number of channels of the model.
+        - `unread`: what `count_unread` returns.
+        - `is_known`: whether all published models with these tensors prepare images alike.
+        """
         known, kind = self.layout.preprocess, self.settings.get("model_type") or ""
         usual = known.get(kind, known.get("")) if isinstance(kind, str) else known.get("")
-        return self.layout.library.read_preprocess(self, channels, usual)
+        found = self.layout.library.read_preprocess(self, channels, usual if is_known else None)
+        return None if found is None else dataclasses.replace(found, unread=unread)
+
+    def count_unread(self, patch: tuple[int, int], given: object) -> tuple[int, int]:
+        """Rows and columns of pixels beyond the last whole patch of an image of the given size, or none for `None`."""
+        height, width = patch if given is None else self.read_size(given)
+        return height % patch[0], width % patch[1]
 
     def find_classes(self, num_classes: int | None) -> tuple[str, ...] | None:
         """The names of the classes; `None` if there are none, or only those that Hugging Face makes up."""
@@ -148,18 +192,53 @@ class Checkpoint(AbstractSource):
             raise CheckpointError(f"the setting {name!r} beside {self.path} must be {_KINDS[kind]}, got {value!r}")
         return cast(_T, value)
 
+    def get_size(
+        self,
+        dim: int,
+        *,
+        depth: int,
+        mlp_dim: int,
+        patch: tuple[int, int] | None = None,
+        setting: str,
+        usual: int | None = None,
+    ) -> EncoderSize:
+        """The size of an encoder. The number of heads is a setting, or else what the library assumes for a model that
+        it describes, or else `usual`, or that of the published models of the same shape."""
+        if self.is_described and setting in self.layout.usual:
+            usual = cast(int, self.layout.usual[setting])
+        elif usual is None and patch in (None, *_PATCHES):
+            usual = _HEADS.get((dim, depth, mlp_dim))
+        heads = self.get_heads(dim, setting=setting, usual=usual)
+        return EncoderSize(dim=dim, depth=depth, num_heads=heads, mlp_dim=mlp_dim)
+
     def get_heads(self, dim: int, *, setting: str, usual: int | None = None) -> int:
-        """The number of heads: a setting, or else `usual`, or that of published models of the width."""
+        """The number of heads: a setting, or else `usual`."""
         if (given := self.settings.get(setting)) is not None:
             return self.check_heads(setting, given, dim)
-        if usual is None and dim not in _HEADS and (dim % 64 or dim > 2048):
+        if usual is None:
             raise CheckpointError(
-                f"{self.path} does not say how many heads its attention has, and no published model has the width "
-                f"{dim}: put its config.json beside it, or pass config={{{setting!r}: ...}}"
+                f"{self.path} does not say how many heads its attention has, and no published model has the shape of "
+                f"its blocks of width {dim}: put its config.json beside it, or pass config={{{setting!r}: ...}}"
             )
-        heads = _HEADS.get(dim, dim // 64) if usual is None else usual
-        self.assumed[setting] = heads
-        return heads
+        self.assumed[setting] = usual
+        return self.check_heads(setting, usual, dim)
+
+    @property
+    def is_described(self) -> bool:
+        """Whether the settings are those of a whole model, so that the library's own stand for what they leave out."""
+        return any(self.settings.get(name) for name in ("model_type", "transformers_version", "architectures"))
+
+    def ask(self, what: str, how: str) -> CheckpointError:
+        """The error of a file that does not say what published models with the same tensors differ in.
+
+        **Arguments:**
+
+        - `what`: what the file does not say.
+        - `how`: what to pass, and for which models.
+        """
+        return CheckpointError(
+            f"{self.path} does not say {what}, in which published models with these tensors differ: {how}"
+        )
 
     def check_heads(self, setting: str, given: object, dim: int) -> int:
         """A number of heads, which has to divide the width."""
@@ -181,6 +260,11 @@ class Checkpoint(AbstractSource):
         """Rows and columns of patches in an image. A partial patch at the edge does not count."""
         height, width = self.read_size(image_size)
         return height // patch[0], width // patch[1]
+
+    def floor_size(self, given: object, patch: tuple[int, int]) -> tuple[int, int]:
+        """Height and width from a setting, in whole patches."""
+        rows, cols = self.count_patches(patch, given)
+        return rows * patch[0], cols * patch[1]
 
     def find_image_size(self, num_patches: int, patch: tuple[int, int], given: object = None) -> tuple[int, int]:
         """The image size that a table of positions was made for, in whole patches: the given one, or else a square."""

@@ -9,8 +9,9 @@ from typing import Final, Literal
 
 from ..._check import join_names
 from ..._spec import PartSpec
-from ...encoder import EncoderOptions, EncoderSize
+from ...encoder import EncoderOptions
 from ...model import ViTConfig
+from ...nn import ActivationName
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
@@ -39,7 +40,6 @@ def _read_config(
     norm1: str,
     hidden: str,
     heads: str,
-    usual_heads: int | None = None,
     num_classes: int | None,
     position: PartSpec,
     encoder: EncoderOptions,
@@ -48,16 +48,18 @@ def _read_config(
 ) -> ViTConfig:
     dim, channels, patch = checkpoint.get_kernel(kernel)
     rows = checkpoint.get_shape(positions, 2)[0]
-    image_size = checkpoint.find_image_size(rows - 1, patch, checkpoint.settings.get("image_size"))
+    given = checkpoint.settings.get("image_size")
+    image_size = checkpoint.find_image_size(rows - 1, patch, given)
     return ViTConfig(
         image_size=image_size,
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
+        size=checkpoint.get_size(
+            dim,
             depth=checkpoint.count_blocks(f"{block}{norm1}.weight"),
-            num_heads=checkpoint.get_heads(dim, setting=heads, usual=usual_heads),
             mlp_dim=checkpoint.get_shape(f"{block.format(i=0)}{hidden}.weight", 2)[0],
+            patch=patch,
+            setting=heads,
         ),
         num_classes=num_classes,
         patch=PartSpec("conv", _NO_BIAS),
@@ -67,7 +69,7 @@ def _read_config(
         norm_order=norm_order,
         class_token=True,
         encoder=encoder,
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(channels, checkpoint.count_unread(patch, given)),
     )
 
 
@@ -175,15 +177,23 @@ def _read_config_hugging_face(whole: Checkpoint) -> ViTConfig:
         norm1="layer_norm1",
         hidden="mlp.fc1",
         heads="num_attention_heads",
-        usual_heads=12 if "vision_config" in whole.settings else None,
         num_classes=checkpoint.count_classes("visual_projection.weight"),
         position=use_learned("torch_bicubic"),
         encoder=EncoderOptions(
-            activation=read_activation(checkpoint),
+            activation=_read_activation(checkpoint),
             norm_eps=checkpoint.get_setting("layer_norm_eps", float),
             pre_norm=True,
         ),
     )
+
+
+def _read_activation(checkpoint: Checkpoint) -> ActivationName:
+    if "hidden_act" not in checkpoint.settings and not checkpoint.is_described:
+        raise checkpoint.ask(
+            "which activation its CLIP has",
+            "pass config={'hidden_act': 'quick_gelu'} for OpenAI's and Meta's, {'hidden_act': 'gelu'} for LAION's",
+        )
+    return read_activation(checkpoint)
 
 
 def _map_hugging_face(config: ViTConfig) -> tuple[Rule, ...]:
@@ -222,7 +232,7 @@ HF_CLIP_IMAGE: Final = Layout(
     signature=("embeddings.class_embedding", "pre_layrnorm.weight"),
     prefixes=("vision_model.", "model.vision_model."),
     model_types=_MODEL_TYPES,
-    usual={"layer_norm_eps": 1e-5, "hidden_act": "quick_gelu"},
+    usual={"layer_norm_eps": 1e-5, "num_attention_heads": 12, "hidden_act": "quick_gelu"},
     preprocess=dict.fromkeys(_MODEL_TYPES, Preprocess("cover", "bicubic", *CLIP)),
     ignored=TEXT_TOWER,
     embeds=has_projection,

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from ..._spec import PartSpec
-from ...encoder import EncoderOptions, EncoderSize
+from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from ...nn import ActivationName
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
@@ -134,11 +134,12 @@ def _read_config(
         image_size=size,
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
+        size=checkpoint.get_size(
+            dim,
             depth=checkpoint.count_blocks(names.block + "norm1.weight"),
-            num_heads=checkpoint.get_heads(dim, setting=heads),
             mlp_dim=checkpoint.get_shape(f"{first}{names.gated_out if gated else 'mlp.fc2'}.weight", 2)[1],
+            patch=patch,
+            setting=heads,
         ),
         num_classes=num_classes,
         classes=checkpoint.find_classes(num_classes),
@@ -153,7 +154,7 @@ def _read_config(
             norm_eps=norm_eps,
             layer_scale=1.0,
         ),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(channels, checkpoint.count_unread(patch, image_size)),
     )
 
 
@@ -221,7 +222,7 @@ def _find_obstacle(config: ViTConfig) -> str:
 
 _PREFIXES: Final = ("dinov2.", "dinov2_with_registers.")
 _MODEL_TYPES: Final = ("dinov2", "dinov2_with_registers")
-_USUAL: Final = {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}
+_USUAL: Final = {"layer_norm_eps": 1e-6, "num_attention_heads": 12, "hidden_act": "gelu"}
 _CUT: Final = Preprocess("cover", "bicubic", *IMAGENET, crop=0.875)
 
 META_DINOV2_IMAGE: Final = Layout(

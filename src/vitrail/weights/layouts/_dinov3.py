@@ -26,6 +26,8 @@ from ._vit import find_misreading
 _BASE: Final = 100.0
 _PATCHES: Final = 14
 """The side of the images of the published models, in patches."""
+_ALSO_SATELLITE: Final = (1024, 4096)
+"""The widths of models that are published for photographs and for pictures from satellites, whose means differ."""
 _QKV: Final = "backbone.encoder.stack.attention.qkv."
 
 
@@ -59,7 +61,7 @@ def _read_config_meta(checkpoint: Checkpoint) -> ViTConfig:
             norm_eps=1e-5,
             layer_scale=1.0,
         ),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(channels, is_known=dim not in _ALSO_SATELLITE),
     )
 
 
@@ -99,36 +101,39 @@ def _read_config_hugging_face(checkpoint: Checkpoint, *, layer: str) -> ViTConfi
     dim, channels, patch = checkpoint.get_kernel("embeddings.patch_embeddings.weight")
     first = layer.format(i=0)
     gated = f"{first}mlp.gate_proj.weight" in checkpoint
-    has_registers = "embeddings.register_tokens" in checkpoint
-    usual_heads = 20 if (dim, gated) == (1280, True) else None
-    num_heads = checkpoint.get_heads(dim, setting="num_attention_heads", usual=usual_heads)
-    activation = read_activation(checkpoint, "silu" if gated else "gelu")
+    registers = checkpoint.tensors.get("embeddings.register_tokens")
+    given = checkpoint.settings.get("image_size", _PATCHES * patch[0])
+    activation = read_activation(checkpoint, "silu" if gated and not checkpoint.is_described else "gelu")
     if gated and activation != "silu":
         raise CheckpointError(
             f"{checkpoint.path} has a gated MLP, which must have 'silu', got {activation!r} in its config.json"
         )
     return ViTConfig(
-        image_size=checkpoint.read_size(checkpoint.settings.get("image_size", _PATCHES * patch[0])),
+        image_size=checkpoint.floor_size(given, patch),
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
+        size=checkpoint.get_size(
+            dim,
             depth=checkpoint.count_blocks(layer + "norm1.weight"),
-            num_heads=num_heads,
             mlp_dim=checkpoint.get_shape(f"{first}mlp.down_proj.weight", 2)[1],
+            patch=patch,
+            setting="num_attention_heads",
+            usual=20 if (dim, gated) == (1280, True) else None,
         ),
         position=PartSpec("rope", (("base", checkpoint.get_setting("rope_theta", float)), ("rule", "dinov3"))),
         pool="cls",
         head="none",
         class_token=True,
-        num_registers=checkpoint.get_shape("embeddings.register_tokens", 3)[1] if has_registers else 0,
+        num_registers=0 if registers is None or 0 in registers.shape else registers.shape[1],
         encoder=EncoderOptions(
             qkv_bias=f"{first}attention.q_proj.bias" in checkpoint,
             activation="swiglu" if gated else activation,
             norm_eps=checkpoint.get_setting("layer_norm_eps", float),
             layer_scale=1.0,
         ),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(
+            channels, checkpoint.count_unread(patch, given), is_known=dim not in _ALSO_SATELLITE
+        ),
     )
 
 
@@ -172,7 +177,7 @@ def _write_config(config: ViTConfig) -> Settings:
 
 
 _MODEL_TYPES: Final = ("dinov3_vit",)
-_USUAL: Final = {"layer_norm_eps": 1e-5, "rope_theta": _BASE}
+_USUAL: Final = {"layer_norm_eps": 1e-5, "num_attention_heads": 6, "rope_theta": _BASE}
 _SQUASHED: Final = Preprocess("squash", "bilinear", *IMAGENET)
 
 META_DINOV3: Final = Layout(
@@ -200,7 +205,7 @@ HF_DINOV3: Final = Layout(
     model_types=_MODEL_TYPES,
     usual=_USUAL,
     preprocess=dict.fromkeys(_MODEL_TYPES, _SQUASHED),
-    ignored=MASK_TOKEN,
+    ignored=(*MASK_TOKEN, (r"embeddings\.register_tokens", "a table without rows")),
     export=Export(
         find_misreading,
         write_config=_write_config,

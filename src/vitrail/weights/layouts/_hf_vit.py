@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final, cast
 
 from ..._spec import PartSpec
-from ...encoder import EncoderOptions, EncoderSize
+from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
@@ -53,23 +53,24 @@ def _read_config(checkpoint: Checkpoint, *, names: BlockNames) -> ViTConfig:
     dim, channels, patch = checkpoint.get_kernel(_KERNEL)
     class_token, distillation = (f"embeddings.{n}_token" in checkpoint for n in ("cls", "distillation"))
     positions = checkpoint.get_shape("embeddings.position_embeddings", 3)[1]
-    eps = checkpoint.get_setting("layer_norm_eps", float)
+    eps = _read_eps(checkpoint)
     num_classes, head = _choose_head(checkpoint)
     first = names.block.format(i=0)
     depth = checkpoint.count_blocks(names.block + "layernorm_before.weight")
-    num_heads = checkpoint.get_heads(dim, setting="num_attention_heads")
     num_patches = positions - int(class_token) - int(distillation)
-    image_size = checkpoint.find_image_size(num_patches, patch, checkpoint.settings.get("image_size"))
+    given = checkpoint.settings.get("image_size")
+    image_size = checkpoint.find_image_size(num_patches, patch, given)
     pool = "cls" if class_token else "mean"
     return ViTConfig(
         image_size=image_size,
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
+        size=checkpoint.get_size(
+            dim,
             depth=depth,
-            num_heads=num_heads,
             mlp_dim=checkpoint.get_shape(f"{first}{names.hidden}.weight", 2)[0],
+            patch=patch,
+            setting="num_attention_heads",
         ),
         num_classes=num_classes,
         classes=checkpoint.find_classes(num_classes),
@@ -83,8 +84,20 @@ def _read_config(checkpoint: Checkpoint, *, names: BlockNames) -> ViTConfig:
             activation=read_activation(checkpoint),
             norm_eps=eps,
         ),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(channels, checkpoint.count_unread(patch, given)),
     )
+
+
+def _read_eps(checkpoint: Checkpoint) -> float:
+    """The `norm_eps`: a setting, or what transformers assumes for the family that the settings or the names tell."""
+    family = checkpoint.settings.get("model_type")
+    told = ("embeddings.distillation_token", "decoder.decoder_embed.weight")  # DeiT, MAE
+    if family is None and not any(name in checkpoint for name in told) and "layer_norm_eps" not in checkpoint.settings:
+        raise checkpoint.ask(
+            "the eps of its norms",
+            "pass config={'layer_norm_eps': 1e-12} for ViT, DeiT and MAE, {'layer_norm_eps': 1e-6} for MSN and I-JEPA",
+        )
+    return checkpoint.get_setting("layer_norm_eps", float, 1e-6 if family == "vit_msn" else None)
 
 
 def _choose_head(checkpoint: Checkpoint) -> tuple[int | None, str | PartSpec]:
@@ -161,7 +174,7 @@ def _find_obstacle(config: ViTConfig) -> str:
 
 _PREFIXES: Final = ("vit.", "deit.", "ijepa.", "model.vit.", "model.deit.", "model.ijepa.")
 _MODEL_TYPES: Final = ("vit", "deit", "vit_mae", "vit_msn", "ijepa")
-_USUAL: Final = {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "pooler_act": "tanh"}
+_USUAL: Final = {"layer_norm_eps": 1e-12, "num_attention_heads": 12, "hidden_act": "gelu", "pooler_act": "tanh"}
 _PREPROCESS: Final = {
     "vit": Preprocess("squash", "bilinear", *HALF),
     "deit": Preprocess("squash", "bicubic", *IMAGENET, crop=0.875),

@@ -12,6 +12,7 @@ from ...systems import DenseConfig
 from .._errors import CheckpointError
 from ._checkpoint import Checkpoint
 from ._layout import Settings
+from ._preprocess import find_full_size
 from ._vit import write_sides
 
 _ACTIVATIONS: Final[Mapping[str, ActivationName]] = MappingProxyType(
@@ -106,7 +107,7 @@ def write_config(config: ViTConfig, model_type: str, architecture: str, **others
     return {
         **write_header(model_type, architecture),
         **write_encoder(config.size, config.encoder),
-        "image_size": write_sides(config.image_size),
+        "image_size": write_sides(find_full_size(config)),
         "patch_size": write_sides(config.patch_size),
         "num_channels": config.channels,
         **others,

@@ -88,11 +88,12 @@ def _read_image_config(checkpoint: Checkpoint) -> ViTConfig:
         image_size=image_size,
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
+        size=checkpoint.get_size(
+            dim,
             depth=checkpoint.count_blocks("blocks.{i}.norm1.weight"),
-            num_heads=checkpoint.get_heads(dim, setting="num_heads"),
             mlp_dim=checkpoint.get_shape("blocks.0.mlp.fc1.weight", 2)[0],
+            patch=patch,
+            setting="num_heads",
         ),
         position=use_learned("torch_bicubic"),
         pool="cls",

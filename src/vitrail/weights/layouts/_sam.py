@@ -16,7 +16,7 @@ from ._checkpoint import Checkpoint
 from ._hugging_face import read_activation, select_vision_tower, write_config
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META, TIMM
-from ._preprocess import IMAGENET, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
+from ._preprocess import IMAGENET, Preprocess, write_hugging_face_preprocess
 from ._timm import write_timm_config
 from ._vit import find_misreading, find_square_obstacle, use_learned
 
@@ -203,5 +203,5 @@ TIMM_SAM: Final = Layout(
     usual={"layer_norm_eps": 1e-5, "hidden_act": "gelu"},
     preprocess=_PREPROCESS,
     ignored=((r"head\..*|fc_norm\..*", "part of a classifier that timm does not train"),),
-    export=Export(find_misreading, write_config=_write_config_timm, find_obstacle=find_preprocess_obstacle),
+    export=Export(find_misreading, write_config=_write_config_timm),
 )

@@ -6,7 +6,7 @@ Source: transformers 5.23.0: the modules `siglip` and `siglip2`.
 import dataclasses
 from typing import Final
 
-from ...encoder import EncoderOptions, EncoderSize
+from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
@@ -36,21 +36,17 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     activation = read_activation(checkpoint)
     flat = len(checkpoint.tensors[_KERNEL].shape) == 2
     dim, channels, patch = _get_flat_kernel(checkpoint) if flat else checkpoint.get_kernel(_KERNEL)
-    image_size = checkpoint.find_image_size(positions, patch, None if flat else checkpoint.settings.get("image_size"))
-    usual_heads = 12 if "vision_config" in whole.settings else None
-    num_heads = checkpoint.get_heads(dim, setting="num_attention_heads", usual=usual_heads)
+    given = None if flat else checkpoint.settings.get("image_size")
+    image_size = checkpoint.find_image_size(positions, patch, given)
+    depth = checkpoint.count_blocks(_LAYER + "layer_norm1.weight")
+    size = checkpoint.get_size(dim, depth=depth, mlp_dim=mlp_dim, patch=patch, setting="num_attention_heads")
     has_pool = "head.probe" in checkpoint and num_classes is None
-    pool = use_attention_pool(activation=activation, mlp_dim=mlp_dim, norm_eps=eps, num_heads=num_heads)
+    pool = use_attention_pool(activation=activation, mlp_dim=mlp_dim, norm_eps=eps, num_heads=size.num_heads)
     return ViTConfig(
         image_size=image_size,
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
-            depth=checkpoint.count_blocks(_LAYER + "layer_norm1.weight"),
-            num_heads=num_heads,
-            mlp_dim=mlp_dim,
-        ),
+        size=size,
         num_classes=num_classes,
         classes=whole.find_classes(num_classes),
         position=_NATIVE_ASPECT if flat else use_learned("torch_bicubic"),
@@ -58,13 +54,13 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         head="none" if num_classes is None else "linear",
         class_token=False,
         encoder=EncoderOptions(activation=activation, norm_eps=eps),
-        preprocess=_find_preprocess(checkpoint, channels, patch),
+        preprocess=_find_preprocess(checkpoint, channels, patch, given),
     )
 
 
-def _find_preprocess(checkpoint: Checkpoint, channels: int, patch: tuple[int, int]) -> Preprocess | None:
+def _find_preprocess(checkpoint: Checkpoint, channels: int, patch: tuple[int, int], given: object) -> Preprocess | None:
     """How images are prepared; with the patches of the weights, if they keep their own aspect."""
-    found = checkpoint.find_preprocess(channels)
+    found = checkpoint.find_preprocess(channels, checkpoint.count_unread(patch, given))
     return found if found is None or found.fit != "native" else dataclasses.replace(found, patch_size=patch)
 
 
@@ -146,7 +142,12 @@ HF_SIGLIP_IMAGE: Final = Layout(
     signature=("embeddings.patch_embedding.bias", _POSITIONS, "post_layernorm.weight"),
     prefixes=("vision_model.", "model.vision_model."),
     model_types=("siglip_vision_model", "siglip", "siglip2_vision_model", "siglip2"),
-    usual={"layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh", "patch_size": 16},
+    usual={
+        "layer_norm_eps": 1e-6,
+        "num_attention_heads": 12,
+        "hidden_act": "gelu_pytorch_tanh",
+        "patch_size": 16,
+    },
     preprocess={
         **dict.fromkeys(("siglip", "siglip_vision_model"), Preprocess("squash", "bicubic", *HALF)),
         **dict.fromkeys(("siglip2", "siglip2_vision_model"), _NATIVE_PREPROCESS),

@@ -32,16 +32,17 @@ def read_hugging_face_text(checkpoint: Checkpoint, *, heads: int, causal: bool) 
     ends, and another one SigLIP's, which pools the last token.
     """
     vocabulary, dim = checkpoint.get_shape("text_model.embeddings.token_embedding.weight", 2)
-    usual_heads = heads if "model_type" in checkpoint.settings else None  # there is a config.json
+    usual_heads = heads if checkpoint.is_described else _guess_heads(dim) if causal else None
     end = _read_end(checkpoint) if causal else None
     return TextConfig(
         vocabulary=vocabulary,
         context=checkpoint.get_shape("text_model.embeddings.position_embedding.weight", 2)[0],
-        size=EncoderSize(
-            dim=dim,
+        size=checkpoint.get_size(
+            dim,
             depth=checkpoint.count_blocks(f"{_LAYER}layer_norm1.weight"),
-            num_heads=checkpoint.get_heads(dim, setting="num_attention_heads", usual=usual_heads),
             mlp_dim=checkpoint.get_shape(f"{_LAYER.format(i=0)}mlp.fc1.weight", 2)[0],
+            setting="num_attention_heads",
+            usual=usual_heads,
         ),
         embed_dim=checkpoint.get_shape("text_projection.weight" if causal else "text_model.head.weight", 2)[0],
         projection_bias=not causal,
@@ -52,6 +53,11 @@ def read_hugging_face_text(checkpoint: Checkpoint, *, heads: int, causal: bool) 
             activation=read_activation(checkpoint), norm_eps=checkpoint.get_setting("layer_norm_eps", float)
         ),
     )
+
+
+def _guess_heads(dim: int) -> int | None:
+    """One head for each 64 channels, as OpenAI's `build_model` has it and every published text tower of CLIP."""
+    return dim // 64 if dim % 64 == 0 else None
 
 
 def _read_end(checkpoint: Checkpoint) -> int | None:
@@ -139,7 +145,7 @@ def read_open_clip_text(checkpoint: Checkpoint) -> TextConfig:
             depth=checkpoint.count_blocks(f"{block}ln_1.weight"),
             num_heads=checkpoint.check_heads("heads", heads, dim)
             if given
-            else checkpoint.get_heads(dim, setting="heads"),
+            else checkpoint.get_heads(dim, setting="heads", usual=_guess_heads(dim)),
             mlp_dim=checkpoint.get_shape(f"{block.format(i=0)}mlp.c_fc.weight", 2)[0],
         ),
         embed_dim=embed_dim,

@@ -12,27 +12,60 @@ from typing import Any, Final
 
 from ..._check import join_names
 from ..._spec import PartSpec
+from ...encoder import EncoderSize
 from ...model import ViTConfig
 from ...pool import POOLS
 from .._errors import CheckpointError
 from ._checkpoint import Checkpoint
 from ._layout import Settings
-from ._preprocess import write_timm_preprocess
+from ._preprocess import find_full_size, write_timm_preprocess
 
 KERNEL: Final = "patch_embed.proj.weight"
 OPEN_CLIP_TRUNK: Final = "visual.trunk."
 """What open_clip puts before timm's names."""
 OPEN_CLIP_HEAD: Final = "visual.head.proj"
 """The projection that open_clip puts after a model of timm's."""
-_POOL_NAMES: Final[Mapping[str, str]] = MappingProxyType({"cls": "token", "mean": "avg", "attention": "map"})
+_POOL_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {"cls": "token", "mean": "avg", "attention": "map", "max": "max", "mean_max": "avgmax", "none": ""}
+)
 """timm's names of our pools."""
+_HEADS: Final = (
+    (r"^vit_base_patch16_gap_", 16),
+    (r"_plus_(clip_)?(240|256)$", 14),
+    (r"_huge_plus_", 20),
+    (r"_giant_patch1\d.*_(dinov2|tipsv2|lingbot)", 24),
+    (r"_tiny_", 3),
+    (r"_(xsmall|d?wee)_", 4),
+    (r"_d?little_", 5),
+    (r"_small(_|$)", 6),
+    (r"_mediumd?_", 8),
+    (r"_betwixt_", 10),
+    (r"_base(_|$)", 12),
+    (r"_so150m2_", 13),
+    (r"_so150m_", 14),
+    (r"_(large|huge|giant|giantopt|gigantic|so400m)(_|$)", 16),
+    (r"_7b_", 32),
+)
+"""The number of heads by the name of the architecture; the first that is found counts."""
 # Arguments that follow from the tensors or other settings, or that only training needs.
 _KNOWN_ARGUMENTS: Final = re.compile(
     r"(img_size|patch_size|in_chans|num_classes|global_pool|embed_dim|depth|num_heads|mlp_ratio|qkv_bias|qk_norm)|"
     r"(init_values|class_token|no_embed_class|reg_tokens|num_reg_tokens|pre_norm|fc_norm|dynamic_img_(size|pad))|"
-    r"(act_layer|use_fc_norm|swiglu_align_to)|"
+    r"(act_layer|norm_layer|final_norm|use_fc_norm|swiglu_align_to|pool_include_prefix)|"
     r"(weight_init|(pos_|patch_|proj_|attn_)?drop_rate|drop_path_rate|strict_img_size)"
 )
+
+_USUAL_ARGUMENTS: Final[Mapping[str, tuple[object, ...]]] = MappingProxyType(
+    {
+        "pos_embed": ("learn",),
+        "proj_bias": (True,),
+        "fix_init": (True, False),
+        **dict.fromkeys(("scale_attn_norm", "scale_mlp_norm", "scale_mlp", "scale_attn_inner"), (False,)),
+        **dict.fromkeys(("use_post_norm", "use_pre_transformer_norm", "attn_only_layer_scale"), (False, None)),
+        **dict.fromkeys(("embed_norm_layer", "mlp_layer", "attn_layer", "block_fn", "embed_layer"), (None,)),
+    }
+)
+"""Values that change nothing, of arguments that can."""
 
 
 def read_architecture(checkpoint: Checkpoint) -> str:
@@ -48,9 +81,11 @@ def read_architecture(checkpoint: Checkpoint) -> str:
 
 
 def read_arguments(checkpoint: Checkpoint, more: str = "") -> dict[str, Any]:
-    """The arguments of the settings, which are all known: to every layout, or by the pattern `more` to this one."""
+    """The arguments of timm's constructor. One that vitrail does not know is an error, unless it is timm's default, or
+    the layout knows it by the pattern `more`."""
     arguments: dict[str, Any] = dict(checkpoint.settings.get("model_args") or {})
-    if unknown := [name for name in arguments if not (_KNOWN_ARGUMENTS.fullmatch(name) or re.fullmatch(more, name))]:
+    unknown = [n for n, value in arguments.items() if not (_is_known_argument(n, value) or re.fullmatch(more, n))]
+    if unknown:
         raise CheckpointError(
             f"the settings beside {checkpoint.path} have the model_args {unknown[0]!r}, which vitrail does not know: "
             "pass config= with a ViTConfig"
@@ -58,15 +93,30 @@ def read_arguments(checkpoint: Checkpoint, more: str = "") -> dict[str, Any]:
     return arguments
 
 
-def read_heads(checkpoint: Checkpoint, arguments: dict[str, Any], name: str, dim: int, *, gated: bool) -> int:
-    if "num_heads" in arguments:
-        return checkpoint.check_heads("num_heads", arguments["num_heads"], dim)
-    usual = 16 if name == "vit_base_patch16_gap_224" or (dim == 1536 and not gated) else None
-    usual = 20 if name.startswith("vit_huge_plus_patch16_dinov3") else usual
-    heads = checkpoint.get_heads(dim, setting="num_heads", usual=usual)
-    if name:  # the architecture says it
+def _is_known_argument(name: str, value: object) -> bool:
+    return bool(_KNOWN_ARGUMENTS.fullmatch(name)) or (name in _USUAL_ARGUMENTS and value in _USUAL_ARGUMENTS[name])
+
+
+def read_size(
+    checkpoint: Checkpoint, arguments: dict[str, Any], name: str, dim: int, patch: tuple[int, int], *, gated: bool
+) -> EncoderSize:
+    """The size of the encoder. The arguments say the number of heads, or else the architecture, or else the shape."""
+    usual = next((heads for pattern, heads in _HEADS if name and re.search(pattern, name)), None)
+    if usual is None and (dim, gated) == (1280, True):
+        usual = 20  # DINOv3's H+
+    if (given := arguments.get("num_heads")) is not None:
+        usual = checkpoint.check_heads("num_heads", given, dim)
+    size = checkpoint.get_size(
+        dim,
+        depth=checkpoint.count_blocks("blocks.{i}.norm1.weight"),
+        mlp_dim=checkpoint.get_shape("blocks.0.mlp.fc2.weight", 2)[1],
+        patch=patch,
+        setting="num_heads",
+        usual=usual,
+    )
+    if name or given is not None:
         checkpoint.assumed.pop("num_heads", None)
-    return heads
+    return size
 
 
 def read_head(checkpoint: Checkpoint) -> tuple[int | None, str | PartSpec]:
@@ -78,15 +128,33 @@ def read_head(checkpoint: Checkpoint) -> tuple[int | None, str | PartSpec]:
     return num_classes, "none" if num_classes is None else "linear"
 
 
-def read_pool(checkpoint: Checkpoint, arguments: dict[str, Any], known: Mapping[str, str]) -> str | None:
-    """The pool of the settings; `None` if they do not say it."""
+def read_pool(
+    checkpoint: Checkpoint, arguments: dict[str, Any], name: str, usual: str, *, attention: PartSpec | None = None
+) -> str | PartSpec:
+    """The pool of the settings, or else `usual`, which is that of the architecture or the tensors.
+
+    `attention` is the pool of a file that has its tensors, and the only one that fits them.
+    """
     given = arguments.get("global_pool", checkpoint.settings.get("global_pool"))
-    if given is not None and given not in known:
+    known = ("map",) if attention is not None else tuple(n for n in _POOL_NAMES.values() if n != "map")
+    if given is None:
+        if not name:
+            checkpoint.assumed["global_pool"] = usual
+        given = usual
+    if given not in known:
         raise CheckpointError(
             f"the setting 'global_pool' beside {checkpoint.path} must be one of {join_names(known)} for these tensors, "
             f"got {given!r}"
         )
-    return None if given is None else known[given]
+    include_prefix = bool(arguments.get("pool_include_prefix")) and given not in ("token", "")
+    if include_prefix and given != "avg":
+        raise CheckpointError(
+            f"the setting 'pool_include_prefix' beside {checkpoint.path} must be false for global_pool={given!r}, "
+            "whose pool reads the patches alone here: pass config= with a ViTConfig of your own pool"
+        )
+    if include_prefix:
+        return PartSpec("mean", (("include_prefix", True),))
+    return next(ours for ours, theirs in _POOL_NAMES.items() if theirs == given) if attention is None else attention
 
 
 def read_image_size(checkpoint: Checkpoint, arguments: dict[str, Any]) -> Any:
@@ -104,7 +172,7 @@ def write_timm_config(
     """
     size = config.size
     common = {
-        "img_size": list(config.image_size),
+        "img_size": list(find_full_size(config)),
         "patch_size": list(config.patch_size),
         "in_chans": config.channels,
         "embed_dim": size.dim,

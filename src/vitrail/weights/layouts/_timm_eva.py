@@ -4,12 +4,12 @@ Source: timm 1.0.31, `models/eva.py`.
 """
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from ..._spec import PartSpec
-from ...encoder import EncoderOptions, EncoderSize
+from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, ZEROS, Rule, map_block, map_names
@@ -17,7 +17,6 @@ from ._checkpoint import Checkpoint
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
 from ._open_clip import TEXT_TOWER
-from ._preprocess import find_preprocess_obstacle
 from ._timm import (
     KERNEL,
     OPEN_CLIP_HEAD,
@@ -25,9 +24,9 @@ from ._timm import (
     read_architecture,
     read_arguments,
     read_head,
-    read_heads,
     read_image_size,
     read_pool,
+    read_size,
     write_pool,
     write_timm_config,
 )
@@ -40,34 +39,34 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     registers = checkpoint.get_shape("reg_token", 3)[1] if "reg_token" in checkpoint else 0
     has_table, gated = "pos_embed" in checkpoint, "blocks.0.mlp.fc1_g.weight" in checkpoint
     dinov3 = registers == 4 and not has_table and "fc_norm.weight" not in checkpoint
+    if dim == 1792:
+        raise CheckpointError(
+            f"{checkpoint.path} is EVA-02's enormous model, whose norms follow its layers: vitrail does not load it"
+        )
     if not dinov3 and (gated or not has_table or "blocks.0.gamma_1" in checkpoint):
         raise CheckpointError(
             f"{checkpoint.path} is an Eva model of timm that is neither DINOv3 nor EVA: vitrail does not load EVA-02 "
             "and the RoPE-ViTs, whose rotary positions follow other rules"
         )
-    image_size = read_image_size(checkpoint, arguments)
+    image_size = given = read_image_size(checkpoint, arguments)
     if dinov3:
         position = PartSpec("rope", (("base", 100.0), ("rule", "dinov3")))
-        image_size = checkpoint.read_size(image_size or 16 * patch[0])
+        image_size = checkpoint.floor_size(image_size or 16 * patch[0], patch)
     else:
         position = use_learned("torch_bicubic_antialias")
         rows = checkpoint.get_shape("pos_embed", 3)[1]
         image_size = checkpoint.find_image_size(rows - 1 - registers, patch, image_size)
-    num_classes, head = read_head(checkpoint)
+    (num_classes, head), pool = read_head(checkpoint), _read_pool(checkpoint, arguments, name)
+    size = read_size(checkpoint, arguments, name, dim, patch, gated=gated)
     return ViTConfig(
         image_size=image_size,
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
-            depth=checkpoint.count_blocks("blocks.{i}.norm1.weight"),
-            num_heads=read_heads(checkpoint, arguments, name, dim, gated=gated or dinov3),
-            mlp_dim=checkpoint.get_shape("blocks.0.mlp.fc2.weight", 2)[1],
-        ),
+        size=size,
         num_classes=num_classes,
         classes=checkpoint.find_classes(num_classes),
         position=position,
-        pool=read_pool(checkpoint, arguments, {"token": "cls", "avg": "mean"}) or "mean",
+        pool=pool,
         head=head,
         norm_order="pool_norm" if "fc_norm.weight" in checkpoint else "norm_pool",
         class_token=True,
@@ -78,8 +77,20 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
             norm_eps=1e-5 if dinov3 else 1e-6,
             layer_scale=1.0 if "blocks.0.gamma_1" in checkpoint else None,
         ),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(channels, checkpoint.count_unread(patch, given)),
     )
+
+
+def _read_pool(checkpoint: Checkpoint, arguments: dict[str, Any], name: str) -> str | PartSpec:
+    """The pool. EVA-CLIP and LingBot read the class token, and have the tensors of EVA and DINOv3, which do not."""
+    dim = checkpoint.get_kernel(KERNEL).dim
+    shared = "pos_embed" in checkpoint or "blocks.0.attn.q_bias" in checkpoint or dim == 1536
+    if not name and shared and "global_pool" not in checkpoint.settings:
+        raise checkpoint.ask(
+            "which tokens its pool reads",
+            "pass config={'global_pool': 'avg'} for EVA and DINOv3, {'global_pool': 'token'} for EVA-CLIP and LingBot",
+        )
+    return read_pool(checkpoint, arguments, name, "token" if name.endswith("_lingbot") or "_clip_" in name else "avg")
 
 
 def _write_config(config: ViTConfig) -> Settings:
@@ -133,7 +144,8 @@ TIMM_EVA_IMAGE: Final = Layout(
     foreign=("mask_token", "storage_tokens", "blocks.0.attn.qkv.bias", "blocks.0.ls1.gamma", "register_tokens"),
     prefixes=(OPEN_CLIP_TRUNK,),
     architectures=re.compile(
-        r"vit_(tiny|small|base|large|small_plus|huge_plus|7b)_patch16_dinov3(_qkvb)?|eva_giant_.*"
+        r"vit_(tiny|small|base|large|small_plus|huge_plus|7b)_patch16_dinov3(_qkvb)?|"
+        r"vit_(small|base|large|giant)_patch16_lingbot|eva_giant_.*"
     ),
     ignored=(
         (r"blocks\.\d+\.attn\.k_bias", "a buffer of zeros"),
@@ -141,5 +153,5 @@ TIMM_EVA_IMAGE: Final = Layout(
         *TEXT_TOWER,
     ),
     computed=((r"blocks\.\d+\.attn\.k_bias", lambda config: np.zeros(config.size.dim, np.float32)),),
-    export=Export(find_misreading, write_config=_write_config, find_obstacle=find_preprocess_obstacle),
+    export=Export(find_misreading, write_config=_write_config),
 )

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ..._check import join_names
 from ..._spec import PartSpec
-from ...encoder import EncoderOptions, EncoderSize
+from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from ...nn import ResizeRule
 from .._errors import CheckpointError
@@ -21,7 +21,7 @@ from ._checkpoint import Checkpoint, Kernel
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
 from ._preprocess import Preprocess
-from ._timm import compute_mlp_ratio, read_architecture, read_arguments, read_heads, write_pool, write_timm_config
+from ._timm import compute_mlp_ratio, read_architecture, read_arguments, read_size, write_pool, write_timm_config
 from ._timm_vit import TIMM_VIT_IMAGE, choose_pool, read_activation
 from ._vit import find_misreading, list_shapes
 
@@ -60,25 +60,20 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     dim, channels, patch = _read_kernel(checkpoint, name, arguments)
     factorized = _AXES[0] in checkpoint
     rows, cols = _read_grid(checkpoint, factorized)
-    activation = read_activation(checkpoint, arguments, name)
-    num_heads = read_heads(checkpoint, arguments, name, dim, gated=False)
-    pool_heads = arguments.get("attn_pool_num_heads") or num_heads
+    activation = read_activation(checkpoint, arguments, name, gated=False)
+    size = read_size(checkpoint, arguments, name, dim, patch, gated=False)
+    pool_heads = arguments.get("attn_pool_num_heads") or size.num_heads
     num_classes = checkpoint.count_classes("head.weight")
     return ViTConfig(
         image_size=(rows * patch[0], cols * patch[1]),
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
-            depth=checkpoint.count_blocks("blocks.{i}.norm1.weight"),
-            num_heads=num_heads,
-            mlp_dim=checkpoint.get_shape("blocks.0.mlp.fc2.weight", 2)[1],
-        ),
+        size=size,
         num_classes=num_classes,
         classes=checkpoint.find_classes(num_classes),
         patch="conv" if "embeds.proj.bias" in checkpoint else PartSpec("conv", (("bias", False),)),
         position=_read_position(checkpoint, name, arguments, factorized),
-        pool=choose_pool(checkpoint, arguments, activation, 1e-6, pool_heads),
+        pool=choose_pool(checkpoint, arguments, name, activation, 1e-6, pool_heads),
         head="none" if num_classes is None else "linear",
         norm_order="pool_norm" if "fc_norm.weight" in checkpoint else "norm_pool",
         class_token="embeds.cls_token" in checkpoint,

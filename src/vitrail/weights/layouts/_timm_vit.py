@@ -7,11 +7,11 @@ import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ..._check import join_names
 from ..._spec import PartSpec
-from ...encoder import EncoderOptions, EncoderSize
+from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from ...nn import ActivationName
 from .._errors import CheckpointError
@@ -20,7 +20,6 @@ from ._checkpoint import Checkpoint
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
 from ._open_clip import TEXT_TOWER
-from ._preprocess import find_preprocess_obstacle
 from ._timm import (
     KERNEL,
     OPEN_CLIP_HEAD,
@@ -28,9 +27,9 @@ from ._timm import (
     read_architecture,
     read_arguments,
     read_head,
-    read_heads,
     read_image_size,
     read_pool,
+    read_size,
     write_pool,
     write_timm_config,
 )
@@ -40,9 +39,27 @@ _TANH: Final = re.compile(
     r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip.*|vit_large_patch16_siglip.*_512|naflexvit_.*_siglip"
 )
 _ACTIVATIONS: Final[Mapping[str, ActivationName]] = MappingProxyType(
-    {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "relu": "relu", "silu": "silu"}
+    {
+        "gelu": "gelu",
+        "gelu_tanh": "gelu_tanh",
+        "quick_gelu": "quick_gelu",
+        "relu": "relu",
+        "silu": "silu",
+        "swish": "silu",
+        "tanh": "tanh",
+    }
 )
 """Our names of the activations by timm's."""
+_NOT_OF_META: Final = (
+    "head.weight",
+    f"{OPEN_CLIP_HEAD}.weight",
+    "fc_norm.weight",
+    "reg_token",
+    "dist_token",
+    "blocks.0.ls1.gamma",
+    "blocks.0.attn.q_norm.weight",
+)
+"""Of these, MAE's encoder and DINO's backbone have none, which have timm's names."""
 
 
 def _read_config(checkpoint: Checkpoint) -> ViTConfig:
@@ -57,26 +74,21 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     extra = "dist_token" if "dist_token" in checkpoint else "reg_token"
     registers = checkpoint.get_shape(extra, 3)[1] if extra in checkpoint else 0
     covers, image_size = _read_positions(checkpoint, arguments, patch, int(class_token) + registers)
-    num_heads = read_heads(checkpoint, arguments, name, dim, gated=gated)
-    activation = read_activation(checkpoint, arguments, name)
-    eps = 1e-5 if pre_norm else 1e-6
+    size = read_size(checkpoint, arguments, name, dim, patch, gated=gated)
+    activation = read_activation(checkpoint, arguments, name, gated=gated)
+    eps = _read_eps(checkpoint, arguments)
     num_classes, head = read_head(checkpoint)
     distilled = "head_dist.weight" in checkpoint
     return ViTConfig(
         image_size=image_size,
         patch_size=patch,
         channels=channels,
-        size=EncoderSize(
-            dim=dim,
-            depth=checkpoint.count_blocks("blocks.{i}.norm1.weight"),
-            num_heads=num_heads,
-            mlp_dim=checkpoint.get_shape("blocks.0.mlp.fc2.weight", 2)[1],
-        ),
+        size=size,
         num_classes=num_classes,
         classes=checkpoint.find_classes(num_classes),
         patch="conv" if "patch_embed.proj.bias" in checkpoint else PartSpec("conv", (("bias", False),)),
         position=use_learned("torch_bicubic_antialias", covers_prefix=covers),
-        pool=choose_pool(checkpoint, arguments, activation, eps, num_heads),
+        pool=choose_pool(checkpoint, arguments, name, activation, eps, size.num_heads),
         head="distilled" if distilled else head,
         norm_order="pool_norm" if "fc_norm.weight" in checkpoint else "norm_pool",
         class_token=class_token,
@@ -84,26 +96,48 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         encoder=EncoderOptions(
             qkv_bias="blocks.0.attn.qkv.bias" in checkpoint,
             qk_norm="blocks.0.attn.q_norm.weight" in checkpoint,
-            activation="swiglu" if gated else activation,
+            activation=activation,
             norm_eps=eps,
             pre_norm=pre_norm,
             layer_scale=1.0 if "blocks.0.ls1.gamma" in checkpoint else None,
         ),
-        preprocess=checkpoint.find_preprocess(channels),
+        preprocess=checkpoint.find_preprocess(
+            channels, checkpoint.count_unread(patch, read_image_size(checkpoint, arguments))
+        ),
     )
 
 
-def read_activation(checkpoint: Checkpoint, arguments: dict[str, Any], name: str) -> ActivationName:
+def read_activation(
+    checkpoint: Checkpoint, arguments: dict[str, Any], name: str, *, gated: bool
+) -> ActivationName | Literal["swiglu"]:
     """The activation of the arguments, or else of the architecture."""
     given = arguments.get("act_layer")
+    known = ("silu", "swish") if gated else tuple(_ACTIVATIONS)
     if given is None:
         usual: ActivationName = "gelu_tanh" if _TANH.fullmatch(name) else "gelu"
-        return "quick_gelu" if "quickgelu" in name else usual
-    if given not in _ACTIVATIONS:
+        return "swiglu" if gated else "quick_gelu" if "quickgelu" in name else usual
+    if given not in known:
         raise CheckpointError(
-            f"the setting 'act_layer' beside {checkpoint.path} must be one of {join_names(_ACTIVATIONS)}, got {given!r}"
+            f"the setting 'act_layer' beside {checkpoint.path} must be one of {join_names(known)} for these tensors, "
+            f"got {given!r}"
         )
-    return _ACTIVATIONS[given]
+    return "swiglu" if gated else _ACTIVATIONS[given]
+
+
+def _read_eps(checkpoint: Checkpoint, arguments: dict[str, Any]) -> float:
+    """The `norm_eps` of the arguments, or else of the architecture: CLIP's has a norm before the first block."""
+    given = arguments.get("norm_layer")
+    if given not in (None, "", "layernorm"):
+        raise CheckpointError(
+            f"the setting 'norm_layer' beside {checkpoint.path} must be 'layernorm', got {given!r}, which vitrail does "
+            "not know"
+        )
+    if arguments.get("final_norm") is False and "fc_norm.weight" not in checkpoint:
+        raise CheckpointError(
+            f"the setting 'final_norm' beside {checkpoint.path} must be true, got False: vitrail has no ViT without a "
+            "final norm"
+        )
+    return 1e-5 if "norm_pre.weight" in checkpoint and not given else 1e-6
 
 
 def _check_plain(checkpoint: Checkpoint) -> None:
@@ -118,21 +152,26 @@ def _check_plain(checkpoint: Checkpoint) -> None:
                 f"{checkpoint.path} is a ViT {kind}, whose tensors do not say which activation and norm it has: put "
                 "its config.json beside it, or pass config={'architecture': ...} with timm's name of it"
             )
+    if not any(name in checkpoint for name in _NOT_OF_META):
+        raise checkpoint.ask(
+            "whether timm, MAE or DINO wrote it",
+            "pass layout='mae' or layout='dino' for Meta's, or for timm's config={'architecture': ...} with its name",
+        )
     checkpoint.assumed["architecture"] = "a plain ViT's"
 
 
 def choose_pool(
-    checkpoint: Checkpoint, arguments: dict[str, Any], activation: str, eps: float, num_heads: int
+    checkpoint: Checkpoint, arguments: dict[str, Any], name: str, activation: str, eps: float, num_heads: int
 ) -> str | PartSpec:
-    has_pool = "attn_pool.latent" in checkpoint
-    pool = read_pool(checkpoint, arguments, {"map": "attention"} if has_pool else {"token": "cls", "avg": "mean"})
-    if has_pool:
+    """The pool. The attention pool and that of a distilled model follow from the tensors."""
+    if "attn_pool.latent" in checkpoint:
         mlp_dim = checkpoint.get_shape("attn_pool.mlp.fc1.weight", 2)[0]
-        return use_attention_pool(activation=activation, mlp_dim=mlp_dim, norm_eps=eps, num_heads=num_heads)
+        pool = use_attention_pool(activation=activation, mlp_dim=mlp_dim, norm_eps=eps, num_heads=num_heads)
+        return read_pool(checkpoint, arguments, name, "map", attention=pool)
     if "head_dist.weight" in checkpoint:
         return PartSpec("cls", (("num_tokens", 2),))
-    usual = "cls" if "cls_token" in checkpoint and "fc_norm.weight" not in checkpoint else "mean"
-    return usual if pool is None else pool
+    usual = "token" if "cls_token" in checkpoint and "fc_norm.weight" not in checkpoint else "avg"
+    return read_pool(checkpoint, arguments, name, usual)
 
 
 def _read_positions(
@@ -175,6 +214,8 @@ def _write_config(config: ViTConfig) -> Settings:
     }
     if not gated:
         arguments["act_layer"] = encoder.activation
+    if isinstance(config.pool, PartSpec) and dict(config.pool.options).get("include_prefix"):
+        arguments["pool_include_prefix"] = True
     if distilled:
         return write_timm_config(config, "deit_tiny_distilled_patch16_224", arguments)
     arguments["reg_tokens"] = config.num_registers
@@ -199,7 +240,7 @@ def _find_obstacle(config: ViTConfig) -> str:
     pool_mlp = shapes.get("readout.pool.mlp.hidden.weight")
     if pool_mlp is not None and (gated or pool_mlp[0] != config.size.mlp_dim):
         return f"the MLP of the attention pool is that of a block there, got mlp_dim={pool_mlp[0]}"
-    return find_preprocess_obstacle(config)
+    return ""
 
 
 def _map(config: ViTConfig) -> tuple[Rule, ...]:
@@ -241,12 +282,19 @@ TIMM_VIT_IMAGE: Final = Layout(
     read_config=_read_config,
     rules=_map,
     signature=(KERNEL, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "pos_embed"),
-    foreign=("mask_token", "decoder_embed.weight", "blocks.0.attn.q_bias", "blocks.0.attn.rel_pos_h"),
+    foreign=(
+        "mask_token",
+        "decoder_embed.weight",
+        "head.last_layer.weight_v",
+        "blocks.0.attn.q_bias",
+        "blocks.0.attn.rel_pos_h",
+    ),
     prefixes=(OPEN_CLIP_TRUNK,),
     architectures=re.compile(
-        r"(vit|deit|deit3)_(tiny|xsmall|small|wee|little|medium|mediumd|betwixt|base|large|huge|giant|giantopt|gigantic|"
-        r"so150m2?|so400m)(_distilled)?_patch\d+"
-        r"(_plus|_reg\d|_gap|_map|_clip|_quickgelu|_siglip|_dinov2|_miil)*(_\d+)?|flexivit_(small|base|large)"
+        r"(vit|deit|deit3|eva)_(tiny|xsmall|small|wee|d?little|medium|mediumd|betwixt|base|large|huge|giant|giantopt|"
+        r"gigantic|so150m2?|so400m|dwee)(_distilled)?_patch\d+"
+        r"(_plus|_reg\d|_gap|_map|_clip|_quickgelu|_siglip|_dinov2|_tipsv2|_36x1)*(_\d+)?(_miil)?"
+        r"(_in21k|_sam|_dino|_in21ft1k|_clip_laion2b)?|flexivit_(small|base|large)"
     ),
     ignored=TEXT_TOWER,
     export=Export(find_misreading, write_config=_write_config, find_obstacle=_find_obstacle),
