@@ -19,11 +19,20 @@ from ._demo import Demo, run_demo
 from ._knn import Knn, run_knn
 from ._list import List, list_parts
 from ._look import Look, run_look
+from ._reconstruct import Reconstruct, run_reconstruct
 from ._search import Search, run_search
 from ._weights import Convert, Inspect, Predict, run_convert, run_inspect, run_predict
 
 _EXTRAS: Final[Mapping[str, Literal["demo", "torch"]]] = MappingProxyType(
-    {"demo": "demo", "compare": "demo", "knn": "demo", "look": "demo", "search": "demo", "convert": "torch"}
+    {
+        "demo": "demo",
+        "compare": "demo",
+        "knn": "demo",
+        "look": "demo",
+        "reconstruct": "demo",
+        "search": "demo",
+        "convert": "torch",
+    }
 )
 """The extra that a command needs; `weights` for the others, which has the library that parses all."""
 _EXPECTED: Final = (
@@ -73,7 +82,7 @@ def _format_error(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else " ".join(str(error).split())
 
 
-_Command = Demo | Compare | Knn | List | Inspect | Predict | Look | Search | Convert
+_Command = Demo | Compare | Knn | List | Inspect | Predict | Look | Reconstruct | Search | Convert
 
 
 def _run(command: _Command) -> None:
@@ -92,6 +101,8 @@ def _run(command: _Command) -> None:
             run_predict(command)
         case Look():
             run_look(command)
+        case Reconstruct():
+            run_reconstruct(command)
         case Search():
             run_search(command)
         case Convert():

@@ -26,5 +26,6 @@ from ._maps import (
     resize_depth as resize_depth,
 )
 from ._predictions import draw_predictions as draw_predictions
+from ._reconstruction import draw_reconstructions as draw_reconstructions
 from ._save import SUFFIXES as SUFFIXES
 from ._style import add_glow as add_glow, restore_pixels as restore_pixels

@@ -2,32 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import cast
 
 import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
-from .._extras import require
 from ..encoder import Encoder
 from ..images import Preprocess
 from ..model import ViT
 from ._attention import compute_attention_heads
+from ._cells import Cell, draw_cells
 from ._components import compute_components
-from ._save import save_figure
-from ._style import FAINT, FULL_GLOW, INK, PAPER, add_glow, restore_pixels, to_rgb
-
-_COLUMNS: Final = 9
-# Inches.
-_WIDTH, _GAP, _LABEL, _MARGIN, _FOOT, _LINE = 1.5, 0.08, 0.24, 0.25, 0.1, 0.14
-
-
-class _Cell(NamedTuple):
-    """One panel: what stands above it, and its pixels."""
-
-    label: str
-    pixels: Float[np.ndarray, "height width 3"]
+from ._style import FULL_GLOW, add_glow, restore_pixels, to_rgb
 
 
 def draw_attention(
@@ -142,20 +130,20 @@ def _draw(
     size = model.config.image_size
     images = np.stack([preprocess(picture, size) for picture in pictures])
     pixels = restore_pixels(images, preprocess)
-    rows = [[_Cell(f"{size[0]} x {size[1]}", shown)] for shown in to_rgb(pixels)]
+    rows = [[Cell(f"{size[0]} x {size[1]}", shown)] for shown in to_rgb(pixels)]
     if components:
         colours = compute_components(model, images, foreground=foreground)
         for row, shown in zip(rows, _enlarge(colours, size), strict=True):
-            row.append(_Cell("components", shown))
+            row.append(Cell("components", shown))
     if attention:
         for row, image, shown in zip(rows, images, pixels, strict=True):
             row.extend(_light_heads(model, image, shown))
-    _draw_cells(rows, path, _explain(model, attention=attention, components=components))
+    draw_cells(rows, path, _explain(model, attention=attention, components=components))
 
 
 def _light_heads(
     model: ViT, image: Float32[np.ndarray, "height width channels"], pixels: UInt8[np.ndarray, "height width channels"]
-) -> list[_Cell]:
+) -> list[Cell]:
     """The picture lit by the mean of the heads, and by each."""
     heads = np.asarray(_compute_heads(model, image))
     if not np.isfinite(heads).all():
@@ -167,7 +155,7 @@ def _light_heads(
     shares = maps * maps[0].size
     smooth = np.asarray(cast(Array, jax.image.resize(shares, (len(shares), *pixels.shape[:2]), "linear")))
     lit = add_glow(np.broadcast_to(pixels, (len(smooth), *pixels.shape)), smooth)
-    return [_Cell(label, shown) for label, shown in zip(labels, lit, strict=True)]
+    return [Cell(label, shown) for label, shown in zip(labels, lit, strict=True)]
 
 
 @eqx.filter_jit
@@ -192,30 +180,3 @@ def _explain(model: ViT, *, attention: bool, components: bool) -> list[str]:
         *(["Components: the first three of the patch tokens of all pictures, as colours."] if components else []),
         *([f"Light: the attention of {queries} in the last block, {share}."] if attention else []),
     ]
-
-
-def _draw_cells(rows: list[list[_Cell]], path: Path, notes: list[str]) -> None:
-    """Draws the cells of each picture in lines of the same length."""
-    count = len(rows[0])
-    lines = -(-count // _COLUMNS)
-    columns = max(-(-count // lines), 3)
-    height = _WIDTH * rows[0][0].pixels.shape[0] / rows[0][0].pixels.shape[1]
-    page = (
-        2 * _MARGIN + columns * (_WIDTH + _GAP) - _GAP,
-        _MARGIN + len(rows) * lines * (height + _LABEL) - _LABEL + _FOOT + (len(notes) + 1) * _LINE,
-    )
-    figure: Any = require("matplotlib.figure", extra="demo").Figure(figsize=page, facecolor=PAPER)
-    for number, row in enumerate(rows):
-        for place, cell in enumerate(row):
-            left = _MARGIN + place % columns * (_WIDTH + _GAP)
-            top = _MARGIN + (number * lines + place // columns) * (height + _LABEL)
-            figure.text(
-                (left + 0.02) / page[0], 1 - (top - 0.04) / page[1], cell.label, fontsize=8, color=INK, va="baseline"
-            )
-            lower = 1 - (top + height) / page[1]
-            axes = figure.add_axes((left / page[0], lower, _WIDTH / page[0], height / page[1]))
-            axes.imshow(cell.pixels, interpolation="nearest", aspect="auto")
-            axes.set_axis_off()
-    for number, note in enumerate(reversed(notes)):
-        figure.text(_MARGIN / page[0], (_FOOT + number * _LINE) / page[1], note, fontsize=7, color=FAINT)
-    save_figure(figure, path)

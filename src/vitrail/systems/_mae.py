@@ -171,8 +171,8 @@ class MaskedAutoencoder(eqx.Module):
         exactly one of `key` and `noise` is given.
         """
         kept = choose_patches(self._draw_noise(key, noise), ratio)
-        targets = self.patchify(image)
         predicted = self(image, kept)
+        targets = self.patchify(image)
         masked = jnp.ones(targets.shape[0], bool).at[kept].set(False)
         mean = targets.mean(axis=1, keepdims=True)
         deviation = jnp.sqrt(targets.var(axis=1, keepdims=True, ddof=1) + _EPS)
@@ -222,6 +222,21 @@ class MaskedAutoencoder(eqx.Module):
         (rows, cols), (height, width) = self.config.image.grid, self.config.image.patch_size
         cells = patches.reshape(rows, cols, height, width, self.config.image.channels)
         return cells.transpose(0, 2, 1, 3, 4).reshape(rows * height, cols * width, -1)
+
+    def resized(self, image_size: int | tuple[int, int]) -> "MaskedAutoencoder":
+        """**Arguments:**
+
+        - `image_size`: height and width in pixels, multiples of the patch size; one number for a square.
+
+        **Returns:**
+
+        The model for images of another size. The positions of both halves are resampled by their own rules.
+
+        **Raises:** what `ViT.resized` raises.
+        """
+        image = self.image.resized(image_size)
+        decoder = dataclasses.replace(self.decoder, position=self.decoder.position.resized(image.config.grid))
+        return MaskedAutoencoder(image, decoder, dataclasses.replace(self.config, image=image.config))
 
     def with_execution(self, execution: Execution) -> "MaskedAutoencoder":
         """**Arguments:**

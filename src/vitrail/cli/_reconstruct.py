@@ -1,0 +1,76 @@
+"""`vitrail reconstruct`: what a masked autoencoder makes of pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from .._check import check_seed
+from .._extras import require
+from ..images import raise_problems
+from ..show import SUFFIXES, draw_reconstructions
+from ..systems import MaskedAutoencoder
+from ..weights import load
+from ._pictures import PreprocessName, choose_preprocess, parse_settings, read_picture
+from ._setup import check_out
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Hides patches of pictures at random and draws what a masked autoencoder (MAE) predicts for them."""
+
+    file: Path
+    """A safetensors file, an index of several, or a folder with one: of MAE with its decoder."""
+    image: Path
+    """An image file."""
+    more_images: tuple[Path, ...]
+    """More image files."""
+    out: Path = Path("vitrail-reconstruction.png")
+    """The picture to write: .png, .pdf or .svg."""
+    ratio: float = 0.75
+    """How many of the patches are hidden."""
+    seed: int = 0
+    """Chooses the patches."""
+    layout: str | None = None
+    """The layout; without it, the names of the tensors tell it."""
+    config: str | None = None
+    """Settings in JSON, in place of the config.json beside the file."""
+    preprocess: PreprocessName | None = None
+    """How to prepare images, as for `vitrail predict`."""
+    convert: bool = False
+    """Whether to convert float16, bfloat16 and float64 to float32."""
+
+
+def run_reconstruct(command: Reconstruct) -> None:
+    """Loads a masked autoencoder and pictures, and draws."""
+    require("PIL", extra="weights")
+    require("matplotlib", extra="demo")
+    check_out("out", command.out, SUFFIXES)
+    check_seed(command.seed)
+    paths = (command.image, *command.more_images)
+    if command.out.resolve() in (path.resolve() for path in paths):
+        raise ValueError(f"out must not be one of the images, got {command.out}: it would be overwritten")
+    problems: list[str] = []
+    for path in paths:  # a file that is not an image is an error before the model is loaded
+        read_picture(path, lambda picture: picture.size, problems)
+    raise_problems(problems)
+    model = load(command.file, layout=command.layout, config=parse_settings(command.config), convert=command.convert)
+    if not isinstance(model, MaskedAutoencoder):
+        raise ValueError(
+            f"{command.file} must have MAE with its decoder to reconstruct images, got a {type(model).__name__}: pass "
+            "a checkpoint of pre-training"
+        )
+    config = model.image.config
+    preprocess = choose_preprocess(command.preprocess, command.file, config)
+    images = [read_picture(path, lambda picture: preprocess(picture, config.image_size), problems) for path in paths]
+    raise_problems(problems)
+    keys = jax.random.split(jax.random.key(command.seed), len(images))
+    reconstruct = eqx.filter_jit(model.reconstruct)
+    found = [image for image in images if image is not None]
+    results = [reconstruct(image, command.ratio, key=key) for image, key in zip(found, keys, strict=True)]
+    for path, result in zip(paths, results, strict=True):
+        print(f"{path}: {int(np.sum(result.masked))} of {result.masked.size} patches hidden, loss {result.loss:.4f}")
+    draw_reconstructions(model, found, results, command.out, preprocess=preprocess)
+    print(f"picture: {command.out}")
