@@ -284,6 +284,7 @@ def test_the_teacher_is_the_running_mean_of_the_student() -> None:
     ours, theirs, both = parameters(teacher), parameters(student), parameters(moved)
     for name, array in both.items():
         assert_close(array, 0.75 * wide(ours[name]) + 0.25 * wide(theirs[name]))
+    assert_trees_close(systems.update_teacher(jax.device_get(teacher), jax.device_get(student), 0.75), moved)
     other = config(num_prototypes=8).build(key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"teacher and student must have the same arrays, got others for 'head\.dir"):
         systems.update_teacher(teacher, other, 0.5)
@@ -340,6 +341,7 @@ def test_a_configuration_is_json_and_a_file_holds_the_model(network: vitrail.DIN
 def test_an_image_model_with_a_head_is_refused() -> None:
     with pytest.raises(ValueError, match=r"image must have the head 'none', .* got linear"):
         vitrail.DINOConfig(image=small_config(pool="cls"))
+    vitrail.DINOConfig(image=small_config(pool="cls", head=vitrail.PartSpec("none"), num_classes=None))
     with pytest.raises(ValueError, match="num_patch_prototypes needs a patch_head, got 5 and None"):
         config(patch_head=None, num_patch_prototypes=5)
 

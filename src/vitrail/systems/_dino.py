@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from .._spec import PartSpec
 from .._tokens import Tokens
-from ..head import HEADS, AbstractHead, HeadContext, HeadFactory
+from ..head import HEADS, AbstractHead, HeadContext, HeadFactory, NoHead
 from ..model import ViT, ViTConfig, from_json, to_json
 from ..nn import INITS, Dropout, Execution, ParameterKinds, split_key, to_dtype
 
@@ -35,7 +35,7 @@ class DINOConfig:
     """Whether there is a token that takes the place of hidden patches, as in iBOT and DINOv2."""
 
     def __post_init__(self) -> None:
-        if self.image.head != "none":
+        if self.image.head not in ("none", PartSpec("none"), NoHead):
             raise ValueError(
                 f"image must have the head 'none', because the projection head reads what its pool returns, got "
                 f"{self.image.head}: use dataclasses.replace(image, head='none', num_classes=None)"

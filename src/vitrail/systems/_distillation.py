@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._check import check_positive
-from ..nn import list_arrays
+from ..nn import list_arrays, to_jax
 
 _N = TypeVar("_N")
 _Number = float | Float[Array, ""]
@@ -224,6 +224,7 @@ def update_teacher(teacher: _N, student: _N, momentum: _Number) -> _N:
 
     **Raises:** `ValueError` if they have other arrays.
     """
+    teacher, student = to_jax(teacher), to_jax(student)
     ours, theirs = (list_arrays(cast(object, eqx.filter(model, eqx.is_inexact_array))) for model in (teacher, student))
     shapes = [{name: array.shape for name, array in arrays.items()} for arrays in (ours, theirs)]
     if shapes[0] != shapes[1]:
