@@ -194,4 +194,6 @@ class TextTower(eqx.Module):
         if not self.config.causal:
             return counts
         earlier = jnp.tril(jnp.ones((length, length), bool))
-        return earlier if counts is None else earlier & counts
+        if counts is None:
+            return earlier
+        return (earlier & counts[None]) | jnp.eye(length, dtype=bool)  # softmax over no token is NaN, which spreads
