@@ -120,6 +120,33 @@ def test_texts_that_are_none_are_errors(models: dict[str, vitrail.ImageText]) ->
     assert models["openai_clip"].tokenize("a \ud83d cat").shape == (1, 77)  # open_clip repairs it
 
 
+@pytest.mark.parametrize("family", list(load_frozen()[0]))
+def test_a_tokenizer_is_written_beside_the_weights_and_read_back(
+    family: str, models: dict[str, vitrail.ImageText], tmp_path: Path
+) -> None:
+    model = models[family]
+    layout: Any = family.split()[0]
+    vitrail.save(model, tmp_path / "m", layout=layout)
+    assert vitrail.load(tmp_path / "m").config == model.config
+    vitrail.save(make_model(family), tmp_path / "m", layout=layout)  # one without a tokenizer
+    assert vitrail.load(tmp_path / "m").config.tokenizer is None
+
+
+def test_a_tokenizer_of_open_clip_is_written_as_hugging_faces(
+    models: dict[str, vitrail.ImageText], tmp_path: Path
+) -> None:
+    model, texts = make_model("hf_clip"), ["a photo of a cat", "a Red  Car!", "", "it's 3/4"]
+    theirs = config_of(models["openai_clip"])
+    vitrail.save(
+        dataclasses.replace(model, config=dataclasses.replace(model.config, tokenizer=theirs)),
+        tmp_path / "m",
+        layout="hf_clip",
+    )
+    found, expected = (m.tokenize(texts) for m in (vitrail.load(tmp_path / "m"), models["hf_clip"]))
+    padded = np.where(np.cumsum(expected == expected[0, -1], axis=1) > 1, 0, expected)
+    assert np.array_equal(found, padded)  # open_clip pads with zeros
+
+
 # Files -----------------------------------------------------------------------------------------------------------
 
 

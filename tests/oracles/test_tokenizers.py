@@ -1,13 +1,16 @@
 """Tokenizers on two hundred hard texts, and zero-shot classifiers, against the original libraries."""
 
+import functools
 import warnings
+from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import numpy as np
 import pytest
 import torch
-from checkpoint_oracle import open_clip
-from tokenizer_oracle import FAMILIES, make_family
+from checkpoint_oracle import open_clip, transformers
+from tokenizer_oracle import FAMILIES, encode_hugging_face, encode_open_clip, make_family
 from tokenizer_texts import MOJIBAKE, TEXTS
 
 import vitrail
@@ -43,6 +46,32 @@ def test_texts_become_the_tokens_of_the_original(name: str) -> None:
     ]
     assert not wrong
     assert found.shape == (len(texts), model.config.text.context)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("HF CLIP, tokenizer.json", "hf_clip"),
+        ("HF CLIP, vocab.json and merges.txt", "hf_clip"),
+        ("open_clip CLIP", "openai_clip"),
+        ("open_clip CLIPA", "openai_clip"),
+        ("HF SigLIP 2", "hf_siglip"),
+        ("HF SigLIP", "hf_siglip"),
+    ],
+)
+def test_a_tokenizer_that_is_written_is_read_by_its_library(name: str, layout: Any, tmp_path: Path) -> None:
+    family = make_family(name)
+    model = vitrail.load(family.folder)
+    vitrail.save(model, tmp_path / "m", layout=layout)
+    assert vitrail.load(tmp_path / "m").config.tokenizer == model.config.tokenizer
+    if name == "HF SigLIP":
+        return  # its library reads a spiece.model
+    if layout == "openai_clip":
+        encode = functools.partial(encode_open_clip, open_clip.get_tokenizer(f"local-dir:{tmp_path / 'm'}"))
+    else:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+        encode = functools.partial(encode_hugging_face, tokenizer, model.config.text.context)
+    assert np.array_equal(encode(TEXTS), family.encode(TEXTS))
 
 
 def test_mojibake_is_left_and_equal_once_it_is_repaired() -> None:

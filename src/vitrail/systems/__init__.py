@@ -35,5 +35,6 @@ from ._tokenizer import (
     Tokenizer as Tokenizer,
     TokenizerConfig as TokenizerConfig,
     pack_vocabulary as pack_vocabulary,
+    unpack_vocabulary as unpack_vocabulary,
 )
 from ._zero_shot import zero_shot as zero_shot

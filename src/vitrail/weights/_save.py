@@ -94,8 +94,13 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
         )
     tensors = _name_tensors(model, known, export)
     # What is empty is removed from the folder. What the library reads first stands last.
-    preprocess = export.write_preprocess(model.config)
-    settings: dict[str, Settings] = {PROCESSORS: {}, PROCESSOR: preprocess, CONFIG: {}, OPEN_CLIP_CONFIG: {}}
+    settings: dict[str, Settings] = {
+        **export.write_tokenizer(model.config),
+        PROCESSORS: {},
+        PROCESSOR: export.write_preprocess(model.config),
+        CONFIG: {},
+        OPEN_CLIP_CONFIG: {},
+    }
     settings.pop(export.settings)
     settings[export.settings] = export.write_config(model.config)
     source = ArraySource(path / _TENSORS, tensors)

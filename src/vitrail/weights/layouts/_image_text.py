@@ -29,6 +29,12 @@ from ._timm import OPEN_CLIP_HEAD, OPEN_CLIP_TRUNK
 from ._timm_eva import TIMM_EVA_IMAGE
 from ._timm_vit import TIMM_VIT_IMAGE
 from ._tokenizer import find_clip_tokenizer, find_open_clip_tokenizer, find_siglip_tokenizer
+from ._tokenizer_files import (
+    write_clip_tokenizer,
+    write_open_clip_tokenizer,
+    write_siglip_tokenizer,
+    write_tokenizer_cfg,
+)
 from ._vit import find_misreading, find_square_obstacle
 
 _SCALE: Final = (map_names("logit_scale", "log_scale"), map_names("logit_bias", "bias"))
@@ -48,6 +54,8 @@ def _find_misreading(written: ImageTextConfig, read: ImageTextConfig) -> str:
     """What differs between a configuration and the one that its tensors are read as; empty if nothing does."""
     if problem := find_misreading(written.image, read.image):
         return problem
+    if (written.tokenizer is None) != (read.tokenizer is None):
+        return "its tokenizer would be lost"
     for field in dataclasses.fields(written.text):
         ours, theirs = (getattr(config.text, field.name) for config in (written, read))
         if field.name == "encoder" and None not in (ours.layer_scale, theirs.layer_scale):
@@ -107,6 +115,7 @@ HF_CLIP: Final = Layout(
         _find_misreading,
         write_config=_write_clip,
         write_preprocess=lambda config: write_hugging_face_preprocess(config.image),
+        write_tokenizer=write_clip_tokenizer,
         find_obstacle=lambda config: find_square_obstacle(config.image),
     ),
 )
@@ -164,6 +173,7 @@ HF_SIGLIP: Final = Layout(
         _find_misreading,
         write_config=_write_siglip,
         write_preprocess=lambda config: write_hugging_face_preprocess(config.image),
+        write_tokenizer=write_siglip_tokenizer,
         find_obstacle=lambda config: find_siglip_obstacle(config.image),
     ),
 )
@@ -197,7 +207,7 @@ def _write_open_clip(config: ImageTextConfig) -> Settings:
             "quick_gelu": config.image.encoder.activation == "quick_gelu",
             **({"init_logit_bias": 0} if config.has_bias else {}),  # or open_clip has no bias
             "vision_cfg": write_vision_cfg(config.image),
-            "text_cfg": write_open_clip_text(config.text),
+            "text_cfg": {**write_open_clip_text(config.text), **write_tokenizer_cfg(config)},
         },
         "preprocess_cfg": write_open_clip_preprocess(config.image),
     }
@@ -225,6 +235,7 @@ OPENAI_CLIP: Final = Layout(
         _find_misreading,
         write_config=_write_open_clip,
         settings=OPEN_CLIP_CONFIG,
+        write_tokenizer=write_open_clip_tokenizer,
         read_first=("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
         find_obstacle=_find_open_clip_obstacle,
     ),

@@ -55,6 +55,8 @@ class Export(Generic[C]):
     """Files that the library reads in place of `model.safetensors` where they are in the folder."""
     write_preprocess: Callable[[C], Settings] = lambda config: {}
     """Makes the `preprocessor_config.json` of the library; empty if it has none, or nothing says how images are."""
+    write_tokenizer: Callable[[C], Mapping[str, Settings]] = lambda config: {}
+    """Makes the files of the tokenizer, by their names; an empty one is not to be in the folder."""
     find_obstacle: Callable[[C], str] = lambda config: ""
     """What of a model its tensors can say but the library cannot build, in words; the empty string for nothing."""
     write_unread: Callable[[C], Mapping[str, NumpyArray]] = lambda config: {}

@@ -14,18 +14,14 @@ from ...systems import MAX_VOCABULARY, Cleaning, TokenizerConfig, make_clip_voca
 from .._errors import CheckpointError
 from ._checkpoint import Checkpoint
 from ._layout import Settings
+from ._tokenizer_files import OPEN_CLIP_CLEANING, TOKENIZER, TOKENIZER_SETTINGS
 
-_TOKENIZER: Final = "tokenizer.json"
 _MERGES: Final = "merges.txt"
 _TOKENS: Final = "vocab.json"
 _OPENAI: Final = ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
 _NUM_MERGES: Final = 49152 - 256 - 2
 """How many of the merges in OpenAI's file CLIP has."""
-_OPEN_CLIP_CLEANING: Final[Mapping[str, Cleaning]] = {
-    "whitespace": "open_clip_whitespace",
-    "lower": "open_clip_lower",
-    "canonicalize": "open_clip_canonicalize",
-}
+_OPEN_CLIP_CLEANING: Final = {theirs: ours for ours, theirs in OPEN_CLIP_CLEANING.items()}
 _LOWERCASE: Final = {"type": "Lowercase"}
 
 _Tokenizer = dict[str, Any]
@@ -103,8 +99,8 @@ def find_open_clip_tokenizer(checkpoint: Checkpoint, context: int) -> TokenizerC
 
 def _read_tokenizer(checkpoint: Checkpoint) -> _Tokenizer | None:
     """Reads a `tokenizer.json`, or makes one of CLIP's merges; `None` if neither is there."""
-    if (content := checkpoint.beside.read(_TOKENIZER, MAX_VOCABULARY)) is not None:
-        return _check_tokenizer(checkpoint, _parse_object(checkpoint, _TOKENIZER, content))
+    if (content := checkpoint.beside.read(TOKENIZER, MAX_VOCABULARY)) is not None:
+        return _check_tokenizer(checkpoint, _parse_object(checkpoint, TOKENIZER, content))
     merges, tokens = (checkpoint.beside.read(name, MAX_VOCABULARY) for name in (_MERGES, _TOKENS))
     if merges is not None and tokens is not None:
         lines = _split_lines(checkpoint, _MERGES, merges)
@@ -121,7 +117,7 @@ def _check_tokenizer(checkpoint: Checkpoint, found: _Tokenizer) -> _Tokenizer:
     model = found.get("model")
     if not isinstance(model, dict) or not isinstance(cast("_Tokenizer", model).get("vocab"), dict | list):
         raise CheckpointError(
-            f"{checkpoint.path.with_name(_TOKENIZER)} must have a 'model' with a 'vocab', as the library tokenizers "
+            f"{checkpoint.path.with_name(TOKENIZER)} must have a 'model' with a 'vocab', as the library tokenizers "
             f"writes it, got {join_names(list(found)[:8]) or 'nothing'}"
         )
     return found
@@ -141,11 +137,11 @@ def _make_clip(
 def _remake_clip(checkpoint: Checkpoint, tokenizer: _Tokenizer) -> _Tokenizer:
     """The tokenizer of OpenAI and open_clip that has the merges of another one of CLIP."""
     merges: list[Any] = tokenizer["model"].get("merges") or []
-    made = _make_clip(checkpoint, _TOKENIZER, [m if isinstance(m, str) else " ".join(m) for m in merges], None)
+    made = _make_clip(checkpoint, TOKENIZER, [m if isinstance(m, str) else " ".join(m) for m in merges], None)
     ours, theirs = made["model"]["vocab"], tokenizer["model"]["vocab"]
     if len(ours) != len(theirs) or any(theirs.get(token) != number for token, number in list(ours.items())[:-2]):
         raise CheckpointError(
-            f"{checkpoint.path.with_name(_TOKENIZER)} must number its tokens as CLIP does, which open_clip's model of "
+            f"{checkpoint.path.with_name(TOKENIZER)} must number its tokens as CLIP does, which open_clip's model of "
             "this name reads: put CLIP's tokenizer.json there"
         )
     return made
@@ -189,7 +185,7 @@ def _parse_object(checkpoint: Checkpoint, name: str, content: bytes) -> dict[str
 
 def _read_settings(checkpoint: Checkpoint) -> Settings:
     """The settings of a tokenizer. Those of the newer file count where both have one."""
-    special, settings = (checkpoint.beside(name) or {} for name in ("special_tokens_map.json", "tokenizer_config.json"))
+    special, settings = (checkpoint.beside(name) or {} for name in ("special_tokens_map.json", TOKENIZER_SETTINGS))
     return {**special, **settings}
 
 
@@ -261,6 +257,8 @@ def _without_separator(tokenizer: _Tokenizer) -> _Tokenizer:
 
 def _prepend(tokenizer: _Tokenizer, *normalizers: Mapping[str, object]) -> _Tokenizer:
     """The tokenizer that normalises a text by these first."""
-    before = tokenizer.get("normalizer")
+    before: _Tokenizer | None = tokenizer.get("normalizer")
+    if before is not None and before.get("normalizers", [])[: len(normalizers)] == list(normalizers):
+        return tokenizer
     rest = [] if before is None else [before]
     return tokenizer | {"normalizer": {"type": "Sequence", "normalizers": [*normalizers, *rest]}}

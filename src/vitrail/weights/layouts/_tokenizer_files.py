@@ -1,0 +1,89 @@
+"""The files of a tokenizer, as libraries read them, for a model that is written."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ...systems import Cleaning, ImageTextConfig, TokenizerConfig, make_clip_vocabulary, unpack_vocabulary
+from ._layout import Settings
+
+TOKENIZER: Final = "tokenizer.json"
+TOKENIZER_SETTINGS: Final = "tokenizer_config.json"
+OPEN_CLIP_CLEANING: Final[Mapping[Cleaning, str]] = {
+    "open_clip_whitespace": "whitespace",
+    "open_clip_lower": "lower",
+    "open_clip_canonicalize": "canonicalize",
+}
+"""open_clip's names of its ways to clean texts, by ours."""
+_ENDS: Final = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+
+
+def write_clip_tokenizer(config: ImageTextConfig) -> Mapping[str, Settings]:
+    """The files of Hugging Face's CLIP. open_clip's tokenizer becomes the one with the same merges."""
+    known = config.tokenizer
+    if known is None:
+        return _make_files(None, {}, "")
+    tokenizer = _read(known)
+    tokens: dict[str, int] = tokenizer["model"]["vocab"]
+    if "<end_of_text>" in tokens:
+        renamed = {_ENDS.get(token, token): number for token, number in tokens.items()}
+        tokenizer = make_clip_vocabulary(tokenizer["model"]["merges"], tokens=renamed)
+    return _make_files(known, tokenizer, "CLIPTokenizer" if is_clip(tokenizer) else "PreTrainedTokenizerFast")
+
+
+def write_siglip_tokenizer(config: ImageTextConfig) -> Mapping[str, Settings]:
+    """The files of Hugging Face's SigLIP 2, or those that vitrail reads as SigLIP's, whose own is a `spiece.model`."""
+    known = config.tokenizer
+    if known is None:
+        return _make_files(None, {}, "")
+    return _make_files(known, _read(known), "SiglipTokenizer" if known.clean == "siglip" else "Siglip2Tokenizer")
+
+
+def write_open_clip_tokenizer(config: ImageTextConfig) -> Mapping[str, Settings]:
+    """The files beside an `open_clip_config.json`."""
+    known = config.tokenizer
+    return _make_files(known, {} if known is None else _read(known), "PreTrainedTokenizerFast")
+
+
+def write_tokenizer_cfg(config: ImageTextConfig) -> Settings:
+    """What `text_cfg` says of a tokenizer that is not CLIP's own."""
+    known = config.tokenizer
+    if known is None or is_clip(_read(known)):
+        return {}
+    clean = OPEN_CLIP_CLEANING.get(known.clean)
+    return {"hf_tokenizer_name": "tokenizer", **({} if clean is None else {"tokenizer_kwargs": {"clean": clean}})}
+
+
+def is_clip(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether this is a tokenizer of CLIP, whose byte pairs mark the end of a word."""
+    return tokenizer["model"].get("end_of_word_suffix") == "</w>"
+
+
+def _read(config: TokenizerConfig) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(unpack_vocabulary(config.vocabulary))
+    return found
+
+
+def _make_files(config: TokenizerConfig | None, tokenizer: Mapping[str, Any], kind: str) -> Mapping[str, Settings]:
+    """Both files; empty ones if there is no tokenizer, so that none of another model stays in the folder."""
+    if config is None:
+        return {TOKENIZER: {}, TOKENIZER_SETTINGS: {}}
+    settings = {
+        "tokenizer_class": kind,
+        "model_max_length": config.context,
+        "pad_token": _name_token(tokenizer, config.pad_id),
+        "padding_side": config.pad_side,
+    }
+    return {TOKENIZER: tokenizer, TOKENIZER_SETTINGS: settings}
+
+
+def _name_token(tokenizer: Mapping[str, Any], number: int) -> str | None:
+    """The name of a token."""
+    added: list[Settings] = tokenizer.get("added_tokens") or []
+    for token in added:
+        if token["id"] == number:
+            return token["content"]
+    vocabulary: Any = tokenizer["model"]["vocab"]
+    if isinstance(vocabulary, list):
+        return vocabulary[number][0]
+    return next((token for token, found in vocabulary.items() if found == number), None)
