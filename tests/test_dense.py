@@ -177,7 +177,7 @@ test_linear_keeps_its_contract = readout_checks(TWO)
 
 
 def test_dpt_keeps_its_contract() -> None:
-    check_readout(dataclasses.replace(DPT, options=(*DPT.options, ("batch_norm", True))), num_classes=2)
+    check_readout(READOUTS.configure("dpt", **dict(DPT.options), batch_norm=True), num_classes=2)
 
 
 # Files -----------------------------------------------------------------------------------------------------------
@@ -193,6 +193,13 @@ def change_settings(case: SystemCase, **changes: Any) -> SystemCase:
     return dataclasses.replace(case, settings={"config.json": settings})
 
 
+WITHOUT_STAGES = {
+    name: value
+    for name, value in ANYTHING.settings["config.json"]["backbone_config"].items()
+    if not name.startswith("out_")
+}
+
+
 @pytest.mark.parametrize(
     ("case", "words"),
     [
@@ -204,7 +211,7 @@ def change_settings(case: SystemCase, **changes: Any) -> SystemCase:
         (change_settings(VIT, backbone_out_indices=[1, 2, 3, 9]), r"'backbone_out_indices' .* some of the 5 blocks"),
         (change_settings(VIT, reassemble_factors=[4, 2]), r"'reassemble_factors' .* for each of 4 maps, got \[4, 2\]"),
         (
-            change_settings(ANYTHING, backbone_config=None),
+            change_settings(ANYTHING, backbone_config=WITHOUT_STAGES),
             r"does not say which blocks its readout reads, and published",
         ),
         (change_settings(ANYTHING, depth_estimation_type="near"), r"must be 'relative' or 'metric', got 'near'"),
@@ -245,7 +252,7 @@ def test_a_hybrid_without_settings_is_known_by_its_tensors(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"upsampling": "fit"}, r"readout .* would be read as dpt\(.*upsampling='double'"),
+        ({"upsampling": "fit"}, r"upsampling='fit' of the readout would be read as 'double'\. Save"),
         ({"hidden_dim": 16}, r"hidden_dim must be 32 there, got 16"),
     ],
 )

@@ -39,9 +39,8 @@ def published(layout: str, config: vitrail.ViTConfig, **settings: str) -> Path:
         )
 
     model = jax.tree.map(drawn, model)
-    if config.position == vitrail.PartSpec(
-        "rope", (("base", 100.0), ("rule", "dinov3"))
-    ):
+    dinov3 = vitrail.PartSpec("rope", (("base", 100.0), ("rule", "dinov3")))
+    if isinstance(config, vitrail.ViTConfig) and config.position == dinov3:
         # DINOv3's file does not store the bias of the keys, which is zero.
         bias = model.backbone.encoder.stack.attention.qkv.bias
         thirds = bias.reshape(config.size.depth, 3, -1).at[:, 1].set(0)

@@ -163,7 +163,13 @@ def find_dense_misreading(config: DenseConfig, read: DenseConfig) -> str:
         if getattr(config, name) != getattr(read, name):
             return f"{name} {getattr(config, name)!r} would be read as {getattr(read, name)!r}"
     structures = [cast(object, jax.tree.structure(get_readout(each))) for each in (config, read)]
-    return "" if structures[0] == structures[1] else f"readout {config.readout!r} would be read as {read.readout!r}"
+    if structures[0] == structures[1]:
+        return ""
+    ours, theirs = (dict(each.readout.options) if isinstance(each.readout, PartSpec) else {} for each in (config, read))
+    for name in ours.keys() & theirs.keys():
+        if ours[name] != theirs[name]:
+            return f"{name}={ours[name]!r} of the readout would be read as {theirs[name]!r}"
+    return f"the readout {config.readout} would be read as {read.readout}"
 
 
 def find_dense_obstacle(config: DenseConfig) -> str:
