@@ -1,5 +1,6 @@
 """DPT's fusion of maps, from coarse to fine."""
 
+from functools import partial
 from typing import final
 
 import equinox as eqx
@@ -66,9 +67,9 @@ class Fusion(eqx.Module):
         - `key`: for the weights.
         """
         skip_key, refine_key, project_key = jax.random.split(key, 3)
-        unit = {"bias": bias, "batch_norm": batch_norm, "init": init}
-        self.skip = None if first else ResidualUnit(dim, **unit, key=skip_key)
-        self.refine = ResidualUnit(dim, **unit, key=refine_key)
+        make_unit = partial(ResidualUnit, dim, bias=bias, batch_norm=batch_norm, init=init)
+        self.skip = None if first else make_unit(key=skip_key)
+        self.refine = make_unit(key=refine_key)
         self.project = Linear(dim, dim, weight_init=init.mlp, key=project_key)
 
     def __call__(

@@ -84,7 +84,7 @@ def draw_depth(depth: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "h
     low, high = float(depth.min()), float(depth.max())
     shares = (depth - low) / (high - low) if high > low else np.zeros_like(depth)
     places = np.linspace(0, 1, len(_FAR_TO_NEAR))
-    channels = [np.interp(shares, places, channel) for channel in np.asarray(_FAR_TO_NEAR).T]
+    channels = [np.interp(shares, places, channel) for channel in zip(*_FAR_TO_NEAR, strict=True)]
     return np.round(np.stack(channels, axis=-1)).astype(np.uint8)
 
 

@@ -124,15 +124,15 @@ def get_readout(config: DenseConfig) -> DPTReadout:
 def read_readout(checkpoint: Checkpoint, names: Names, dim: int, **options: Any) -> PartSpec:
     """DPT's options, as far as shapes say them, and `options`."""
     number = checkpoint.count_blocks(names.project.replace("{n}", "{i}") + ".weight")
-    factors = checkpoint.settings.get("reassemble_factors") or (None,) * number
-    if len(factors) != number:
+    factors = cast(Any, checkpoint.settings.get("reassemble_factors") or (None,) * number)
+    if not isinstance(factors, list | tuple) or len(cast("list[object]", factors)) != number:
         raise CheckpointError(
             f"the setting 'reassemble_factors' beside {checkpoint.path} must have a number for each of {number} maps, "
             f"got {factors!r}"
         )
     maps = [
-        _read_map(checkpoint, *(name.format(n=n, m=n + 1) for name in (names.project, names.resize)), dim, factor)
-        for n, factor in enumerate(factors)
+        _read_map(checkpoint, names.project.format(n=n), names.resize.format(n=n), dim, factor)
+        for n, factor in enumerate(cast("list[object]", factors))
     ]
     unit = names.fusion.format(k=number - 1, r=1) + names.unit
     found = {

@@ -42,32 +42,35 @@ def select_backbone(checkpoint: Checkpoint) -> Checkpoint:
 
 def read_layers(checkpoint: Checkpoint, depth: int) -> tuple[int, ...]:
     """The blocks that a backbone of Hugging Face returns the tokens of. It counts the embedding as 0."""
-    settings = checkpoint.settings
-    given = settings.get("out_indices")
-    if given is None and settings.get("out_features") is not None:
-        given = [
-            int(number) if (number := str(n).removeprefix("stage")).isdigit() else 0 for n in settings["out_features"]
-        ]
-    return check_layers(checkpoint, None if given is None else [n - 1 for n in given], depth, "out_indices")
+    given = checkpoint.settings.get("out_indices")
+    if given is None:
+        stages = _to_list(checkpoint.settings.get("out_features")) or []
+        given = [int(n) for n in (str(stage).removeprefix("stage") for stage in stages) if n.isdigit()] or None
+    return check_layers(checkpoint, given, depth, "out_indices", first=1)
 
 
-def check_layers(checkpoint: Checkpoint, given: object, depth: int, setting: str) -> tuple[int, ...]:
-    """The numbers of blocks in a setting.
+def _to_list(given: object) -> list[object] | None:
+    """A list or a tuple of settings as a list; `None` if it is something else."""
+    return list(cast("list[object]", given)) if isinstance(given, list | tuple) else None
+
+
+def check_layers(checkpoint: Checkpoint, given: object, depth: int, setting: str, *, first: int) -> tuple[int, ...]:
+    """The blocks in a setting, which counts them from `first`, in their order.
 
     **Raises:** `CheckpointError` if there are none, or one of them is no block.
     """
-    match given:
-        case [*numbers] if numbers and all(isinstance(n, int) and 0 <= n < depth for n in numbers):
-            return tuple(sorted(cast("list[int]", numbers)))
-        case None:
-            raise CheckpointError(
-                f"{checkpoint.path} does not say which blocks its readout reads, and published models differ: put its "
-                f"config.json beside it, or pass config= with {setting!r}"
-            )
-        case _:
-            raise CheckpointError(
-                f"the setting {setting!r} beside {checkpoint.path} must name some of the {depth} blocks, got {given!r}"
-            )
+    if given is None:
+        raise CheckpointError(
+            f"{checkpoint.path} does not say which blocks its readout reads, and published models differ: put its "
+            f"config.json beside it, or pass config= with {setting!r}"
+        )
+    numbers = _to_list(given) or []
+    blocks = [n - first for n in numbers if isinstance(n, int) and 0 <= n - first < depth]
+    if not blocks or len(blocks) < len(numbers):
+        raise CheckpointError(
+            f"the setting {setting!r} beside {checkpoint.path} must name some of the {depth} blocks, got {given!r}"
+        )
+    return tuple(sorted(blocks))
 
 
 def check_index(checkpoint: Checkpoint) -> None:
@@ -99,7 +102,7 @@ def _read_config(checkpoint: Checkpoint) -> DenseConfig:
     given = checkpoint.settings.get("backbone_out_indices")
     if given is None:
         given = checkpoint.assumed["backbone_out_indices"] = [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
-    layers = check_layers(checkpoint, given, depth, "backbone_out_indices")
+    layers = check_layers(checkpoint, given, depth, "backbone_out_indices", first=0)
     return _read_dense(checkpoint, image, layers=layers, norm=False)
 
 

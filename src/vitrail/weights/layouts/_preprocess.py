@@ -293,7 +293,10 @@ def _choose_fit(path: Path, settings: Settings, name: str, processor: _Processor
         size = settings.get("size")
         sides = cast("dict[str, Any]", size) if isinstance(size, dict) else {"height": size, "width": size}
         known = not settings.get("do_pad") and sides.get("height") == sides.get("width")
-        return "keep" if known else None, {"multiple": settings.get("ensure_multiple_of") or 1}
+        multiple = settings.get("ensure_multiple_of") or 1
+        if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
+            raise CheckpointError(f"'ensure_multiple_of' beside {path} must be a whole number, got {multiple!r}")
+        return "keep" if known else None, {"multiple": multiple}
     center_crop = settings.get("do_center_crop", processor.center_crop)
     fit, crop = _read_fit(path, settings, processor, center_crop=bool(center_crop))
     return fit, {"crop": crop}
