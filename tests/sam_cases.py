@@ -1,14 +1,13 @@
-"""Photos and prompts for SAM, and the small files of the originals, whose tensors are drawn by their names."""
+"""Photos and prompts for SAM, and what vitrail makes of them."""
 
-import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from checkpoint_cases import FIXTURES, drawn
-from safetensors.numpy import save_file
+from checkpoint_cases import drawn
+
+import vitrail
 
 Arrays = dict[str, np.ndarray]
 PHOTO_SIZES = ((37, 61), (150, 97), (128, 128))
@@ -83,32 +82,35 @@ def list_prompts(size: tuple[int, int]) -> dict[str, Prompt]:
     }
 
 
-def thin(array: np.ndarray) -> np.ndarray:
-    """Some of the numbers of a mask: a fixture need not hold them all."""
-    return array[:, ::5, ::5] if array.ndim == 3 else array
+def thin(found: Arrays) -> Arrays:
+    """Some of the numbers of each mask: a fixture need not hold them all."""
+    return {name: array[..., ::9, ::9] if array.ndim == 3 else array for name, array in found.items()}
 
 
 SEARCH = {"points_per_side": 6, "batch_size": 10, "min_quality": 0.1, "min_stability": 0.02, "stability_offset": 0.1}
 """A search of masks whose thresholds leave some out."""
-PHOTO = PHOTO_SIZES[1]
-"""The size of the photo of the fixture."""
 
 
-def read_fixture() -> tuple[Arrays, dict[str, Any]]:
-    """What the originals found, and their files by names and shapes."""
-    with np.load(FIXTURES / "sam.npz") as file:
-        arrays = dict(file)
-    return arrays, json.loads((FIXTURES / "sam.json").read_text())
+def segment(model: vitrail.SegmentAnything, photo: np.ndarray) -> Arrays:
+    """What vitrail finds in a photo for each prompt: first the one mask, then the several."""
+    image = model.embed(photo)
+    found: Arrays = {"tokens": np.asarray(image.tokens)}
+    for name, prompt in list_prompts(image.size).items():
+        both = [model.segment(image, **prompt.arguments(), multiple=multiple) for multiple in (False, True)]
+        large = [np.asarray(model.enlarge(image, one.logits)) for one in both]
+        assert all(np.array_equal(one.masks, logits > 0) for one, logits in zip(both, large, strict=True))
+        found[f"{name}/large"] = np.concatenate(large)
+        found[f"{name}/quality"] = np.concatenate([one.quality for one in both])
+        found[f"{name}/logits"] = np.concatenate([one.logits for one in both])
+    return found
 
 
-def write_published(layout: str, folder: Path) -> Path:
-    """A folder as the library of the layout publishes it."""
-    kept = read_fixture()[1]
-    folder.mkdir(exist_ok=True)
-    save_file(
-        {name: draw_tensor(name, tuple(shape)) for name, shape in kept["shapes"][layout].items()},
-        folder / "model.safetensors",
-    )
-    if layout == "hf_sam":
-        (folder / "config.json").write_text(json.dumps(kept["settings"]))
-    return folder
+def search_masks(model: vitrail.SegmentAnything, photo: np.ndarray) -> Arrays:
+    """What vitrail finds in a photo without a prompt."""
+    masks = vitrail.find_masks(model, photo, search=vitrail.MaskSearch(**SEARCH))
+    return {
+        "search/masks": np.packbits([one.mask for one in masks]),
+        "search/quality": np.asarray([one.quality for one in masks]),
+        "search/stability": np.asarray([one.stability for one in masks]),
+        "search/area": np.asarray([one.area for one in masks]),
+    }

@@ -17,6 +17,7 @@ import numpy as np
 from checkpoint_cases import FIXTURES, Arrays, drawn, image_of
 from helpers import run
 from safetensors.numpy import save_file
+from sam_cases import search_masks, segment, thin
 
 import vitrail
 
@@ -99,11 +100,17 @@ def _run_image_text(model: vitrail.ImageText, inputs: Arrays) -> Mapping[str, An
     return found
 
 
+def _run_sam(model: vitrail.SegmentAnything, inputs: Arrays) -> Mapping[str, Any]:
+    found = thin(segment(model, inputs["photo"]))
+    return found | search_masks(model, inputs["photo"]) if "search" in inputs else found
+
+
 RUNS: dict[str, Callable[[Any, Arrays], Mapping[str, Any]]] = {
     "Dense": _run_dense,
     "DINO": _run_dino,
     "ImageText": _run_image_text,
     "MaskedAutoencoder": _run_mae,
+    "SegmentAnything": _run_sam,
 }
 """What vitrail makes of the inputs of a case, by the class of the model."""
 

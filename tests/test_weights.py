@@ -243,7 +243,7 @@ def size_with(header: dict[str, str], **changes: Any) -> None:
             vitrail.CheckpointError,
             "must have the format 'vitrail 2', got 'vitrail 99'",
         ),
-        (lambda a, h: h.update(kind="song"), vitrail.CheckpointError, "must be one of 'vit', .*, got 'song'"),
+        (lambda a, h: h.update(kind="song"), vitrail.CheckpointError, "must be one of 'vit'.*, got 'song'"),
         (lambda a, h: h.pop("kind"), vitrail.CheckpointError, "must have 'kind', 'config', .* in its header"),
         (
             lambda a, h: h.update(config="{"),

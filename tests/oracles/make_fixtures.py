@@ -14,7 +14,6 @@ import numpy as np
 from checkpoint_cases import case_arrays, case_to_json, image_of
 from checkpoint_oracle import CASES, NATIVE_CASES, SIZES
 from resample_oracle import resampled
-from sam_oracle import make_fixture as make_sam_fixture
 from system_cases import write_cases
 from timm_oracle import cases
 from tokenizer_oracle import freeze_tokenizers
@@ -38,7 +37,4 @@ if __name__ == "__main__":
         family = importlib.import_module(path.stem)
         cases_of_it = {name: make(image_of(family.SIZE)) for name, make in family.CASES.items()}
         write_cases(path.stem.removeprefix("systems_"), cases_of_it)
-    found, files = make_sam_fixture()
-    np.savez_compressed(FIXTURES / "sam.npz", allow_pickle=False, **found)
-    (FIXTURES / "sam.json").write_text(json.dumps(files, separators=(",", ":")))
     freeze_tokenizers(FIXTURES)

@@ -2,20 +2,15 @@
 
 import functools
 import importlib
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from checkpoint_oracle import transformers
-from safetensors.torch import load_file, save_file
-from sam_cases import PHOTO, SEARCH, Arrays, Prompt, draw_tensor, list_prompts, photo_of, thin
+from safetensors.torch import save_file
+from sam_cases import Arrays, Prompt, draw_tensor
 from timm_oracle import TORCHVISION
-
-from vitrail import Preprocess
-from vitrail.images import IMAGENET
 
 segment_anything = importlib.import_module("segment_anything")
 modeling = importlib.import_module("segment_anything.modeling")
@@ -93,16 +88,17 @@ def segment_with_meta(sam: Any, photo: np.ndarray, prompts: dict[str, Prompt]) -
     predictor.set_image(photo)
     found: Arrays = {"tokens": predictor.features[0].permute(1, 2, 0).numpy()}
     for name, prompt in prompts.items():
-        for multiple in (True, False):
-            arguments = {
-                "point_coords": None if prompt.points is None else np.asarray(prompt.points),
-                "point_labels": None if prompt.points is None else np.asarray(prompt.codes),
-                "box": None if prompt.box is None else np.asarray(prompt.box),
-                "mask_input": None if prompt.mask is None else prompt.mask[None],
-            }
-            large, quality, logits = predictor.predict(**arguments, multimask_output=multiple, return_logits=True)
-            key = f"{name}/{'several' if multiple else 'one'}"
-            found |= {f"{key}/large": large, f"{key}/quality": quality, f"{key}/logits": logits}
+        arguments = {
+            "point_coords": None if prompt.points is None else np.asarray(prompt.points),
+            "point_labels": None if prompt.points is None else np.asarray(prompt.codes),
+            "box": None if prompt.box is None else np.asarray(prompt.box),
+            "mask_input": None if prompt.mask is None else prompt.mask[None],
+        }
+        both = [
+            predictor.predict(**arguments, multimask_output=several, return_logits=True) for several in (False, True)
+        ]
+        for place, key in enumerate(("large", "quality", "logits")):
+            found[f"{name}/{key}"] = np.concatenate([one[place] for one in both])
     return found
 
 
@@ -124,24 +120,24 @@ def segment_with_hugging_face(
         return torch.from_numpy(np.asarray(normal, np.float32))
 
     for name, prompt in prompts.items():
-        for multiple in (True, False):
-            out = model(
+        outs = [
+            model(
                 image_embeddings=embeddings,
                 input_points=None if prompt.points is None else scale(prompt.points)[None, None],
                 input_labels=None if prompt.points is None else torch.tensor(prompt.codes)[None, None],
                 input_boxes=None if prompt.box is None else scale([prompt.box], True).reshape(1, 1, 4),
                 input_masks=None if prompt.mask is None else torch.from_numpy(prompt.mask)[None, None],
-                multimask_output=multiple,
+                multimask_output=several,
             )
-            large = processor.image_processor.post_process_masks(
-                out.pred_masks, [size], [scaled], binarize=False, pad_size={"height": IMAGE, "width": IMAGE}
-            )[0][0]
-            key = f"{name}/{'several' if multiple else 'one'}"
-            found |= {
-                f"{key}/large": large.numpy(),
-                f"{key}/quality": out.iou_scores[0, 0].numpy(),
-                f"{key}/logits": out.pred_masks[0, 0].numpy(),
-            }
+            for several in (False, True)
+        ]
+        logits = torch.cat([out.pred_masks for out in outs], dim=2)
+        large = processor.image_processor.post_process_masks(
+            logits, [size], [scaled], binarize=False, pad_size={"height": IMAGE, "width": IMAGE}
+        )
+        found[f"{name}/large"] = large[0][0].numpy()
+        found[f"{name}/quality"] = torch.cat([out.iou_scores for out in outs], dim=2)[0, 0].numpy()
+        found[f"{name}/logits"] = logits[0, 0].numpy()
     return found
 
 
@@ -185,28 +181,6 @@ def find_masks(sam: Any, photo: np.ndarray, search: dict[str, Any]) -> list[dict
     """What `SamAutomaticMaskGenerator` finds in a photo."""
     options = {OPTIONS[name]: value for name, value in search.items()}
     return segment_anything.SamAutomaticMaskGenerator(sam, **options).generate(photo)
-
-
-def make_fixture() -> tuple[Arrays, dict[str, Any]]:
-    """What both find in a photo, and the tensors of their files by name and shape, with the settings."""
-    photo, prompts = photo_of(PHOTO), list_prompts(PHOTO)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        hugging_face = write_hugging_face(folder / "hf_sam")
-        files = {"sam": write_meta(folder / "sam"), "hf_sam": hugging_face / "model.safetensors"}
-        shapes = {key: {n: list(t.shape) for n, t in load_file(path).items()} for key, path in files.items()}
-        settings = json.loads((hugging_face / "config.json").read_text())
-    prepared = Preprocess("pad", "bilinear", *IMAGENET)(photo, (IMAGE, IMAGE))
-    found = {
-        "sam": segment_with_meta(make_meta(), photo, prompts),
-        "hf_sam": segment_with_hugging_face(make_hugging_face(), prepared, PHOTO, prompts),
-    }
-    arrays = {f"{key}/{name}": thin(array) for key, named in found.items() for name, array in named.items()}
-    masks = find_masks(make_meta(), photo, SEARCH)
-    arrays["search/masks"] = np.packbits(np.stack([mask["segmentation"] for mask in masks]))
-    for ours, theirs in (("quality", "predicted_iou"), ("stability", "stability_score"), ("area", "area")):
-        arrays[f"search/{ours}"] = np.asarray([mask[theirs] for mask in masks])
-    return arrays, {"shapes": shapes, "settings": settings}
 
 
 TORCHVISION.impl("nms", suppress, "CPU")

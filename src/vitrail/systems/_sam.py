@@ -129,7 +129,7 @@ class SegmentAnything(eqx.Module):
         The logits of the masks and their predicted quality, in float32: first the mask for a clear prompt, then those
         for a prompt that can mean several things.
         """
-        grid, execution = tokens.shape[:2], self.image.backbone.execution
+        grid, execution = (tokens.shape[0], tokens.shape[1]), self.image.backbone.execution
         dtype = jnp.dtype(execution.compute_dtype)
         prompt, decoder = self.prompt, to_dtype(self.decoder, dtype)
         dense = tokens.astype(jnp.float32) + prompt.embed_mask(mask, grid)

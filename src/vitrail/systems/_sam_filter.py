@@ -50,10 +50,12 @@ def make_point_grid(per_side: int) -> Float[np.ndarray, "points 2"]:
 
 def find_boxes(masks: Bool[np.ndarray, "masks height width"]) -> Int[np.ndarray, "masks 4"]:
     """The first and the last columns and rows of masks as left, top, right and bottom; zeros for an empty mask."""
-    rows, cols = masks.any(axis=2), masks.any(axis=1)
-    first_and_last = [(line.argmax(axis=1), line.shape[1] - 1 - line[:, ::-1].argmax(axis=1)) for line in (cols, rows)]
-    (left, right), (top, bottom) = first_and_last
-    return np.where(rows.any(axis=1)[:, None], np.stack([left, top, right, bottom], axis=1), 0)
+    boxes = np.zeros((len(masks), 4), int)
+    for box, mask in zip(boxes, masks, strict=True):
+        rows, cols = (np.flatnonzero(np.any(mask, axis=axis)) for axis in (1, 0))
+        if len(rows):
+            box[:] = cols[0], rows[0], cols[-1], rows[-1]
+    return boxes
 
 
 def is_cut(
@@ -62,7 +64,7 @@ def is_cut(
     """Whether boxes end near the edge of a crop that is not the edge of the picture."""
     near_crop = np.abs(boxes - crop) <= _NEAR
     near_picture = np.abs(boxes - [0, 0, size[1], size[0]]) <= _NEAR
-    return (near_crop & ~near_picture).any(axis=1)
+    return np.any(near_crop & ~near_picture, axis=1)
 
 
 def suppress_overlaps(
@@ -111,7 +113,8 @@ def _label(mask: Bool[np.ndarray, "height width"]) -> tuple[list[tuple[int, int]
     """The numbers and sizes of the regions of a mask, whose pixels touch by a side or a corner, and their numbers."""
     label = require("scipy.ndimage", extra="weights").label
     regions = cast("np.ndarray", label(mask, structure=np.ones((3, 3), int))[0])
-    return list(enumerate(np.bincount(regions.reshape(-1)).tolist()))[1:], regions
+    sizes: list[int] = np.bincount(regions.reshape(-1)).tolist()
+    return list(enumerate(sizes))[1:], regions
 
 
 def _get_size(numbered: tuple[int, int]) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
 
+from ...model import ViTConfig
 from ...systems import SegmentAnythingConfig
 from .._rules import Rule, map_names, prefix_rules
 from ._checkpoint import Checkpoint
@@ -86,7 +87,7 @@ _OTHER_HEADS: Final = ("mask_decoder.hf_token.weight", "mask_decoder.hq_token.we
 """What SAM-HQ adds to the mask decoder."""
 
 
-def _read_config(checkpoint: Checkpoint, *, layout: Layout, names: _Names) -> SegmentAnythingConfig:
+def _read_config(checkpoint: Checkpoint, *, layout: Layout[ViTConfig], names: _Names) -> SegmentAnythingConfig:
     image = layout.read_config(checkpoint.view(layout=layout))
     decoder = checkpoint.view(settings=checkpoint.settings.get("mask_decoder_config") or {})
     prompt = checkpoint.view(settings=checkpoint.settings.get("prompt_encoder_config") or {})
@@ -119,7 +120,7 @@ def _name_layer(names: _Names, layer: int, depth: int = _WEIGH_DEPTH) -> str:
     return pattern.format(layer=layer, before=layer - 1)
 
 
-def _map(config: SegmentAnythingConfig, *, layout: Layout, names: _Names) -> tuple[Rule, ...]:
+def _map(config: SegmentAnythingConfig, *, layout: Layout[ViTConfig], names: _Names) -> tuple[Rule, ...]:
     return (
         *prefix_rules(layout.rules(config.image), ours="image.", theirs=names.image),
         *_map_prompt(names),
@@ -267,6 +268,7 @@ HF_SAM: Final = Layout(
     ignored=((r"prompt_encoder\.shared_embedding\.positional_embedding", "the same as that of the image"),),
     kind=SegmentAnythingConfig,
     image=HF_SAM_IMAGE,
+    model_types=("sam",),
     export=Export(
         _find_misreading,
         write_config=_write_config_hugging_face,
