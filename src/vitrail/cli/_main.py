@@ -6,7 +6,7 @@ import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Final, Literal, cast
+from typing import Annotated, Final, Literal, Union, cast, get_args
 
 from jaxtyping import TypeCheckError
 
@@ -21,6 +21,7 @@ from ._list import List, list_parts
 from ._look import Look, run_look
 from ._reconstruct import Reconstruct, run_reconstruct
 from ._search import Search, run_search
+from ._segment import Segment, run_segment
 from ._weights import Convert, Inspect, Predict, run_convert, run_inspect, run_predict
 
 _EXTRAS: Final[Mapping[str, Literal["demo", "torch"]]] = MappingProxyType(
@@ -82,7 +83,7 @@ def _format_error(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else " ".join(str(error).split())
 
 
-_Command = Demo | Compare | Knn | List | Inspect | Predict | Look | Reconstruct | Search | Convert
+_Command = Demo | Compare | Knn | List | Inspect | Predict | Look | Reconstruct | Search | Segment | Convert
 
 
 def _run(command: _Command) -> None:
@@ -107,6 +108,8 @@ def _run(command: _Command) -> None:
             run_search(command)
         case Convert():
             run_convert(command)
+        case Segment():
+            run_segment(command)
 
 
 @contextmanager
@@ -132,8 +135,11 @@ def _parse(args: Sequence[str] | None) -> _Command:
     require("tyro", extra=_EXTRAS.get(first, "weights"))
     import tyro
 
+    # A point is given as often as there are points.
+    repeating = Annotated[Segment, tyro.conf.UseAppendAction]
+    commands = (repeating if command is Segment else command for command in get_args(_Command))
     return tyro.cli(
-        cast("type[_Command]", _Command),
+        cast("type[_Command]", Union[*commands]),
         prog="vitrail",
         description="Vision Transformers, assembled from typed parts. `--version` prints the version.",
         args=args,

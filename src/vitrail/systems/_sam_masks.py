@@ -239,7 +239,7 @@ def _judge_masks(
         whole = np.zeros((len(kept), *size), bool)
         whole[:, top:bottom, left:right] = kept
         candidates = _Candidates(
-            np.packbits(whole.reshape(len(kept), -1), axis=1),
+            _pack(whole),
             boxes + np.asarray([left, top, left, top]),
             quality[chosen][stable],
             stability[stable],
@@ -261,8 +261,11 @@ def _measure_stability(
 
 def _make_no_candidates(size: tuple[int, int]) -> _Candidates:
     none, boxes = np.zeros(0, np.float32), np.zeros((0, 4), int)
-    packed = np.packbits(np.zeros((0, size[0] * size[1]), bool), axis=1)
-    return _Candidates(packed, boxes, none, none, np.zeros((0, 2)), boxes)
+    return _Candidates(_pack(np.zeros((0, *size), bool)), boxes, none, none, np.zeros((0, 2)), boxes)
+
+
+def _pack(masks: Bool[np.ndarray, "masks height width"]) -> Shaped[np.ndarray, "masks bytes"]:
+    return np.packbits(masks.reshape(len(masks), masks.shape[1] * masks.shape[2]), axis=1)
 
 
 def _unpack(found: _Candidates, size: tuple[int, int]) -> Iterator[FoundMask]:
@@ -293,5 +296,5 @@ def _clean(found: _Candidates, size: tuple[int, int], search: MaskSearch) -> _Ca
     stacked = np.stack([mask for mask, _ in cleaned])
     boxes = find_boxes(stacked)
     kept = suppress_overlaps(boxes, (~changed).astype(np.float32), max(search.max_overlap, search.crop_max_overlap))
-    packed = np.packbits(stacked.reshape(len(stacked), -1), axis=1)
+    packed = _pack(stacked)
     return dataclasses.replace(found, packed=packed, boxes=np.where(changed[:, None], boxes, found.boxes)).take(kept)

@@ -1,0 +1,208 @@
+"""`vitrail segment`: the masks of objects in an image."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from jaxtyping import Bool, Shaped, UInt8, UInt16
+
+from .._extras import require
+from .._files import write_whole
+from ..images import raise_problems, to_picture
+from ..show import draw_masks
+from ..systems import FoundMask, MaskSearch, SegmentAnything, find_masks
+from ..train import check_outputs
+from ..weights import load, model_card
+from ._pictures import PICTURES, parse_settings, read_picture
+from ._setup import check_out
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+else:
+    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+
+_MASK: Final = (".png",)
+_SHOWN: Final = 8
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Finds the object at some points or in a box of an image, or all objects, with the Segment Anything in a file of
+    weights."""
+
+    file: Path
+    """A safetensors file, an index of several, or a folder with one: the whole of SAM."""
+    image: Path
+    """An image file."""
+    out: Path = Path("mask.png")
+    """The mask to write (.png), at the size of the image: white in the object of the best mask. With --everything it is
+    grey of 16 bits, the number of the mask, smaller masks on top, and zero where there is none."""
+    point: tuple[str, ...] = ()
+    """x,y of a point in the object, in pixels from the top left corner; can be given several times."""
+    background: tuple[str, ...] = ()
+    """x,y of a point that is not in the object; can be given several times."""
+    box: str | None = None
+    """left,top,right,bottom of a box around the object, in pixels."""
+    single: bool = False
+    """Whether the prompt is clear, so that one mask is enough; without it, the best of several."""
+    everything: bool = False
+    """Whether to find all objects, over a grid of points."""
+    points_per_side: int = 32
+    """With --everything, the number of points along a side of the grid."""
+    min_quality: float = 0.88
+    """With --everything, the predicted quality that a mask has to exceed."""
+    min_stability: float = 0.95
+    """With --everything, the least stability of a mask under changes of the threshold."""
+    picture: Path | None = None
+    """A picture to write (.png, .jpg or .webp): the image with the masks in colours."""
+    layout: str | None = None
+    """The layout; without it, the names of the tensors tell it."""
+    config: str | None = None
+    """Settings in JSON, in place of the config.json beside the file."""
+    convert: bool = False
+    """Whether to convert float16, bfloat16 and float64 to float32."""
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The prompt of a command line."""
+
+    points: list[tuple[float, float]]
+    labels: list[int]
+    box: tuple[float, float, float, float] | None
+
+
+def run_segment(command: Segment) -> None:
+    """Finds masks, prints their quality and writes them."""
+    require("PIL", extra="weights")
+    prompt = _parse_prompt(command)
+    _check_files(command)
+    problems: list[str] = []
+    pixels = read_picture(command.image, _to_rgb, problems)
+    raise_problems(problems)
+    settings = parse_settings(command.config)
+    card = model_card(command.file, layout=command.layout, config=settings)
+    model = load(command.file, layout=command.layout, config=settings, convert=command.convert)
+    if not isinstance(model, SegmentAnything):
+        raise ValueError(
+            f"{command.file} must hold the whole of SAM, with its prompt encoder and its mask decoder, got only "
+            f"{'an image model' if card.kind == 'vit' else card.kind} ({card.title}): use the file that was published"
+        )
+    if pixels is None:
+        return
+    print(command.image)
+    masks = _find_all(model, pixels, command) if command.everything else [_find_one(model, pixels, prompt, command)]
+    size = pixels.shape[0], pixels.shape[1]
+    _write(command.out, ".png", _number_masks(masks, size) if command.everything else masks[0].astype(np.uint8) * 255)
+    print(f"mask: {command.out}")
+    if command.picture is not None:
+        drawn = draw_masks(pixels, masks, points=prompt.points, labels=prompt.labels, box=prompt.box)
+        _write(command.picture, command.picture.suffix, drawn)
+        print(f"picture: {command.picture}")
+
+
+def _find_one(
+    model: SegmentAnything, pixels: UInt8[np.ndarray, "height width 3"], prompt: _Prompt, command: Segment
+) -> Bool[np.ndarray, "height width"]:
+    """The best mask for a prompt."""
+    image = model.embed(pixels)
+    found = model.segment(
+        image,
+        points=prompt.points or None,
+        labels=prompt.labels or None,
+        box=prompt.box,
+        multiple=not command.single,
+    )
+    check_outputs(f"masks for {command.image}", np.asarray(found.logits))
+    for number, quality in enumerate(np.asarray(found.quality)):
+        best = "  (the best)" if number == found.best and not command.single else ""
+        print(f"  mask {number + 1}  quality {quality:.3f}  {int(found.masks[number].sum()):,} pixels{best}")
+    return np.asarray(found.masks[found.best])
+
+
+def _find_all(
+    model: SegmentAnything, pixels: UInt8[np.ndarray, "height width 3"], command: Segment
+) -> list[Bool[np.ndarray, "height width"]]:
+    """All masks, the largest first."""
+    search = MaskSearch(
+        points_per_side=command.points_per_side,
+        min_quality=command.min_quality,
+        min_stability=command.min_stability,
+    )
+    found = find_masks(model, pixels, search=search)
+    found.sort(key=_get_area, reverse=True)
+    for number, one in enumerate(found[:_SHOWN]):
+        box = ",".join(map(str, one.box))
+        print(f"  mask {number + 1}  quality {one.quality:.3f}  {one.area:,} pixels  in {box}")
+    rest = len(found) - _SHOWN
+    print(f"  and {rest} more" if rest > 0 else f"  {len(found)} masks in all")
+    return [one.mask for one in found]
+
+
+def _get_area(one: FoundMask) -> int:
+    return one.area
+
+
+def _number_masks(
+    masks: list[Bool[np.ndarray, "height width"]], size: tuple[int, int]
+) -> UInt16[np.ndarray, "height width"]:
+    """For each pixel the number of the last mask that it is in, from 1; 0 for none."""
+    numbers = np.zeros(size, np.uint16)
+    for number, mask in enumerate(masks, start=1):
+        numbers[mask] = number
+    return numbers
+
+
+def _check_files(command: Segment) -> None:
+    """Raises an error before anything is computed if a file cannot be written."""
+    check_out("out", command.out, _MASK)
+    if command.picture is not None:
+        check_out("picture", command.picture, PICTURES)
+        if command.picture.resolve() == command.out.resolve():
+            raise ValueError(f"picture must be another file than out, got {command.picture} for both")
+    for name, path in (("out", command.out), ("picture", command.picture)):
+        if path is not None and path.resolve() == command.image.resolve():
+            raise ValueError(f"{name} must not be the image, got {path}: it would be overwritten")
+
+
+def _parse_prompt(command: Segment) -> _Prompt:
+    """The points and the box of a command line.
+
+    **Raises:** `ValueError` if they are no numbers, if there are none, or if all objects are to be found too.
+    """
+    given = bool(command.point or command.background or command.box is not None)
+    if command.everything and given:
+        raise ValueError("everything takes no point, background or box: leave them out, or leave --everything out")
+    if not command.everything and not given:
+        raise ValueError("a prompt is missing: pass --point x,y or --box left,top,right,bottom, or --everything")
+    points = [_parse_numbers("point", text, "x,y") for text in command.point]
+    others = [_parse_numbers("background", text, "x,y") for text in command.background]
+    pairs = [(x, y) for x, y in points + others]
+    box = None
+    if command.box is not None:
+        left, top, right, bottom = _parse_numbers("box", command.box, "left,top,right,bottom")
+        box = left, top, right, bottom
+    return _Prompt(pairs, [1] * len(points) + [0] * len(others), box)
+
+
+def _parse_numbers(name: str, text: str, form: str) -> list[float]:
+    parts = text.split(",")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) != form.count(",") + 1:
+        raise ValueError(f"{name} must be {form} in pixels, got {text!r}")
+    return numbers
+
+
+def _to_rgb(picture: PILImage) -> UInt8[np.ndarray, "height width 3"]:
+    return np.asarray(to_picture(picture, 3))
+
+
+def _write(path: Path, suffix: str, pixels: Shaped[np.ndarray, "..."]) -> None:
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    write_whole(path, lambda part: picture.save(part, format=PICTURES[suffix]))
