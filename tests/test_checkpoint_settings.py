@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import re
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -547,3 +549,99 @@ def test_periods_in_bfloat16_are_near_enough(tmp_path: Path) -> None:
     path = published(case, tmp_path)
     save_file(tensors_of(case) | near, path)
     assert vitrail.load(path, **case.options).config.size.num_heads == 2
+
+
+# Names ------------------------------------------------------------------------------------------------------------
+
+DINOV2 = CASES["Meta DINOv2 mlp"]
+
+
+def renamed(case: Case, path: Path, rename: Callable[[str], str], **others: np.ndarray) -> Path:
+    """The tensors of a case by other names, and some more."""
+    save_file({rename(name): array for name, array in tensors_of(case).items()} | others, path)
+    return path
+
+
+def chunk(name: str) -> str:
+    """The blocks in chunks of one, as Meta's training shards them: `blocks.1.1.norm1.weight`."""
+    return re.sub(r"^blocks\.(\d+)\.", r"blocks.\1.\1.", name)
+
+
+@pytest.mark.parametrize(
+    ("case", "rename"),
+    [
+        (TIMM, lambda name: f"module.{name}"),
+        (TIMM, lambda name: f"_orig_mod.{name}"),
+        (TIMM, lambda name: f"module._orig_mod.{name}"),
+        (TIMM, lambda name: f"model.backbone.{name}"),
+        (TIMM, lambda name: f"encoder.{name}"),
+        (TIMM, lambda name: name.replace("blocks.0.", "blocks.0._orig_mod.")),
+        (TIMM, lambda name: name.replace("blocks.", "_fsdp_wrapped_module.blocks.")),
+        (DINOV2, chunk),
+        (DINOV2, lambda name: f"teacher.backbone.{chunk(name)}"),
+        (DINOV2, lambda name: f"module.backbone._orig_mod.{chunk(name)}"),
+        (HF, lambda name: f"module.{name}"),
+        (CASES["open_clip gelu"], lambda name: f"module.{name}"),
+        (CASES["Meta SAM"], lambda name: f"model.{name}"),
+    ],
+)
+def test_a_model_is_found_under_the_names_of_its_wrappers(
+    case: Case, rename: Callable[[str], str], tmp_path: Path
+) -> None:
+    plain = vitrail.load(published(case, tmp_path), part="image", **case.options)
+    path = renamed(case, tmp_path / "model.safetensors", rename)
+    assert eqx.tree_equal(vitrail.load(path, part="image", **case.options), plain)
+
+
+def test_one_of_two_models_is_chosen_by_its_prefix(tmp_path: Path) -> None:
+    settings = {"config": {"num_heads": 2}}
+    students = {f"student.{name}": array + 1 for name, array in tensors_of(DINOV2).items()}
+    path = renamed(DINOV2, tmp_path / "both.safetensors", lambda name: f"teacher.{name}", **students)
+    for read in (vitrail.load, vitrail.model_card):
+        with pytest.raises(
+            CheckpointError, match=r"several models, .* '(teacher|student)\.', '(teacher|student)\.': pass prefix="
+        ):
+            read(path, **settings)
+        with pytest.raises(ValueError, match=r"prefix must be what some names in .* begin with, got 'ema\.'"):
+            read(path, prefix="ema.", **settings)
+    plain = vitrail.load(published(DINOV2, tmp_path / "plain"), **DINOV2.options)
+    assert eqx.tree_equal(vitrail.load(path, prefix="teacher.", **settings), plain)
+    card = vitrail.model_card(path, prefix="teacher.", **settings)
+    assert {name for name, why in card.ignored.items() if why == "not under the prefix 'teacher.'"} == students.keys()
+    vitrail.save(plain, tmp_path / "own.safetensors")
+    with pytest.raises(ValueError, match="layout, config and prefix must be None for a file of vitrail's own"):
+        vitrail.load(tmp_path / "own.safetensors", prefix="teacher.")
+
+
+def test_settings_inside_those_of_a_larger_model_are_read(tmp_path: Path) -> None:
+    """As in TrOCR, whose encoder is a ViT."""
+    shapes = {f"encoder.{name.removeprefix('vit.')}": shape for name, shape in HF.shapes.items() if "vit." in name}
+    settings = {"model_type": "vision-encoder-decoder", "encoder": HF.settings, "decoder": {"model_type": "trocr"}}
+    case = dataclasses.replace(HF, shapes=shapes | {"decoder.weight": (3, 3)}, settings=settings)
+    model = vitrail.load(published(case, tmp_path))
+    assert (model.config.size.num_heads, model.config.head) == (2, "none")
+    assert vitrail.model_card(tmp_path).ignored == {"decoder.weight": "not under the prefix 'encoder.'"}
+
+
+def test_settings_of_a_model_that_is_not_known_are_not_blamed(tmp_path: Path) -> None:
+    path = beside(HF, tmp_path, {"model_type": "yolos"})
+    with pytest.raises(
+        CheckpointError, match=r"says 'yolos', which vitrail does not know: .*config=\{'model_type': 'vit'"
+    ):
+        vitrail.load(path)
+
+
+def test_a_dinov3_without_registers_may_have_their_empty_table(tmp_path: Path) -> None:
+    case = CASES["transformers DINOv3ViTModel"]
+    shapes = {**case.shapes, "embeddings.register_tokens": (1, 0, 16)}
+    model = vitrail.load(published(dataclasses.replace(case, shapes=shapes), tmp_path))
+    assert model.config.num_registers == 0
+
+
+def test_open_clips_names_with_timms_settings_have_the_activation_of_the_architecture(tmp_path: Path) -> None:
+    for architecture, activation in (
+        ("vit_base_patch32_clip_quickgelu_224", "quick_gelu"),
+        ("vit_base_patch32_clip_224", "gelu"),
+    ):
+        case = dataclasses.replace(OPEN_CLIP, settings={"architecture": architecture, "num_heads": 2})
+        assert vitrail.load(published(case, tmp_path), part="image").config.encoder.activation == activation

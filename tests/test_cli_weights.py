@@ -372,7 +372,7 @@ def test_inspect_shows_what_is_assumed(tmp_path: Path, capsys: pytest.CaptureFix
     assumed = "architecture a plain ViT's, num_heads 3, global_pool token"
     assert f"\nassumed     {assumed}: no settings say it\n" in capsys.readouterr().out
     assert main(["inspect", str(published(HF, tmp_path / "said"))]) == 0
-    assert "assumed" not in capsys.readouterr().out
+    assert "assumed     preprocess that of the family: no settings say it" in capsys.readouterr().out
 
 
 def test_help_calls_things_by_their_names(capsys: pytest.CaptureFixture[str]) -> None:

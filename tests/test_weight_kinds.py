@@ -75,7 +75,13 @@ TOY = Layout(
     signature=("vision_model.pre_layrnorm.weight", "b.0.fc1.weight"),
     kind=TwoConfig,
     image=dataclasses.replace(IMAGE, name="toy", ignored=((r"b\..*", "the encoder beside it"),), export=None),
-    export=Export(find_misreading=lambda written, read: "" if written.depth == read.depth else "it is another"),
+    export=Export(
+        find_misreading=lambda written, read: "" if written.depth == read.depth else "it is another",
+        write_config=lambda config: {
+            "hidden_act": config.image.encoder.activation,
+            "num_attention_heads": config.image.size.num_heads,
+        },
+    ),
 )
 CONFIG = vitrail.ViTConfig(
     image_size=(8, 8),
@@ -112,26 +118,24 @@ def is_same(one: object, other: object) -> bool:
 @pytest.mark.parametrize("layout", ["vitrail", "toy"])
 def test_a_file_holds_the_system_or_its_image_model(model: Two, layout: Any, tmp_path: Path) -> None:
     save(model, tmp_path / "m", layout=layout)
-    config = {} if layout == "vitrail" else {"config": {"hidden_act": "quick_gelu"}}
-    whole: Two = vitrail.load(tmp_path / "m", execution=vitrail.Execution(compute_dtype="bfloat16"), **config)
+    whole: Two = vitrail.load(tmp_path / "m", execution=vitrail.Execution(compute_dtype="bfloat16"))
     assert isinstance(whole, Two)
     assert is_same(whole, model)
     assert whole.image.backbone.execution.compute_dtype == "bfloat16"
-    image = vitrail.load(tmp_path / "m", part="image", **config)
+    image = vitrail.load(tmp_path / "m", part="image")
     assert type(image) is vitrail.ViT
     assert is_same(image, model.image)
-    assert vitrail.load(tmp_path / "m", num_classes=None, **config).config.head == "none"
+    assert vitrail.load(tmp_path / "m", num_classes=None).config.head == "none"
 
 
 @pytest.mark.parametrize("layout", ["vitrail", "toy"])
 def test_a_card_counts_the_system_or_its_image_model(model: Two, layout: Any, tmp_path: Path) -> None:
     save(model, tmp_path / "m", layout=layout)
-    config = {} if layout == "vitrail" else {"config": {"hidden_act": "quick_gelu"}}
-    card = vitrail.model_card(tmp_path / "m", **config)
+    card = vitrail.model_card(tmp_path / "m")
     count = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
     assert (card.kind, card.parameters, card.missing, card.unknown) == ("two", count, (), ())
     assert card.config.size == CONFIG.size
-    card = vitrail.model_card(tmp_path / "m", part="image", **config)
+    card = vitrail.model_card(tmp_path / "m", part="image")
     count = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model.image, eqx.is_array)))
     assert (card.kind, card.parameters, card.missing, card.unknown) == ("vit", count, (), ())
     assert vitrail.model_card(model).kind == "two"
@@ -139,7 +143,7 @@ def test_a_card_counts_the_system_or_its_image_model(model: Two, layout: Any, tm
 
 def test_a_layout_names_what_does_not_fit(model: Two, tmp_path: Path) -> None:
     save(model, tmp_path / "m", layout="toy")  # type: ignore[arg-type]
-    assert [file.name for file in (tmp_path / "m").iterdir()] == ["model.safetensors"]  # a toy has no config.json
+    assert {file.name for file in (tmp_path / "m").iterdir()} == {"model.safetensors", "config.json"}
     tensors = load_file(tmp_path / "m" / "model.safetensors")
     assert tensors["b.2.fc2.weight"].shape == (64, 128)
     assert is_same(read_model(tmp_path / "m", config=model.config), model)

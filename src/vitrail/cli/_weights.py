@@ -39,6 +39,8 @@ class Inspect:
     """Settings in JSON, in place of the config.json beside the file: '{"num_heads": 6}'."""
     part: Literal["image"] | None = None
     """`image` for the image model of a system alone."""
+    prefix: str | None = None
+    """What the names of the tensors begin with, in a file of several models."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Predict:
     """The layout; without it, the names of the tensors tell it."""
     config: str | None = None
     """Settings in JSON, in place of the config.json beside the file."""
+    prefix: str | None = None
+    """What the names of the tensors begin with, in a file of several models."""
     preprocess: PreprocessName | None = None
     """How to prepare images, in place of what the file and the settings beside it say: with the mean and deviation of
     ImageNet and a crop of 7/8, with 0.5 and squashed, or as in CLIP."""
@@ -91,7 +95,7 @@ class Convert:
 def run_inspect(command: Inspect) -> None:
     """Prints the card of a file."""
     config = parse_settings(command.config)
-    card = model_card(command.file, layout=command.layout, config=config, part=command.part)
+    card = model_card(command.file, layout=command.layout, config=config, part=command.part, prefix=command.prefix)
     for line in describe_card(card):
         print(line)
 
@@ -167,16 +171,16 @@ def run_predict(command: Predict) -> None:
     """Prints the classes of each image."""
     require("PIL", extra="weights")
     _check_command(command)
-    settings = parse_settings(command.config)
+    settings, prefix = parse_settings(command.config), command.prefix
     classes = None if command.classes is None else parse_classes(command.classes)
-    card = model_card(command.file, layout=command.layout, config=settings)
+    card = model_card(command.file, layout=command.layout, config=settings, prefix=prefix)
     if card.kind == "dense":
-        model = load(command.file, layout=command.layout, config=settings, convert=command.convert)
+        model = load(command.file, layout=command.layout, config=settings, prefix=prefix, convert=command.convert)
         _predict_map(command, model)
         return
     if command.out is not None:
         raise ValueError(f"out is for a model of dense prediction, got one that is a {card.kind}: leave it out")
-    card = model_card(command.file, layout=command.layout, config=settings, part="image")
+    card = model_card(command.file, layout=command.layout, config=settings, part="image", prefix=prefix)
     if classes is None and (card.config.num_classes is None or card.embeds):
         raise ValueError(
             f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
@@ -240,7 +244,14 @@ def _check_command(command: Predict) -> None:
 def _load_classifier(command: Predict, classes: list[str] | None) -> ViT:
     settings = parse_settings(command.config)
     if classes is None:
-        return load(command.file, layout=command.layout, config=settings, part="image", convert=command.convert)
+        return load(
+            command.file,
+            layout=command.layout,
+            prefix=command.prefix,
+            config=settings,
+            part="image",
+            convert=command.convert,
+        )
     model = load_image_text(command.file, layout=command.layout, config=settings, convert=command.convert)
     if len(classes) == 1 and model.bias is None:
         raise ValueError(

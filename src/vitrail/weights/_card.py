@@ -113,7 +113,12 @@ class ModelCard:
 
 
 def model_card(
-    source: Configured | Path | str, *, layout: str | None = None, config: Config = None, part: Part = None
+    source: Configured | Path | str,
+    *,
+    layout: str | None = None,
+    config: Config = None,
+    part: Part = None,
+    prefix: str | None = None,
 ) -> ModelCard:
     """Collects what there is to know about a model, or about a file without reading its numbers.
 
@@ -128,7 +133,7 @@ def model_card(
 
     - `source`: a model, or a path as `vitrail.load` takes it.
     - `layout`, `config`: as in `vitrail.load`, for a file of a library.
-    - `part`: as in `vitrail.load`, for a file.
+    - `part`, `prefix`: as in `vitrail.load`, for a file.
 
     **Returns:**
 
@@ -142,9 +147,9 @@ def model_card(
         return _make_own_card(source.config, arrays, Counter(str(array.dtype) for array in arrays.values()))
     with open_source(Path(source)) as file:
         if is_native(file):
-            check_no_overrides(layout, config)
+            check_no_overrides(layout, config, prefix)
             return _make_native_card(file, part)
-        with recognise_file(file, layout, config, part) as checkpoint:
+        with recognise_file(file, layout, config, part, prefix) as checkpoint:
             return _make_card(checkpoint, choose_config(checkpoint, config))
 
 
@@ -160,7 +165,8 @@ def _make_card(checkpoint: Checkpoint, config: Configuration) -> ModelCard:
         config=get_image_config(config),
         parameters=_count_parameters(list_arrays(outline)),
         licence=_read_licence(checkpoint),
-        ignored={name: why for name, why in reasons.items() if why is not None},
+        ignored={name: why for name, why in reasons.items() if why is not None}
+        | dict.fromkeys(checkpoint.outside, f"not under the prefix {checkpoint.prefix!r}"),
         missing=(*plan.wrong, *plan.missing),
         unknown=tuple(name for name, why in reasons.items() if why is None),
         dtypes=Counter(info.dtype for name, info in name_dtypes(checkpoint.tensors).items() if name in plan.used),

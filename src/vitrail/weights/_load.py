@@ -22,6 +22,7 @@ def load(
     *,
     layout: str | None = None,
     config: Config = None,
+    prefix: str | None = None,
     convert: bool = False,
     execution: Execution = Execution(),
     dropout: Dropout = Dropout(),
@@ -32,6 +33,7 @@ def load(
     *,
     layout: str | None = None,
     config: Config = None,
+    prefix: str | None = None,
     part: Part = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
@@ -48,6 +50,7 @@ def load(
     *,
     layout: str | None = None,
     config: Config = None,
+    prefix: str | None = None,
     part: Part = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
@@ -90,6 +93,8 @@ def load(
     - `config`: what the checkpoint is, in place of the settings beside the file: a `ViTConfig`, settings as in the
         library's `config.json`, or the path of such a file. Settings that the layout does not read are an error, unless
         they are a whole `config.json`.
+    - `prefix`: what the names of the tensors begin with, as `"teacher.backbone."`, in a file that has several models.
+        The prefix of a single model is found without it.
     - `part`: `"image"` for the image model of a system alone; `None` for all that the file holds. The image model is
         also what one of the next five arguments or a `ViTConfig` asks for.
     - `image_size`, `patch_size`: the sizes for the model to read. What depends on them is resampled, as in
@@ -113,7 +118,9 @@ def load(
     sizes, ending = (image_size, patch_size), (pool, head, num_classes)
     if sizes != (None, None) or ending != (KEEP, KEEP, KEEP):
         part = "image"
-    model = cast(ViT | System, read_model(path, layout=layout, config=config, part=part, convert=convert))
+    model = cast(
+        ViT | System, read_model(path, layout=layout, config=config, part=part, prefix=prefix, convert=convert)
+    )
     model = model.with_execution(execution).with_dropout(dropout)
     if not isinstance(model, ViT):
         return model

@@ -68,10 +68,12 @@ def is_native(source: AbstractSource) -> bool:
     return source.metadata.get("format", "").startswith("vitrail ")
 
 
-def check_no_overrides(layout: object, config: object) -> None:
-    """Raises a `ValueError` if a file of vitrail's own is given a layout or a configuration."""
-    if layout is not None or config is not None:
-        raise ValueError("layout and config must be None for a file of vitrail's own, which has its configuration")
+def check_no_overrides(layout: object, config: object, prefix: object) -> None:
+    """Raises a `ValueError` if a file of vitrail's own is given a layout, a configuration or a prefix."""
+    if layout is not None or config is not None or prefix is not None:
+        raise ValueError(
+            "layout, config and prefix must be None for a file of vitrail's own, which has its configuration"
+        )
 
 
 def read_native(source: AbstractSource) -> Configured:

@@ -39,7 +39,13 @@ Config: TypeAlias = Configuration | Mapping[str, Any] | Path | str | None
 
 
 def read_model(
-    path: Path | str, *, layout: str | None = None, config: Config = None, part: Part = None, convert: bool = False
+    path: Path | str,
+    *,
+    layout: str | None = None,
+    config: Config = None,
+    part: Part = None,
+    prefix: str | None = None,
+    convert: bool = False,
 ) -> Configured:
     """Reads a model of any kind from a file, as it is in the file.
 
@@ -54,10 +60,10 @@ def read_model(
     """
     with open_source(Path(path)) as source:
         if is_native(source):
-            check_no_overrides(layout, config)
+            check_no_overrides(layout, config, prefix)
             model = read_native(source)
             return model if part is None else get_image_model(model)
-        with recognise_file(source, layout, config, part) as checkpoint:
+        with recognise_file(source, layout, config, part, prefix) as checkpoint:
             return _read_checkpoint(checkpoint, choose_config(checkpoint, config), convert)
 
 
@@ -77,7 +83,7 @@ def _read_checkpoint(checkpoint: Checkpoint, config: Configuration, convert: boo
 
 @contextmanager
 def recognise_file(
-    source: AbstractSource, layout: str | None, config: Config, part: Part = None
+    source: AbstractSource, layout: str | None, config: Config, part: Part = None, prefix: str | None = None
 ) -> Generator[Checkpoint]:
     """A file as its layout sees it, with the settings beside it or those that were passed.
 
@@ -96,7 +102,7 @@ def recognise_file(
             settings = _choose_settings(source, config, beside)
         if isinstance(config, ViTConfig):
             part = "image"
-        yield recognise(source, settings, layout=layout, part=part, beside=beside)
+        yield recognise(source, settings, layout=layout, part=part, prefix=prefix, beside=beside)
 
 
 def _choose_settings(source: AbstractSource, config: Config, beside: FilesBeside) -> Settings:

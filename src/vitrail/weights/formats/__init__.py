@@ -4,6 +4,7 @@ from ._npz import NpzFile as NpzFile
 from ._open import open_source as open_source
 from ._opened import OpenedFile as OpenedFile
 from ._pickle import convert_torch as convert_torch
+from ._renamed import RenamedSource as RenamedSource, unwrap_names as unwrap_names
 from ._safetensors import SafetensorsFile as SafetensorsFile, write_safetensors as write_safetensors
 from ._shards import ShardedFile as ShardedFile
 from ._source import (

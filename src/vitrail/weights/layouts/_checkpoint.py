@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeVar, cast, final
 
 from ...encoder import EncoderSize
 from .._errors import CheckpointError
-from ..formats import AbstractSource, NumpyArray, TensorInfo
+from ..formats import AbstractSource, NumpyArray, RenamedSource, TensorInfo
 from ._layout import AnyLayout, Settings
 from ._preprocess import Preprocess
 from ._settings import NOTHING_BESIDE, AbstractBeside
@@ -63,7 +63,8 @@ class Kernel(NamedTuple):
 class Checkpoint(AbstractSource):
     """The tensors of a file by the names of one layout, and the settings beside it.
 
-    `assumed` collects what was assumed because no setting says it.
+    `assumed` collects what was assumed because no setting says it. `prefix` is what the names of its tensors begin with
+    in a file that has others too, and `outside` has the names of these.
     """
 
     def __init__(
@@ -82,6 +83,8 @@ class Checkpoint(AbstractSource):
         self.settings = settings
         self.beside = beside
         self.assumed: dict[str, object] = {}
+        self.prefix = source.prefix if isinstance(source, RenamedSource) else ""
+        self.outside = source.outside if isinstance(source, RenamedSource) else ()
         self._source = source
         self._names: dict[str, str] = {}
         for name in source.tensors:

@@ -160,11 +160,17 @@ OPENAI_CLIP_IMAGE: Final = Layout(
 # --- Hugging Face -------------------------------------------------------------------------------------------------
 
 _LAYER: Final = "encoder.layers.{i}."
-_MODEL_TYPES: Final = ("clip_vision_model", "clip", "metaclip_2_vision_model", "metaclip_2")
+_MODEL_TYPES: Final = ("clip_vision_model", "clip")
 USUAL_VISION: Final[Settings] = MappingProxyType(
     {"layer_norm_eps": 1e-5, "hidden_act": "quick_gelu", "num_attention_heads": 12}
 )
 """What transformers assumes where the settings of CLIP's vision tower do not say it."""
+_RELATIVES: Final = tuple(
+    f"{family}{ending}"
+    for family in ("metaclip_2", "chinese_clip", "altclip", "clipseg", "git")
+    for ending in ("_vision_model", "")
+)
+"""Families whose image tower is CLIP's."""
 
 
 def _read_config_hugging_face(whole: Checkpoint) -> ViTConfig:
@@ -231,7 +237,7 @@ HF_CLIP_IMAGE: Final = Layout(
     rules=_map_hugging_face,
     signature=("embeddings.class_embedding", "pre_layrnorm.weight"),
     prefixes=("vision_model.", "model.vision_model."),
-    model_types=_MODEL_TYPES,
+    model_types=(*_MODEL_TYPES, *_RELATIVES),
     usual={"layer_norm_eps": 1e-5, "num_attention_heads": 12, "hidden_act": "quick_gelu"},
     preprocess=dict.fromkeys(_MODEL_TYPES, Preprocess("cover", "bicubic", *CLIP)),
     ignored=TEXT_TOWER,

@@ -14,7 +14,7 @@ from ...model import ViTConfig
 from ...nn import ActivationName
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
-from ._hugging_face import MASK_TOKEN, check_model_type, read_activation, write_config, write_labels
+from ._hugging_face import MASK_TOKEN, read_activation, select_settings, write_config, write_labels
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META
 from ._preprocess import IMAGENET, Preprocess, write_hugging_face_preprocess
@@ -99,7 +99,7 @@ def _read_config_meta(checkpoint: Checkpoint) -> ViTConfig:
 
 
 def _read_config_hugging_face(checkpoint: Checkpoint, *, names: _Names) -> ViTConfig:
-    check_model_type(checkpoint)
+    checkpoint = select_settings(checkpoint)
     has_registers = names.registers in checkpoint
     return _read_config(
         checkpoint,

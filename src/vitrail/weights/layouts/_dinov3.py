@@ -17,7 +17,7 @@ from ...model import ViTConfig
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, ZEROS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
-from ._hugging_face import MASK_TOKEN, check_model_type, read_activation, write_config
+from ._hugging_face import MASK_TOKEN, read_activation, select_settings, write_config
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META
 from ._preprocess import IMAGENET, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
@@ -97,7 +97,7 @@ def _compute_periods(config: ViTConfig) -> Float[np.ndarray, " periods"]:
 
 
 def _read_config_hugging_face(checkpoint: Checkpoint, *, layer: str) -> ViTConfig:
-    check_model_type(checkpoint)
+    checkpoint = select_settings(checkpoint)
     dim, channels, patch = checkpoint.get_kernel("embeddings.patch_embeddings.weight")
     first = layer.format(i=0)
     gated = f"{first}mlp.gate_proj.weight" in checkpoint

@@ -12,7 +12,7 @@ from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
-from ._hugging_face import MASK_TOKEN, check_model_type, read_activation, write_config, write_labels
+from ._hugging_face import MASK_TOKEN, read_activation, select_settings, write_config, write_labels
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE
 from ._preprocess import HALF, IMAGENET, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
@@ -49,7 +49,7 @@ IN_MEMORY: Final = BlockNames(
 
 
 def _read_config(checkpoint: Checkpoint, *, names: BlockNames) -> ViTConfig:
-    check_model_type(checkpoint)
+    checkpoint = select_settings(checkpoint)
     dim, channels, patch = checkpoint.get_kernel(_KERNEL)
     class_token, distillation = (f"embeddings.{n}_token" in checkpoint for n in ("cls", "distillation"))
     positions = checkpoint.get_shape("embeddings.position_embeddings", 3)[1]
@@ -173,7 +173,7 @@ def _find_obstacle(config: ViTConfig) -> str:
 
 
 _PREFIXES: Final = ("vit.", "deit.", "ijepa.", "model.vit.", "model.deit.", "model.ijepa.")
-_MODEL_TYPES: Final = ("vit", "deit", "vit_mae", "vit_msn", "ijepa")
+_MODEL_TYPES: Final = ("vit", "deit", "vit_mae", "vit_msn", "ijepa", "flava_image_model", "flava")
 _USUAL: Final = {"layer_norm_eps": 1e-12, "num_attention_heads": 12, "hidden_act": "gelu", "pooler_act": "tanh"}
 _PREPROCESS: Final = {
     "vit": Preprocess("squash", "bilinear", *HALF),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from ..._check import join_names
 from ...encoder import EncoderOptions, EncoderSize
@@ -31,6 +31,8 @@ _NAMES: Final[Mapping[str, str]] = MappingProxyType(
 )
 _VERSION: Final = "5.23.0"
 """The version of transformers whose `config.json` is written."""
+_INSIDE: Final = ("vision_config", "encoder", "backbone_config", "image_config", "vision_tower_config")
+"""Where the settings of an image model stand in those of a larger one."""
 MASK_TOKEN: Final = ((r"embeddings\.mask_token", "only masked images need it"),)
 TEXT_TOWER: Final = (
     (r"text_model\..*", "the text tower"),
@@ -47,9 +49,22 @@ def check_model_type(checkpoint: Checkpoint) -> None:
     given = checkpoint.settings.get("model_type") or fitting[0]
     if given not in fitting:
         raise CheckpointError(
-            f"{checkpoint.path} has the tensors of {fitting[0]!r}, but the config.json beside it says {given!r}: put "
-            "the right one there, or pass config="
+            f"{checkpoint.path} has the tensors of {fitting[0]!r}, but the config.json beside it says {given!r}, which "
+            "vitrail does not know: if that computes what the other does, pass config={'model_type': "
+            f"{fitting[0]!r}, ...}} or a ViTConfig"
         )
+
+
+def select_settings(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the settings of its model where they are inside those of a larger one."""
+    whole, fitting = checkpoint.settings, checkpoint.layout.model_types
+    if whole.get("model_type") not in (None, *fitting):
+        for name in _INSIDE:
+            inner: object = whole.get(name)
+            if isinstance(inner, Mapping) and cast("Mapping[str, Any]", inner).get("model_type") in fitting:
+                return checkpoint.view(settings=cast("Mapping[str, Any]", inner))
+    check_model_type(checkpoint)
+    return checkpoint
 
 
 def select_vision_tower(checkpoint: Checkpoint, usual: Settings = MappingProxyType({})) -> Checkpoint:
@@ -58,8 +73,7 @@ def select_vision_tower(checkpoint: Checkpoint, usual: Settings = MappingProxyTy
     Files of CLIP of 2022 have them twice. As in transformers, those of `vision_config_dict`, and those of `usual` that
     it does not have, replace those of `vision_config`. Other families have no `usual`, and no second settings.
     """
-    check_model_type(checkpoint)
-    inner = _select_tower(checkpoint, "vision_config", usual)
+    inner = _select_tower(select_settings(checkpoint), "vision_config", usual)
     check_model_type(inner)
     return inner
 

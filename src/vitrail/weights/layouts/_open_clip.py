@@ -51,7 +51,10 @@ def _read_arguments(checkpoint: Checkpoint, given: Settings, name: str) -> Mappi
 
 
 def _read_activation(checkpoint: Checkpoint, approximate: object) -> ActivationName:
-    match checkpoint.settings.get("hidden_act"), approximate:
+    given, name = checkpoint.settings.get("hidden_act"), checkpoint.settings.get("architecture")
+    if given is None and isinstance(name, str):  # a repository of timm with open_clip's names
+        given = "quick_gelu" if "quickgelu" in name else "gelu"
+    match given, approximate:
         case "gelu", "none":
             return "gelu"
         case "gelu", "tanh":

@@ -73,12 +73,14 @@ _PROCESSORS: Final[Mapping[str, _Processor]] = MappingProxyType(
 _FAMILIES: Final[Mapping[str, str]] = MappingProxyType(
     {
         **dict.fromkeys(("vit", "vit_mae", "vit_msn", "ijepa", "clipseg"), "ViT"),
-        **dict.fromkeys(("clip", "clip_vision_model", "metaclip_2", "altclip", "git"), "CLIP"),
+        **dict.fromkeys(("clip", "metaclip_2", "altclip", "git"), "CLIP"),
         **dict.fromkeys(("dinov2", "dinov2_with_registers"), "Bit"),
         **dict.fromkeys(("siglip", "siglip_vision_model"), "Siglip"),
-        **dict.fromkeys(("sam", "sam_vision_model"), "Sam"),
+        **dict.fromkeys(("sam", "sam_vision_model", "sam_hq"), "Sam"),
         **dict.fromkeys(("siglip2", "siglip2_vision_model"), "Siglip2"),
         **dict.fromkeys(("dpt", "depth_anything"), "DPT"),
+        "chinese_clip": "ChineseCLIP",
+        "flava": "Flava",
         "deit": "DeiT",
         "dinov3_vit": "DINOv3ViT",
     }
@@ -134,6 +136,7 @@ def read_hugging_face_preprocess(checkpoint: Checkpoint, channels: int, known: P
         found = use_known_preprocess(checkpoint, channels, known)
     else:
         family = str(checkpoint.settings.get("model_type") or checkpoint.layout.model_types[0])
+        family = re.sub(r"_(vision|image)(_model)?$", "", family)
         path = checkpoint.path.with_name(name)
         found = _read_processor(path, cast(Settings, settings), channels, _FAMILIES.get(family, ""))
     return None if found is None else dataclasses.replace(found, half_pixel="down")

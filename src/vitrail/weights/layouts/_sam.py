@@ -150,7 +150,7 @@ def _write_windows(config: ViTConfig) -> Settings:
     return {"window_size": windows.size, "global_attn_indexes": list(windows.global_blocks)}
 
 
-_MODEL_TYPES: Final = ("sam_vision_model", "sam")
+_MODEL_TYPES: Final = ("sam_vision_model", "sam", "sam_hq_vision_model", "sam_hq")
 _PREPROCESS: Final = {"": Preprocess("pad", "bilinear", *IMAGENET)}
 OTHER_PARTS: Final = (
     (r"prompt_encoder\..*", "the prompt encoder"),

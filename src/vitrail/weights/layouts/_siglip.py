@@ -141,7 +141,7 @@ HF_SIGLIP_IMAGE: Final = Layout(
     rules=_map,
     signature=("embeddings.patch_embedding.bias", _POSITIONS, "post_layernorm.weight"),
     prefixes=("vision_model.", "model.vision_model."),
-    model_types=("siglip_vision_model", "siglip", "siglip2_vision_model", "siglip2"),
+    model_types=("siglip_vision_model", "siglip", "siglip2_vision_model", "siglip2", "idefics3_vision", "idefics3"),
     usual={
         "layer_norm_eps": 1e-6,
         "num_attention_heads": 12,

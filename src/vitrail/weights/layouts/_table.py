@@ -1,12 +1,12 @@
 """The table of layouts, and which of them a file has."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from ..._check import join_names
 from .._errors import CheckpointError
-from ..formats import AbstractSource, UnstackedSource
+from ..formats import AbstractSource, RenamedSource, UnstackedSource, unwrap_names
 from ._checkpoint import Checkpoint
 from ._depth_anything import DEPTH_ANYTHING, HF_DEPTH_ANYTHING
 from ._dino import META_DINO, META_DINOV2
@@ -88,31 +88,38 @@ def recognise(
     *,
     layout: str | None = None,
     part: Part = None,
+    prefix: str | None = None,
     beside: AbstractBeside = NOTHING_BESIDE,
 ) -> Checkpoint:
     """Recognises the layout of a file by the names of its tensors, or takes the one that is asked for.
 
-    A file that holds a system has the layout of the system, or with `part="image"` that of its image model.
+    A file that holds a system has the layout of the system, or with `part="image"` that of its image model. Where the
+    names have no layout, what follows a prefix of them can have one.
 
-    **Raises:** `ValueError` if there is no layout of that name; `CheckpointError` if the file has no layout or could
-    have several.
+    **Raises:** `ValueError` if there is no layout of that name, or no tensor with that prefix; `CheckpointError` if the
+    file has no layout or could have several.
     """
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {join_names(LAYOUTS)}, got {layout!r}")
-    found: list[Checkpoint] = []
-    for known in LAYOUTS.values() if layout is None else (LAYOUTS[layout],):
-        whole = None if known.image is None else _fit(source, known, settings, beside)
-        if whole is not None and part is None:
-            found.append(whole)
-            continue
-        image = known if known.image is None else known.image
-        checkpoint = _fit(source, image, settings, beside, needed=layout is not None)
-        if checkpoint is not None:
-            found.append(checkpoint)
+    known = list(LAYOUTS.values()) if layout is None else [LAYOUTS[layout]]
+    scopes = [source] if prefix is None else [_cut_prefix(source, prefix)]
+    found = _fit_all(scopes, known, settings, part, beside)
+    if not found and prefix is None:
+        scopes = [RenamedSource(source, each) for each in _find_prefixes(source, known)]
+        found = _fit_all(scopes, known, settings, part, beside)
+    if not found and layout is not None:
+        image = known[0].image or known[0]
+        return Checkpoint(_unstack(scopes[0] if prefix is not None else source, image), image, settings, beside)
     if not found:
         raise CheckpointError(
             f"{source.path} has no layout that vitrail knows. Its {len(source.tensors):,} tensors begin with "
-            f"{join_names(list(source.tensors)[:3])}; the layouts are vitrail's own and {join_names(LAYOUTS)}"
+            f"{join_names(list(source.tensors)[:3])}: pass layout= with one of {join_names(LAYOUTS)} if it has one of "
+            "them under other names than its library writes"
+        )
+    if len({checkpoint.prefix for checkpoint in found}) > 1:
+        prefixes = join_names(dict.fromkeys(checkpoint.prefix for checkpoint in found))
+        raise CheckpointError(
+            f"{source.path} has several models, whose names begin with {prefixes}: pass prefix= to choose one"
         )
     if len(found) > 1:
         names = join_names(checkpoint.layout.name for checkpoint in found)
@@ -120,11 +127,45 @@ def recognise(
     return found[0]
 
 
-def _fit(
-    source: AbstractSource, layout: AnyLayout, settings: Settings, beside: AbstractBeside, *, needed: bool = False
-) -> Checkpoint | None:
-    """A file as a layout sees it; `None` if it does not have the layout and does not need to."""
-    checkpoint = Checkpoint(source, layout, settings, beside)
-    if layout.is_stacked(checkpoint.tensors):
-        checkpoint = Checkpoint(UnstackedSource(source, layout.stacked), layout, settings, beside)
-    return checkpoint if needed or layout.fits(checkpoint.tensors) else None
+def _cut_prefix(source: AbstractSource, prefix: str) -> RenamedSource:
+    scope = RenamedSource(source, prefix)
+    if not scope.tensors:
+        raise ValueError(
+            f"prefix must be what some names in {source.path} begin with, got {prefix!r}: the first are "
+            f"{join_names(list(source.tensors)[:3])}"
+        )
+    return scope
+
+
+def _find_prefixes(source: AbstractSource, known: Sequence[AnyLayout]) -> list[str]:
+    """What stands before the names that a layout always has, without a prefix that the layout knows itself."""
+    names = unwrap_names(source.tensors)
+    found: dict[str, None] = {}
+    for layout in [each for one in known for each in (one, one.image) if each is not None]:
+        last = layout.signature[-1]
+        for name in (name for name in names if name == last or name.endswith(f".{last}")):
+            prefix = name.removesuffix(last)
+            if all(prefix + each in names for each in layout.signature):
+                own = next((p for p in layout.prefixes if f".{prefix}".endswith(f".{p}")), "")
+                found[prefix.removesuffix(own)] = None
+    return list(found)
+
+
+def _fit_all(
+    scopes: Sequence[AbstractSource], known: Sequence[AnyLayout], settings: Settings, part: Part, beside: AbstractBeside
+) -> list[Checkpoint]:
+    """What the file is in each scope by each layout: the system, or where it is not one, the image model."""
+    found: list[Checkpoint] = []
+    for scope in scopes:
+        for layout in known:
+            parts = [layout] if layout.image is None else [*([layout] if part is None else []), layout.image]
+            checkpoints = (Checkpoint(_unstack(scope, each), each, settings, beside) for each in parts)
+            fitting = (checkpoint for checkpoint in checkpoints if checkpoint.layout.fits(checkpoint.tensors))
+            found += [checkpoint for checkpoint in (next(fitting, None),) if checkpoint is not None]
+    return found
+
+
+def _unstack(source: AbstractSource, layout: AnyLayout) -> AbstractSource:
+    """The source block by block, if its blocks are stacked."""
+    stacked = layout.is_stacked(Checkpoint(source, layout, {}).tensors)
+    return UnstackedSource(source, layout.stacked) if stacked else source

@@ -1,0 +1,110 @@
+"""Image towers of other families and of larger models of transformers: found by their prefix, equal in numbers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+import pytest
+import torch
+from checkpoint_cases import TOLERANCE, image_of
+from checkpoint_oracle import PICTURE, WIDTHS, batch, randomise, transformers
+
+import vitrail
+
+IMAGE = image_of((16, 16))
+TEXT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 99}
+TOWER = {**WIDTHS, **PICTURE}
+SAM = {"num_hidden_layers": 3, "mlp_dim": 24, "output_channels": 6, "window_size": 3, "global_attn_indexes": [1]}
+
+
+def compare(found: Any, expected: torch.Tensor) -> float:
+    reference = expected.detach().numpy()
+    assert found.shape == reference.shape
+    return float(np.abs(np.asarray(found) - reference).max() / np.abs(reference).max())
+
+
+# By the class: its configuration, what is changed in it, and where the output is.
+TOWERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "ChineseCLIPVisionModel": ("ChineseCLIPVisionConfig", {}, "pooled"),
+    "MetaClip2VisionModel": ("MetaClip2VisionConfig", {}, "pooled"),
+    "AltCLIPVisionModel": ("AltCLIPVisionConfig", {}, "pooled"),
+    "CLIPSegVisionModel": ("CLIPSegVisionConfig", {}, "pooled"),
+    "GitVisionModel": ("GitVisionConfig", {}, "tokens"),
+    "FlavaImageModel": ("FlavaImageConfig", {}, "tokens"),
+    "Idefics3VisionTransformer": ("Idefics3VisionConfig", {}, "tokens"),
+    "SamHQVisionModel": ("SamHQVisionConfig", SAM, "tokens"),
+}
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_tower_of_another_family_is_equal(name: str, tmp_path: Path) -> None:
+    config, options, output = TOWERS[name]
+    module = {"Idefics3VisionTransformer": "idefics3"}.get(name)
+    where = transformers if module is None else getattr(transformers.models, module)
+    model = randomise(getattr(where, name)(getattr(where, config)(**{**TOWER, **options})))
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        found = model(batch(IMAGE))
+    ours = vitrail.load(tmp_path, part="image")
+    if output == "pooled":
+        assert compare(ours.readout.pool(ours.backbone(IMAGE)), found.pooler_output[0]) <= TOLERANCE
+    else:
+        tokens = found.last_hidden_state[0]
+        assert (
+            compare(
+                ours.backbone(IMAGE).sequence,
+                tokens.reshape(-1, tokens.shape[-1]) if tokens.ndim == 2 else tokens.flatten(1).T,
+            )
+            <= TOLERANCE
+        )
+
+
+def clip_tower() -> dict[str, Any]:
+    return {**TOWER, "model_type": "clip_vision_model"}
+
+
+# By the class: its configuration and what it holds, and where the tower is in it.
+WHOLE: dict[str, tuple[str, dict[str, Any], str]] = {
+    "LlavaForConditionalGeneration": (
+        "LlavaConfig",
+        {"vision_config": clip_tower(), "text_config": {**TEXT, "model_type": "llama"}},
+        "vision_tower",
+    ),
+    "PaliGemmaForConditionalGeneration": (
+        "PaliGemmaConfig",
+        {
+            "vision_config": {**TOWER, "model_type": "siglip_vision_model", "projection_dim": 16},
+            "text_config": {**TEXT, "model_type": "gemma", "head_dim": 8, "num_key_value_heads": 1},
+        },
+        "vision_tower",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_tower_within_a_larger_model_is_found(name: str, tmp_path: Path) -> None:
+    config, options, attribute = WHOLE[name]
+    model = randomise(getattr(transformers, name)(getattr(transformers, config)(**options)))
+    model.save_pretrained(tmp_path)
+    tower = getattr(model.model, attribute)
+    with torch.no_grad():
+        found = tower(batch(IMAGE))
+    ours, card = vitrail.load(tmp_path, part="image"), vitrail.model_card(tmp_path, part="image")
+    assert set(card.ignored.values()) & {
+        f"not under the prefix {prefix!r}" for prefix in ("vision_tower.", "model.vision_tower.")
+    }
+    expected = tower.post_layernorm(found.last_hidden_state)[0] if "Llava" in name else found.last_hidden_state[0]
+    assert compare(ours.backbone(IMAGE).sequence, expected) <= TOLERANCE
+
+
+def test_what_timms_wrapper_writes_is_timms_model(tmp_path: Path) -> None:
+    arguments = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    config = transformers.TimmWrapperConfig(architecture="vit_tiny_patch16_224", num_labels=5, model_args=arguments)
+    model = randomise(transformers.TimmWrapperForImageClassification(config))
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = model(batch(IMAGE)).logits[0]
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "timm_wrapper"
+    assert compare(eqx.filter_jit(vitrail.load(tmp_path))(IMAGE), expected) <= TOLERANCE
