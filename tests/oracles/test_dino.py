@@ -151,7 +151,7 @@ def test_the_checkpoint_of_a_run_is_converted_and_holds_the_teacher(tmp_path: Pa
         "dino_loss": {"center": torch.zeros(1, 20)},
     }
     torch.save(content, tmp_path / "checkpoint.pth")
-    _, left_out = vitrail.convert_torch(tmp_path / "checkpoint.pth", tmp_path / "dino.safetensors")
+    _, left_out = vitrail.convert_torch(tmp_path / "checkpoint.pth", tmp_path / "dino.safetensors", pick="teacher")
     assert {"student", "optimizer", "args", "dino_loss"} <= set(left_out)
     found = compare(case, tmp_path / "dino.safetensors")
     assert max(found.values()) <= TOLERANCE, found

@@ -85,9 +85,11 @@ class Convert:
     """Converts a file of PyTorch to safetensors. The tensors keep their names."""
 
     file: Path
-    """A file of PyTorch: .pt, .pth or .bin."""
+    """A file of PyTorch: .pt, .pth or .bin, or the index of several."""
     out: Path
     """The safetensors file to write."""
+    pick: str | None = None
+    """Which dictionary of tensors, if the file has several: state_dict_ema, teacher, target_encoder."""
     from_torch: bool = False
     """Required: PyTorch (2.10 or newer) reads the pickle, with weights_only=True."""
 
@@ -326,7 +328,7 @@ def run_convert(command: Convert) -> None:
             "from-torch must be given, since reading a pickle is your decision: run vitrail convert --from-torch "
             f"{command.file} {command.out}"
         )
-    count, left_out = convert_torch(command.file, command.out)
+    count, left_out = convert_torch(command.file, command.out, pick=command.pick)
     print(f"{count:,} tensors: {command.out}")
     for line in _list_entries("left out", left_out) if left_out else []:
         print(line)

@@ -10,7 +10,7 @@ from .._errors import CheckpointError
 from ._npz import NpzFile
 from ._opened import OpenedFile
 from ._safetensors import SafetensorsFile
-from ._shards import ShardedFile
+from ._shards import ShardedFile, refuse_pickle
 from ._source import AbstractSource
 
 _ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06")
@@ -44,22 +44,17 @@ def _choose_source(path: Path, opened: ExitStack) -> AbstractSource:
     if start in _ZIP and path.suffix.removeprefix(".") not in _PICKLE_ENDINGS:
         return NpzFile(file)
     if start in _ZIP or start[:2] in _PICKLE:
-        raise _refuse_pickle(path)
+        raise refuse_pickle(path, "is a pickle of PyTorch,")
     return SafetensorsFile(file)
-
-
-def _refuse_pickle(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is a pickle of PyTorch, which can run any code when it is read: convert it with 'vitrail convert "
-        f"--from-torch {path} {path.with_suffix('.safetensors')}'"
-    )
 
 
 def _find_main_file(folder: Path) -> Path:
     for name in _MAIN_FILES:
         if (folder / name).is_file():
             return folder / name
+    if (index := folder / "pytorch_model.bin.index.json").is_file():
+        return index
     pickles = (path for kind in _PICKLE_ENDINGS[:3] for path in sorted(folder.glob(f"*.{kind}")))
     if (pickle := next(pickles, None)) is not None:
-        raise _refuse_pickle(pickle)
+        raise refuse_pickle(pickle, "is a pickle of PyTorch,")
     raise CheckpointError(f"{folder} has no {join_names(_MAIN_FILES)}: pass the path of the file itself")

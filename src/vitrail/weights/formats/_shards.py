@@ -24,10 +24,10 @@ class ShardedFile(AbstractSource):
         self.path: Path = path
         self.metadata: Mapping[str, str] = {}
         self._homes: dict[str, SafetensorsFile] = {}
-        weight_map = _read_index(opened.enter_context(OpenedFile(path, one_of_several=True)))
+        weight_map = list_shards(path, opened.enter_context(OpenedFile(path, one_of_several=True)))
         shards = sorted(set(weight_map.values()))
-        for shard in shards:
-            _check_shard(path, shard)
+        if pickles := [shard for shard in shards if not shard.endswith(".safetensors")]:
+            raise refuse_pickle(path, f"lists {pickles[0]!r}, a pickle of PyTorch,")
         # All are opened before the first is read, and looked at again when they are closed.
         files = [opened.enter_context(OpenedFile(path.parent / shard, one_of_several=True)) for shard in shards]
         for shard, file in zip(shards, map(SafetensorsFile, files), strict=True):
@@ -42,6 +42,23 @@ class ShardedFile(AbstractSource):
 
     def read(self, name: str, row: int | None = None) -> NumpyArray:
         return self._homes[name].read(name, row)
+
+
+def list_shards(path: Path, file: OpenedFile) -> dict[str, str]:
+    """The file of each tensor that an index names, all of them beside it."""
+    weight_map = _read_index(file)
+    for shard in sorted(set(weight_map.values())):
+        _check_shard(path, shard)
+    return weight_map
+
+
+def refuse_pickle(path: Path, what: str) -> CheckpointError:
+    """The error of a file that is, or lists, a pickle."""
+    name = path.name.removesuffix(".index.json") if path.name.endswith(".index.json") else path.name
+    return CheckpointError(
+        f"{path} {what} which can run any code when it is read: convert it with 'vitrail convert --from-torch {path} "
+        f"{path.with_name(name).with_suffix('.safetensors')}'"
+    )
 
 
 def _check_shard(path: Path, shard: str) -> None:
