@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._tokens import Tokens
 from ..nn import TRUNC_NORMAL, Init, ParameterKinds, ResizeRule, Rotation, resample, resample_at
 from ._base import AbstractPosition
-from ._grid import check_grid, compute_size, read_grid
+from ._grid import check_grid, cover_grid, cover_own_grid
 
 
 @final
@@ -63,7 +63,7 @@ class FactorizedPosition(AbstractPosition):
 
     def _find_sums(self, tokens: Tokens) -> Float[Array, "patches dim"]:
         if tokens.own_grid is not None:
-            size = compute_size(read_grid(tokens), self.keep_aspect)
+            size = cover_own_grid(tokens.own_grid, keep_aspect=self.keep_aspect)
             rows, cols = (
                 resample_at(table, (index,), (length,), self.resize)
                 for table, index, length in zip((self.rows, self.cols), tokens.coordinates, size, strict=True)
@@ -88,7 +88,7 @@ class FactorizedPosition(AbstractPosition):
         rows, cols = (
             resample(table, (length,), self.resize)[:number]
             for table, length, number in zip(
-                (self.rows, self.cols), compute_size(grid, self.keep_aspect), grid, strict=True
+                (self.rows, self.cols), cover_grid(grid, keep_aspect=self.keep_aspect), grid, strict=True
             )
         )
         return eqx.tree_at(_get_rows_and_cols, self, (rows, cols))

@@ -1,7 +1,7 @@
 """The grid of patches."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._tokens import Tokens
 
@@ -14,25 +14,21 @@ def grid_coordinates(grid: tuple[int, int]) -> tuple[Float[Array, " patches"], F
     return rows.reshape(-1), cols.reshape(-1)
 
 
-Side = int | Float[Array, ""]
-"""How many patches there are along an axis: a traced number for an image of its own grid."""
+def read_grid(tokens: Tokens) -> tuple[int | Float[Array, ""], int | Float[Array, ""]]:
+    """Returns the rows and columns of patches in the image: traced numbers for an image of its own grid."""
+    return tokens.grid if tokens.own_grid is None else cover_own_grid(tokens.own_grid, keep_aspect=False)
 
 
-def read_grid(tokens: Tokens) -> tuple[Side, Side]:
-    """Returns the rows and columns of patches in the image."""
-    if tokens.own_grid is None:
-        return tokens.grid
-    own = tokens.own_grid.astype(jnp.float32)
-    return own[0], own[1]
-
-
-def compute_size(grid: tuple[Side, Side], keep_aspect: bool) -> tuple[Side, Side]:
+def cover_grid(grid: tuple[int, int], *, keep_aspect: bool) -> tuple[int, int]:
     """Returns the size that a table is resampled to for a grid: with its aspect kept, a square that covers the grid."""
-    if not keep_aspect:
-        return grid
-    rows, cols = grid
-    side = max(rows, cols) if isinstance(rows, int) and isinstance(cols, int) else jnp.maximum(rows, cols)
-    return side, side
+    return (max(grid), max(grid)) if keep_aspect else grid
+
+
+def cover_own_grid(grid: Int[Array, "2"], *, keep_aspect: bool) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Returns what `cover_grid` does for the grid of one image, as traced numbers."""
+    rows, cols = grid.astype(jnp.float32)
+    side = jnp.maximum(rows, cols)
+    return (side, side) if keep_aspect else (rows, cols)
 
 
 def check_grid(grid: tuple[int, int], expected: tuple[int, ...]) -> None:

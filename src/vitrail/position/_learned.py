@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._tokens import Tokens
 from ..nn import TRUNC_NORMAL, Init, ParameterKinds, ResizeRule, Rotation, resample, resample_at
 from ._base import AbstractPosition
-from ._grid import check_grid, compute_size, read_grid
+from ._grid import check_grid, cover_grid, cover_own_grid
 
 
 @final
@@ -102,7 +102,7 @@ class LearnedPosition(AbstractPosition):
 
     def _find_rows(self, tokens: Tokens) -> Float[Array, "patches dim"]:
         if tokens.own_grid is not None:
-            size = compute_size(read_grid(tokens), self.keep_aspect)
+            size = cover_own_grid(tokens.own_grid, keep_aspect=self.keep_aspect)
             return resample_at(self.patches, tokens.coordinates, size, self.resize)
         check_grid(tokens.grid, self.patches.shape[:2])
         return tokens.at_places(self.patches.reshape(-1, tokens.dim))
@@ -119,7 +119,7 @@ class LearnedPosition(AbstractPosition):
 
         The position embedding with its table resampled by its rule. Class token and registers keep their rows.
         """
-        size = compute_size(grid, self.keep_aspect)
+        size = cover_grid(grid, keep_aspect=self.keep_aspect)
         return eqx.tree_at(_get_patches, self, resample(self.patches, size, self.resize)[: grid[0], : grid[1]])
 
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "LearnedPosition":
