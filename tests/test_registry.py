@@ -143,7 +143,7 @@ def test_an_unknown_name_says_what_is_near_and_what_is_known(name: str, near: st
 
 
 def test_options_are_the_parameters_that_are_not_in_the_context() -> None:
-    assert list(POSITIONS.list_options("rope")) == ["rule", "base"]
+    assert list(POSITIONS.list_options("rope")) == ["rule", "base", "offset", "reference"]
     assert list(POSITIONS.list_options("learned")) == ["covers_prefix", "resize", "keep_aspect"]
     assert list(HEADS.list_options("mlp")) == ["hidden_dim", "activation", "zero"]
     assert not POOLS.list_options("max")

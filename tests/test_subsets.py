@@ -33,6 +33,8 @@ def model_with(position: Any, **changes: Any) -> vitrail.ViT:
 def turn_of(model: vitrail.ViT) -> Any:
     """The rotation of the kept queries and keys: that of all, of which the kept rows are picked."""
     position = model.backbone.position
+    if isinstance(position, vitrail.LearnedRotaryPosition):
+        position = position.rotary
     if not isinstance(position, vitrail.RotaryPosition):
         return None
 

@@ -129,6 +129,7 @@ from .position import (
     AbstractPosition as AbstractPosition,
     FactorizedPosition as FactorizedPosition,
     LearnedPosition as LearnedPosition,
+    LearnedRotaryPosition as LearnedRotaryPosition,
     NoPosition as NoPosition,
     PositionContext as PositionContext,
     PositionFactory as PositionFactory,

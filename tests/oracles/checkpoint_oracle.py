@@ -104,6 +104,17 @@ TIMM: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224 other layers": {"act_layer": "quick_gelu", "norm_layer": "layernorm", "fc_norm": True},
 }
 """By the architecture, and what is changed in it: its arguments."""
+TIMM_ROPE: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit_small_patch16_rope_224": ("timm_rope_vit", {}),
+    "vit_base_patch16_rope_ape_224": ("timm_rope_vit", {"mlp_ratio": 1.5}),
+    "vit_medium_patch16_rope_reg1_gap_256": ("timm_rope", {"img_size": (16, 24)}),
+    "vit_mediumd_patch16_rope_reg1_gap_256": ("timm_rope", {"ref_feat_shape": (5, 3)}),
+    "vit_betwixt_patch16_rope_reg4_gap_256": ("timm_rope", {"num_classes": 0}),
+    "vit_pe_core_tiny_patch16_384": ("timm_pe", {"attn_pool_num_heads": 4}),
+    "vit_pe_core_base_patch16_224": ("timm_pe", {"ref_feat_shape": (5, 3), "num_classes": 0}),
+    "vit_pe_core_gigantic_patch14_448": ("timm_pe", {"mlp_ratio": 1.5}),
+}
+"""Those whose queries and keys are rotated by rows and columns."""
 NAFLEX = {"pos_embed_grid_size": (4, 4)}
 TIMM_NAFLEX: dict[str, dict[str, Any]] = {
     "naflexvit_base_patch16_gap": {},
@@ -120,7 +131,8 @@ TIMM_NAFLEX: dict[str, dict[str, Any]] = {
 def timm_case(name: str, images: Images) -> Case:
     """One of timm's architectures, made small and saved by timm itself."""
     naflex = name in TIMM_NAFLEX
-    arguments = {**SMALL, **(NAFLEX | TIMM_NAFLEX[name] if naflex else TIMM[name])}
+    known, changed = TIMM_ROPE.get(name, (None, NAFLEX | TIMM_NAFLEX[name] if naflex else TIMM.get(name, {})))
+    arguments = {**SMALL, **changed}
     name = name.partition(" ")[0]
     model: Any = randomise(timm.create_model(name, **({} if naflex else {"dynamic_img_size": True}), **arguments))
     shapes, settings = saved(
@@ -134,7 +146,7 @@ def timm_case(name: str, images: Images) -> Case:
         return named if "distilled" in name else {**named, "pooled": model.forward_head(tokens, pre_logits=True)}
 
     eva = name.startswith("eva_") or "dinov3" in name or "lingbot" in name
-    layout = "timm_eva" if eva else "timm_naflex" if naflex else "timm"
+    layout = known or ("timm_eva" if eva else "timm_naflex" if naflex else "timm")
     return Case(layout, shapes, settings, outputs(images, run))
 
 
@@ -565,3 +577,7 @@ NATIVE_CASES: dict[str, Callable[[Images], Case]] = {
     },
 }
 """Those that take images of native aspect, on one image and on a packed batch."""
+ROPE_CASES: dict[str, Callable[[Images], Case]] = {
+    f"timm {name}": functools.partial(timm_case, name) for name in TIMM_ROPE
+}
+"""Those with rotary positions of rows and columns."""

@@ -1,11 +1,12 @@
 """The pool `attention`."""
 
+import dataclasses
 from typing import ClassVar, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._tokens import Tokens
@@ -46,6 +47,7 @@ class AttentionPool(AbstractWeighingPool):
     norm: LayerNorm
     mlp: MLP
     out_dim: int = eqx.field(static=True)
+    include_prefix: bool = eqx.field(static=True)
     needs_class_token: ClassVar[bool] = False
     order_invariant: ClassVar[bool] = True
     parameter_kinds: ClassVar[ParameterKinds] = {"queries": "token"}
@@ -59,6 +61,7 @@ class AttentionPool(AbstractWeighingPool):
         mlp_dim: int | None = None,
         activation: ActivationName = "gelu",
         norm_eps: float = 1e-6,
+        include_prefix: bool = False,
         init: Init = BIG_VISION,
         key: PRNGKeyArray,
     ):
@@ -70,6 +73,7 @@ class AttentionPool(AbstractWeighingPool):
         - `mlp_dim`: the width of the MLP's hidden layer; `None` for `4 * dim`.
         - `activation`: of the MLP; big_vision and SigLIP have `"gelu_tanh"`.
         - `norm_eps`: what the norm before the MLP adds to the variance.
+        - `include_prefix`: whether the queries look at the prefix tokens too, as in Perception Encoder.
         - `init`: draws the weights, and each query like a matrix of the attention.
         - `key`: for the weights.
 
@@ -85,10 +89,11 @@ class AttentionPool(AbstractWeighingPool):
         self.norm = LayerNorm(dim, eps=norm_eps)
         self.mlp = MLP(dim, mlp_dim, activation=activation, init=init, key=mlp_key)
         self.out_dim = num_queries * dim
+        self.include_prefix = include_prefix
 
     def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
-        patches, mask = read_patches(tokens)
-        y = self.attention(self.queries, patches, mask=mask)
+        context, mask = self._read(tokens)
+        y = self.attention(self.queries, context, mask=mask)
         return (y + self.mlp(self.norm(y))).reshape(-1)
 
     def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
@@ -98,7 +103,17 @@ class AttentionPool(AbstractWeighingPool):
 
         **Returns:**
 
-        How much each query takes from each patch: one row for each head and query, heads first. A row sums to one.
+        How much each query takes from each patch: one row for each head and query, heads first. A row sums to one, or
+        to less if the queries look at the prefix tokens too.
         """
+        context, mask = self._read(tokens)
+        weights = self.attention.weights(self.queries, context, mask=mask).reshape(-1, context.shape[0])
+        return weights[:, context.shape[0] - tokens.patches.shape[0] :]
+
+    def _read(self, tokens: Tokens) -> tuple[Float[Array, "tokens dim"], Bool[Array, " tokens"] | None]:
+        """What the queries look at, and its mask."""
         patches, mask = read_patches(tokens)
-        return self.attention.weights(self.queries, patches, mask=mask).reshape(-1, patches.shape[0])
+        if not self.include_prefix:
+            return patches, mask
+        checked = dataclasses.replace(tokens, patches=patches, mask=mask)
+        return checked.sequence, checked.sequence_mask

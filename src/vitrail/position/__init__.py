@@ -7,6 +7,7 @@ from ._base import (
 )
 from ._factorized import FactorizedPosition as FactorizedPosition
 from ._learned import LearnedPosition as LearnedPosition
+from ._learned_rope import LearnedRotaryPosition as LearnedRotaryPosition
 from ._none import NoPosition as NoPosition
 from ._rope import RotaryPosition as RotaryPosition
 from ._sincos2d import SinCos2DPosition as SinCos2DPosition

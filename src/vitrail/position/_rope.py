@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._check import check_above_zero
+from .._check import check_above_zero, check_positive
 from .._tokens import Tokens
 from ..nn import Rotation
 from ._base import AbstractPosition
@@ -24,28 +24,46 @@ class RotaryPosition(AbstractPosition):
     | rule | coordinates of a patch | angle | order | pairs |
     |---|---|---|---|---|
     | `"axial"` | row and column, from 0 | $c \cdot b^{-4i/D}$ | column, row | channels $2j, 2j+1$ |
+    | `"eva"` | row and column, from 0 | $c \cdot b^{-4i/D}$ | row, column | channels $2j, 2j+1$ |
     | `"dinov3"` | of its centre, in $[-1, 1]$ | $2 \pi c \cdot b^{-4i/D}$ | row, column | channels $j, j + D/2$ |
 
-    In training DINOv3 also jitters and rescales the coordinates; this is its inference.
+    The first two may count from another number than 0 (`offset`), and scale an image's coordinates to those of the grid
+    that the model was trained on (`reference`). In training DINOv3 also jitters and rescales the coordinates; this is
+    its inference.
 
     ??? cite
 
         Heo et al., *Rotary Position Embedding for Vision Transformer*, ECCV 2024, arXiv:2403.13298 (`"axial"`);
+        Fang et al., *EVA-02*, 2023, arXiv:2303.11331 (`"eva"`, in timm's order of the axes);
         Siméoni et al., *DINOv3*, 2025, arXiv:2508.10104, and its `rope_position_encoding.py` (`"dinov3"`).
     """
 
-    rule: Literal["axial", "dinov3"] = eqx.field(static=True)
+    rule: Literal["axial", "eva", "dinov3"] = eqx.field(static=True)
     base: float = eqx.field(static=True)
+    offset: float = eqx.field(static=True)
+    reference: tuple[int, int] | None = eqx.field(static=True)
     head_dim: int = eqx.field(static=True)
 
-    def __init__(self, *, head_dim: int, rule: Literal["axial", "dinov3"] = "axial", base: float = 100.0):
+    def __init__(
+        self,
+        *,
+        head_dim: int,
+        rule: Literal["axial", "eva", "dinov3"] = "axial",
+        base: float = 100.0,
+        offset: float = 0.0,
+        reference: tuple[int, int] | None = None,
+    ):
         """**Arguments:**
 
         - `head_dim`: the width of an attention head, a multiple of four.
-        - `rule`: `"axial"` or `"dinov3"`.
-        - `base`: the base of the frequencies. Both papers use 100.
+        - `rule`: `"axial"`, `"eva"` or `"dinov3"`.
+        - `base`: the base of the frequencies. RoPE-ViT and DINOv3 use 100, EVA-02 and Perception Encoder 10,000.
+        - `offset`: what is added to rows and columns: 1 in most of Perception Encoder.
+        - `reference`: rows and columns of the grid that the coordinates of every image are scaled to; `None` to count
+            patches.
 
-        **Raises:** `ValueError` if `head_dim` does not fit.
+        **Raises:** `ValueError` if `head_dim` does not fit, or `"dinov3"`, which has its own coordinates, gets an
+        offset or a reference.
         """
         if head_dim % 4:
             raise ValueError(
@@ -53,8 +71,17 @@ class RotaryPosition(AbstractPosition):
                 "num_heads (head_dim = dim / num_heads), or use position='learned'"
             )
         check_above_zero(base=base)
+        if rule == "dinov3" and (offset != 0 or reference is not None):
+            raise ValueError(
+                f"offset and reference belong to the rules 'axial' and 'eva', got {offset} and {reference} with "
+                "rule='dinov3': leave them out"
+            )
+        if reference is not None:
+            check_positive(reference=reference)
         self.rule = rule
         self.base = base
+        self.offset = offset
+        self.reference = reference
         self.head_dim = head_dim
 
     def __call__(self, tokens: Tokens) -> Tokens:
@@ -68,9 +95,14 @@ class RotaryPosition(AbstractPosition):
             frequencies = 2 * math.pi * frequencies
             first, second = (2 * (c + 0.5) / n - 1 for c, n in zip((rows, cols), read_grid(tokens), strict=True))
         else:
-            first, second = cols, rows
+            rows, cols = rows + self.offset, cols + self.offset
+            if self.reference is not None:
+                rows, cols = (
+                    c / n * r for c, n, r in zip((rows, cols), read_grid(tokens), self.reference, strict=True)
+                )
+            first, second = (rows, cols) if self.rule == "eva" else (cols, rows)
         angles = jnp.concatenate([jnp.outer(first, frequencies), jnp.outer(second, frequencies)], axis=1)
-        return Rotation(angles, num_prefix=tokens.num_prefix, interleaved=self.rule == "axial")
+        return Rotation(angles, num_prefix=tokens.num_prefix, interleaved=self.rule != "dinov3")
 
     def resized(self, grid: tuple[int, int]) -> "RotaryPosition":
         return self

@@ -6,6 +6,7 @@ from .._registry import Registry
 from ._base import AbstractPosition, PositionContext
 from ._factorized import FactorizedPosition
 from ._learned import LearnedPosition
+from ._learned_rope import LearnedRotaryPosition
 from ._none import NoPosition
 from ._rope import RotaryPosition
 from ._sincos2d import SinCos2DPosition
@@ -20,6 +21,7 @@ POSITIONS: Final[Registry[AbstractPosition, PositionContext]] = Registry(
         "sincos2d": SinCos2DPosition,
         "factorized": FactorizedPosition,
         "rope": RotaryPosition,
+        "learned_rope": LearnedRotaryPosition,
         "none": NoPosition,
     },
 )

@@ -21,6 +21,7 @@ from ._sam import TIMM_SAM
 from ._segment_anything import HF_SAM, META_SAM
 from ._settings import NOTHING_BESIDE, AbstractBeside
 from ._timm_naflex import TIMM_NAFLEX
+from ._timm_rope import TIMM_PE, TIMM_ROPE, TIMM_ROPE_VIT
 from ._torchvision import TORCHVISION
 
 LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
@@ -30,6 +31,9 @@ LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
             TIMM_VIT,
             TIMM_EVA,
             TIMM_NAFLEX,
+            TIMM_ROPE_VIT,
+            TIMM_ROPE,
+            TIMM_PE,
             HF_MAE,
             HF_MAE_5,
             HF_DINOV2,
@@ -122,6 +126,9 @@ def recognise(
             f"{source.path} has several models, whose names begin with {prefixes}: pass prefix= to choose one"
         )
     if len(found) > 1:
+        # Some architectures of timm have the same tensors: then its name of them decides.
+        found = [checkpoint for checkpoint in found if _is_named(checkpoint)] or found
+    if len(found) > 1:
         names = join_names(checkpoint.layout.name for checkpoint in found)
         raise CheckpointError(f"{source.path} could have any of the layouts {names}: pass layout= to choose")
     return found[0]
@@ -169,3 +176,9 @@ def _unstack(source: AbstractSource, layout: AnyLayout) -> AbstractSource:
     """The source block by block, if its blocks are stacked."""
     stacked = layout.is_stacked(Checkpoint(source, layout, {}).tensors)
     return UnstackedSource(source, layout.stacked) if stacked else source
+
+
+def _is_named(checkpoint: Checkpoint) -> bool:
+    """Whether the settings say an architecture of timm that has the layout."""
+    name, known = checkpoint.settings.get("architecture"), checkpoint.layout.architectures
+    return known is not None and isinstance(name, str) and known.fullmatch(name.partition(".")[0]) is not None

@@ -45,8 +45,8 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         )
     if not dinov3 and (gated or not has_table or "blocks.0.gamma_1" in checkpoint):
         raise CheckpointError(
-            f"{checkpoint.path} is an Eva model of timm that is neither DINOv3 nor EVA: vitrail does not load EVA-02 "
-            "and the RoPE-ViTs, whose rotary positions follow other rules"
+            f"{checkpoint.path} is an Eva model of timm that is neither DINOv3 nor EVA: vitrail does not load EVA-02, "
+            "whose blocks have other norms"
         )
     image_size = given = read_image_size(checkpoint, arguments)
     if dinov3:

@@ -288,6 +288,7 @@ TIMM_VIT_IMAGE: Final = Layout(
         "head.last_layer.weight_v",
         "blocks.0.attn.q_bias",
         "blocks.0.attn.rel_pos_h",
+        "blocks.0.gamma_1",
     ),
     prefixes=(OPEN_CLIP_TRUNK,),
     architectures=re.compile(
