@@ -630,7 +630,7 @@ def make_row(name: str) -> vitrail.lab.PoolRow:
         (lambda: vitrail.compile(small_model()), "<CompiledViT: batches of images of 8 x 12 x 3>"),
         (lambda: vitrail.BIG_VISION, "<Init big_vision>"),
         (lambda: dataclasses.replace(vitrail.BIG_VISION), "<Init with initializers of its own>"),
-        (lambda: vitrail.weights.LAYOUTS["timm"], "<Layout timm: timm's VisionTransformer>"),
+        (lambda: vitrail.weights.LAYOUTS["torchvision"], "<Layout torchvision: torchvision's VisionTransformer>"),
     ],
 )  # fmt: skip
 def test_a_value_prints_what_it_is_in_one_line(make: Callable[[], object], printed: str) -> None:

@@ -220,8 +220,7 @@ def test_another_image_size_is_in_the_configuration(model: ImageText) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_image_tower_is_the_same_alone(name: str, tmp_path: Path) -> None:
     path = CASES[name].publish(tmp_path)
-    assert vitrail.load(path, part="image").config == vitrail.load(path).config.image
-    assert vitrail.load(path, image_size=(20, 32)).config.image_size == (20, 32)
+    assert vitrail.model_card(path, part="image").config == vitrail.model_card(path).config
 
 
 def changed(case: SystemCase, folder: Path, settings: dict[str, Any] | None, **tensors: Any) -> Path:

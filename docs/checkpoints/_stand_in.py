@@ -22,7 +22,7 @@ USUAL = "16x16, 20x32, 24x24"
 _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def published(layout: str, config: vitrail.ViTConfig, **settings: str) -> Path:
+def published(layout: str, config: Any, **settings: str) -> Path:
     """A folder with `model.safetensors` and `config.json` as a library
     publishes them, with random weights; `settings` replace some of the
     `config.json`."""

@@ -52,7 +52,7 @@ PROCESSORS: dict[str, tuple[str, str, dict[str, Any], int]] = {
 # What the layouts of Hugging Face know, by the name of the family.
 KNOWN = {
     kind or name: preprocess
-    for name, layout in LAYOUTS.items()
+    for name, layout in ((name, known.image or known) for name, known in LAYOUTS.items())
     if layout.library.name == "Hugging Face"
     for kind, preprocess in layout.preprocess.items()
 }

@@ -15,6 +15,7 @@ from vitrail.weights._plan import make_plan
 from vitrail.weights.formats import AbstractSource, TensorInfo
 from vitrail.weights.layouts import Checkpoint, recognise
 
+IMAGE_LAYOUTS = {name: layout.image or layout for name, layout in LAYOUTS.items()}
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "swiglu"}
 POOLS = {"token": "cls", "avg": "mean", "map": "attention"}
 FAMILIES = ("vision_transformer", "deit", "eva", "beit", "naflexvit", "vision_transformer_hybrid")
@@ -22,7 +23,7 @@ FAMILIES = ("vision_transformer", "deit", "eva", "beit", "naflexvit", "vision_tr
 
 def is_known(name: str) -> bool:
     """Whether one of the layouts claims an architecture, with or without the name of its weights."""
-    patterns = [layout.architectures for layout in LAYOUTS.values() if layout.architectures is not None]
+    patterns = [layout.architectures for layout in IMAGE_LAYOUTS.values() if layout.architectures is not None]
     return any(pattern.fullmatch(name.partition(".")[0]) for pattern in patterns)
 
 
@@ -52,7 +53,7 @@ def test_an_architecture_is_read_as_timm_builds_it(name: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name)
     eva = type(model).__name__ == "Eva"
-    layout = LAYOUTS["timm_eva" if eva else "timm"]
+    layout = IMAGE_LAYOUTS["timm_eva" if eva else "timm"]
     settings = {
         "architecture": name,
         "global_pool": model.global_pool,
@@ -146,7 +147,7 @@ def test_settings_as_timm_publishes_them_fit_the_weights(name: str) -> None:
         "global_pool": model.global_pool,
         "pretrained_cfg": model.pretrained_cfg,
     }
-    layout = LAYOUTS["timm_eva" if type(model).__name__ == "Eva" else "timm"]
+    layout = IMAGE_LAYOUTS["timm_eva" if type(model).__name__ == "Eva" else "timm"]
     checkpoint = Checkpoint(Shapes(model), layout, settings)
     config = layout.read_config(checkpoint)
     if "pos_embed" in checkpoint:

@@ -5,7 +5,7 @@ Source: open_clip 3.3.0 `transformer.py` and `model.py`.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ...encoder import EncoderOptions
 from ...nn import ActivationName
@@ -44,10 +44,11 @@ def read_open_clip_encoder(
 
 def _read_arguments(checkpoint: Checkpoint, given: Settings, name: str) -> Mapping[str, Any]:
     """The arguments of the norm or of the activation, of which one is known."""
-    arguments, known = given.get(name) or {}, {"norm_kwargs": "eps", "act_kwargs": "approximate"}[name]
+    arguments: Any = given.get(name) or {}
+    known = {"norm_kwargs": "eps", "act_kwargs": "approximate"}[name]
     if not isinstance(arguments, Mapping) or arguments.keys() - {known}:
         raise CheckpointError(f"{checkpoint.path} must have {name!r} with {known!r} alone beside it, got {arguments!r}")
-    return arguments
+    return cast("Mapping[str, Any]", arguments)
 
 
 def _read_activation(checkpoint: Checkpoint, approximate: object) -> ActivationName:
