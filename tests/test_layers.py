@@ -113,3 +113,30 @@ def test_two_devices_strict_promotion_and_ranks_are_on() -> None:
         jnp.ones(2, jnp.float32) + jnp.ones(2, jnp.bfloat16)
     with pytest.raises(ValueError, match="rank"):
         jnp.ones((2, 2)) + jnp.ones(2)
+
+
+def test_attention_of_another_width_gathers_other_values_than_it_compares() -> None:
+    attention = randomise(
+        lambda: vitrail.Attention(12, 2, inner_dim=8, init=vitrail.TRUNC_NORMAL, key=jax.random.key(0))
+    )
+    x, context, values = random_array(3, 12), random_array(5, 12, seed=1), random_array(5, 12, seed=2)
+    mask = np.asarray([True, True, False, True, True])
+    weight, bias = np.asarray(attention.qkv.weight, np.float64), np.asarray(attention.qkv.bias, np.float64)
+    assert weight.shape == (24, 12)
+    q, k, v = (
+        np.asarray(a) @ w.T + b
+        for a, w, b in zip((x, context, values), np.split(weight, 3), np.split(bias, 3), strict=True)
+    )
+    gathered = np.zeros((3, 8))
+    for head in (slice(4), slice(4, 8)):
+        for row in range(3):
+            scores = np.exp([q[row, head] @ k[i, head] / 2 if mask[i] else -np.inf for i in range(5)])
+            gathered[row, head] = scores / scores.sum() @ v[:, head]
+    expected = gathered @ np.asarray(attention.project.weight).T + np.asarray(attention.project.bias)
+    for strategy in ("auto", "plain", 2):
+        assert_close(attention(x, context, values=values, mask=jnp.asarray(mask), strategy=strategy), expected)
+    assert_close(attention(x, context, values=context), attention(x, context))
+    with pytest.raises(ValueError, match=r"^values need a context, .* got none: pass x as the context$"):
+        attention(x, values=x)
+    with pytest.raises(ValueError, match="inner_dim must be divisible by num_heads"):
+        vitrail.Attention(12, 2, inner_dim=7, init=vitrail.TRUNC_NORMAL, key=jax.random.key(0))

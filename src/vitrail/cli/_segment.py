@@ -10,7 +10,7 @@ from jaxtyping import Bool, Shaped, UInt8, UInt16
 from .._extras import require
 from .._files import write_whole
 from ..images import raise_problems, to_picture
-from ..show import draw_masks
+from ..show import add_masks
 from ..systems import FoundMask, MaskSearch, SegmentAnything, find_masks
 from ..train import check_outputs
 from ..weights import load, model_card
@@ -97,7 +97,7 @@ def run_segment(command: Segment) -> None:
     _write(command.out, ".png", _number_masks(masks, size) if command.everything else masks[0].astype(np.uint8) * 255)
     print(f"mask: {command.out}")
     if command.picture is not None:
-        drawn = draw_masks(pixels, masks, points=prompt.points, labels=prompt.labels, box=prompt.box)
+        drawn = add_masks(pixels, masks, points=prompt.points, labels=prompt.labels, box=prompt.box)
         _write(command.picture, command.picture.suffix, drawn)
         print(f"picture: {command.picture}")
 

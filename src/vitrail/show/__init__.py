@@ -25,7 +25,7 @@ from ._maps import (
     draw_depth as draw_depth,
     resize_depth as resize_depth,
 )
-from ._masks import draw_masks as draw_masks
+from ._masks import add_masks as add_masks
 from ._predictions import draw_predictions as draw_predictions
 from ._reconstruction import draw_reconstructions as draw_reconstructions
 from ._save import SUFFIXES as SUFFIXES

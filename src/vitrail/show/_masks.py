@@ -15,7 +15,7 @@ _IN_BACKGROUND: Final = (231, 76, 60)
 _BOX: Final = (255, 255, 255)
 
 
-def draw_masks(
+def add_masks(
     picture: UInt8[np.ndarray, "height width 3"],
     masks: Sequence[Bool[np.ndarray, "height width"]],
     *,
