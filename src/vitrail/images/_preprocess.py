@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, overload
+from typing import Final, Literal, overload
 
 import numpy as np
 from jaxtyping import Array, Float32, Shaped, UInt8
@@ -10,11 +10,6 @@ from jaxtyping import Array, Float32, Shaped, UInt8
 from .._check import check_positive
 from ._picture import to_picture
 from ._scale import scale_picture
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-else:
-    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's pixels."""

@@ -156,7 +156,6 @@ def _map_2(config: DINOConfig) -> tuple[Rule, ...]:
 _IMAGE_2: Final = dataclasses.replace(
     META_DINOV2_IMAGE,
     prefixes=_WRAPPED,
-    renames=((r"blocks\.\d+\.(\d+)\.", r"blocks.\1."),),
     ignored=(
         *META_DINOV2_IMAGE.ignored,
         (r"(dino|ibot)_head\..*", "a projection head, which only pre-training needs"),
@@ -173,7 +172,6 @@ META_DINOV2: Final = Layout(
     one_of=tuple(f"dino_head.last_layer.{name}" for name in ("weight_v", "parametrizations.weight.original1")),
     foreign=META_DINOV2_IMAGE.foreign,
     prefixes=_WRAPPED,
-    renames=_IMAGE_2.renames,
     kind=DINOConfig,
     image=_IMAGE_2,
     ignored=_OF_THE_RUN,

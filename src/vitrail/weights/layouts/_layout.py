@@ -93,8 +93,6 @@ class Layout(Generic[C]):
     """Names that no file has."""
     prefixes: tuple[str, ...] = ()
     """A prefix that names may have; it is stripped."""
-    renames: tuple[tuple[str, str], ...] = ()
-    """Patterns at the beginning of names without the prefix, and what takes their place, as in `re.sub`."""
     stacked: str = ""
     """The name of the stack if the blocks can be stacked; empty if they cannot."""
     file: Literal["safetensors", "npz"] = "safetensors"
@@ -120,11 +118,8 @@ class Layout(Generic[C]):
         return f"<Layout {self.name}: {self.title}>"
 
     def shorten(self, name: str) -> str:
-        """The name of a tensor without its prefix, and with the renames."""
-        short = name.removeprefix(next((prefix for prefix in self.prefixes if name.startswith(prefix)), ""))
-        for pattern, replacement in self.renames:
-            short = re.sub(rf"\A{pattern}", replacement, short)
-        return short
+        """The name of a tensor without its prefix."""
+        return name.removeprefix(next((prefix for prefix in self.prefixes if name.startswith(prefix)), ""))
 
     def reason_to_ignore(self, name: str) -> str | None:
         """Why the model does not need a tensor; `None` if it should need it."""

@@ -106,14 +106,15 @@ def recognise(
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {join_names(LAYOUTS)}, got {layout!r}")
     known = list(LAYOUTS.values()) if layout is None else [LAYOUTS[layout]]
-    scopes = [source] if prefix is None else [_cut_prefix(source, prefix)]
+    first = RenamedSource(source) if prefix is None else _cut_prefix(source, prefix)
+    scopes = [first]
     found = _fit_all(scopes, known, settings, part, beside)
     if not found and prefix is None:
         scopes = [RenamedSource(source, each) for each in _find_prefixes(source, known)]
         found = _fit_all(scopes, known, settings, part, beside)
     if not found and layout is not None:
         image = known[0].image or known[0]
-        return Checkpoint(_unstack(scopes[0] if prefix is not None else source, image), image, settings, beside)
+        return Checkpoint(_unstack(first, image), image, settings, beside)
     if not found:
         raise CheckpointError(
             f"{source.path} has no layout that vitrail knows. Its {len(source.tensors):,} tensors begin with "
