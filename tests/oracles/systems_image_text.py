@@ -13,7 +13,6 @@ import torch
 from checkpoint_cases import image_of
 from checkpoint_oracle import (
     PICTURE,
-    SMALL,
     WIDTHS,
     Shapes,
     Tensors,
@@ -144,12 +143,12 @@ OPEN_CLIP: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "SigLIP": (
         "timm",
-        {"embed_dim": 64, "vision_cfg": MAP, "text_cfg": SIGLIP_TEXT, "custom_text": True, "init_logit_bias": -10},
+        {"embed_dim": 48, "vision_cfg": MAP, "text_cfg": SIGLIP_TEXT, "custom_text": True, "init_logit_bias": -10},
     ),
     "SigLIP 2": (
         "timm",
         {
-            "embed_dim": 64,
+            "embed_dim": 48,
             "vision_cfg": {**MAP, "timm_model_name": "vit_so400m_patch16_siglip_256"},
             "text_cfg": {**SIGLIP_TEXT, "act_kwargs": {"approximate": "tanh"}},
             "custom_text": True,
@@ -192,14 +191,14 @@ OPEN_CLIP: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def build_open_clip(config: dict[str, Any], size: tuple[int, int]) -> Any:
-    """A model of open_clip's for images of a size. timm's models are small ones, with a head of 64 channels."""
+    """A model of open_clip's for images of a size. timm's models are narrow and have the heads of their architecture."""
     whole = {"embed_dim": 6, **config}
     kind = open_clip.CustomTextCLIP if whole.pop("custom_text", False) else open_clip.CLIP
     whole["vision_cfg"] = {**whole["vision_cfg"], "image_size": size}
     create = timm.create_model
 
     def create_small(name: str, **options: Any) -> Any:
-        return create(name, **{**SMALL, "img_size": size, "embed_dim": 64, "num_heads": 1, "num_classes": 0, **options})
+        return create(name, img_size=size, patch_size=4, embed_dim=48, depth=2, **{"num_classes": 0, **options})
 
     with mock.patch.object(open_clip.timm_model.timm, "create_model", create_small):
         return kind(**whole, output_dict=True).eval()
