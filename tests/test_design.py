@@ -31,7 +31,19 @@ REGISTRIES: dict[str, Any] = {
     "head": vitrail.HEADS,
     "readout": vitrail.READOUTS,
 }
-EXTRAS = ("optax", "grain", "rich", "tyro", "matplotlib", "PIL", "mlxtend", "safetensors", "einops", "torch")
+EXTRAS = (
+    "optax",
+    "grain",
+    "rich",
+    "tyro",
+    "matplotlib",
+    "PIL",
+    "mlxtend",
+    "safetensors",
+    "einops",
+    "torch",
+    "tokenizers",
+)
 
 LAYERS = (
     {"_check", "_explain", "_extras", "_files", "_hook", "_keep", "_plugins", "_typecheck"},

@@ -167,6 +167,9 @@ def test_a_model_without_a_tokenizer_loads_and_says_so_when_it_reads_a_text(tmp_
         ('{"model": {"vocab": 3}}', r"tokenizer\.json must have a 'model' with a 'vocab'"),
         ("", r"tokenizer\.json must be JSON"),
         ("[" * 100_000, r"tokenizer\.json must be JSON"),
+        ('{"model": {"vocab": [1, 2]}}', r"the tokenizer beside .* must be one that the library tokenizers writes"),
+        ('{"model": {"vocab": {}}, "added_tokens": [3]}', r"must be one that the library tokenizers writes"),
+        ('{"model": {"vocab": {"<|endoftext|>": -4}}}', r"must be one that .* pad_id must be a token id, got -4"),
     ],
 )
 def test_a_tokenizer_file_that_is_none_is_an_error(content: str, message: str, tmp_path: Path) -> None:

@@ -211,4 +211,15 @@ def operate(model: vitrail.ViT, data: vitrail.images.Dataset, key: PRNGKeyArray)
         print(model.readout.pool.weights(model.backbone(jnp.zeros((8, 8, 3)))).shape)
 
 
+def read_texts(clip: vitrail.ImageText) -> None:
+    """Texts, and classes that are only named."""
+    tokens = clip.tokenize(["a photo of a cat", "a red car"])
+    assert_type(jax.vmap(clip.embed_text)(jnp.asarray(tokens)).shape, tuple[int, ...])
+    assert_type(vitrail.zero_shot(clip, ["cat", "dog"], templates="imagenet"), vitrail.ViT)
+    assert_type(vitrail.zero_shot(clip, ("cat",), templates=["a {}."]), vitrail.ViT)
+    assert_type(vitrail.TEMPLATES["photo"], tuple[str, ...])
+    if clip.config.tokenizer is not None:
+        assert_type(clip.config.tokenizer.build(), vitrail.Tokenizer)
+
+
 test_power_pool = vitrail.testing.pool_checks(PowerPool)

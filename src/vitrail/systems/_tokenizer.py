@@ -129,7 +129,7 @@ def pack_vocabulary(tokenizer: Mapping[str, Any]) -> str:
     Its text, compressed and written in letters.
     """
     compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(compact.encode("utf-8", "surrogatepass"), 9)).decode()
+    return base64.b64encode(zlib.compress(compact.encode("utf-8", "surrogatepass"), 6)).decode()
 
 
 def unpack_vocabulary(vocabulary: str) -> str:

@@ -66,9 +66,10 @@ def _find_misreading(written: ImageTextConfig, read: ImageTextConfig) -> str:
 
 
 def _read_clip(checkpoint: Checkpoint) -> ImageTextConfig:
+    image = HF_CLIP_IMAGE.read_config(checkpoint.view(layout=HF_CLIP_IMAGE))
     text = read_hugging_face_text(select_text_tower(checkpoint, _USUAL_TEXT), heads=8, causal=True)
     return ImageTextConfig(
-        image=HF_CLIP_IMAGE.read_config(checkpoint.view(layout=HF_CLIP_IMAGE)),
+        image=image,
         text=text,
         tokenizer=find_clip_tokenizer(checkpoint, text.context),
     )
@@ -122,9 +123,10 @@ HF_CLIP: Final = Layout(
 
 
 def _read_siglip(checkpoint: Checkpoint) -> ImageTextConfig:
+    image = HF_SIGLIP_IMAGE.read_config(checkpoint.view(layout=HF_SIGLIP_IMAGE))
     text = read_hugging_face_text(select_text_tower(checkpoint), heads=12, causal=False)
     return ImageTextConfig(
-        image=HF_SIGLIP_IMAGE.read_config(checkpoint.view(layout=HF_SIGLIP_IMAGE)),
+        image=image,
         text=text,
         has_bias=True,
         tokenizer=find_siglip_tokenizer(checkpoint, text.context),
@@ -186,9 +188,10 @@ read."""
 
 
 def _read_open_clip(checkpoint: Checkpoint, image: Layout[ViTConfig]) -> ImageTextConfig:
+    vision = image.read_config(checkpoint.view(layout=image))
     text = read_open_clip_text(checkpoint)
     return ImageTextConfig(
-        image=image.read_config(checkpoint.view(layout=image)),
+        image=vision,
         text=text,
         has_bias="logit_bias" in checkpoint,
         tokenizer=find_open_clip_tokenizer(checkpoint, text.context),

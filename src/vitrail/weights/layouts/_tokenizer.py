@@ -6,7 +6,8 @@ modules `clip`, `siglip`, `siglip2`.
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, cast
 
 from ..._check import describe_value, join_names
@@ -21,11 +22,25 @@ _TOKENS: Final = "vocab.json"
 _OPENAI: Final = ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
 _NUM_MERGES: Final = 49152 - 256 - 2
 """How many of the merges in OpenAI's file CLIP has."""
-_OPEN_CLIP_CLEANING: Final = {theirs: ours for ours, theirs in OPEN_CLIP_CLEANING.items()}
+_OPEN_CLIP_CLEANING: Final[Mapping[str, Cleaning]] = {theirs: ours for ours, theirs in OPEN_CLIP_CLEANING.items()}
 _LOWERCASE: Final = {"type": "Lowercase"}
 
 _Tokenizer = dict[str, Any]
 """The object of a `tokenizer.json`."""
+
+
+@contextmanager
+def _blame_tokenizer(checkpoint: Checkpoint) -> Generator[None]:
+    """Turns any error of files that are not those of a tokenizer into one that names them."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CheckpointError(
+            f"the tokenizer beside {checkpoint.path} must be one that the library tokenizers writes, got an error: "
+            f"{error}"
+        ) from error
 
 
 def find_clip_tokenizer(checkpoint: Checkpoint, context: int) -> TokenizerConfig | None:
@@ -37,9 +52,10 @@ def find_clip_tokenizer(checkpoint: Checkpoint, context: int) -> TokenizerConfig
 
     **Raises:** `CheckpointError` if a file is not one of a tokenizer, or has settings that vitrail does not know.
     """
-    if (tokenizer := _read_tokenizer(checkpoint)) is None:
-        return None
-    return _make_config(checkpoint, tokenizer, context, pad="<|endoftext|>")
+    with _blame_tokenizer(checkpoint):
+        if (tokenizer := _read_tokenizer(checkpoint)) is None:
+            return None
+        return _make_config(checkpoint, tokenizer, context, pad="<|endoftext|>")
 
 
 def find_siglip_tokenizer(checkpoint: Checkpoint, context: int) -> TokenizerConfig | None:
@@ -48,24 +64,25 @@ def find_siglip_tokenizer(checkpoint: Checkpoint, context: int) -> TokenizerConf
 
     **Returns:** **Raises:** as `find_clip_tokenizer`.
     """
-    if (tokenizer := _read_tokenizer(checkpoint)) is None:
-        return None
-    settings = _read_settings(checkpoint)
-    if not isinstance(tokenizer["model"]["vocab"], list):  # not SentencePiece's unigrams, which have scores
-        tokenizer = _prepend(tokenizer, _LOWERCASE)
-        return _make_config(checkpoint, tokenizer, context, pad="<pad>")
-    if settings.get("do_lower_case") is False:
-        raise CheckpointError(
-            f"do_lower_case beside {checkpoint.path} must be true, as published SigLIP has it, got false: pass "
-            "part='image' for the image tower alone"
-        )
-    end = _read_name(settings.get("eos_token")) or "</s>"
-    # By characters as SentencePiece does, where the library goes by what looks like one letter.
-    tokenizer = _prepend(tokenizer, {"type": "NFKC"}) | {
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": True},
-        "post_processor": _make_template(checkpoint, tokenizer, end),
-    }
-    return _make_config(checkpoint, tokenizer, context, pad="</s>", clean="siglip")
+    with _blame_tokenizer(checkpoint):
+        if (tokenizer := _read_tokenizer(checkpoint)) is None:
+            return None
+        settings = _read_settings(checkpoint)
+        if not isinstance(tokenizer["model"]["vocab"], list):  # not SentencePiece's unigrams, which have scores
+            tokenizer = _prepend(tokenizer, _LOWERCASE)
+            return _make_config(checkpoint, tokenizer, context, pad="<pad>")
+        if settings.get("do_lower_case") is False:
+            raise CheckpointError(
+                f"do_lower_case beside {checkpoint.path} must be true, as published SigLIP has it, got false: pass "
+                "part='image' for the image tower alone"
+            )
+        end = _read_name(settings.get("eos_token")) or "</s>"
+        # By characters as SentencePiece does, where the library goes by what looks like one letter.
+        tokenizer = _prepend(tokenizer, {"type": "NFKC"}) | {
+            "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": True},
+            "post_processor": _make_template(checkpoint, tokenizer, end),
+        }
+        return _make_config(checkpoint, tokenizer, context, pad="</s>", clean="siglip")
 
 
 def find_open_clip_tokenizer(checkpoint: Checkpoint, context: int) -> TokenizerConfig | None:
@@ -73,25 +90,27 @@ def find_open_clip_tokenizer(checkpoint: Checkpoint, context: int) -> TokenizerC
 
     **Returns:** **Raises:** as `find_clip_tokenizer`.
     """
-    text: Settings = checkpoint.settings.get("text_cfg") or {}
-    options = dict(text.get("tokenizer_kwargs") or {})
-    named = bool(text.get("hf_tokenizer_name"))
-    clean = options.pop("clean", "whitespace" if named else "lower")
-    without_separator = bool(options.pop("strip_sep_token", False))
-    if clean not in _OPEN_CLIP_CLEANING or options or text.get("tokenizer_mode"):
-        raise CheckpointError(
-            f"the tokenizer in the settings of {checkpoint.path} must have one of {join_names(_OPEN_CLIP_CLEANING)} as "
-            f"'clean' and no other options, got {text.get('tokenizer_kwargs')} and the mode "
-            f"{text.get('tokenizer_mode')!r}: pass part='image' for the image tower alone"
-        )
-    if (tokenizer := _read_tokenizer(checkpoint)) is None:
-        return None
-    if not named:
-        tokenizer = _remake_clip(checkpoint, tokenizer)
-        return _make_config(checkpoint, tokenizer, context, pad=0, clean=_OPEN_CLIP_CLEANING[clean])
-    if without_separator:
-        tokenizer = _without_separator(tokenizer)
-    return _make_config(checkpoint, tokenizer, context, pad=None, clean=_OPEN_CLIP_CLEANING[clean])
+    with _blame_tokenizer(checkpoint):
+        text: Settings = checkpoint.settings.get("text_cfg") or {}
+        options = dict(text.get("tokenizer_kwargs") or {})
+        named = bool(text.get("hf_tokenizer_name"))
+        clean = options.pop("clean", "whitespace" if named else "lower")
+        without_separator = bool(options.pop("strip_sep_token", False))
+        if clean not in _OPEN_CLIP_CLEANING or options or text.get("tokenizer_mode"):
+            raise CheckpointError(
+                f"the tokenizer in the settings of {checkpoint.path} must have one of "
+                f"{join_names(_OPEN_CLIP_CLEANING)} as 'clean' and no other options, got "
+                f"{text.get('tokenizer_kwargs')} and the mode {text.get('tokenizer_mode')!r}: pass part='image' for "
+                "the image tower alone"
+            )
+        if (tokenizer := _read_tokenizer(checkpoint)) is None:
+            return None
+        if not named:
+            tokenizer = _remake_clip(checkpoint, tokenizer)
+            return _make_config(checkpoint, tokenizer, context, pad=0, clean=_OPEN_CLIP_CLEANING[clean])
+        if without_separator:
+            tokenizer = _without_separator(tokenizer)
+        return _make_config(checkpoint, tokenizer, context, pad=None, clean=_OPEN_CLIP_CLEANING[clean])
 
 
 # --- Files --------------------------------------------------------------------------------------------------------
@@ -149,7 +168,7 @@ def _remake_clip(checkpoint: Checkpoint, tokenizer: _Tokenizer) -> _Tokenizer:
 
 def _split_lines(checkpoint: Checkpoint, name: str, content: bytes) -> list[str]:
     try:
-        return [line for line in content.decode("utf-8").split("\n") if line]
+        return [line for line in content.decode("utf-8").replace("\r\n", "\n").split("\n") if line]
     except UnicodeDecodeError as error:
         raise CheckpointError(
             f"{checkpoint.path.with_name(name)} must be text in UTF-8, got an error: {error}"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ...systems import Cleaning, ImageTextConfig, TokenizerConfig, make_clip_vocabulary, unpack_vocabulary
 from ._layout import Settings
@@ -80,10 +80,8 @@ def _make_files(config: TokenizerConfig | None, tokenizer: Mapping[str, Any], ki
 def _name_token(tokenizer: Mapping[str, Any], number: int) -> str | None:
     """The name of a token."""
     added: list[Settings] = tokenizer.get("added_tokens") or []
-    for token in added:
-        if token["id"] == number:
-            return token["content"]
     vocabulary: Any = tokenizer["model"]["vocab"]
-    if isinstance(vocabulary, list):
-        return vocabulary[number][0]
-    return next((token for token, found in vocabulary.items() if found == number), None)
+    if isinstance(vocabulary, list):  # SentencePiece's unigrams, with scores
+        vocabulary = {piece: place for place, (piece, _) in enumerate(cast("list[tuple[str, float]]", vocabulary))}
+    known: dict[str, int] = vocabulary | {token["content"]: token["id"] for token in added}
+    return next((token for token, found in known.items() if found == number), None)
