@@ -135,8 +135,7 @@ def _find_all(
     for number, one in enumerate(found[:_SHOWN]):
         box = ",".join(map(str, one.box))
         print(f"  mask {number + 1}  quality {one.quality:.3f}  {one.area:,} pixels  in {box}")
-    rest = len(found) - _SHOWN
-    print(f"  and {rest} more" if rest > 0 else f"  {len(found)} masks in all")
+    print(f"  {len(found)} masks in all")
     return [one.mask for one in found]
 
 
