@@ -318,6 +318,12 @@ def test_the_processor_of_depth_anything_is_read_and_written(tmp_path: Path) -> 
     assert written["image_processor_type"] == "DPTImageProcessor"
     assert written.items() >= (given | numbers).items()
     assert vitrail.load(tmp_path / "again").config == model.config
+    assert model.config.picture_size is None
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(given | numbers | {"size": 24}))
+    larger: Dense = vitrail.load(path)  # as DPT on ADE20K, whose pictures have 480 pixels and whose positions 384
+    assert (larger.config.picture_size, larger.config.image.image_size) == ((24, 24), (16, 16))
+    vitrail.save(larger, tmp_path / "larger", layout="hf_depth_anything")
+    assert vitrail.load(tmp_path / "larger").config == larger.config
 
 
 def test_the_colours_of_classes_are_those_of_pascal_voc() -> None:

@@ -189,6 +189,8 @@ def look(model: vitrail.ViT, image: Float[Array, "height width channels"]) -> No
 def operate(model: vitrail.ViT, data: vitrail.images.Dataset, key: PRNGKeyArray) -> None:
     """Surgery, files, the lab, and the checks of parts."""
     assert_type(vitrail.replace(model, pool="attention", num_classes=None, head="none", key=key), vitrail.ViT)
+    dense = vitrail.make_dense(model, "linear", num_classes=2, key=key)
+    assert_type(vitrail.replace(dense, readout=vitrail.READOUTS.configure("dpt"), key=key), vitrail.Dense)
     assert_type(
         vitrail.replace(model, pool=PowerPool, position=ShiftedPosition, class_token=True, key=key), vitrail.ViT
     )

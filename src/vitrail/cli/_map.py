@@ -30,7 +30,7 @@ def predict_map(
     it raises; `FloatingPointError` if the map is not finite.
     """
     config, size = model.config.image, (picture.height, picture.width)
-    pixels = _keep_whole(preprocess, config.patch_size)(picture, config.image_size)
+    pixels = _keep_whole(preprocess, config.patch_size)(picture, model.config.picture_size or config.image_size)
     height, width, _ = pixels.shape
     if height * width > _MOST_PATCHES * math.prod(config.patch_size):
         raise ValueError(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from .._check import describe_result, describe_value, is_jax_array
+from .._check import check_positive, describe_result, describe_value, is_jax_array
 from .._keep import KEEP, Keep
 from .._spec import PartSpec
 from .._tokens import Tokens
@@ -114,7 +114,7 @@ class Dense(eqx.Module):
         **Raises:** `ValueError` if the size does not divide into patches.
         """
         image = self.image.resized(image_size)
-        return Dense(image, self.readout, dataclasses.replace(self.config, image=image.config))
+        return Dense(image, self.readout, dataclasses.replace(self.config, image=image.config, picture_size=None))
 
     def replaced(
         self,
@@ -169,10 +169,15 @@ class DenseConfig:
     """The number of classes of a pixel; `None` for one channel of numbers, as a depth."""
     classes: tuple[str, ...] | None = None
     """The names of the classes, one for each; `None` if they are not known."""
+    picture_size: tuple[int, int] | None = None
+    """Height and width that pictures are scaled to, if they are not those of the image model: 480 pixels for DPT on
+    ADE20K, whose positions are for 384 and are resampled."""
 
     def __post_init__(self) -> None:
         if isinstance(self.readout, functools.partial):
             object.__setattr__(self, "readout", make_comparable(cast("functools.partial[object]", self.readout)))
+        if self.picture_size is not None:
+            check_positive(picture_size=self.picture_size)
         # The check of types looks at one name of all.
         if wrong := [name for name in cast("tuple[object, ...]", self.classes or ()) if not isinstance(name, str)]:
             raise TypeError(f"classes must be names, got {describe_value(wrong[0])} among them: pass a string")

@@ -20,7 +20,7 @@ from .._rules import Rule, map_names, prefix_rules
 from ..formats import NumpyArray
 from ._checkpoint import Checkpoint
 from ._layout import Layout, Settings
-from ._preprocess import write_hugging_face_preprocess
+from ._preprocess import PROCESSOR, write_hugging_face_preprocess
 from ._vit import find_misreading, find_square_obstacle
 
 
@@ -159,7 +159,7 @@ def find_dense_misreading(config: DenseConfig, read: DenseConfig) -> str:
     """What differs between a configuration and the one that its tensors are read as; empty if nothing does."""
     if problem := find_misreading(config.image, read.image):
         return f"of the image model, {problem}"
-    for name in ("num_classes", "classes"):
+    for name in ("num_classes", "classes", "picture_size"):
         if getattr(config, name) != getattr(read, name):
             return f"{name} {getattr(config, name)!r} would be read as {getattr(read, name)!r}"
     structures = [cast(object, jax.tree.structure(get_readout(each))) for each in (config, read)]
@@ -203,8 +203,22 @@ def _find_scale(resize: Upscale | Conv | None) -> float:
 
 def write_dense_preprocess(config: DenseConfig) -> Settings:
     """Makes Hugging Face's `preprocessor_config.json` of a `DPTImageProcessor`; empty if nothing says it."""
-    written = write_hugging_face_preprocess(config.image)
-    return {**written, "image_processor_type": "DPTImageProcessor"} if written else {}
+    if not (written := write_hugging_face_preprocess(config.image)):
+        return {}
+    height, width = config.picture_size or config.image.image_size
+    return {**written, "image_processor_type": "DPTImageProcessor", "size": {"height": height, "width": width}}
+
+
+def read_picture_size(checkpoint: Checkpoint, image: ViTConfig) -> tuple[int, int] | None:
+    """The size that Hugging Face's processor scales pictures to, if it is not that of the image model."""
+    given = (checkpoint.beside(PROCESSOR) or {}).get("size")
+    if isinstance(given, Mapping):
+        sides = cast("Mapping[str, object]", given)
+        given = [sides.get("height"), sides.get("width")]
+    if given is None or image.preprocess is None:
+        return None
+    size = checkpoint.read_size(given)
+    return None if size == image.image_size else size
 
 
 def write_unread(config: DenseConfig) -> Mapping[str, NumpyArray]:

@@ -22,6 +22,7 @@ from ._dense import (
     find_dense_obstacle,
     get_readout,
     map_dense,
+    read_picture_size,
     read_readout,
     write_dense_preprocess,
     write_readout,
@@ -111,7 +112,7 @@ def _read_dense(checkpoint: Checkpoint, image: ViTConfig, names: Names, **option
         max_depth=checkpoint.get_setting("max_depth", float, 1.0),
         **options,
     )
-    return DenseConfig(image=image, readout=readout)
+    return DenseConfig(image=image, readout=readout, picture_size=read_picture_size(checkpoint, image))
 
 
 def _read_image(checkpoint: Checkpoint) -> ViTConfig:

@@ -20,6 +20,7 @@ from ._dense import (
     find_dense_obstacle,
     get_readout,
     map_dense,
+    read_picture_size,
     read_readout,
     write_dense_preprocess,
     write_readout,
@@ -123,7 +124,7 @@ def _read_dense(checkpoint: Checkpoint, image: ViTConfig, *, layers: tuple[int, 
         "use_class_token": _read_class_token_use(checkpoint),
         "activation": read_activation(checkpoint, "gelu"),
     }
-    dim = image.size.dim
+    dim, size = image.size.dim, read_picture_size(checkpoint, image)
     if "head.head.1.running_mean" in checkpoint:
         num_classes = checkpoint.get_shape("head.head.4.weight", 4)[0]
         return DenseConfig(
@@ -131,10 +132,11 @@ def _read_dense(checkpoint: Checkpoint, image: ViTConfig, *, layers: tuple[int, 
             readout=read_readout(checkpoint, NAMES, dim, **options),
             num_classes=num_classes,
             classes=checkpoint.find_classes(num_classes),
+            picture_size=size,
         )
     options["refine"] = "head.projection.weight" in checkpoint
     options["hidden_dim"] = checkpoint.get_shape("head.head.2.weight", 4)[0]
-    return DenseConfig(image=image, readout=read_readout(checkpoint, NAMES, dim, **options))
+    return DenseConfig(image=image, readout=read_readout(checkpoint, NAMES, dim, **options), picture_size=size)
 
 
 def _read_class_token_use(checkpoint: Checkpoint) -> str:
