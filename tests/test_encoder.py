@@ -502,3 +502,20 @@ def test_an_ensemble_of_encoders_is_a_vmap() -> None:
     out = run(eqx.filter_vmap(lambda m: m(X)), two)
     expected = [run(encoder(EncoderOptions(), seed=s), X) for s in (0, 1)]
     assert_trees_close(out, jnp.stack(expected))
+
+
+def test_each_block_gets_its_own_rotation() -> None:
+    model = small_model(position="rope_mixed")
+    tokens = model.backbone.embed(image_for(model))
+    rotation = model.backbone.position.rotation(tokens)
+    assert rotation is not None
+    assert rotation.per_block
+    x = tokens.sequence
+    for i, block in enumerate(model.blocks):
+        x = run(block, x, rotation=vitrail.Rotation(_angles(rotation)[i], num_prefix=0, interleaved=True))
+    assert_close(run(model.backbone.encoder, tokens.sequence, rotation=rotation), x)
+
+
+def _angles(rotation: vitrail.Rotation) -> jax.Array:
+    """The angles by block, head, token and pair, up to whole turns."""
+    return jnp.arctan2(rotation.sin, rotation.cos)

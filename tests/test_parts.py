@@ -41,6 +41,8 @@ def make_position(choice: Any, *, grid: tuple[int, int] = GRID) -> Any:
         class_token=True,
         num_registers=PREFIX - 1,
         head_dim=HEAD_DIM,
+        num_heads=2,
+        depth=2,
         init=vitrail.TRUNC_NORMAL,
     )
     return POSITIONS.build(choice, context, key=KEY)
@@ -89,6 +91,7 @@ def test_patch_embeddings_keep_their_contract(patch: str, options: dict[str, Any
         (POSITIONS.configure("sincos2d", rule="mae"), {}),
         (POSITIONS.configure("sincos2d", rule="moco_v3"), {}),
         (POSITIONS.configure("rope", rule="dinov3"), {}),
+        (POSITIONS.configure("learned_rope", mixed=True), {}),
         (POSITIONS.configure("rope", rule="eva", base=10000.0, offset=1.0, reference=(5, 3)), {}),
     ],
     ids=str,

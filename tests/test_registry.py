@@ -220,7 +220,14 @@ def test_a_spec_by_hand_is_checked_like_one_of_configure() -> None:
 def test_an_option_of_a_wrong_value_is_an_error_that_names_it() -> None:
     spec = POSITIONS.configure("rope", rule="axail")
     context = vitrail.PositionContext(
-        dim=8, grid=(2, 2), class_token=False, num_registers=0, head_dim=4, init=vitrail.TRUNC_NORMAL
+        dim=8,
+        grid=(2, 2),
+        class_token=False,
+        num_registers=0,
+        head_dim=4,
+        num_heads=2,
+        depth=2,
+        init=vitrail.TRUNC_NORMAL,
     )
     with pytest.raises(
         TypeError, match=r"^rule of vitrail.RotaryPosition.* must be .*, got the string 'axail': did you mean 'axial'"

@@ -46,7 +46,7 @@ def turn_of(model: vitrail.ViT) -> Any:
     return turn
 
 
-@pytest.mark.parametrize("position", POSITION_CHOICES)
+@pytest.mark.parametrize("position", [name for name in POSITION_CHOICES if name != "rope_mixed"])
 def test_encoding_the_kept_tokens_equals_numpy(position: str) -> None:
     model = model_with(POSITION_CHOICES[position])
     embedded = run(model.backbone.embed, image_for(model))

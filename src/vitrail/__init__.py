@@ -130,6 +130,7 @@ from .position import (
     FactorizedPosition as FactorizedPosition,
     LearnedPosition as LearnedPosition,
     LearnedRotaryPosition as LearnedRotaryPosition,
+    MixedRotaryPosition as MixedRotaryPosition,
     NoPosition as NoPosition,
     PositionContext as PositionContext,
     PositionFactory as PositionFactory,

@@ -107,6 +107,8 @@ TIMM: dict[str, dict[str, Any]] = {
 TIMM_ROPE: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_small_patch16_rope_224": ("timm_rope_vit", {}),
     "vit_base_patch16_rope_ape_224": ("timm_rope_vit", {"mlp_ratio": 1.5}),
+    "vit_small_patch16_rope_mixed_224": ("timm_rope_vit", {}),
+    "vit_large_patch16_rope_mixed_ape_224": ("timm_rope_vit", {"num_classes": 0}),
     "vit_medium_patch16_rope_reg1_gap_256": ("timm_rope", {"img_size": (16, 24)}),
     "vit_mediumd_patch16_rope_reg1_gap_256": ("timm_rope", {"ref_feat_shape": (5, 3)}),
     "vit_betwixt_patch16_rope_reg4_gap_256": ("timm_rope", {"num_classes": 0}),

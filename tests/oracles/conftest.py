@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 COLUMNS = ("family", "layout", "checkpoint", "compared", "at", "difference")
-FAMILIES = ("NaFlex", "DeiT", "DINOv2", "DINOv3", "CLIP", "SigLIP", "MAE", "SAM")
+FAMILIES = ("NaFlex", "RoPE", "Perception Encoder", "DeiT", "DINOv2", "DINOv3", "CLIP", "SigLIP", "MAE", "SAM")
 _FOUND: dict[tuple[str, str], tuple[str, dict[str, float]]] = {}
 
 
 def family_of(checkpoint: str) -> str:
     """The family that a checkpoint of that name is of."""
     name = checkpoint.lower().replace("big_vision map", "siglip").replace(", packed", ", naflex")
+    name = name.replace("vit_pe_", "perception encoder ")
     return next((family for family in FAMILIES if family.lower() in name), "ViT")
 
 

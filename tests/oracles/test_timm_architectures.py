@@ -17,18 +17,20 @@ from vitrail.weights.layouts import Checkpoint, recognise
 
 IMAGE_LAYOUTS = {name: layout.image or layout for name, layout in LAYOUTS.items()}
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "swiglu"}
+NAFLEX = "timm_naflex"
 POOLS = {"token": "cls", "avg": "mean", "map": "attention"}
 FAMILIES = ("vision_transformer", "deit", "eva", "beit", "naflexvit", "vision_transformer_hybrid")
 
 
-def is_known(name: str) -> bool:
-    """Whether one of the layouts claims an architecture, with or without the name of its weights."""
-    patterns = [layout.architectures for layout in IMAGE_LAYOUTS.values() if layout.architectures is not None]
-    return any(pattern.fullmatch(name.partition(".")[0]) for pattern in patterns)
+def layouts_of(name: str) -> list[str]:
+    """The layouts that claim an architecture, with or without the name of its weights."""
+    name = name.partition(".")[0]
+    return [n for n, known in IMAGE_LAYOUTS.items() if known.architectures and known.architectures.fullmatch(name)]
 
 
-PUBLISHED = [name for name in timm.list_pretrained() if is_known(name)]
-NAMES = [name for name in timm.list_models() if is_known(name)]
+PUBLISHED = [name for name in timm.list_pretrained() if layouts_of(name) not in ([], [NAFLEX])]
+NAMES = [name for name in timm.list_models() if layouts_of(name) not in ([], [NAFLEX])]
+NATIVE = [name for name in timm.list_models() if layouts_of(name) == [NAFLEX]]
 
 
 class Shapes(AbstractSource):
@@ -52,8 +54,7 @@ def test_there_are_as_many_as_there_should_be() -> None:
 def test_an_architecture_is_read_as_timm_builds_it(name: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name)
-    eva = type(model).__name__ == "Eva"
-    layout = IMAGE_LAYOUTS["timm_eva" if eva else "timm"]
+    (layout,) = (IMAGE_LAYOUTS[name] for name in layouts_of(name))
     settings = {
         "architecture": name,
         "global_pool": model.global_pool,
@@ -147,10 +148,35 @@ def test_settings_as_timm_publishes_them_fit_the_weights(name: str) -> None:
         "global_pool": model.global_pool,
         "pretrained_cfg": model.pretrained_cfg,
     }
-    layout = IMAGE_LAYOUTS["timm_eva" if type(model).__name__ == "Eva" else "timm"]
+    (layout,) = (IMAGE_LAYOUTS[name] for name in layouts_of(name))
     checkpoint = Checkpoint(Shapes(model), layout, settings)
     config = layout.read_config(checkpoint)
     if "pos_embed" in checkpoint:
         assert config.grid == model.patch_embed.grid_size
     assert config.size.num_heads == model.blocks[0].attn.num_heads
     assert not checkpoint.assumed
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_an_architecture_of_native_aspect_is_read_as_timm_builds_it(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    settings = {"architecture": name, "global_pool": model.global_pool, "pretrained_cfg": model.pretrained_cfg}
+    checkpoint = Checkpoint(Shapes(model), LAYOUTS[NAFLEX], settings)
+    config = LAYOUTS[NAFLEX].read_config(checkpoint)
+    embeds, block = model.embeds, model.blocks[0]
+    assert not checkpoint.assumed
+    assert (config.grid, config.patch_size) == (embeds.pos_embed_grid_size, embeds.patch_size)
+    assert (config.size.num_heads, config.size.depth) == (block.attn.num_heads, len(model.blocks))
+    assert config.encoder.norm_eps == block.norm1.eps == (model.norm if model.attn_pool else model.fc_norm).eps
+    assert config.encoder.activation == ACTIVATIONS[type(block.mlp.act).__name__]
+    assert int(config.class_token or 0) + config.num_registers == model.num_prefix_tokens
+    assert isinstance(config.position, PartSpec)
+    options = dict(config.position.options)
+    assert options["keep_aspect"] == embeds.pos_embed_ar_preserving
+    rules = {"bicubic": "torch_bicubic_antialias", "bilinear": "bilinear_antialias"}
+    factorized = embeds.pos_embed_type == "factorized"
+    assert options["resize"] == ("bilinear" if factorized else rules[embeds.pos_embed_interp_mode])
+    assert config.preprocess is not None
+    assert config.preprocess.max_patches == model.pretrained_cfg["input_size"][1] ** 2 // 16**2
+    assert (config.pool == "mean") == (model.attn_pool is None)

@@ -73,7 +73,7 @@ class Encoder(eqx.Module):
         - `mask`: true for each token that counts, `(tokens,)`: what the others hold, NaN included, changes nothing. Or
             for each query (rows) the tokens that it looks at, `(tokens, tokens)`, as for a causal mask. `None` if all
             count.
-        - `rotation`: of queries and keys, for a rotary position.
+        - `rotation`: of queries and keys, for a rotary position: one for all blocks, or one for each.
         - `execution`: how it is computed. The dtype is that of `x`.
         - `dropout`: what is dropped in training.
         - `edit`: functions that replace intermediates, by name, as in `vitrail.Backbone`.
@@ -134,7 +134,7 @@ class Encoder(eqx.Module):
         def apply(
             block: Block,
             x: Float[Array, "tokens dim"],
-            extra: None,
+            own: Rotation | None,
             rate: Float[Array, ""] | None,
             tap: Tap,
             key: PRNGKeyArray | None,
@@ -142,7 +142,7 @@ class Encoder(eqx.Module):
             return block(
                 x,
                 mask=mask,
-                rotation=rotation,
+                rotation=rotation if own is None else own,
                 strategy=execution.attention,
                 dropout_rate=dropout.rate,
                 drop_path_rate=rate,
@@ -154,7 +154,7 @@ class Encoder(eqx.Module):
             apply,
             self.stack,
             x,
-            None,
+            rotation if rotation is not None and rotation.per_block else None,
             drop_path=dropout.drop_path,
             execution=execution,
             at=at,

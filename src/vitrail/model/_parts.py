@@ -81,6 +81,8 @@ def make_position(config: ViTConfig, *, class_token: bool, key: PRNGKeyArray) ->
         class_token=class_token,
         num_registers=config.num_registers,
         head_dim=config.size.dim // config.size.num_heads,
+        num_heads=config.size.num_heads,
+        depth=config.size.depth,
         init=INITS[config.init],
     )
     return POSITIONS.build(config.position, context, key=key)

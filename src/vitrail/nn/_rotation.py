@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 @final
 class Rotation(eqx.Module):
-    """A rotation of queries and keys by position, one row of angles for each token.
+    """A rotation of queries and keys by position, one row of angles for each token: the same for all heads, or one for
+    each head, or one for each block and head.
 
     Each pair of channels of a head is turned by an angle that depends on the place of the token, so that the scores of
     attention depend on the offset between two tokens. Tokens before the patches are not turned.
@@ -19,28 +20,34 @@ class Rotation(eqx.Module):
         Su et al., *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021, arXiv:2104.09864.
     """
 
-    cos: Float[Array, "tokens pairs"]
-    sin: Float[Array, "tokens pairs"]
+    cos: Float[Array, "*blocks_and_heads tokens pairs"]
+    sin: Float[Array, "*blocks_and_heads tokens pairs"]
     interleaved: bool = eqx.field(static=True)
 
     def __init__(
         self,
-        angles: Float[Array, "patches pairs"],
+        angles: Float[Array, "*blocks_and_heads patches pairs"],
         *,
         num_prefix: int,
         interleaved: bool,
     ):
         """**Arguments:**
 
-        - `angles`: in radians, one for each patch token and each pair of channels of a head.
+        - `angles`: in radians, one for each patch token and each pair of channels of a head. They may have an axis over
+            the heads before these two, and one over the blocks before that.
         - `num_prefix`: how many tokens before the patches stay as they are.
         - `interleaved`: whether channels `2i` and `2i + 1` make a pair (RoFormer, RoPE-ViT), or channels `i` and
             `i + head_dim / 2` do (DINOv3, GPT-NeoX).
         """
-        angles = jnp.pad(angles, ((num_prefix, 0), (0, 0)))
+        angles = jnp.pad(angles, (*((0, 0) for _ in angles.shape[:-2]), (num_prefix, 0), (0, 0)))
         self.cos = jnp.cos(angles)
         self.sin = jnp.sin(angles)
         self.interleaved = interleaved
+
+    @property
+    def per_block(self) -> bool:
+        """Whether each block has a rotation of its own, which an encoder gives it."""
+        return self.cos.ndim == 4
 
     def __call__(self, x: Float[Array, "heads tokens head_dim"]) -> Float[Array, "heads tokens head_dim"]:
         """**Arguments:**
@@ -55,6 +62,6 @@ class Rotation(eqx.Module):
         pairs = (head_dim // 2, 2) if self.interleaved else (2, head_dim // 2)
         axis = -1 if self.interleaved else -2
         first, second = jnp.moveaxis(x.reshape(heads, tokens, *pairs).astype(self.cos.dtype), axis, 0)
-        cos, sin = self.cos[None], self.sin[None]
+        cos, sin = (part if part.ndim == 3 else part[None] for part in (self.cos, self.sin))
         turned = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis)
         return turned.reshape(x.shape).astype(x.dtype)

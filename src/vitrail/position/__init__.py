@@ -10,5 +10,6 @@ from ._learned import LearnedPosition as LearnedPosition
 from ._learned_rope import LearnedRotaryPosition as LearnedRotaryPosition
 from ._none import NoPosition as NoPosition
 from ._rope import RotaryPosition as RotaryPosition
+from ._rope_mixed import MixedRotaryPosition as MixedRotaryPosition
 from ._sincos2d import SinCos2DPosition as SinCos2DPosition
 from ._table import POSITIONS as POSITIONS

@@ -39,7 +39,7 @@ class AbstractPosition(eqx.Module):
 
         **Returns:**
 
-        The rotation of the queries and keys of every block; `None` for no rotation.
+        The rotation of the queries and keys, one for all blocks or one for each; `None` for no rotation.
         """
 
     @abc.abstractmethod
@@ -79,11 +79,16 @@ class PositionContext:
     """The number of registers."""
     head_dim: int
     """The width of an attention head."""
+    num_heads: int
+    """The number of attention heads."""
+    depth: int
+    """The number of blocks."""
     init: Init
     """The scheme that fresh weights are drawn by."""
 
     def __post_init__(self) -> None:
         check_positive(dim=self.dim, grid=self.grid, head_dim=self.head_dim)
+        check_positive(num_heads=self.num_heads, depth=self.depth)
 
 
 PositionFactory = Callable[..., AbstractPosition]

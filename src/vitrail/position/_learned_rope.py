@@ -3,6 +3,7 @@
 from typing import Any, Literal, final
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._tokens import Tokens
@@ -10,6 +11,7 @@ from ..nn import TRUNC_NORMAL, Init, ResizeRule, Rotation
 from ._base import AbstractPosition
 from ._learned import LearnedPosition
 from ._rope import RotaryPosition
+from ._rope_mixed import MixedRotaryPosition
 
 
 @final
@@ -24,7 +26,7 @@ class LearnedRotaryPosition(AbstractPosition):
     """
 
     learned: LearnedPosition
-    rotary: RotaryPosition
+    rotary: RotaryPosition | MixedRotaryPosition
 
     def __init__(
         self,
@@ -32,6 +34,8 @@ class LearnedRotaryPosition(AbstractPosition):
         *,
         grid: tuple[int, int],
         head_dim: int,
+        num_heads: int = 1,
+        depth: int = 1,
         class_token: bool = False,
         num_registers: int = 0,
         init: Init = TRUNC_NORMAL,
@@ -41,6 +45,7 @@ class LearnedRotaryPosition(AbstractPosition):
         base: float = 100.0,
         offset: float = 0.0,
         reference: tuple[int, int] | None = None,
+        mixed: bool = False,
         key: PRNGKeyArray,
     ):
         """**Arguments:**
@@ -48,15 +53,18 @@ class LearnedRotaryPosition(AbstractPosition):
         - `dim`: the width of a token.
         - `grid`: rows and columns of patches.
         - `head_dim`: the width of an attention head, a multiple of four.
+        - `num_heads`, `depth`: the numbers of heads and blocks, for mixed rotation.
         - `class_token`: whether there is a class token.
         - `num_registers`: the number of registers.
         - `init`: draws the table.
         - `covers_prefix`, `resize`: as in `LearnedPosition`.
         - `rule`, `base`, `offset`, `reference`: as in `RotaryPosition`.
-        - `key`: for the table.
+        - `mixed`: whether rows and columns are mixed as in `MixedRotaryPosition`, which reads `base` alone of these.
+        - `key`: for the table, and the frequencies of mixed rotation.
 
-        **Raises:** what `RotaryPosition` raises.
+        **Raises:** what `RotaryPosition` raises; `ValueError` if mixed rotation gets options that are not its own.
         """
+        learned_key, rotary_key = jax.random.split(key)
         self.learned = LearnedPosition(
             dim,
             grid=grid,
@@ -65,8 +73,18 @@ class LearnedRotaryPosition(AbstractPosition):
             init=init,
             covers_prefix=covers_prefix,
             resize=resize,
-            key=key,
+            key=learned_key,
         )
+        if mixed:
+            if (rule, offset, reference) != ("axial", 0.0, None):
+                raise ValueError(
+                    f"rule, offset and reference must be left out with mixed=True, got {rule!r}, {offset} and "
+                    f"{reference}"
+                )
+            self.rotary = MixedRotaryPosition(
+                head_dim=head_dim, num_heads=num_heads, depth=depth, base=base, key=rotary_key
+            )
+            return
         self.rotary = RotaryPosition(head_dim=head_dim, rule=rule, base=base, offset=offset, reference=reference)
 
     def __call__(self, tokens: Tokens) -> Tokens:

@@ -9,6 +9,7 @@ from ._learned import LearnedPosition
 from ._learned_rope import LearnedRotaryPosition
 from ._none import NoPosition
 from ._rope import RotaryPosition
+from ._rope_mixed import MixedRotaryPosition
 from ._sincos2d import SinCos2DPosition
 
 POSITIONS: Final[Registry[AbstractPosition, PositionContext]] = Registry(
@@ -21,6 +22,7 @@ POSITIONS: Final[Registry[AbstractPosition, PositionContext]] = Registry(
         "sincos2d": SinCos2DPosition,
         "factorized": FactorizedPosition,
         "rope": RotaryPosition,
+        "rope_mixed": MixedRotaryPosition,
         "learned_rope": LearnedRotaryPosition,
         "none": NoPosition,
     },

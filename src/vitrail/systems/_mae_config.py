@@ -49,6 +49,8 @@ class MAEConfig:
             class_token=backbone.class_token is not None,
             num_registers=backbone.num_registers,
             head_dim=dim // self.decoder.num_heads,
+            num_heads=self.decoder.num_heads,
+            depth=self.decoder.depth,
             init=init,
         )
         height, width = self.image.patch_size

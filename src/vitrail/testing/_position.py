@@ -32,6 +32,7 @@ from ._subject import (
 )
 
 _REGISTERS: Final = 2
+_HEADS: Final = 2
 
 
 def check_position(
@@ -85,6 +86,8 @@ def _make_subject(
     def call(part: Any, inputs: Any, key: Any) -> Any:
         tokens, queries = inputs
         rotation = part.rotation(tokens)
+        if rotation is not None and rotation.per_block:
+            rotation = tree.map(_take_first, rotation)
         return part(tokens), queries if rotation is None else rotation(queries)
 
     return Subject(
@@ -93,7 +96,14 @@ def _make_subject(
         choice=position,
         registry=POSITIONS,
         context=PositionContext(
-            dim=dim, grid=grid, class_token=True, num_registers=num_registers, head_dim=head_dim, init=TRUNC_NORMAL
+            dim=dim,
+            grid=grid,
+            class_token=True,
+            num_registers=num_registers,
+            head_dim=head_dim,
+            num_heads=_HEADS,
+            depth=1,
+            init=TRUNC_NORMAL,
         ),
         inputs=_draw_inputs(dim, head_dim, grid, num_registers),
         call=call,
@@ -103,12 +113,17 @@ def _make_subject(
     )
 
 
+def _take_first(leaf: Any) -> Any:
+    """Of the rotation of each block that of the first."""
+    return leaf[0]
+
+
 def _draw_inputs(
     dim: int, head_dim: int, grid: tuple[int, int], num_registers: int, *, class_token: bool = True
 ) -> tuple[Tokens, Any]:
-    """Draws tokens, and the queries of two heads."""
+    """Draws tokens, and the queries of some heads."""
     tokens = draw_tokens(dim, grid, class_token=class_token, num_registers=num_registers)
-    return tokens, draw_array(2, tokens.num_prefix + grid[0] * grid[1], head_dim, seed=5)
+    return tokens, draw_array(_HEADS, tokens.num_prefix + grid[0] * grid[1], head_dim, seed=5)
 
 
 def returns_the_same_number_of_tokens(subject: Subject) -> Iterator[str]:

@@ -83,10 +83,12 @@ def _read_size(
 
 def _read_position(checkpoint: Checkpoint, arguments: dict[str, Any], name: str, covers: bool) -> PartSpec:
     """timm's own models scale rows and columns to those of the size in their name, and so does Perception Encoder."""
+    resize = {"covers_prefix": covers, "resize": "torch_bicubic_antialias"}
     if "rope.freqs" in checkpoint:
-        raise CheckpointError(
-            f"{checkpoint.path} is {name}, whose rotary positions mix rows and columns: vitrail does not load those"
-        )
+        mixed = {"base": float(arguments.get("rope_temperature", 10.0))}
+        if "pos_embed" not in checkpoint:
+            return PartSpec("rope_mixed", tuple(mixed.items()))
+        return PartSpec("learned_rope", tuple(sorted({**mixed, **resize, "mixed": True}.items())))
     perception, scaled = name.startswith("vit_pe_"), re.fullmatch(r".*_patch(\d+)_(?:.*_)?(\d+)", name)
     own = "_gap_" in name
     side = int(scaled[2]) // int(scaled[1]) if scaled is not None and (perception or own) else None
@@ -100,8 +102,7 @@ def _read_position(checkpoint: Checkpoint, arguments: dict[str, Any], name: str,
     }
     if "pos_embed" not in checkpoint:
         return PartSpec("rope", tuple(sorted(options.items())))
-    options |= {"covers_prefix": covers, "resize": "torch_bicubic_antialias"}
-    return PartSpec("learned_rope", tuple(sorted(options.items())))
+    return PartSpec("learned_rope", tuple(sorted({**options, **resize}.items())))
 
 
 def _read_pool(
@@ -124,13 +125,14 @@ def _read_pool(
 def _map(config: ViTConfig) -> tuple[Rule, ...]:
     """That of timm's ViT, but for the positions, the scales, and a bias of queries and values alone."""
     learned = isinstance(config.position, PartSpec) and config.position.name == "learned_rope"
-    fused = not (isinstance(config.position, PartSpec) and dict(config.position.options)["rule"] == "eva")
+    fused = not (isinstance(config.position, PartSpec) and dict(config.position.options).get("rule") == "eva")
     qkv = "backbone.encoder.stack.attention.qkv."
     bias = "attn.qkv.bias" if fused else ("attn.q_bias", ZEROS, "attn.v_bias")
     names = (bias,) if isinstance(bias, str) else bias
     shared = [rule for rule in TIMM_VIT_IMAGE.rules(config) if not rule.ours[0].startswith("backbone.encoder.stack.")]
     return (
         *(rule for rule in shared if rule.ours != POSITION_ROWS),
+        map_names("rope.freqs", f"backbone.position.{'rotary.' if learned else ''}frequencies"),
         map_names("pos_embed", _LEARNED_ROWS if learned else POSITION_ROWS, "1 n d -> n d"),
         map_names("blocks.{i}.attn.qkv.weight", qkv + "weight"),
         map_names([name if name == ZEROS else "blocks.{i}." + name for name in names], qkv + "bias"),
