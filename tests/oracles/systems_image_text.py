@@ -191,7 +191,7 @@ OPEN_CLIP: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def build_open_clip(config: dict[str, Any], size: tuple[int, int]) -> Any:
-    """A model of open_clip's for images of a size. timm's models are narrow and have the heads of their architecture."""
+    """A model of open_clip's for images of a size. timm's models are narrow, with the heads of their architecture."""
     whole = {"embed_dim": 6, **config}
     kind = open_clip.CustomTextCLIP if whole.pop("custom_text", False) else open_clip.CLIP
     whole["vision_cfg"] = {**whole["vision_cfg"], "image_size": size}

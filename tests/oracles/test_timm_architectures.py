@@ -132,10 +132,10 @@ def test_an_architecture_says_its_pool_and_its_heads(name: str) -> None:
 def test_deprecated_names_are_known() -> None:
     registry = importlib.import_module("timm.models._registry")
     deprecated = {
-        old: new for old, new in registry._deprecated_models.items() if new and is_known(new.partition(".")[0])
+        old: new for old, new in registry._deprecated_models.items() if new and layouts_of(new.partition(".")[0])
     }
     assert len(deprecated) > 25
-    assert [old for old in deprecated if not is_known(old)] == []
+    assert [old for old in deprecated if not layouts_of(old)] == []
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
