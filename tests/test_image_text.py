@@ -262,9 +262,10 @@ def test_a_text_tower_of_open_clips_that_is_not_known_is_named(
 def test_without_settings_openais_names_are_openais_tower_and_others_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
     path = changed(FLAT, tmp_path / "flat", None)
+    heads = {"num_heads": 2, "heads": 2}  # which widths of published models say
     with pytest.raises(CheckpointError, match="does not say which activation its CLIP has"):
-        vitrail.load(path)
-    given = {"hidden_act": "gelu", "num_heads": 2, "heads": 2}
+        vitrail.load(path, config=heads)
+    given = {"hidden_act": "gelu", **heads}
     loaded = vitrail.load(path, config=given)
     (tmp_path / "flat" / "open_clip_config.json").write_text(json.dumps(FLAT.settings["open_clip_config.json"]))
     assert loaded.config.text == vitrail.load(path).config.text
