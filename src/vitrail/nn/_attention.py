@@ -129,19 +129,18 @@ class Attention(eqx.Module):
         compute this attention here.
         """
         q, k, v = self._project_heads(x, context, values, rotation, tap)
-        scores = None if bias is None else bias(q)
-        if scores is not None and strategy not in ("auto", "plain"):
+        if bias is not None and strategy not in ("auto", "plain"):
             raise ValueError(
                 f"attention={strategy!r} does not take a bias, whose table is as large as the scores: use "
                 "Execution(attention='plain')"
             )
-        if tap.wants("attention_weights") or strategy == "plain" or scores is not None:
-            heads = _attend(q, k, v, mask, scores, tap)
+        many = q.shape[1] > _MANY and jax.default_backend() == "cpu"
+        if tap.wants("attention_weights") or strategy == "plain" or (strategy == "auto" and not many):
+            heads = _attend(q, k, v, mask, None if bias is None else bias(q), tap)
+        elif strategy == "auto":
+            heads = _attend_in_halves(q, k, v, mask) if bias is None else _attend_by_head(q, k, v, mask, bias)
         elif strategy == "cudnn":
             heads = _attend_by_cudnn(q, k, v, mask)
-        elif strategy == "auto":
-            many = q.shape[1] > _MANY and jax.default_backend() == "cpu"
-            heads = _attend_in_halves(q, k, v, mask) if many else _attend(q, k, v, mask)
         else:
             heads = _attend_in_chunks(q, k, v, mask, strategy)
         heads = tap("attention_heads", heads)
@@ -236,6 +235,24 @@ def _attend_in_halves(
     halves = slice(middle), slice(middle, None)
     masks = (mask, mask) if mask is None or mask.ndim == 1 else tuple(mask[half] for half in halves)
     return jnp.concatenate([_attend(q[:, half], k, v, m) for half, m in zip(halves, masks, strict=True)], axis=1)
+
+
+def _attend_by_head(
+    q: Float[Array, "heads queries head_dim"],
+    k: Float[Array, "heads tokens head_dim"],
+    v: Float[Array, "heads tokens head_dim"],
+    mask: Mask | None,
+    bias: Bias,
+) -> Float[Array, "heads queries head_dim"]:
+    """Attention of one head after the other, so that the table of the bias is that of one head."""
+
+    def attend(
+        head: tuple[Float[Array, "queries head_dim"], Float[Array, "tokens head_dim"], Float[Array, "tokens head_dim"]],
+    ) -> Float[Array, "queries head_dim"]:
+        q, k, v = (part[None] for part in head)
+        return _attend(q, k, v, mask, bias(q))[0]
+
+    return cast(Array, jax.lax.map(attend, (q, k, v)))
 
 
 def _attend_in_chunks(

@@ -29,7 +29,8 @@ class Execution:
     """How attention is computed:
 
     - `"plain"`: all scores at once.
-    - `"auto"`: as `"plain"`, but in two halves for many tokens on a CPU, where that is faster.
+    - `"auto"`: as `"plain"`, but for many tokens on a CPU in two halves, which is faster, or with relative positions,
+        as in SAM, one head after the other, which takes less memory.
     - a number: that many queries at a time, so that memory grows with the number of tokens and not with its square.
     - `"cudnn"`: by one kernel of cuDNN that never stores the scores. It needs an NVIDIA GPU,
         `compute_dtype="bfloat16"`, and heads whose width is a multiple of 8 up to 128. It has a gradient, but neither
