@@ -363,6 +363,9 @@ def test_what_a_run_needs_alone_is_ignored_and_said(tmp_path: Path) -> None:
     assert {name.partition(".")[0] for name in card.ignored} == {"student", "dino_loss"}
     model: vitrail.DINO = vitrail.load(path, **case.options)
     assert (model.config.num_prototypes, model.config.patch_head, model.mask_token) == (20, None, None)
+    assert np.array_equal(model.head.directions, case.tensors()["teacher.head.last_layer.weight_v"])
+    student: vitrail.DINO = vitrail.load(path, prefix="student.module.", **case.options)
+    assert np.array_equal(student.head.directions, case.tensors()["student.module.head.last_layer.weight_v"])
     image = vitrail.load(path, part="image", **case.options)
     assert image.config.position == vitrail.POSITIONS.configure("learned", covers_prefix=True, resize="dinov2_offset")
     with pytest.raises(ValueError, match="model must have"):
