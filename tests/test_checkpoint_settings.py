@@ -513,6 +513,14 @@ def test_the_settings_of_a_tower_are_checked(
         vitrail.load(beside(case, tmp_path, settings))
 
 
+@pytest.mark.parametrize(("theirs", "ours"), [("gelu_fast", "gelu_tanh"), ("gelu_python", "gelu"), ("swish", "silu")])
+def test_another_name_of_an_activation_is_read(theirs: str, ours: str, tmp_path: Path) -> None:
+    model = vitrail.load(beside(HF, tmp_path, {"hidden_act": theirs}))
+    assert model.config.encoder.activation == ours
+    vitrail.save(model, tmp_path / "written", layout="hf_vit")
+    assert vitrail.load(tmp_path / "written").config == model.config
+
+
 def test_sams_activation_is_read(tmp_path: Path) -> None:
     assert vitrail.load(beside(SAM, tmp_path, {"hidden_act": "relu"})).config.encoder.activation == "relu"
 
@@ -645,3 +653,16 @@ def test_open_clips_names_with_timms_settings_have_the_activation_of_the_archite
     ):
         case = dataclasses.replace(OPEN_CLIP, settings={"architecture": architecture, "num_heads": 2})
         assert vitrail.load(published(case, tmp_path), part="image").config.encoder.activation == activation
+
+
+def test_a_file_of_no_layout_names_the_nearest(tmp_path: Path) -> None:
+    """A BEiT has most of EVA's names, and a table of relative positions."""
+    table = {"blocks.0.attn.relative_position_bias_table": np.zeros((9, 2), np.float32)}
+    path = renamed(CASES["timm eva_giant_patch14_224"], tmp_path / "beit.safetensors", str, **table)
+    with pytest.raises(
+        CheckpointError, match=r"no layout that vitrail knows\. .*nearest layout is '\w+' .*, but the file has"
+    ):
+        vitrail.load(path)
+    save_file({"blocks.0.attn.qkv.weight": np.zeros((3, 1), np.float32)}, path)
+    with pytest.raises(CheckpointError, match=r"nearest layout is '\w+' \(.*\), but the file lacks '"):
+        vitrail.load(path)

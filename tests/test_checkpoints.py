@@ -408,6 +408,49 @@ def test_a_layout_of_a_library_is_a_folder(layout: Any, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+KEPT = {
+    "transformers Dinov2Model": "hf_dinov2",
+    "transformers Dinov2ForImageClassification": "hf_dinov2",
+    "transformers Dinov2WithRegistersModel": "hf_dinov2",
+    "transformers DINOv3ViTModel": "hf_dinov3",
+    "transformers SiglipForImageClassification": "hf_siglip",
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_the_model_does_not_need_is_written_again(name: str, tmp_path: Path) -> None:
+    """The file that is written has the tensors of the one that was read, all of them and to the bit."""
+    from safetensors.numpy import load_file
+
+    layout: Any = KEPT[name]
+    path = published(CASES[name], tmp_path / "read")
+    model = vitrail.load(path, part="image")
+    vitrail.save(model, tmp_path / "written", layout=layout, keep=tmp_path / "read")
+    read, written = load_file(path), load_file(tmp_path / "written" / "model.safetensors")
+    needed = {key: array for key, array in read.items() if not key.startswith(("text_model", "logit_"))}
+    assert needed.keys() == written.keys()
+    assert all(np.array_equal(array, written[key]) for key, array in needed.items())
+    settings = json.loads((tmp_path / "written" / "config.json").read_text())
+    assert settings.get("use_mask_token", True)
+    assert settings.get("vision_config", {}).get("vision_use_head", True)
+    again = vitrail.load(tmp_path / "written").config
+    assert dataclasses.replace(again, preprocess=model.config.preprocess) == model.config
+
+
+def test_what_is_kept_has_to_be_there_and_of_the_model(tmp_path: Path) -> None:
+    path = published(CASES["transformers Dinov2Model"], tmp_path / "read")
+    model = vitrail.load(path)
+    assert isinstance(model, vitrail.ViT)
+    with pytest.raises(ValueError, match="keep must be None for vitrail's own format"):
+        vitrail.save(model, tmp_path / "m.safetensors", keep=path)
+    vitrail.save(model, tmp_path / "none", layout="hf_dinov2")
+    with pytest.raises(ValueError, match=r"keep must be a file with tensors that .*DINOv2.* has beside this model"):
+        vitrail.save(model, tmp_path / "written", layout="hf_dinov2", keep=tmp_path / "none")
+    with pytest.raises(ValueError, match=r"keep must be the file that the model is from, .* whose '\S+' is F32"):
+        vitrail.save(model.resized(32), tmp_path / "written", layout="hf_dinov2", keep=path)
+    assert not (tmp_path / "written").exists()
+
+
 def test_the_layouts_that_are_written_are_those_that_the_type_names() -> None:
     written = {layout.name for layout in ALL_LAYOUTS if layout.export is not None}
     assert {"vitrail"} | written == set(typing.get_args(vitrail.WritableLayout))

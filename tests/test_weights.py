@@ -201,7 +201,7 @@ def test_the_card_of_a_file_of_ours_says_what_it_has_not(tmp_path: Path) -> None
     wrong = "'backbone.norm.bias' as float64[16], but its configuration needs float32[16]"
     assert (card.missing, card.unknown) == ((wrong, "'backbone.patch.bias'"), ("more",))
     for given in ({"layout": "timm"}, {"config": {}}):
-        with pytest.raises(ValueError, match="layout and config must be None"):
+        with pytest.raises(ValueError, match="layout, config and prefix must be None"):
             vitrail.model_card(tmp_path / "m", **given)  # type: ignore[arg-type]
 
 
@@ -232,11 +232,11 @@ def size_with(header: dict[str, str], **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda a, h: h.clear(), vitrail.CheckpointError, "has no layout that vitrail knows.*are vitrail's own and"),
+        (lambda a, h: h.clear(), vitrail.CheckpointError, "has no layout that vitrail knows.*are vitrail's own"),
         (
             lambda a, h: h.update(format="pt"),
             vitrail.CheckpointError,
-            "has no layout that vitrail knows.*are vitrail's own and",
+            "has no layout that vitrail knows.*are vitrail's own",
         ),
         (
             lambda a, h: h.update(format="vitrail 99"),

@@ -174,6 +174,7 @@ HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any]]] = {
             "decoder_num_hidden_layers": 1,
         },
     ),
+    "ViTModel with gelu_fast": ("hf_vit", "ViTConfig", {"hidden_act": "gelu_fast"}),
     "Dinov2Model": ("hf_dinov2", "Dinov2Config", {}),
     "Dinov2ForImageClassification": ("hf_dinov2", "Dinov2Config", {"num_labels": 5, "use_swiglu_ffn": True}),
     "Dinov2WithRegistersModel": ("hf_dinov2", "Dinov2WithRegistersConfig", {"use_swiglu_ffn": True}),

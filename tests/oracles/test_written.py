@@ -12,7 +12,7 @@ import pytest
 import systems_image_text
 import torch
 from checkpoint_cases import TOLERANCE, drawn, image_of
-from checkpoint_oracle import batch, open_clip, transformers
+from checkpoint_oracle import PICTURE, WIDTHS, batch, open_clip, randomise, transformers
 from PIL import Image
 from skimage import data
 from timm_oracle import timm
@@ -446,3 +446,24 @@ def test_every_layout_that_vitrail_writes_is_opened_here() -> None:
     tested = {layout for layout, *_ in (*FOR_TIMM.values(), *FOR_TRANSFORMERS.values(), *BOTH_TOWERS.values())}
     known = (each for layout in LAYOUTS.values() for each in (layout, layout.image) if each is not None)
     assert tested == {layout.name for layout in known if layout.export is not None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "layout"),
+    [
+        ("Dinov2Model", "Dinov2Config", "hf_dinov2"),
+        ("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", "hf_dinov2"),
+        ("DINOv3ViTModel", "DINOv3ViTConfig", "hf_dinov3"),
+    ],
+)
+def test_what_is_kept_is_missed_by_nobody(kind: str, config: str, layout: Any, tmp_path: Path) -> None:
+    """transformers opens what is written without a missing or an unexpected key."""
+    registers = {} if kind == "Dinov2Model" else {"num_register_tokens": 4}
+    original = randomise(getattr(transformers, kind)(getattr(transformers, config)(**WIDTHS, **PICTURE, **registers)))
+    original.save_pretrained(tmp_path / "read")
+    vitrail.save(vitrail.load(tmp_path / "read"), tmp_path / "written", layout=layout, keep=tmp_path / "read")
+    model, said = getattr(transformers, kind).from_pretrained(tmp_path / "written", output_loading_info=True)
+    assert not said["missing_keys"]
+    assert not said["unexpected_keys"]
+    state = original.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())

@@ -13,6 +13,7 @@ from .._files import write_whole
 from ..nn import list_arrays
 from ._configuration import Configuration, Configured
 from ._errors import CheckpointError
+from ._kept import read_kept
 from ._native import write_native
 from ._plan import export_arrays
 from ._read import NEEDS_BESIDE, choose_config, explain_gaps, plan_model
@@ -41,7 +42,9 @@ _UNFINISHED: Final = "vitrail.save did not finish writing this folder: save the 
 """What the settings hold while the other files are replaced. It is not JSON, so that no library opens the folder."""
 
 
-def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitrail") -> None:
+def save(
+    model: Configured, path: Path | str, *, layout: WritableLayout = "vitrail", keep: Path | str | None = None
+) -> None:
     """Saves a model: to a file of vitrail's own, or to a folder that timm, Hugging Face or open_clip opens.
 
     A file of vitrail's own holds the arrays, the configuration and a digest of each array. Each file is written beside
@@ -68,6 +71,9 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
         with a `config.json` that is not JSON, so that no library opens a mixture of two models. The tensors say that
         they need `config.json`, and `vitrail.load` refuses them without it.
     - `layout`: `"vitrail"`, or a layout of timm or Hugging Face.
+    - `keep`: the file or folder that the model is from, in that layout: what the library's class has beside the model,
+        as the `mask_token` of DINOv2 or the attention head of SigLIP's classifier, is written again. `None` leaves it
+        out, and the library gives it fresh numbers.
 
     **Raises:** `ValueError` if the configuration holds code in place of names, does not describe the model, or is one
     that the library cannot build or would read as another, or if `path` is a file where a folder is needed;
@@ -76,6 +82,8 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
     """
     path = Path(path)
     if layout == "vitrail":
+        if keep is not None:
+            raise ValueError("keep must be None for vitrail's own format, which has the model alone")
         write_native(model, path)
         return
     written = {name: known for name, known in LAYOUTS.items() if known.export or (known.image and known.image.export)}
@@ -93,6 +101,10 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
             f"got {path}: name another folder"
         )
     tensors = _name_tensors(model, known, export)
+    config = export.write_config(model.config)
+    if keep is not None:
+        tensors |= read_kept(Path(keep), known, export, export.prefix(model.config), tensors)
+        config = export.describe_kept(config)
     # What is empty is removed from the folder. What the library reads first stands last.
     settings: dict[str, Settings] = {
         **export.write_tokenizer(model.config),
@@ -102,7 +114,7 @@ def save(model: Configured, path: Path | str, *, layout: WritableLayout = "vitra
         OPEN_CLIP_CONFIG: {},
     }
     settings.pop(export.settings)
-    settings[export.settings] = export.write_config(model.config)
+    settings[export.settings] = config
     source = ArraySource(path / _TENSORS, tensors)
     if problem := _find_misreading(source, settings, known, export, model.config):
         raise ValueError(

@@ -4,7 +4,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 from .._errors import CheckpointError, shorten_error
 
@@ -20,6 +20,7 @@ _STORAGES: Final = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
+_LISTS: Final = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
 
 
 def is_torchscript(path: Path) -> bool:
@@ -58,7 +59,7 @@ class _Module:
     """What is left of an object of TorchScript: the attributes."""
 
     def __setstate__(self, state: object) -> None:
-        self.attributes = state if isinstance(state, dict) else {}
+        self.attributes = cast("dict[object, object]", state) if isinstance(state, dict) else {}
 
 
 def _list_tensors(name: str, found: Any, torch: Any) -> Iterator[tuple[str, Any]]:
@@ -69,8 +70,8 @@ def _list_tensors(name: str, found: Any, torch: Any) -> Iterator[tuple[str, Any]
             yield from _list_tensors(f"{name}.{key}" if name else str(key), value, torch)
 
 
-def _pass(value: object = None) -> object:
-    """What a list of TorchScript is built by, which is a list here too."""
+def _pass(value: object = None, *others: object) -> object:
+    """What a parameter or a list of TorchScript is built by: it stays what it is built from."""
     return value
 
 
@@ -89,11 +90,9 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return self._rebuild
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda data, *_: data
-        if module == "torch.jit._pickle" and name in ("build_intlist", "build_doublelist", "build_boollist"):
             return _pass
-        if module == "torch.jit._pickle" and name in ("build_tensorlist", "restore_type_tag"):
-            return lambda value, *_: value
+        if module == "torch.jit._pickle" and name in _LISTS:
+            return _pass
         if (module, name) == ("collections", "OrderedDict"):
             return dict
         if module == "torch" and name in _STORAGES:

@@ -254,6 +254,10 @@ HF_DINOV2: Final = Layout(
         write_preprocess=write_hugging_face_preprocess,
         find_obstacle=_find_obstacle,
         prefix=_choose_prefix,
+        kept=(r"embeddings\.mask_token",),
+        describe_kept=lambda settings: (
+            dict(settings) | ({"use_mask_token": True} if "use_mask_token" in settings else {})
+        ),
         bare=("classifier",),
     ),
 )

@@ -211,6 +211,7 @@ HF_DINOV3: Final = Layout(
         write_config=_write_config,
         write_preprocess=write_hugging_face_preprocess,
         find_obstacle=find_preprocess_obstacle,
+        kept=(r"embeddings\.mask_token",),
     ),
 )
 HF_DINOV3_5: Final = replace(

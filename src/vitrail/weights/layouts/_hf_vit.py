@@ -205,6 +205,7 @@ HF_VIT: Final = Layout(
         write_preprocess=write_hugging_face_preprocess,
         find_obstacle=_find_obstacle,
         prefix=_choose_prefix,
+        kept=(r"embeddings\.mask_token",),
         bare=("classifier", "cls_classifier", "distillation_classifier"),
     ),
 )

@@ -17,15 +17,21 @@ from ._vit import write_sides
 
 _ACTIVATIONS: Final[Mapping[str, ActivationName]] = MappingProxyType(
     {
+        "gelu_python": "gelu",
         "gelu": "gelu",
         "gelu_new": "gelu_tanh",
+        "gelu_fast": "gelu_tanh",
+        "gelu_accurate": "gelu_tanh",
+        "gelu_python_tanh": "gelu_tanh",
         "gelu_pytorch_tanh": "gelu_tanh",
         "quick_gelu": "quick_gelu",
         "relu": "relu",
+        "swish": "silu",
         "silu": "silu",
+        "tanh": "tanh",
     }
 )
-"""Our names of the activations by Hugging Face's."""
+"""Our names of the activations by Hugging Face's; of several for one of ours, the last is written."""
 _NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {"swiglu": "silu", **{ours: theirs for theirs, ours in _ACTIVATIONS.items()}}
 )

@@ -65,6 +65,10 @@ class Export(Generic[C]):
     """What the names begin with."""
     bare: tuple[str, ...] = ()
     """The beginnings of names that the prefix is not put before."""
+    kept: tuple[str, ...] = ()
+    """Patterns of ignored names that the library's class has too, which can be written again from the file."""
+    describe_kept: Callable[[Settings], Settings] = lambda settings: settings
+    """Changes the `config.json` of a file in which such tensors are."""
 
 
 @dataclass(frozen=True)

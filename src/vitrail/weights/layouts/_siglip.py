@@ -159,6 +159,11 @@ HF_SIGLIP_IMAGE: Final = Layout(
         write_preprocess=write_hugging_face_preprocess,
         find_obstacle=find_siglip_obstacle,
         prefix=lambda config: "" if config.head == "none" else "vision_model.",
+        kept=(r"head\..*",),
+        describe_kept=lambda settings: {
+            **settings,
+            "vision_config": {**settings["vision_config"], "vision_use_head": True},
+        },
         bare=("classifier",),
     ),
 )

@@ -118,8 +118,7 @@ def recognise(
     if not found:
         raise CheckpointError(
             f"{source.path} has no layout that vitrail knows. Its {len(source.tensors):,} tensors begin with "
-            f"{join_names(list(source.tensors)[:3])}: pass layout= with one of {join_names(LAYOUTS)} if it has one of "
-            "them under other names than its library writes"
+            f"{join_names(list(source.tensors)[:3])}{_find_nearest(source, known)}"
         )
     if len({checkpoint.prefix for checkpoint in found}) > 1:
         prefixes = join_names(dict.fromkeys(checkpoint.prefix for checkpoint in found))
@@ -133,6 +132,29 @@ def recognise(
         names = join_names(checkpoint.layout.name for checkpoint in found)
         raise CheckpointError(f"{source.path} could have any of the layouts {names}: pass layout= to choose")
     return found[0]
+
+
+def _find_nearest(source: AbstractSource, known: Sequence[AnyLayout]) -> str:
+    """Which layout is the nearest and what it lacks or has too much, in words; empty if none has a name of its own."""
+    names = [f".{name}" for name in unwrap_names(source.tensors)]
+
+    def is_there(wanted: str) -> bool:
+        return any(name.endswith(f".{wanted}") for name in names)
+
+    def list_missing(layout: AnyLayout) -> list[str]:
+        return [wanted for wanted in layout.signature if not is_there(wanted)]
+
+    nearest = min(
+        (layout.image or layout for layout in known),
+        key=lambda layout: len(list_missing(layout)) / len(layout.signature),
+    )
+    missing, foreign = list_missing(nearest), [wanted for wanted in nearest.foreign if is_there(wanted)]
+    if len(missing) == len(nearest.signature):
+        return f"; the layouts are vitrail's own, with its configuration in the header, and {join_names(LAYOUTS)}"
+    what = f"lacks {join_names(missing or nearest.one_of)}"
+    if not missing and foreign:
+        what = f"has {join_names(foreign)}, which that does not have"
+    return f". The nearest layout is {nearest.name!r} ({nearest.title}), but the file {what}"
 
 
 def _cut_prefix(source: AbstractSource, prefix: str) -> RenamedSource:

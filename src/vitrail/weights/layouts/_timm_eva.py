@@ -141,7 +141,15 @@ TIMM_EVA_IMAGE: Final = Layout(
     rules=_map,
     signature=(KERNEL, "blocks.0.attn.qkv.weight", "cls_token", "blocks.0.attn.proj.weight"),
     one_of=("blocks.0.gamma_1", "blocks.0.attn.q_bias"),
-    foreign=("mask_token", "storage_tokens", "blocks.0.attn.qkv.bias", "blocks.0.ls1.gamma", "register_tokens"),
+    foreign=(
+        "blocks.0.attn.relative_position_bias_table",
+        "rel_pos_bias.relative_position_bias_table",
+        "mask_token",
+        "storage_tokens",
+        "blocks.0.attn.qkv.bias",
+        "blocks.0.ls1.gamma",
+        "register_tokens",
+    ),
     prefixes=(OPEN_CLIP_TRUNK,),
     architectures=re.compile(
         r"vit_(tiny|small|base|large|small_plus|huge_plus|7b)_patch16_dinov3(_qkvb)?|"
