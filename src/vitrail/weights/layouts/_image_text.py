@@ -66,8 +66,9 @@ def _find_misreading(written: ImageTextConfig, read: ImageTextConfig) -> str:
 
 
 def _read_clip(checkpoint: Checkpoint) -> ImageTextConfig:
+    tower = select_text_tower(checkpoint, _USUAL_TEXT)
     image = HF_CLIP_IMAGE.read_config(checkpoint.view(layout=HF_CLIP_IMAGE))
-    text = read_hugging_face_text(select_text_tower(checkpoint, _USUAL_TEXT), heads=8, causal=True)
+    text = read_hugging_face_text(tower, heads=8, causal=True)
     return ImageTextConfig(
         image=image,
         text=text,
@@ -123,8 +124,9 @@ HF_CLIP: Final = Layout(
 
 
 def _read_siglip(checkpoint: Checkpoint) -> ImageTextConfig:
+    tower = select_text_tower(checkpoint)
     image = HF_SIGLIP_IMAGE.read_config(checkpoint.view(layout=HF_SIGLIP_IMAGE))
-    text = read_hugging_face_text(select_text_tower(checkpoint), heads=12, causal=False)
+    text = read_hugging_face_text(tower, heads=12, causal=False)
     return ImageTextConfig(
         image=image,
         text=text,
