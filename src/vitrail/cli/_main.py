@@ -19,10 +19,11 @@ from ._demo import Demo, run_demo
 from ._knn import Knn, run_knn
 from ._list import List, list_parts
 from ._look import Look, run_look
+from ._predict import Predict, run_predict
 from ._reconstruct import Reconstruct, run_reconstruct
 from ._search import Search, run_search
 from ._segment import Segment, run_segment
-from ._weights import Convert, Inspect, Predict, run_convert, run_inspect, run_predict
+from ._weights import Convert, Inspect, run_convert, run_inspect
 
 _EXTRAS: Final[Mapping[str, Literal["demo", "torch"]]] = MappingProxyType(
     {

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ..._check import join_names
 from ..._spec import PartSpec
@@ -28,7 +28,7 @@ from ._vit import find_misreading, list_shapes
 _KERNEL: Final = "embeds.proj.weight"
 _TABLE: Final = "embeds.pos_embed"
 _AXES: Final = ("embeds.pos_embed_y", "embeds.pos_embed_x")
-_RULES: Final[Mapping[tuple[object, ...], ResizeRule]] = MappingProxyType(
+_RULES: Final[Mapping[tuple[str, bool, bool], ResizeRule]] = MappingProxyType(
     {
         ("bicubic", True, False): "torch_bicubic_antialias",
         ("bicubic", False, False): "torch_bicubic",
@@ -124,7 +124,7 @@ def _read_position(checkpoint: Checkpoint, name: str, arguments: dict[str, Any],
     if factorized:
         return PartSpec("factorized", (("keep_aspect", keep_aspect), ("resize", "bilinear")))
     usual = "bilinear" if "siglip" in name else "bicubic", True, False
-    said = tuple(arguments.get(argument, value) for argument, value in zip(_RESAMPLING, usual, strict=True))
+    said = cast(Any, tuple(arguments.get(name, value) for name, value in zip(_RESAMPLING, usual, strict=True)))
     if said not in _RULES:
         raise CheckpointError(
             f"the settings beside {checkpoint.path} have {join_names(_RESAMPLING)} {said}, a rule that vitrail does "

