@@ -35,7 +35,7 @@ _RULES: Final[Mapping[tuple[str, bool, bool], ResizeRule]] = MappingProxyType(
         ("bicubic", False, True): "torchvision_corners",
         ("bilinear", True, False): "bilinear_antialias",
         ("bilinear", False, False): "bilinear",
-        ("bilinear", False, True): "big_vision_zoom",
+        ("bilinear", False, True): "bilinear_corners",
     }
 )
 """Our names of the rules, by what timm's arguments say."""
