@@ -19,6 +19,7 @@ from system_cases import SystemCase, load_system_cases
 
 import vitrail
 from vitrail import CheckpointError, EncoderOptions, EncoderSize, ImageText, ImageTextConfig, TextConfig, TextTower
+from vitrail.cli import main
 from vitrail.systems import TEXT_POOLINGS
 
 SIZE = EncoderSize(dim=16, depth=2, num_heads=2, mlp_dim=24)
@@ -221,6 +222,18 @@ def test_another_image_size_is_in_the_configuration(model: ImageText) -> None:
 def test_the_image_tower_is_the_same_alone(name: str, tmp_path: Path) -> None:
     path = CASES[name].publish(tmp_path)
     assert vitrail.model_card(path, part="image").config == vitrail.model_card(path).config
+
+
+@pytest.mark.parametrize("name", ["open_clip timm, projected", "transformers CLIPModel", "own"])
+def test_an_embedding_is_not_taken_for_classes(
+    name: str, model: ImageText, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name == "own":
+        vitrail.save(model, tmp_path / "model.safetensors")
+    path = tmp_path / "model.safetensors" if name == "own" else CASES[name].publish(tmp_path)
+    assert vitrail.model_card(path).embeds
+    assert main(["predict", str(path), "photo.jpg"]) == 1
+    assert "must have a classifier to predict with" in capsys.readouterr().err
 
 
 def changed(case: SystemCase, folder: Path, settings: dict[str, Any] | None, **tensors: Any) -> Path:

@@ -67,7 +67,7 @@ def run_predict(command: Predict) -> None:
     _check_command(command)
     settings, prefix = parse_settings(command.config), command.prefix
     classes = None if command.classes is None else parse_classes(command.classes)
-    card = model_card(command.file, layout=command.layout, config=settings, prefix=prefix)
+    whole = card = model_card(command.file, layout=command.layout, config=settings, prefix=prefix)
     if card.kind == "dense":
         model = load(command.file, layout=command.layout, config=settings, prefix=prefix, convert=command.convert)
         _predict_map(command, model)
@@ -75,7 +75,7 @@ def run_predict(command: Predict) -> None:
     if command.out is not None:
         raise ValueError(f"out is for a model of dense prediction, got one that is a {card.kind}: leave it out")
     card = model_card(command.file, layout=command.layout, config=settings, part="image", prefix=prefix)
-    if classes is None and (card.config.num_classes is None or card.embeds):
+    if classes is None and (card.config.num_classes is None or card.embeds or whole.embeds):
         raise ValueError(
             f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
             "features: give it another head first, or name --classes if it has both towers of CLIP or SigLIP"

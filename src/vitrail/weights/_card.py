@@ -12,6 +12,7 @@ from jaxtyping import Float32
 
 from ..model import ViT, ViTConfig
 from ..nn import list_arrays
+from ..systems import ImageTextConfig
 from ._configuration import Configuration, Configured, get_image_config, make_outline, name_kind
 from ._errors import blame_file
 from ._native import check_no_overrides, compare_arrays, is_native, name_dtypes, read_header, read_plugins
@@ -171,7 +172,7 @@ def _make_card(checkpoint: Checkpoint, config: Configuration) -> ModelCard:
         unknown=tuple(name for name, why in reasons.items() if why is None),
         dtypes=Counter(info.dtype for name, info in name_dtypes(checkpoint.tensors).items() if name in plan.used),
         assumed=checkpoint.assumed,
-        embeds=(layout.image or layout).embeds(get_image_config(config)),
+        embeds=isinstance(config, ImageTextConfig) or (layout.image or layout).embeds(get_image_config(config)),
     )
 
 
@@ -211,7 +212,7 @@ def _make_own_card(
         unknown=unknown,
         dtypes=dtypes,
         assumed={},
-        embeds=has_pooler(get_image_config(config)),
+        embeds=isinstance(config, ImageTextConfig) or has_pooler(get_image_config(config)),
     )
 
 
