@@ -44,7 +44,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     for (checkpoint, layout), (family, found) in _FOUND.items():
         sizes, outputs = ({key.split()[place] for key in found} for place in (0, 1))
         at = sorted(sizes, key=lambda size: [int(side) for side in size.split("x")])
-        compared = [output for output in ("tokens", "pooled", "logits", "masks", "scores") if output in outputs]
+        compared = [output for output in ("tokens", "pooled", "logits") if output in outputs]
         difference = f"{max(found.values()):.1e}"
         rows.append((family, layout, checkpoint, ", ".join(compared), ", ".join(at), difference))
     order = ("ViT", *FAMILIES)
