@@ -324,6 +324,9 @@ def test_the_processor_of_depth_anything_is_read_and_written(tmp_path: Path) -> 
     assert (larger.config.picture_size, larger.config.image.image_size) == ((24, 24), (16, 16))
     vitrail.save(larger, tmp_path / "larger", layout="hf_depth_anything")
     assert vitrail.load(tmp_path / "larger").config == larger.config
+    padded = {"image_processor_type": "DPTImageProcessor", "do_resize": False, "do_pad": True, "size_divisor": 4}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(padded))  # as DPT with DINOv2
+    assert vitrail.load(path).config.image.preprocess is None
 
 
 def test_the_colours_of_classes_are_those_of_pascal_voc() -> None:
@@ -349,6 +352,24 @@ def test_a_large_map_of_many_classes_is_resized_in_bands(monkeypatch: pytest.Mon
     assert np.array_equal(choose_classes(scores, (40, 30)), whole)
     assert np.array_equal(choose_classes(scores, (5, 6)), np.argmax(scores, axis=-1))
     assert_close(resize_depth(scores[..., :1], (5, 6)), scores[..., 0])
+
+
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        Preprocess("none", "bicubic", (0.5,) * 3, (0.5,) * 3),
+        Preprocess("squash", "bicubic", (0.5,) * 3, (0.5,) * 3, unread=(2, 2)),
+        Preprocess("native", "bicubic", (0.5,) * 3, (0.5,) * 3, patch_size=(4, 4), max_patches=9),
+    ],
+    ids=lambda preprocess: preprocess.fit,
+)
+def test_predict_maps_all_of_a_picture_whatever_prepares_it(preprocess: Preprocess, photograph: Path) -> None:
+    config = DenseConfig(image=image_config(preprocess=preprocess), readout="linear", num_classes=2)
+    vitrail.save(config.build(key=KEY), photograph.with_name("m.safetensors"))
+    out = photograph.with_name("map.png")
+    assert main(["predict", str(photograph.with_name("m.safetensors")), str(photograph), "--out", str(out)]) == 0
+    with Image.open(out) as drawn:
+        assert drawn.size == (20, 31)
 
 
 @pytest.fixture

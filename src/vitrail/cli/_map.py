@@ -1,6 +1,5 @@
 """The map that a model of dense prediction makes of a picture, as a picture."""
 
-import dataclasses
 import math
 from typing import TYPE_CHECKING, Final
 
@@ -49,11 +48,12 @@ def predict_map(
 
 def _keep_whole(preprocess: Preprocess, patch_size: tuple[int, int]) -> Preprocess:
     """A preprocessing that cuts or pads pictures, changed so that each pixel is in the map: the proportions stay."""
-    if preprocess.crop == 1 and preprocess.fit in ("keep", "squash"):
+    if preprocess.crop == 1 and preprocess.fit in ("keep", "squash") and preprocess.unread == (0, 0):
         return preprocess
-    if patch_size[0] != patch_size[1]:
-        return dataclasses.replace(preprocess, fit="squash", crop=1.0)
-    return dataclasses.replace(preprocess, fit="keep", crop=1.0, multiple=patch_size[0])
+    given = preprocess.interpolation, preprocess.mean, preprocess.std
+    if preprocess.fit == "squash" or patch_size[0] != patch_size[1]:
+        return Preprocess("squash", *given)
+    return Preprocess("keep", *given, multiple=patch_size[0])
 
 
 def _describe_classes(model: Dense, classes: Int[np.ndarray, "height width"], top: int) -> list[str]:

@@ -292,10 +292,12 @@ def _choose_fit(path: Path, settings: Settings, name: str, processor: _Processor
         most = _read_whole(path, settings.get("max_num_patches", 256))
         resizes = settings.get("do_resize") is not False
         return "native" if resizes else None, {"patch_size": (patch, patch), "max_patches": most}
+    if name == "DPT" and settings.get("do_pad"):  # on all sides, to whole patches
+        return None, {}
     if settings.get("keep_aspect_ratio"):  # only DPT's processor has it
         size = settings.get("size")
         sides = cast("dict[str, Any]", size) if isinstance(size, dict) else {"height": size, "width": size}
-        known = not settings.get("do_pad") and sides.get("height") == sides.get("width")
+        known = sides.get("height") == sides.get("width")
         multiple = settings.get("ensure_multiple_of") or 1
         if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
             raise CheckpointError(f"'ensure_multiple_of' beside {path} must be a whole number, got {multiple!r}")
