@@ -603,22 +603,22 @@ def test_a_model_is_found_under_the_names_of_its_wrappers(
 
 def test_one_of_two_models_is_chosen_by_its_prefix(tmp_path: Path) -> None:
     settings = {"config": {"num_heads": 2}}
-    students = {f"student.{name}": array + 1 for name, array in tensors_of(DINOV2).items()}
-    path = renamed(DINOV2, tmp_path / "both.safetensors", lambda name: f"teacher.{name}", **students)
+    seconds = {f"second.{name}": array + 1 for name, array in tensors_of(DINOV2).items()}
+    path = renamed(DINOV2, tmp_path / "both.safetensors", lambda name: f"first.{name}", **seconds)
     for read in (vitrail.load, vitrail.model_card):
         with pytest.raises(
-            CheckpointError, match=r"several models, .* '(teacher|student)\.', '(teacher|student)\.': pass prefix="
+            CheckpointError, match=r"several models, .* '(first|second)\.', '(first|second)\.': pass prefix="
         ):
             read(path, **settings)
         with pytest.raises(ValueError, match=r"prefix must be what some names in .* begin with, got 'ema\.'"):
             read(path, prefix="ema.", **settings)
     plain = vitrail.load(published(DINOV2, tmp_path / "plain"), **DINOV2.options)
-    assert eqx.tree_equal(vitrail.load(path, prefix="teacher.", **settings), plain)
-    card = vitrail.model_card(path, prefix="teacher.", **settings)
-    assert {name for name, why in card.ignored.items() if why == "not under the prefix 'teacher.'"} == students.keys()
+    assert eqx.tree_equal(vitrail.load(path, prefix="first.", **settings), plain)
+    card = vitrail.model_card(path, prefix="first.", **settings)
+    assert {name for name, why in card.ignored.items() if why == "not under the prefix 'first.'"} == seconds.keys()
     vitrail.save(plain, tmp_path / "own.safetensors")
     with pytest.raises(ValueError, match="layout, config and prefix must be None for a file of vitrail's own"):
-        vitrail.load(tmp_path / "own.safetensors", prefix="teacher.")
+        vitrail.load(tmp_path / "own.safetensors", prefix="first.")
 
 
 def test_settings_inside_those_of_a_larger_model_are_read(tmp_path: Path) -> None:

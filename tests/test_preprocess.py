@@ -528,7 +528,7 @@ def test_a_card_names_what_is_ignored_missing_and_unknown(tmp_path: Path) -> Non
     tensors = load_file(path)
     tensors.pop("vit.layernorm.bias")
     save_file(tensors | {"more": np.zeros(2, np.float32)}, path)
-    card = vitrail.model_card(path)
+    card = vitrail.model_card(path, part="image")
     assert card.layout == "hf_vit"
     assert card.missing == ("'layernorm.bias' for 'backbone.norm.bias'",)
     assert card.unknown == ("more",)

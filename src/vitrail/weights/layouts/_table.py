@@ -115,6 +115,7 @@ def recognise(
     if not found and layout is not None:
         image = known[0].image or known[0]
         return Checkpoint(_unstack(first, image), image, settings, beside)
+    found = _drop_inner(found)
     if not found:
         raise CheckpointError(
             f"{source.path} has no layout that vitrail knows. Its {len(source.tensors):,} tensors begin with "
@@ -165,6 +166,19 @@ def _cut_prefix(source: AbstractSource, prefix: str) -> RenamedSource:
             f"{join_names(list(source.tensors)[:3])}"
         )
     return scope
+
+
+def _drop_inner(found: list[Checkpoint]) -> list[Checkpoint]:
+    """Without the part of a model that was found as a whole under a shorter prefix."""
+    shorter = {(checkpoint.layout.name, checkpoint.prefix) for checkpoint in found}
+
+    def is_inner(checkpoint: Checkpoint) -> bool:
+        return any(
+            name == checkpoint.layout.name and prefix != checkpoint.prefix and checkpoint.prefix.startswith(prefix)
+            for name, prefix in shorter
+        )
+
+    return [checkpoint for checkpoint in found if not is_inner(checkpoint)]
 
 
 def _find_prefixes(source: AbstractSource, known: Sequence[AnyLayout]) -> list[str]:
