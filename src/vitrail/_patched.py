@@ -54,7 +54,7 @@ def pack(
         ```python
         card = vitrail.model_card("siglip2-naflex/")
         batch = vitrail.pack([card.preprocess(photo) for photo in photos], patch_size=16, max_patches=256)
-        embeddings = eqx.filter_jit(jax.vmap(model))(batch)
+        embeddings = vitrail.compile(model)(batch)
         ```
 
     **Arguments:**
