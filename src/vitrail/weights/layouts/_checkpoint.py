@@ -83,8 +83,8 @@ class Checkpoint(AbstractSource):
         self.settings = settings
         self.beside = beside
         self.assumed: dict[str, object] = {}
-        self.prefix = source.prefix if isinstance(source, RenamedSource) else ""
-        self.outside = source.outside if isinstance(source, RenamedSource) else ()
+        self.prefix: str = source.prefix if isinstance(source, RenamedSource) else ""
+        self.outside: tuple[str, ...] = source.outside if isinstance(source, RenamedSource) else ()
         self._source = source
         self._names: dict[str, str] = {}
         for name in source.tensors:
