@@ -23,6 +23,7 @@ from checkpoint_cases import TOLERANCE, differences, image_of, load_cases, publi
 from helpers import image_for, prefix_of, run, small_model
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from system_cases import load_system_cases
 
 import vitrail
 from vitrail import CheckpointError
@@ -473,7 +474,7 @@ def test_the_facts_of_a_layout_fit_each_other(layout: Layout[Any]) -> None:
 
 
 def test_every_case_is_of_one_layout_and_all_layouts_have_one() -> None:
-    elsewhere = {"big_vision", "vision_transformer", "dino"}
+    elsewhere = {"big_vision", "vision_transformer", "dino"} | {case.layout for case in load_system_cases().values()}
     assert {case.layout for case in CASES.values()} | elsewhere == LAYOUTS.keys()
 
 

@@ -8,6 +8,7 @@ compared with at the 99.9th percentile.
 import dataclasses
 import importlib
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from vitrail import Preprocess
 from vitrail.images import HALF
 from vitrail.weights import LAYOUTS
 from vitrail.weights.formats import ArraySource
-from vitrail.weights.layouts import Checkpoint
+from vitrail.weights.layouts import AnyLayout, Checkpoint, FilesBeside
 
 PHOTOGRAPHS = {
     "chelsea": Image.fromarray(data.chelsea()),
@@ -64,6 +65,11 @@ def steps(reference: np.ndarray, image: Image.Image, preprocess: Preprocess, siz
     found = np.asarray(preprocess(image, (size, size) if isinstance(size, int) else size))
     assert found.shape == reference.shape
     return np.abs(found - reference) * np.asarray(preprocess.std) * 255
+
+
+def image_layout(name: str) -> AnyLayout:
+    """The layout of the image model alone."""
+    return LAYOUTS[name].image or LAYOUTS[name]
 
 
 def processor(family: str, ending: str, prefix: str) -> Any:
@@ -135,7 +141,7 @@ def test_a_picture_is_what_timm_makes_of_it(
     pretrained |= {} if crop is None else {"crop_pct": crop}
     resolved = timm.data.resolve_data_config(pretrained_cfg=pretrained)
     reference = timm.data.create_transform(**resolved)(PHOTOGRAPHS[photograph]).permute(1, 2, 0).numpy()
-    checkpoint = Checkpoint(ArraySource(tmp_path, {}), LAYOUTS["timm"], {"pretrained_cfg": pretrained})
+    checkpoint = Checkpoint(ArraySource(tmp_path, {}), image_layout("timm"), {"pretrained_cfg": pretrained})
     preprocess = checkpoint.find_preprocess(3)
     assert preprocess is not None
     assert steps(reference, PHOTOGRAPHS[photograph], preprocess, size).max() <= 0.001
@@ -152,7 +158,7 @@ def test_a_picture_is_what_open_clip_makes_of_it(
 ) -> None:
     reference = open_clip.image_transform(size, is_train=False, **changes)(PHOTOGRAPHS[photograph])
     settings = {"preprocess_cfg": {"size": list(size), **changes}}
-    preprocess = Checkpoint(ArraySource(tmp_path, {}), LAYOUTS["openai_clip"], settings).find_preprocess(3)
+    preprocess = Checkpoint(ArraySource(tmp_path, {}), image_layout("openai_clip"), settings).find_preprocess(3)
     assert preprocess is not None
     assert steps(reference.permute(1, 2, 0).numpy(), PHOTOGRAPHS[photograph], preprocess, size).max() <= 0.001
 
@@ -197,7 +203,9 @@ def test_a_file_beside_the_weights_is_read_as_transformers_reads_it(
     read = getattr(transformers, name + ending).from_pretrained(tmp_path)
     reference = np.asarray(read(images=PHOTOGRAPHS[photograph], return_tensors="np")["pixel_values"][0])
     source = ArraySource(tmp_path / "model.safetensors", {})
-    preprocess = Checkpoint(source, LAYOUTS["hf_dinov2"], {}, files.get).find_preprocess(3)
+    with ExitStack() as opened:
+        checkpoint = Checkpoint(source, image_layout("hf_dinov2"), {}, FilesBeside(source, opened))
+        preprocess = checkpoint.find_preprocess(3)
     assert preprocess is not None
     assert steps(reference.transpose(1, 2, 0), PHOTOGRAPHS[photograph], preprocess, size).max() <= 0.001
 
