@@ -105,6 +105,7 @@ def test_positions_keep_their_contract(position: Any, options: dict[str, Any]) -
     [
         *((name, {}) for name in builtins(POOLS)),
         (POOLS.configure("mean", include_prefix=True), {"reads_prefix": True}),
+        (POOLS.configure("attention", include_prefix=True), {"reads_prefix": True}),
         (POOLS.configure("lse", temperature=0.5, learned=False), {}),
         (POOLS.configure("attention", num_heads=4, num_queries=3, mlp_dim=10, activation="gelu_tanh"), {}),
         (POOLS.configure("simpool", gamma=1.0), {}),
