@@ -126,9 +126,9 @@ vitrail.vit_forward(0, image, 16, 64, 4, 128, 2)  # expect: reportCallIssue
 
 # Surgery
 model = vitrail.vit("S/16", num_classes=10, key=key)
-vitrail.replace(model, classes="cat")  # expect: reportCallIssue
+vitrail.replace(model, classes="cat")  # expect: reportArgumentType, reportCallIssue
 vitrail.replace(model, patch="conv", key=key)  # expect: reportCallIssue
 vitrail.replace(model, pool=vitrail.LinearHead, key=key)  # expect: reportArgumentType
-vitrail.replace(model, num_classes="all", key=key)  # expect: reportCallIssue
+vitrail.replace(model, num_classes="all", key=key)  # expect: reportArgumentType, reportCallIssue
 vitrail.replace(model, pool=None, key=key)  # expect: reportArgumentType
 vitrail.compare()  # expect: reportAttributeAccessIssue
