@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
-from ..nn import ACTIVATIONS, TRUNC_NORMAL, Init, Linear, ParameterKinds, at_least_float32
+from ..nn import ACTIVATIONS, TRUNC_NORMAL, Init, Linear, ParameterKinds, normalise
 from ._base import AbstractHead
 from ._classes import check_num_classes
 
-_EPS = 1e-12
 # PyTorch draws the weight of a linear layer so.
 _UNIFORM = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2)
 
@@ -86,12 +85,5 @@ class ProjectionHead(AbstractHead):
     ) -> Float[Array, "*tokens {self.out_dim}"]:
         for layer in self.hidden:
             x = ACTIVATIONS["gelu"](layer(x))
-        scores = _normalise(self.bottleneck(x)) @ _normalise(self.directions).T
+        scores = normalise(self.bottleneck(x)) @ normalise(self.directions).T
         return scores if self.scales is None else scores * jnp.broadcast_to(self.scales, scores.shape)
-
-
-def _normalise(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-    """Vectors of length one, computed at least in float32. A vector of zeros stays zero, and its gradient finite."""
-    wide = x.astype(at_least_float32(x.dtype))
-    square = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
-    return (wide * jax.lax.rsqrt(jnp.maximum(square, _EPS**2))).astype(x.dtype)
