@@ -1,4 +1,5 @@
-"""What the comparisons found, as a table: `pytest tests/oracles --table docs/assets/checkpoints.csv`."""
+"""What the comparisons found, as tables: `pytest tests/oracles --table docs/assets/checkpoints.csv`, and beside it
+`systems.csv`."""
 
 import csv
 from collections.abc import Mapping
@@ -9,7 +10,16 @@ import pytest
 
 COLUMNS = ("family", "layout", "checkpoint", "compared", "at", "difference")
 FAMILIES = ("NaFlex", "RoPE", "Perception Encoder", "DeiT", "DINOv2", "DINOv3", "CLIP", "SigLIP", "MAE", "SAM")
+SYSTEM_COLUMNS = ("system", "layout", "checkpoint", "compared", "difference")
+SYSTEMS = {
+    "systems_image_text": "CLIP and SigLIP",
+    "systems_mae": "MAE",
+    "systems_sam": "Segment Anything",
+    "systems_dino": "DINO",
+    "systems_dense": "Dense prediction",
+}
 _FOUND: dict[tuple[str, str], tuple[str, dict[str, float]]] = {}
+_SYSTEMS: dict[tuple[str, str, str], dict[str, float]] = {}
 
 
 def family_of(checkpoint: str) -> str:
@@ -30,10 +40,18 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             _FOUND.setdefault((checkpoint, layout), (family_of(checkpoint), {}))
             found = _FOUND[checkpoint, layout][1]
             found |= {key: max(number, found.get(key, 0.0)) for key, number in differences.items()}
+        if name == "compared_system":
+            family, case, layout, differences = _compared_system(value)
+            found = _SYSTEMS.setdefault((family, layout, case), {})
+            found |= {key: max(number, found.get(key, 0.0)) for key, number in differences.items()}
 
 
 def _compared(value: Any) -> tuple[str, str, Mapping[str, float]]:
     return value["checkpoint"], value["layout"], value["differences"]
+
+
+def _compared_system(value: Any) -> tuple[str, str, str, Mapping[str, float]]:
+    return SYSTEMS[value["family"]], value["case"], value["layout"], value["differences"]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -52,3 +70,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(sorted(rows, key=lambda row: (order.index(row[0]), *row)))
+    with path.with_name("systems.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(SYSTEM_COLUMNS)
+        for (family, layout, case), found in _SYSTEMS.items():
+            writer.writerow((family, layout, case, ", ".join(found), f"{max(found.values()):.1e}"))
