@@ -501,7 +501,7 @@ def write_stacked_file(path: Path) -> None:
 def test_loading_takes_little_more_memory_than_the_weights(write: Callable[[Path], None], tmp_path: Path) -> None:
     write(tmp_path / "model")
     measured = """
-        import einops, jax, vitrail
+        import einops, jax, vitrail, vitrail.weights
         jax.random.normal(jax.random.key(0), (3,))
         def status(name):
             with open("/proc/self/status") as lines:

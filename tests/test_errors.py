@@ -646,7 +646,8 @@ def test_no_public_value_prints_an_address_or_more_than_a_screen() -> None:
                 continue
             if name != "ACTIVATIONS":  # functions of JAX
                 assert " at 0x" not in repr(value), (room, name)
-            assert len(repr(value)) < 1500, (room, name)
+            if name != "TEMPLATES":  # whose eighty texts are what there is to see
+                assert len(repr(value)) < 1500, (room, name)
 
 
 def test_a_name_that_the_package_does_not_have_suggests_the_one_that_was_meant() -> None:

@@ -10,6 +10,7 @@ from jaxtyping import PRNGKeyArray
 from .._check import describe_value, join_names
 from .._keep import KEEP, Keep
 from .._spec import PartSpec
+from .._typecheck import CallError
 from ..dense import DenseReadoutFactory
 from ..head import HeadFactory
 from ..images import Preprocess
@@ -127,7 +128,7 @@ def replace(
             )
         return model.replaced(readout=readout, num_classes=num_classes, classes=classes, preprocess=preprocess, key=key)
     if not isinstance(model, ViT):
-        raise TypeError(
+        raise CallError(
             f"model must be a ViT or a Dense, got {describe_value(model)}: pass a model that was built or loaded"
         )
     if readout is not KEEP:
