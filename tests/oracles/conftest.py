@@ -74,4 +74,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(SYSTEM_COLUMNS)
         for (family, layout, case), found in _SYSTEMS.items():
-            writer.writerow((family, layout, case, ", ".join(found), f"{max(found.values()):.1e}"))
+            compared = dict.fromkeys(key.rpartition("/")[2] for key in found)
+            writer.writerow((family, layout, case, ", ".join(compared), f"{max(found.values()):.1e}"))

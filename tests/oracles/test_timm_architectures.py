@@ -120,7 +120,7 @@ def test_without_settings_a_model_is_read_as_timm_builds_it_or_not_at_all() -> N
 def test_an_architecture_says_its_pool_and_its_heads(name: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name, depth=1)
-    layout = LAYOUTS["timm_eva" if type(model).__name__ == "Eva" else "timm"]
+    layout = IMAGE_LAYOUTS["timm_eva" if type(model).__name__ == "Eva" else "timm"]
     checkpoint = Checkpoint(
         Shapes(model), layout, {"architecture": name, "model_args": {"img_size": model.patch_embed.img_size}}
     )

@@ -292,7 +292,7 @@ TIMM_VIT_IMAGE: Final = Layout(
     ),
     prefixes=(OPEN_CLIP_TRUNK,),
     architectures=re.compile(
-        r"(vit|deit|deit3|eva)_(tiny|xsmall|small|wee|d?little|medium|mediumd|betwixt|base|large|huge|giant|giantopt|"
+        r"(?!eva_giant)(vit|deit|deit3|eva)_(tiny|xsmall|small|wee|d?little|medium|mediumd|betwixt|base|large|huge|giant|giantopt|"
         r"gigantic|so150m2?|so400m|dwee)(_distilled)?_patch\d+"
         r"(_plus|_reg\d|_gap|_map|_clip|_quickgelu|_siglip|_dinov2|_tipsv2|_36x1)*(_\d+)?(_miil)?"
         r"(_in21k|_sam|_dino|_in21ft1k|_clip_laion2b)?|flexivit_(small|base|large)"
