@@ -1,5 +1,6 @@
 """`vitrail predict --classes` and `vitrail search`: what they print, draw and refuse."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -191,3 +192,22 @@ def test_a_contact_sheet_has_a_caption_for_each_picture(tmp_path: Path) -> None:
         vitrail.show.draw_contact_sheet(pictures, captions[:6], tmp_path / "sheet.png", title="t")
     with pytest.raises(ValueError, match=r"path must end in \.png"):
         vitrail.show.draw_contact_sheet(pictures, captions, tmp_path / "sheet.gif", title="t")
+
+
+def test_images_of_any_shape_are_searched_by_a_model_of_native_aspect(
+    folders: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model: vitrail.ImageText = vitrail.load(folders["hf_siglip 2"])
+    patch = model.image.config.patch_size
+    half = (0.5,) * 3
+    native = vitrail.Preprocess("native", "bilinear", half, half, patch_size=patch, max_patches=6)
+    image = vitrail.replace(model.image, preprocess=native)
+    config = dataclasses.replace(model.config, image=image.config)
+    vitrail.save(dataclasses.replace(model, image=image, config=config), tmp_path / "m.safetensors")
+    search = ["search", str(tmp_path / "m.safetensors"), str(photos), "red", "--out", str(tmp_path / "found.png")]
+    assert main(search) == 0
+    with Image.open(photos / "a.png") as picture:
+        batch = vitrail.pack([native(picture, (0, 0))], patch, 6)
+    text = run(model.embed_text, jnp.asarray(model.tokenize("red")[0]))
+    score = float(run(jax.vmap(model.embed_image), batch)[0] @ text)
+    assert f"{score:8.4f}  {photos / 'a.png'}" in capsys.readouterr().out

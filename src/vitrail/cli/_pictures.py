@@ -1,17 +1,19 @@
 """What the commands that read or write pictures share."""
 
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 
 from .._check import join_names
 from .._files import write_whole
+from .._patched import PatchedImage, pack
 from ..images import CLIP, HALF, IMAGENET, Preprocess
 from ..model import ViTConfig
 from ..weights.layouts import match_channels
@@ -81,6 +83,15 @@ def _blame_image(image: Path) -> Generator[None, None, None]:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # the message of the system names the file
         raise ValueError(f"{image} must be an image that Pillow can read, got an error: {error}") from error
+
+
+def make_batch(
+    preprocess: Preprocess, images: Sequence[Float[np.ndarray, "_height _width channels"]]
+) -> Float[Array, "batch height width channels"] | PatchedImage:
+    """What a model reads of several images: an array, or the patches of images that have their own sizes."""
+    if preprocess.patch_size is None or preprocess.max_patches is None:
+        return jnp.asarray(np.stack(images))
+    return pack(images, preprocess.patch_size, preprocess.max_patches)
 
 
 def check_picture(name: str, out: Path, images: tuple[Path, ...]) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from .._check import check_positive
 from .._extras import require
-from .._patched import PatchedImage, pack
+from .._patched import PatchedImage
 from ..head import CosineHead
 from ..images import Preprocess, raise_problems, to_picture
 from ..model import ViT, ViTConfig
@@ -20,7 +20,15 @@ from ..systems import Dense, zero_shot
 from ..train import check_outputs
 from ..weights import load, model_card
 from ._map import predict_map
-from ._pictures import PreprocessName, check_picture, choose_preprocess, parse_settings, read_picture, write_picture
+from ._pictures import (
+    PreprocessName,
+    check_picture,
+    choose_preprocess,
+    make_batch,
+    parse_settings,
+    read_picture,
+    write_picture,
+)
 from ._texts import load_image_text, parse_classes
 
 
@@ -175,12 +183,10 @@ def _check_attention(model: ViT) -> None:
 
 def _make_input(
     preprocess: Preprocess, pixels: Float[np.ndarray, "height width channels"]
-) -> Float[np.ndarray, "height width channels"] | PatchedImage:
+) -> Float[Array, "height width channels"] | PatchedImage:
     """What the model reads: an image, or the patches of one that has its own size."""
-    if preprocess.patch_size is None or preprocess.max_patches is None:
-        return pixels
-    batch = pack([pixels], preprocess.patch_size, preprocess.max_patches)
-    return PatchedImage(batch.patches[0], batch.grid[0])
+    batch = make_batch(preprocess, [pixels])
+    return PatchedImage(batch.patches[0], batch.grid[0]) if isinstance(batch, PatchedImage) else batch[0]
 
 
 def _stack_pictures(pictures: list[Float[np.ndarray, "_height _width 3"]]) -> Float[np.ndarray, "height width 3"]:

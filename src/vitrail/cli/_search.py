@@ -14,12 +14,13 @@ from jaxtyping import Array, Float, Float32, UInt8
 
 from .._check import check_positive
 from .._extras import require
+from .._patched import PatchedImage
 from ..images import FORMATS, HALF, Preprocess
 from ..show import SUFFIXES, draw_contact_sheet
 from ..systems import ImageText
 from ..train import check_outputs
 from ..weights import model_card
-from ._pictures import PreprocessName, choose_preprocess, parse_settings, read_picture
+from ._pictures import PreprocessName, choose_preprocess, make_batch, parse_settings, read_picture
 from ._setup import check_out
 from ._texts import load_image_text
 
@@ -120,8 +121,8 @@ def _score_images(
         if not kept:
             continue
         # As many as ever, so that one program is compiled.
-        filled = np.stack([pixels for _, pixels in kept] + [kept[-1][1]] * (batch_size - len(kept)))
-        embeddings = np.asarray(_embed_images(model, jnp.asarray(filled)))[: len(kept)]
+        filled = make_batch(preprocess, [pixels for _, pixels in kept] + [kept[-1][1]] * (batch_size - len(kept)))
+        embeddings = np.asarray(_embed_images(model, filled))[: len(kept)]
         check_outputs("embeddings", embeddings, first=start)
         yield from (
             (path, float(score)) for (path, _), score in zip(kept, embeddings @ np.asarray(direction), strict=True)
@@ -130,7 +131,7 @@ def _score_images(
 
 @eqx.filter_jit
 def _embed_images(
-    model: ImageText, images: Float32[Array, "batch height width channels"]
+    model: ImageText, images: Float32[Array, "batch height width channels"] | PatchedImage
 ) -> Float[Array, "batch embed"]:
     return jax.vmap(model.embed_image)(images)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, Shaped
 
+from .._patched import PatchedImage
 from ..model import ViT, ViTConfig, from_json, to_json
 from ..nn import Dropout, Execution, normalise
 from ._text import TextConfig, TextTower
@@ -139,11 +140,11 @@ class ImageText(eqx.Module):
         self.config = config
 
     def embed_image(
-        self, image: Shaped[Array | np.ndarray, "..."], *, key: PRNGKeyArray | None = None
+        self, image: Shaped[Array | np.ndarray, "..."] | PatchedImage, *, key: PRNGKeyArray | None = None
     ) -> Float[Array, " embed"]:
         """**Arguments:**
 
-        - `image`: one image, as the image model takes it.
+        - `image`: one image, as the image model takes it, or a `PatchedImage` of any shape.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
