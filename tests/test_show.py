@@ -219,3 +219,14 @@ def test_an_error_of_look_is_one_line(saved: Path, tmp_path: Path, capsys: pytes
         assert message in error
         assert error.count("\n") == 1
         assert not (tmp_path / "look.png").exists()
+
+
+def test_a_picture_of_its_own_size_is_squashed_into_its_panel(tmp_path: Path) -> None:
+    half = (0.5,) * 3
+    native = vitrail.Preprocess("native", "bilinear", half, half, patch_size=(4, 4), max_patches=6)
+    model = small_model(pool="mean", preprocess=native)
+    pictures = [np.zeros((30, 10, 3), np.uint8), np.full((8, 40, 3), 200, np.uint8)]
+    show.draw_look(model, pictures, tmp_path / "own.png")
+    squash = vitrail.Preprocess("squash", "bilinear", half, half)
+    show.draw_look(vitrail.replace(model, preprocess=squash), pictures, tmp_path / "squashed.png")
+    assert (tmp_path / "own.png").read_bytes() == (tmp_path / "squashed.png").read_bytes()

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ..images import Preprocess
-from ..model import ViTConfig
 from ..weights import ModelCard, convert_torch, model_card
 from ._pictures import parse_settings
 
@@ -70,7 +69,7 @@ def describe_card(card: ModelCard) -> list[str]:
         + ("" if encoder.qkv_bias else ", no qkv_bias")
         + ("" if encoder.layer_scale is None else ", layer scale")
         + ("" if config.windows is None else f", windows of {config.windows.size}"),
-        f"classes     {_describe_classes(config)}",
+        f"classes     {_describe_classes(card)}",
         f"parameters  {card.parameters:,}",
         f"dtypes      {_describe_dtypes(card)}",
         f"FLOPs       {card.flops / 1e9:.2f} G an image",
@@ -85,7 +84,10 @@ def describe_card(card: ModelCard) -> list[str]:
     return lines + _list_entries("unknown", list(card.unknown))
 
 
-def _describe_classes(config: ViTConfig) -> str:
+def _describe_classes(card: ModelCard) -> str:
+    config = card.config
+    if card.embeds:
+        return f"none: the model returns an embedding of {config.num_classes or config.token_dim} numbers"
     if config.classes is None:
         return f"{config.num_classes or 'none'}"
     more = ", ..." if len(config.classes) > _SHOWN else ""
