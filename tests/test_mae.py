@@ -100,6 +100,8 @@ def test_what_does_not_fit_is_named(model: vitrail.MaskedAutoencoder) -> None:
         model.reconstruct(IMAGE, key=key, noise=NOISE)
     with pytest.raises(ValueError, match=r"noise must have a number for each of the 12 patches, got 11"):
         model.reconstruct(IMAGE, noise=NOISE[1:])
+    with pytest.raises(ValueError, match=r"image must be 8 x 12"):
+        model.patchify(IMAGE.transpose(1, 0, 2))
     for call in (lambda image: model(image, jax.numpy.asarray([1])), lambda image: model.reconstruct(image, key=key)):
         with pytest.raises(ValueError, match=r"image must be 8 x 12, the image_size of the model, got 8 x 8"):
             call(IMAGE[:, :8])

@@ -154,7 +154,9 @@ def _load_classifier(command: Predict, classes: list[str] | None) -> ViT:
             part="image",
             convert=command.convert,
         )
-    model = load_image_text(command.file, layout=command.layout, config=settings, convert=command.convert)
+    model = load_image_text(
+        command.file, layout=command.layout, config=settings, convert=command.convert, prefix=command.prefix
+    )
     if len(classes) == 1 and model.bias is None:
         raise ValueError(
             f"classes must be at least two, got {classes[0]!r}: the probabilities of this model add up to 100%"

@@ -24,13 +24,20 @@ def parse_classes(text: str) -> list[str]:
     return names
 
 
-def load_image_text(file: Path, *, layout: str | None, config: Mapping[str, Any] | None, convert: bool) -> ImageText:
+def load_image_text(
+    file: Path,
+    *,
+    layout: str | None,
+    config: Mapping[str, Any] | None,
+    convert: bool,
+    prefix: str | None = None,
+) -> ImageText:
     """Loads a model of images and texts, with its tokenizer.
 
     **Raises:** `ValueError` if the file holds another model, or there is no tokenizer; what `load` raises.
     """
     require("tokenizers", extra="text")
-    model = load(file, layout=layout, config=config, convert=convert)
+    model = load(file, layout=layout, config=config, prefix=prefix, convert=convert)
     if not isinstance(model, ImageText):
         raise ValueError(
             f"{file} must have both towers of CLIP or SigLIP to read texts, got a {type(model).__name__}: pass a "

@@ -133,12 +133,12 @@ class Preprocess:
         The pixels in [0, 255]. `normalise` gives from them what a call returns.
 
         **Raises:** what a call raises; `ValueError` for `fit="pad"`, whose zeros come after normalising, and for
-        `fit="keep"`, which gives each picture another size.
+        `fit="keep"` and `fit="native"`, which give each picture another size.
         """
-        if self.fit == "keep":
+        if self.fit in ("keep", "native"):
             raise ValueError(
-                "fit='keep' gives each picture a size of its own, and stored pixels have one: use fit='squash' or "
-                "fit='cover'"
+                f"fit={self.fit!r} gives each picture a size of its own, and stored pixels have one: use fit='squash' "
+                "or fit='cover'"
             )
         if self.fit == "pad":
             raise ValueError(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
+from .._check import check_image
 from .._tokens import Tokens
 from ..encoder import Encoder
 from ..model import ViT
@@ -205,7 +206,10 @@ class MaskedAutoencoder(eqx.Module):
         **Returns:**
 
         The pixels of each patch, row-major, channels last, in float32.
+
+        **Raises:** `ValueError` or `TypeError` if the image does not fit.
         """
+        check_image(image, self.config.image.image_size, self.config.image.channels)
         (rows, cols), (height, width) = self.config.image.grid, self.config.image.patch_size
         cells = jnp.asarray(image, jnp.float32).reshape(rows, height, cols, width, self.config.image.channels)
         return cells.transpose(0, 2, 1, 3, 4).reshape(rows * cols, -1)

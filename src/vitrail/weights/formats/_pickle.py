@@ -159,7 +159,7 @@ def _find_dictionaries(
     if not isinstance(content, Mapping):
         return
     named = cast("Mapping[Any, Any]", content)
-    if any(torch.is_tensor(value) for value in named.values()):
+    if any(torch.is_tensor(value) and value.ndim for value in named.values()):  # not for the accuracy of a run
         yield keys, named
     elif len(keys) < _DEEPEST:
         for key, value in named.items():

@@ -127,7 +127,9 @@ class Checkpoint(AbstractSource):
         known, kind = self.layout.preprocess, self.settings.get("model_type") or ""
         usual = known.get(kind, known.get("")) if isinstance(kind, str) else known.get("")
         found = self.layout.library.read_preprocess(self, channels, usual if is_known else None)
-        return None if found is None else dataclasses.replace(found, unread=unread)
+        if found is None or found.fit in ("keep", "native"):  # a picture of its own size has no pixel that is left out
+            return found
+        return dataclasses.replace(found, unread=unread)
 
     def count_unread(self, patch: tuple[int, int], given: object) -> tuple[int, int]:
         """Rows and columns of pixels beyond the last whole patch of an image of the given size, or none for `None`."""

@@ -24,7 +24,7 @@ from ._open_clip import (
     read_open_clip_encoder,
     write_open_clip_encoder,
 )
-from ._preprocess import CLIP, Preprocess, write_hugging_face_preprocess
+from ._preprocess import CLIP, Preprocess, find_full_size, write_hugging_face_preprocess
 from ._timm import compute_mlp_ratio
 from ._vit import find_misreading, find_square_obstacle, has_projection, use_learned, write_sides
 
@@ -113,7 +113,7 @@ def write_vision_cfg(config: ViTConfig) -> Settings:
     """open_clip's settings of the image tower."""
     size = config.size
     return {
-        "image_size": write_sides(config.image_size),
+        "image_size": write_sides(find_full_size(config)),
         "patch_size": write_sides(config.patch_size),
         "width": size.dim,
         "layers": size.depth,

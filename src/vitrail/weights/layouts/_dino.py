@@ -30,7 +30,7 @@ _WRAPPED: Final = tuple(
 """What names begin with in the checkpoint of a run, and in one network of it."""
 _OF_THE_RUN: Final = (
     (r"student\..*", "the student; the teacher is the model that is kept"),
-    (r"(optimizer|dino_loss|fp16_scaler)\..*", "only the run that wrote it needs it"),
+    (r"(optimizer|dino_loss|ibot_patch_loss|koleo_loss|fp16_scaler)\..*", "only the run that wrote it needs it"),
 )
 _WEIGHTS: Final = ("weight", "parametrizations.weight.original")
 """How PyTorch's old and new normalisation of weights call the last layer, before `_g` or `0`, and `_v` or `1`."""

@@ -268,7 +268,8 @@ def _wrap_timm(image: Layout[ViTConfig]) -> Layout[ImageTextConfig]:
         signature=(*name_whole(image.signature), "logit_scale"),
         one_of=_TEXT_TOWERS,
         foreign=name_whole(image.foreign),
-        ignored=tuple((re.escape(OPEN_CLIP_TRUNK) + pattern, why) for pattern, why in image.ignored),
+        architectures=image.architectures,
+        ignored=tuple((f"{re.escape(OPEN_CLIP_TRUNK)}(?:{pattern})", why) for pattern, why in image.ignored),
     )
 
 

@@ -4,7 +4,6 @@ Source: open_clip 3.3.0 `transformer.py` and `model.py`.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Final, cast
 
 from ...encoder import EncoderOptions
@@ -23,7 +22,6 @@ TEXT_TOWER: Final = (
     (r"logit_(scale|bias)", "part of the contrastive loss"),
 )
 """What a file has beside the image tower."""
-_NO_SETTINGS: Final[Settings] = MappingProxyType({})
 
 
 def read_open_clip_encoder(

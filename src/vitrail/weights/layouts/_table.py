@@ -203,6 +203,8 @@ def _fit_all(
     for scope in scopes:
         for layout in known:
             parts = [layout] if layout.image is None else [*([layout] if part is None else []), layout.image]
+            # Where two names become one without the layout's prefix, the file has several models.
+            parts = [each for each in parts if len({*map(each.shorten, scope.tensors)}) == len(scope.tensors)]
             checkpoints = (Checkpoint(_unstack(scope, each), each, settings, beside) for each in parts)
             fitting = (checkpoint for checkpoint in checkpoints if checkpoint.layout.fits(checkpoint.tensors))
             found += [checkpoint for checkpoint in (next(fitting, None),) if checkpoint is not None]

@@ -102,7 +102,7 @@ def read_size(
 ) -> EncoderSize:
     """The size of the encoder. The arguments say the number of heads, or else the architecture, or else the shape."""
     usual = next((heads for pattern, heads in _HEADS if name and re.search(pattern, name)), None)
-    if usual is None and (dim, gated) == (1280, True):
+    if usual is None and dim == 1280 and "blocks.0.mlp.fc1_g.weight" in checkpoint:
         usual = 20  # DINOv3's H+
     if (given := arguments.get("num_heads")) is not None:
         usual = checkpoint.check_heads("num_heads", given, dim)

@@ -138,7 +138,9 @@ def _read_preprocess(checkpoint: Checkpoint, channels: int, patch: tuple[int, in
     found = checkpoint.find_preprocess(channels)
     if found is None:
         return None
-    size = dict(checkpoint.settings.get("pretrained_cfg") or {}).get("input_size", [])[1:]
+    pretrained: dict[str, Any] = dict(checkpoint.settings.get("pretrained_cfg") or {})
+    given: Any = pretrained.get("input_size")
+    size: Any = given[1:] if given else None
     most = math.prod(checkpoint.count_patches(patch, size)) if size else cells
     return dataclasses.replace(found, fit="native", crop=1.0, patch_size=patch, max_patches=most)
 

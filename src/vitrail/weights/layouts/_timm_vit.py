@@ -286,6 +286,7 @@ TIMM_VIT_IMAGE: Final = Layout(
         "mask_token",
         "decoder_embed.weight",
         "head.last_layer.weight_v",
+        "head.last_layer.parametrizations.weight.original1",
         "blocks.0.attn.q_bias",
         "blocks.0.attn.rel_pos_h",
         "blocks.0.gamma_1",
