@@ -96,6 +96,15 @@ def test_one_of_i_jepas_encoders_is_picked(tmp_path: Path) -> None:
     assert (count, left_out) == (3, ["encoder", "predictor", "epoch"])
 
 
+def test_the_accuracy_of_a_run_beside_its_weights_is_not_the_weights(tmp_path: Path) -> None:
+    """As PyTorch's example of training on ImageNet saves it."""
+    content = {"epoch": 3, "state_dict": {"w": torch.arange(4.0)}, "best_acc1": torch.tensor(76.0)}
+    torch.save(content, tmp_path / "m.pth")
+    count, left_out = vitrail.convert_torch(tmp_path / "m.pth", tmp_path / "m.safetensors")
+    assert count == 1
+    assert {"epoch", "best_acc1"} <= set(left_out)
+
+
 def test_a_dictionary_within_others_has_points_in_its_name(tmp_path: Path) -> None:
     torch.save({"a": {"model": TENSORS}, "b": {"model": {"x": torch.zeros(2)}}}, tmp_path / "m.pt")
     assert vitrail.convert_torch(tmp_path / "m.pt", tmp_path / "m.safetensors", pick="b.model") == (1, ["a"])
