@@ -12,14 +12,14 @@ from safetensors.numpy import load_file, save_file
 
 import vitrail
 from vitrail import CheckpointError
-from vitrail.model import from_json, to_json
+from vitrail.model import JSONConfig
 from vitrail.weights import LAYOUTS, Configuration, Layout, read_model, save
 from vitrail.weights._configuration import KINDS
 from vitrail.weights.layouts import Checkpoint, Export, Library, Rule, map_block, prefix_rules
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoConfig:
+class TwoConfig(JSONConfig):
     """An image tower, and an encoder of so many blocks beside it."""
 
     image: vitrail.ViTConfig
@@ -30,13 +30,6 @@ class TwoConfig:
         size = dataclasses.replace(self.image.size, depth=self.depth)
         beside = vitrail.Encoder(size, options=vitrail.EncoderOptions(), init=vitrail.TRUNC_NORMAL, key=beside_key)
         return Two(self.image.build(key=image_key), beside, self)
-
-    def to_json(self) -> str:
-        return to_json(self)
-
-    @staticmethod
-    def from_json(text: str) -> "TwoConfig":
-        return from_json(TwoConfig, text)
 
 
 class Two(eqx.Module):

@@ -8,8 +8,7 @@ from .._extras import require
 from ..images import raise_problems
 from ..show import SUFFIXES, draw_look
 from ..weights import load
-from ._pictures import PreprocessName, choose_preprocess, parse_settings, read_picture
-from ._setup import check_out
+from ._pictures import PreprocessName, check_images, check_picture, choose_preprocess, parse_settings, read_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -49,14 +48,9 @@ def run_look(command: Look) -> None:
     """Loads a model and pictures, and draws."""
     require("PIL", extra="weights")
     require("matplotlib", extra="demo")
-    check_out("out", command.out, SUFFIXES)
     paths = (command.image, *command.more_images)
-    if command.out.resolve() in (path.resolve() for path in paths):
-        raise ValueError(f"out must not be one of the images, got {command.out}: it would be overwritten")
-    problems: list[str] = []
-    for path in paths:  # a file that is not an image is an error before the model is loaded
-        read_picture(path, lambda picture: picture.size, problems)
-    raise_problems(problems)
+    check_picture("out", command.out, paths, SUFFIXES)
+    check_images(paths)
     model = load(
         command.file,
         layout=command.layout,
@@ -72,6 +66,7 @@ def run_look(command: Look) -> None:
         preprocess(picture, size)  # an error here names the file
         return picture.copy()
 
+    problems: list[str] = []
     pictures = [read_picture(path, decode, problems) for path in paths]
     raise_problems(problems)
     draw_look(model, pictures, command.out, preprocess=preprocess, foreground=command.foreground)

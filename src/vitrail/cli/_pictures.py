@@ -1,7 +1,7 @@
 """What the commands that read or write pictures share."""
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, UInt8, UInt16
 
 from .._check import join_names
 from .._files import write_whole
 from .._patched import PatchedImage, pack
-from ..images import CLIP, HALF, IMAGENET, Preprocess
+from ..images import CLIP, HALF, IMAGENET, Preprocess, raise_problems
 from ..model import ViTConfig
 from ..weights.layouts import match_channels
 from ._setup import check_out
@@ -72,6 +72,14 @@ def read_picture(path: Path, use: Callable[[PILImage], _T], problems: list[str])
     return None
 
 
+def check_images(paths: Iterable[Path]) -> None:
+    """Raises a `ValueError` that names each file that is not an image, before anything is computed."""
+    problems: list[str] = []
+    for path in paths:
+        read_picture(path, lambda picture: picture.size, problems)
+    raise_problems(problems)
+
+
 @contextmanager
 def _blame_image(image: Path) -> Generator[None, None, None]:
     """Turns any error of an image that is opened and prepared into one that names the file."""
@@ -94,15 +102,17 @@ def make_batch(
     return pack(images, preprocess.patch_size, preprocess.max_patches)
 
 
-def check_picture(name: str, out: Path, images: tuple[Path, ...]) -> None:
+def check_picture(name: str, out: Path, images: Iterable[Path], suffixes: Iterable[str] = PICTURES) -> None:
     """Raises a `ValueError` if a picture, the argument `name`, cannot be written, or would be one of the images."""
-    check_out(name, out, PICTURES)
+    check_out(name, out, suffixes)
     if out.resolve() in (image.resolve() for image in images):
         raise ValueError(f"{name} must not be one of the images, got {out}: it would be overwritten")
 
 
-def write_picture(pixels: UInt8[np.ndarray, "height width 3"], out: Path) -> None:
-    """Writes an array of bytes as a picture, in the format that the suffix of its name says."""
+def write_picture(
+    pixels: UInt8[np.ndarray, "height width *rgb"] | UInt16[np.ndarray, "height width"], out: Path
+) -> None:
+    """Writes an array as a picture, in the format that the suffix of its name says."""
     from PIL import Image
 
     drawn = Image.fromarray(pixels)

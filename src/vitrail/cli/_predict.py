@@ -22,6 +22,7 @@ from ..weights import load, model_card
 from ._map import predict_map
 from ._pictures import (
     PreprocessName,
+    check_images,
     check_picture,
     choose_preprocess,
     make_batch,
@@ -75,14 +76,16 @@ def run_predict(command: Predict) -> None:
     _check_command(command)
     settings, prefix = parse_settings(command.config), command.prefix
     classes = None if command.classes is None else parse_classes(command.classes)
-    whole = card = model_card(command.file, layout=command.layout, config=settings, prefix=prefix)
-    if card.kind == "dense":
+    whole = model_card(command.file, layout=command.layout, config=settings, prefix=prefix)
+    if whole.kind == "dense":
         model = load(command.file, layout=command.layout, config=settings, prefix=prefix, convert=command.convert)
         _predict_map(command, model)
         return
     if command.out is not None:
-        raise ValueError(f"out is for a model of dense prediction, got one that is a {card.kind}: leave it out")
-    card = model_card(command.file, layout=command.layout, config=settings, part="image", prefix=prefix)
+        raise ValueError(f"out is for a model of dense prediction, got one that is a {whole.kind}: leave it out")
+    card = whole
+    if whole.kind != "vit":
+        card = model_card(command.file, layout=command.layout, config=settings, part="image", prefix=prefix)
     if classes is None and (card.config.num_classes is None or card.embeds or whole.embeds):
         raise ValueError(
             f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
@@ -90,13 +93,11 @@ def run_predict(command: Predict) -> None:
         )
     preprocess = choose_preprocess(command.preprocess, command.file, card.config)
     images = (command.image, *command.more_images)
-    problems: list[str] = []
-    for image in images:  # a file that is not an image is an error before anything is computed
-        read_picture(image, lambda picture: picture.size, problems)
-    raise_problems(problems)
+    check_images(images)
     model = _load_classifier(command, classes)
     if command.attention is not None:
         _check_attention(model)
+    problems: list[str] = []
     pictures: list[Float[np.ndarray, "height two_widths 3"]] = []
     for image in images:
         pixels = read_picture(image, lambda picture: preprocess(picture, card.config.image_size), problems)

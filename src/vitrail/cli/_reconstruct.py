@@ -13,8 +13,7 @@ from ..images import raise_problems
 from ..show import SUFFIXES, draw_reconstructions
 from ..systems import MaskedAutoencoder
 from ..weights import load
-from ._pictures import PreprocessName, choose_preprocess, parse_settings, read_picture
-from ._setup import check_out
+from ._pictures import PreprocessName, check_images, check_picture, choose_preprocess, parse_settings, read_picture
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,10 @@ def run_reconstruct(command: Reconstruct) -> None:
     """Loads a masked autoencoder and pictures, and draws."""
     require("PIL", extra="weights")
     require("matplotlib", extra="demo")
-    check_out("out", command.out, SUFFIXES)
-    check_seed(command.seed)
     paths = (command.image, *command.more_images)
-    if command.out.resolve() in (path.resolve() for path in paths):
-        raise ValueError(f"out must not be one of the images, got {command.out}: it would be overwritten")
-    problems: list[str] = []
-    for path in paths:  # a file that is not an image is an error before the model is loaded
-        read_picture(path, lambda picture: picture.size, problems)
-    raise_problems(problems)
+    check_picture("out", command.out, paths, SUFFIXES)
+    check_seed(command.seed)
+    check_images(paths)
     model = load(command.file, layout=command.layout, config=parse_settings(command.config), convert=command.convert)
     if not isinstance(model, MaskedAutoencoder):
         raise ValueError(
@@ -64,6 +58,7 @@ def run_reconstruct(command: Reconstruct) -> None:
         )
     config = model.image.config
     preprocess = choose_preprocess(command.preprocess, command.file, config)
+    problems: list[str] = []
     images = [read_picture(path, lambda picture: preprocess(picture, config.image_size), problems) for path in paths]
     raise_problems(problems)
     keys = jax.random.split(jax.random.key(command.seed), len(images))

@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8, UInt16
+from jaxtyping import Bool, UInt8, UInt16
 
 from .._extras import require
-from .._files import write_whole
 from ..images import raise_problems, to_picture
 from ..show import add_masks
 from ..systems import FoundMask, MaskSearch, SegmentAnything, find_masks
 from ..train import check_outputs
 from ..weights import load, model_card
-from ._pictures import PICTURES, parse_settings, read_picture
+from ._pictures import PICTURES, parse_settings, read_picture, write_picture
 from ._setup import check_out
 
 if TYPE_CHECKING:
@@ -82,9 +81,9 @@ def run_segment(command: Segment) -> None:
     pixels = read_picture(command.image, _to_rgb, problems)
     raise_problems(problems)
     settings = parse_settings(command.config)
-    card = model_card(command.file, layout=command.layout, config=settings)
     model = load(command.file, layout=command.layout, config=settings, convert=command.convert)
     if not isinstance(model, SegmentAnything):
+        card = model_card(command.file, layout=command.layout, config=settings)
         raise ValueError(
             f"{command.file} must hold the whole of SAM, with its prompt encoder and its mask decoder, got only "
             f"{'an image model' if card.kind == 'vit' else card.kind} ({card.title}): use the file that was published"
@@ -94,11 +93,11 @@ def run_segment(command: Segment) -> None:
     print(command.image)
     masks = _find_all(model, pixels, command) if command.everything else [_find_one(model, pixels, prompt, command)]
     size = pixels.shape[0], pixels.shape[1]
-    _write(command.out, ".png", _number_masks(masks, size) if command.everything else masks[0].astype(np.uint8) * 255)
+    write_picture(_number_masks(masks, size) if command.everything else masks[0].astype(np.uint8) * 255, command.out)
     print(f"mask: {command.out}")
     if command.picture is not None:
         drawn = add_masks(pixels, masks, points=prompt.points, labels=prompt.labels, box=prompt.box)
-        _write(command.picture, command.picture.suffix, drawn)
+        write_picture(drawn, command.picture)
         print(f"picture: {command.picture}")
 
 
@@ -198,10 +197,3 @@ def _parse_numbers(name: str, text: str, form: str) -> list[float]:
 
 def _to_rgb(picture: PILImage) -> UInt8[np.ndarray, "height width 3"]:
     return np.asarray(to_picture(picture, 3))
-
-
-def _write(path: Path, suffix: str, pixels: Shaped[np.ndarray, "..."]) -> None:
-    from PIL import Image
-
-    picture = Image.fromarray(pixels)
-    write_whole(path, lambda part: picture.save(part, format=PICTURES[suffix]))

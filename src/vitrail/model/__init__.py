@@ -5,7 +5,7 @@ from ._build import vit as vit
 from ._comparable import make_comparable as make_comparable
 from ._compile import CompiledViT as CompiledViT, compile as compile
 from ._config import ViTConfig as ViTConfig
-from ._json import from_json as from_json, to_json as to_json
+from ._json import JSONConfig as JSONConfig
 from ._parts import list_plugins as list_plugins
 from ._presets import PRESETS as PRESETS
 from ._readout import Readout as Readout

@@ -17,7 +17,7 @@ from ..patch import PatchFactory
 from ..pool import PoolFactory
 from ..position import PositionFactory
 from ._comparable import make_comparable
-from ._json import from_json, to_json
+from ._json import JSONConfig
 from ._parts import make_backbone, make_pool, make_readout, needs_class_token
 from ._readout import Readout
 
@@ -28,7 +28,7 @@ else:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig:
+class ViTConfig(JSONConfig):
     """Describes a Vision Transformer by names and plain values.
 
     A part is a registered name, a `PartSpec` (`HEADS.configure("mlp", hidden_dim=64)`), or a class or
@@ -160,34 +160,6 @@ class ViTConfig:
         """
         pool_key, head_key = jax.random.split(key)
         return make_readout(self, make_pool(self, key=pool_key), key=head_key)
-
-    def to_json(self) -> str:
-        """Writes the configuration as JSON, for `from_json`.
-
-        **Returns:**
-
-        A JSON object, indented.
-
-        **Raises:** `ValueError` if a part is a class or a `functools.partial`.
-        """
-        return to_json(self)
-
-    @staticmethod
-    def from_json(text: str) -> "ViTConfig":
-        """Reads a configuration that `to_json` wrote.
-
-        **Arguments:**
-
-        - `text`: a JSON object.
-
-        **Returns:**
-
-        An equal configuration.
-
-        **Raises:** `ValueError` if the text is not JSON, or a field is unknown, given twice or missing; `TypeError` if
-        a value has the wrong type. Parts are looked up by `build`.
-        """
-        return from_json(ViTConfig, text)
 
 
 def to_pair(size: int | tuple[int, int]) -> tuple[int, int]:

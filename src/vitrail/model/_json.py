@@ -11,25 +11,40 @@ from .._spec import PartSpec
 _C = TypeVar("_C")
 
 
-def to_json(config: object) -> str:
-    """Writes a configuration as JSON.
+class JSONConfig:
+    """A configuration that can be written as JSON: a frozen dataclass."""
 
-    **Raises:** `ValueError` if a value is a class, a function or a `functools.partial`.
-    """
-    return json.dumps(_encode("configuration", config), indent=2)
+    def to_json(self) -> str:
+        """Writes the configuration as JSON, for `from_json`.
 
+        **Returns:**
 
-def from_json(kind: type[_C], text: str) -> _C:
-    """Reads a configuration that `to_json` wrote.
+        A JSON object, indented.
 
-    **Raises:** `ValueError` if the text is not JSON, or its names are not those of `kind`; `TypeError` if a value has
-    the wrong type.
-    """
-    try:
-        values: object = json.loads(text, object_pairs_hook=_collect)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"text must be JSON as to_json writes it, got invalid JSON: {error}") from error
-    return cast(_C, _decode(kind.__name__, kind, values))
+        **Raises:** `ValueError` if a part is a class, a function or a `functools.partial`.
+        """
+        return json.dumps(_encode("configuration", self), indent=2)
+
+    @classmethod
+    def from_json(cls: type[_C], text: str) -> _C:
+        """Reads a configuration that `to_json` wrote.
+
+        **Arguments:**
+
+        - `text`: a JSON object.
+
+        **Returns:**
+
+        An equal configuration.
+
+        **Raises:** `ValueError` if the text is not JSON, or a field is unknown, given twice or missing; `TypeError` if
+        a value has the wrong type. Parts are looked up by `build`.
+        """
+        try:
+            values: object = json.loads(text, object_pairs_hook=_collect)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"text must be JSON as to_json writes it, got invalid JSON: {error}") from error
+        return cast(_C, _decode(cls.__name__, cls, values))
 
 
 def _collect(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -22,7 +22,7 @@ _SINGLE: Final = re.compile("[\u02bc\u2018-\u201b]")
 _DOUBLE: Final = re.compile("[\u201c-\u201f]")
 _LINES: Final = re.compile("\r\n|[\r\u2028\u2029\x85]")
 _PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 _CONTROL: Final = dict.fromkeys(
     [*range(0x09), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD)]
@@ -89,7 +89,7 @@ def _fix_line(line: str, escaped: bool) -> str:
         line = line.translate(_LIGATURES).translate(_list_widths())
         line = _SINGLE.sub("'", _DOUBLE.sub('"', line))
         line = _LINES.sub("\n", line)
-        line = _SURROGATE.sub("\ufffd", _PAIR.sub(_join_surrogates, line))
+        line = SURROGATE.sub("\ufffd", _PAIR.sub(_join_surrogates, line))
         line = _ESCAPES.sub("", line).translate(_CONTROL)
         line = unicodedata.normalize("NFC", line)
         if line == before:

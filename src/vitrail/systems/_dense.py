@@ -17,7 +17,7 @@ from .._spec import PartSpec
 from .._tokens import Tokens
 from ..dense import READOUTS, AbstractDenseReadout, DenseContext, DenseReadoutFactory
 from ..images import Preprocess
-from ..model import ViT, ViTConfig, from_json, make_comparable, to_json
+from ..model import JSONConfig, ViT, ViTConfig, make_comparable
 from ..nn import INITS, Dropout, Execution, to_dtype, to_jax
 
 
@@ -157,7 +157,7 @@ class Dense(eqx.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseConfig:
+class DenseConfig(JSONConfig):
     """Describes a model for dense prediction by names and plain values."""
 
     image: ViTConfig
@@ -228,33 +228,6 @@ class DenseConfig:
             init=INITS[image.config.init],
         )
         return READOUTS.build(self.readout, context, key=key)
-
-    def to_json(self) -> str:
-        """Writes the configuration as JSON, for `from_json`.
-
-        **Returns:**
-
-        A JSON object, indented.
-
-        **Raises:** `ValueError` if a part is a class or a `functools.partial`.
-        """
-        return to_json(self)
-
-    @staticmethod
-    def from_json(text: str) -> "DenseConfig":
-        """Reads a configuration that `to_json` wrote.
-
-        **Arguments:**
-
-        - `text`: a JSON object.
-
-        **Returns:**
-
-        An equal configuration.
-
-        **Raises:** what [`ViTConfig.from_json`][vitrail.ViTConfig.from_json] raises.
-        """
-        return from_json(DenseConfig, text)
 
 
 def make_dense(

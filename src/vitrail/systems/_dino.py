@@ -13,12 +13,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 from .._spec import PartSpec
 from .._tokens import Tokens
 from ..head import HEADS, AbstractHead, HeadContext, HeadFactory, NoHead
-from ..model import ViT, ViTConfig, from_json, to_json
+from ..model import JSONConfig, ViT, ViTConfig
 from ..nn import INITS, Dropout, Execution, ParameterKinds, split_key, to_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINOConfig:
+class DINOConfig(JSONConfig):
     """Describes a `DINO` by names and plain values."""
 
     image: ViTConfig
@@ -74,33 +74,6 @@ class DINOConfig:
             patch_head = HEADS.build(self.patch_head, context, key=patch_key)
         mask_token = jnp.zeros(self.image.size.dim, jnp.float32) if self.mask_token else None
         return DINO(image, head, patch_head, mask_token, self)
-
-    def to_json(self) -> str:
-        """Writes the configuration as JSON, for `from_json`.
-
-        **Returns:**
-
-        A JSON object, indented.
-
-        **Raises:** `ValueError` if a part is a class or a `functools.partial`.
-        """
-        return to_json(self)
-
-    @staticmethod
-    def from_json(text: str) -> "DINOConfig":
-        """Reads a configuration that `to_json` wrote.
-
-        **Arguments:**
-
-        - `text`: a JSON object.
-
-        **Returns:**
-
-        An equal configuration.
-
-        **Raises:** what `ViTConfig.from_json` raises.
-        """
-        return from_json(DINOConfig, text)
 
 
 @final

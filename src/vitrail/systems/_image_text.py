@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, Shaped
 
 from .._patched import PatchedImage
-from ..model import ViT, ViTConfig, from_json, to_json
+from ..model import JSONConfig, ViT, ViTConfig
 from ..nn import Dropout, Execution, normalise
 from ._text import TextConfig, TextTower
 from ._tokenizer import TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTextConfig:
+class ImageTextConfig(JSONConfig):
     """Describes an `ImageText` by those of its two towers."""
 
     image: ViTConfig
@@ -61,33 +61,6 @@ class ImageTextConfig:
             bias=jnp.asarray(-10, jnp.float32) if self.has_bias else None,
             config=self,
         )
-
-    def to_json(self) -> str:
-        """Writes the configuration as JSON, for `from_json`.
-
-        **Returns:**
-
-        A JSON object, indented.
-
-        **Raises:** `ValueError` if a part is a class or a `functools.partial`.
-        """
-        return to_json(self)
-
-    @staticmethod
-    def from_json(text: str) -> "ImageTextConfig":
-        """Reads a configuration that `to_json` wrote.
-
-        **Arguments:**
-
-        - `text`: a JSON object.
-
-        **Returns:**
-
-        An equal configuration.
-
-        **Raises:** what `ViTConfig.from_json` raises.
-        """
-        return from_json(ImageTextConfig, text)
 
 
 @final

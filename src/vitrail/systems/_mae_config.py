@@ -8,14 +8,14 @@ from jaxtyping import PRNGKeyArray
 
 from .._spec import PartSpec
 from ..encoder import Encoder, EncoderSize
-from ..model import ViTConfig, from_json, to_json
+from ..model import JSONConfig, ViTConfig
 from ..nn import INITS, LayerNorm, Linear
 from ..position import POSITIONS, PositionContext, PositionFactory
 from ._mae import MAEDecoder, MaskedAutoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAEConfig:
+class MAEConfig(JSONConfig):
     """Describes a `MaskedAutoencoder` by names and plain values."""
 
     image: ViTConfig
@@ -63,30 +63,3 @@ class MAEConfig:
             predict=Linear(dim, height * width * self.image.channels, weight_init=init.mlp, key=predict_key),
         )
         return MaskedAutoencoder(image, decoder, self)
-
-    def to_json(self) -> str:
-        """Writes the configuration as JSON, for `from_json`.
-
-        **Returns:**
-
-        A JSON object, indented.
-
-        **Raises:** `ValueError` if a part is a class or a `functools.partial`.
-        """
-        return to_json(self)
-
-    @staticmethod
-    def from_json(text: str) -> "MAEConfig":
-        """Reads a configuration that `to_json` wrote.
-
-        **Arguments:**
-
-        - `text`: a JSON object.
-
-        **Returns:**
-
-        An equal configuration.
-
-        **Raises:** what `ViTConfig.from_json` raises.
-        """
-        return from_json(MAEConfig, text)

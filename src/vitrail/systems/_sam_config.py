@@ -7,7 +7,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from .._check import check_above_zero, check_heads, check_positive
-from ..model import ViTConfig, from_json, to_json
+from ..model import JSONConfig, ViTConfig
 from ..nn import INITS, ActivationName
 from ._sam_decoder import MaskDecoder
 from ._sam_prompt import PromptEncoder
@@ -19,7 +19,7 @@ else:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentAnythingConfig:
+class SegmentAnythingConfig(JSONConfig):
     """Describes a `SegmentAnything` by names and plain values. The defaults are those of Meta's models."""
 
     image: ViTConfig
@@ -131,30 +131,3 @@ class SegmentAnythingConfig:
             key=decoder_key,
         )
         return SegmentAnything(self.image.build(key=image_key), prompt, decoder, self)
-
-    def to_json(self) -> str:
-        """Writes the configuration as JSON, for `from_json`.
-
-        **Returns:**
-
-        A JSON object, indented.
-
-        **Raises:** what `ViTConfig.to_json` raises.
-        """
-        return to_json(self)
-
-    @staticmethod
-    def from_json(text: str) -> "SegmentAnythingConfig":
-        """Reads a configuration that `to_json` wrote.
-
-        **Arguments:**
-
-        - `text`: a JSON object.
-
-        **Returns:**
-
-        An equal configuration.
-
-        **Raises:** what `ViTConfig.from_json` raises.
-        """
-        return from_json(SegmentAnythingConfig, text)

@@ -7,7 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ..nn import ACTIVATIONS, MLP, ActivationName, Attention, AttentionStrategy, Init, LayerNorm, Linear, ParameterKinds
+from ..nn import (
+    ACTIVATIONS,
+    MLP,
+    ActivationName,
+    Attention,
+    AttentionStrategy,
+    Init,
+    LayerNorm,
+    Linear,
+    ParameterKinds,
+    Upscale,
+)
 
 FINAL_EPS: Final = 1e-5
 """What the norm after the last block adds to the variance, in Meta's code and in Hugging Face's."""
@@ -133,40 +144,6 @@ class Perceptron(eqx.Module):
 
 
 @final
-class Upscale(eqx.Module):
-    """A transposed convolution whose kernel and stride are 2: each cell becomes four."""
-
-    parameter_kinds: ClassVar[ParameterKinds] = {"weight": "matrix", "bias": "bias"}
-
-    weight: Float[Array, "in_dim out_dim 2 2"]
-    bias: Float[Array, " out_dim"]
-
-    def __init__(self, in_dim: int, out_dim: int, *, init: Init, key: PRNGKeyArray):
-        """**Arguments:**
-
-        - `in_dim`, `out_dim`: the widths.
-        - `init`: draws the weight. The bias starts at zero.
-        - `key`: for the weight.
-        """
-        flat = init.mlp(key, (4 * out_dim, in_dim), jnp.dtype(jnp.float32))
-        self.weight = flat.reshape(out_dim, 2, 2, in_dim).transpose(3, 0, 1, 2)
-        self.bias = jnp.zeros(out_dim, jnp.float32)
-
-    def __call__(self, x: Float[Array, "rows cols in_dim"]) -> Float[Array, "two_rows two_cols out_dim"]:
-        """**Arguments:**
-
-        - `x`: a grid of vectors.
-
-        **Returns:**
-
-        A grid of twice as many rows and columns.
-        """
-        rows, cols, _ = x.shape
-        fine = jnp.einsum("rci,iohw->rhcwo", x, self.weight).reshape(2 * rows, 2 * cols, -1)
-        return fine + jnp.broadcast_to(self.bias, fine.shape)
-
-
-@final
 class MaskDecoder(eqx.Module):
     r"""SAM's mask decoder: from the tokens of an image and of a prompt to masks and their predicted quality.
 
@@ -237,9 +214,9 @@ class MaskDecoder(eqx.Module):
         )
         self.to_image = Attention(dim, num_heads, inner_dim=inner_dim, init=init, key=keys[3])
         self.norm = LayerNorm(dim, eps=FINAL_EPS)
-        self.upscale1 = Upscale(dim, dim // 4, init=init, key=keys[4])
+        self.upscale1 = Upscale(dim, dim // 4, factor=2, weight_init=init.mlp, key=keys[4])
         self.upscale_norm = LayerNorm(dim // 4, eps=_UPSCALE_EPS)
-        self.upscale2 = Upscale(dim // 4, dim // 8, init=init, key=keys[5])
+        self.upscale2 = Upscale(dim // 4, dim // 8, factor=2, weight_init=init.mlp, key=keys[5])
 
         def make_perceptron(key: PRNGKeyArray) -> Perceptron:
             return Perceptron((dim, dim, dim, dim // 8), init=init, key=key)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,11 @@ from jaxtyping import Int32
 
 from .._check import check_positive, warn
 from .._extras import require
-from ._clean import Cleaning, clean_text
+from ._clean import SURROGATE, Cleaning, clean_text
 
 MAX_VOCABULARY: Final = 128 * 2**20
 """The largest text of a vocabulary in bytes. That of Gemma has 34 MB."""
 _SHOWN: Final = 60
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +104,7 @@ class Tokenizer:
             raise ValueError("texts must have at least one text, got none")
         cleaned = [clean_text(text, self.config.clean) for text in texts]
         for text, clean in zip(texts, cleaned, strict=True):
-            if _SURROGATE.search(clean):
+            if SURROGATE.search(clean):
                 raise ValueError(f"texts must be Unicode, got half of a surrogate pair in {_shorten(text)}")
         encoded: list[Any] = self._tokenizer.encode_batch(cleaned)
         _warn_of_cuts(texts, [bool(found.overflowing) for found in encoded], self.config.context)

@@ -87,8 +87,7 @@ class Checkpoint(AbstractSource):
         self.outside: tuple[str, ...] = source.outside if isinstance(source, RenamedSource) else ()
         self._source = source
         self._names: dict[str, str] = {}
-        for name in source.tensors:
-            short = layout.shorten(name)
+        for name, short in zip(source.tensors, layout.shorten(source.tensors), strict=True):
             if short in self._names:
                 raise CheckpointError(
                     f"{self.path} must have each tensor once, got {name!r} and {self._names[short]!r}"

@@ -13,9 +13,9 @@ from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from ...nn import ActivationName
 from .._errors import CheckpointError
-from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_names
 from ._checkpoint import Checkpoint
-from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower, write_config
+from ._hugging_face import TEXT_TOWER, map_hugging_face_block, read_activation, select_vision_tower, write_config
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, OPEN_CLIP
 from ._open_clip import (
@@ -208,15 +208,7 @@ def _map_hugging_face(config: ViTConfig) -> tuple[Rule, ...]:
         map_names("embeddings.class_embedding", "backbone.class_token"),
         map_names("embeddings.position_embedding.weight", POSITION_ROWS, "n d -> n d"),
         map_names("pre_layrnorm.*", "backbone.encoder.pre_norm.*"),
-        *map_block(
-            _LAYER,
-            norm1="layer_norm1",
-            qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            project="self_attn.out_proj",
-            norm2="layer_norm2",
-            hidden="mlp.fc1",
-            out="mlp.fc2",
-        ),
+        *map_hugging_face_block(_LAYER),
         map_names("post_layernorm.*", FINAL_NORM),
         map_names("visual_projection.weight", "readout.head.linear.weight"),
     )

@@ -10,6 +10,7 @@ from ...model import ViTConfig
 from ...nn import ActivationName
 from ...systems import DenseConfig
 from .._errors import CheckpointError
+from .._rules import Rule, map_block
 from ._checkpoint import Checkpoint
 from ._layout import Settings
 from ._preprocess import find_full_size
@@ -154,6 +155,20 @@ def write_encoder(size: EncoderSize, options: EncoderOptions) -> Settings:
         "hidden_act": name_activation(options.activation),
         "layer_norm_eps": options.norm_eps,
     }
+
+
+def map_hugging_face_block(prefix: str, ours: str = "backbone.encoder.stack.") -> tuple[Rule, ...]:
+    """The rules of a block of CLIP's and SigLIP's towers, of images and of text."""
+    return map_block(
+        prefix,
+        norm1="layer_norm1",
+        qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        project="self_attn.out_proj",
+        norm2="layer_norm2",
+        hidden="mlp.fc1",
+        out="mlp.fc2",
+        ours=ours,
+    )
 
 
 def write_labels(config: ViTConfig | DenseConfig) -> Settings:

@@ -1,7 +1,7 @@
 """A layout, as data: one way in which a library publishes checkpoints."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -121,9 +121,12 @@ class Layout(Generic[C]):
     def __repr__(self) -> str:
         return f"<Layout {self.name}: {self.title}>"
 
-    def shorten(self, name: str) -> str:
-        """The name of a tensor without its prefix."""
-        return name.removeprefix(next((prefix for prefix in self.prefixes if name.startswith(prefix)), ""))
+    def shorten(self, names: Iterable[str]) -> list[str]:
+        """The names of tensors without their prefix. All in one call, as each call is checked."""
+        return [
+            name.removeprefix(next((prefix for prefix in self.prefixes if name.startswith(prefix)), ""))
+            for name in names
+        ]
 
     def reason_to_ignore(self, name: str) -> str | None:
         """Why the model does not need a tensor; `None` if it should need it."""

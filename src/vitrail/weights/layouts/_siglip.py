@@ -9,9 +9,16 @@ from typing import Final
 from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from .._errors import CheckpointError
-from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_names
 from ._checkpoint import Checkpoint, Kernel
-from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower, write_config, write_labels
+from ._hugging_face import (
+    TEXT_TOWER,
+    map_hugging_face_block,
+    read_activation,
+    select_vision_tower,
+    write_config,
+    write_labels,
+)
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE
 from ._preprocess import HALF, Preprocess, write_hugging_face_preprocess
@@ -87,15 +94,7 @@ def _map(config: ViTConfig) -> tuple[Rule, ...]:
         kernel,
         map_names("embeddings.patch_embedding.bias", "backbone.patch.bias"),
         map_names(_POSITIONS, POSITION_ROWS, "n d -> n d"),
-        *map_block(
-            _LAYER,
-            norm1="layer_norm1",
-            qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            project="self_attn.out_proj",
-            norm2="layer_norm2",
-            hidden="mlp.fc1",
-            out="mlp.fc2",
-        ),
+        *map_hugging_face_block(_LAYER),
         map_names("post_layernorm.*", FINAL_NORM),
         map_names("head.probe", "readout.pool.queries", "1 n d -> n d"),
         map_names("head.attention.in_proj_weight", "readout.pool.attention.qkv.weight"),

@@ -204,7 +204,7 @@ def _fit_all(
         for layout in known:
             parts = [layout] if layout.image is None else [*([layout] if part is None else []), layout.image]
             # Where two names become one without the layout's prefix, the file has several models.
-            parts = [each for each in parts if len({*map(each.shorten, scope.tensors)}) == len(scope.tensors)]
+            parts = [each for each in parts if len({*each.shorten(scope.tensors)}) == len(scope.tensors)]
             checkpoints = (Checkpoint(_unstack(scope, each), each, settings, beside) for each in parts)
             fitting = (checkpoint for checkpoint in checkpoints if checkpoint.layout.fits(checkpoint.tensors))
             found += [checkpoint for checkpoint in (next(fitting, None),) if checkpoint is not None]
@@ -213,8 +213,9 @@ def _fit_all(
 
 def _unstack(source: AbstractSource, layout: AnyLayout) -> AbstractSource:
     """The source block by block, if its blocks are stacked."""
-    stacked = layout.is_stacked(Checkpoint(source, layout, {}).tensors)
-    return UnstackedSource(source, layout.stacked) if stacked else source
+    if not layout.stacked or not layout.is_stacked(Checkpoint(source, layout, {}).tensors):
+        return source
+    return UnstackedSource(source, layout.stacked)
 
 
 def _is_named(checkpoint: Checkpoint) -> bool:

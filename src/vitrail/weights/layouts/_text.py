@@ -11,9 +11,9 @@ from typing import Any, Final, cast
 from ...encoder import EncoderOptions, EncoderSize
 from ...systems import TextConfig, TextPooling
 from .._errors import CheckpointError
-from .._rules import Rule, map_block, map_names
+from .._rules import Rule, map_names
 from ._checkpoint import Checkpoint
-from ._hugging_face import read_activation, write_encoder
+from ._hugging_face import map_hugging_face_block, read_activation, write_encoder
 from ._layout import Settings
 from ._open_clip import map_open_clip_block, read_open_clip_encoder, write_open_clip_encoder
 from ._timm import compute_mlp_ratio
@@ -72,16 +72,7 @@ def map_hugging_face_text(projection: Rule) -> tuple[Rule, ...]:
     return (
         map_names("text_model.embeddings.token_embedding.weight", "text.embedding"),
         map_names("text_model.embeddings.position_embedding.weight", "text.positions"),
-        *map_block(
-            _LAYER,
-            norm1="layer_norm1",
-            qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            project="self_attn.out_proj",
-            norm2="layer_norm2",
-            hidden="mlp.fc1",
-            out="mlp.fc2",
-            ours="text.encoder.stack.",
-        ),
+        *map_hugging_face_block(_LAYER, "text.encoder.stack."),
         map_names("text_model.final_layer_norm.*", "text.norm.*"),
         projection,
     )

@@ -21,7 +21,15 @@ from ._checkpoint import Checkpoint, Kernel
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
 from ._preprocess import Preprocess
-from ._timm import compute_mlp_ratio, read_architecture, read_arguments, read_size, write_pool, write_timm_config
+from ._timm import (
+    OPEN_CLIP_TRUNK,
+    compute_mlp_ratio,
+    read_architecture,
+    read_arguments,
+    read_size,
+    write_pool,
+    write_timm_config,
+)
 from ._timm_vit import TIMM_VIT_IMAGE, choose_pool, read_activation
 from ._vit import find_misreading, list_shapes
 
@@ -219,7 +227,7 @@ TIMM_NAFLEX: Final = Layout(
     signature=(_KERNEL, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"),
     one_of=(_TABLE, _AXES[0]),
     foreign=("blocks.0.gamma_1", "blocks.0.attn.q_bias"),
-    prefixes=("visual.trunk.",),
+    prefixes=(OPEN_CLIP_TRUNK,),
     architectures=re.compile(r"naflexvit_(base|so150m2|so400m)_patch\d+(_reg\d|_gap|_map|_par|_parfac|_siglip)+"),
     ignored=((r"text\..*", "the text tower"), (r"logit_(scale|bias)", "part of the contrastive loss")),
     export=Export(find_misreading, write_config=_write_config, find_obstacle=_find_obstacle),
