@@ -90,10 +90,10 @@ def test_every_option_changes_something(name: str) -> None:
 def test_rotary_positions_reach_every_block(rule: Any, scan: bool) -> None:
     model = encoder(EncoderOptions(qk_norm=True))
     execution = Execution(scan=scan)
-    rotation = vitrail.RotaryPosition(head_dim=4, rule=rule).rotation(TOKENS)
+    rotation = vitrail.RotaryPosition(head_dim=4, rule=rule).in_attention(TOKENS)
     layers = np_layers(model, float64(X), turn=lambda x: ROTATIONS[rule](x, GRID, PREFIX, base=100.0))
-    assert_close(run(model, X, rotation=rotation, execution=execution), layers[-1][0], tolerance=2e-5)
-    found = run(model.activations, X, at=("attention_weights",), rotation=rotation, execution=execution)
+    assert_close(run(model, X, position=rotation, execution=execution), layers[-1][0], tolerance=2e-5)
+    found = run(model.activations, X, at=("attention_weights",), position=rotation, execution=execution)
     assert_close(found["attention_weights"], np.stack([w for _, w in layers]), tolerance=2e-5)
 
 
@@ -224,9 +224,9 @@ def test_attention_by_cudnn_is_the_same_up_to_half_precision(
     if jax.default_backend() != "gpu":
         attend = jax.nn.dot_product_attention
 
-        def stand_in(q: Any, k: Any, v: Any, *, mask: Any, implementation: str) -> Any:
+        def stand_in(q: Any, k: Any, v: Any, bias: Any, mask: Any, *, implementation: str) -> Any:
             assert implementation == "cudnn"
-            return attend(q, k, v, mask=mask, implementation="xla")
+            return attend(q, k, v, bias, mask, implementation="xla")
 
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
@@ -507,13 +507,13 @@ def test_an_ensemble_of_encoders_is_a_vmap() -> None:
 def test_each_block_gets_its_own_rotation() -> None:
     model = small_model(position="rope_mixed")
     tokens = model.backbone.embed(image_for(model))
-    rotation = model.backbone.position.rotation(tokens)
+    rotation = model.backbone.position.in_attention(tokens)
     assert rotation is not None
     assert rotation.per_block
     x = tokens.sequence
     for i, block in enumerate(model.blocks):
-        x = run(block, x, rotation=vitrail.Rotation(_angles(rotation)[i], num_prefix=0, interleaved=True))
-    assert_close(run(model.backbone.encoder, tokens.sequence, rotation=rotation), x)
+        x = run(block, x, position=vitrail.Rotation(_angles(rotation)[i], num_prefix=0, interleaved=True))
+    assert_close(run(model.backbone.encoder, tokens.sequence, position=rotation), x)
 
 
 def _angles(rotation: vitrail.Rotation) -> jax.Array:

@@ -719,7 +719,7 @@ class LosesPatches(vitrail.AbstractPosition):
     def __call__(self, tokens: vitrail.Tokens) -> vitrail.Tokens:
         return vitrail.Tokens(tokens.patches[:2], (1, 2), class_token=tokens.class_token, registers=tokens.registers)
 
-    def rotation(self, tokens: vitrail.Tokens) -> None:
+    def in_attention(self, tokens: vitrail.Tokens) -> None:
         return None
 
     def resized(self, grid: tuple[int, int]) -> "LosesPatches":

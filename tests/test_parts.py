@@ -252,7 +252,7 @@ def test_sincos2d_equals_the_published_rule(rule: Any, grid: tuple[int, int]) ->
     assert_close(position.compute_table(grid, 16), expected)
     assert_close(position(tokens).patches, float64(tokens.patches) + expected)
     assert np.array_equal(position(tokens).prefix, tokens.prefix)
-    assert position.rotation(tokens) is None
+    assert position.in_attention(tokens) is None
 
 
 def test_sincos2d_temperature() -> None:
@@ -350,7 +350,7 @@ def test_learned_refuses_another_number_of_prefix_tokens() -> None:
 def test_none_leaves_the_tokens_alone() -> None:
     position, tokens = vitrail.NoPosition(), make_tokens()
     assert eqx.tree_equal(position(tokens), tokens)
-    assert position.rotation(tokens) is None
+    assert position.in_attention(tokens) is None
     assert eqx.tree_equal(position.resized((9, 9)), position)
 
 
@@ -361,7 +361,7 @@ def test_rope_equals_the_published_rule_and_leaves_the_prefix(rule: Any, grid: t
     tokens = make_tokens(grid=grid, prefix=2, dim=24)
     assert eqx.tree_equal(position(tokens), tokens)
     x = random_array(2, 2 + grid[0] * grid[1], 12, seed=4)
-    rotation = position.rotation(tokens)
+    rotation = position.in_attention(tokens)
     assert rotation is not None
     turned = rotation(x)
     for head in range(2):
@@ -372,7 +372,7 @@ def test_rope_equals_the_published_rule_and_leaves_the_prefix(rule: Any, grid: t
 def test_rope_base() -> None:
     position, tokens = vitrail.RotaryPosition(head_dim=8, base=10.0), make_tokens(dim=8)
     x = random_array(1, PREFIX + 6, 8)
-    rotation = position.rotation(tokens)
+    rotation = position.in_attention(tokens)
     assert rotation is not None
     assert_close(rotation(x)[0], np_axial(float64(x[0]), GRID, PREFIX, 10.0))
 
@@ -381,7 +381,7 @@ def test_rope_base() -> None:
 def test_rope_scores_depend_on_the_offset_alone(rule: Any) -> None:
     grid = (3, 4)
     position = vitrail.RotaryPosition(head_dim=8, rule=rule)
-    rotation = position.rotation(make_tokens(grid=grid, prefix=0, dim=16))
+    rotation = position.in_attention(make_tokens(grid=grid, prefix=0, dim=16))
     assert rotation is not None
     # One query and one key at every place: what is left is the place.
     q, k = (jnp.broadcast_to(random_array(1, 1, 8, seed=s), (1, 12, 8)) for s in (0, 1))

@@ -499,7 +499,7 @@ class StubbornPosition(vitrail.AbstractPosition):
     def __call__(self, tokens: Tokens) -> Tokens:
         return self.inner(tokens)
 
-    def rotation(self, tokens: Tokens) -> vitrail.Rotation | None:
+    def in_attention(self, tokens: Tokens) -> vitrail.Rotation | None:
         return None
 
     def resized(self, grid: tuple[int, int]) -> "StubbornPosition":
@@ -516,7 +516,7 @@ class DroppingPosition(vitrail.AbstractPosition):
     def __call__(self, tokens: Tokens) -> Tokens:
         return dataclasses.replace(tokens, class_token=None, registers=None)
 
-    def rotation(self, tokens: Tokens) -> vitrail.Rotation | None:
+    def in_attention(self, tokens: Tokens) -> vitrail.Rotation | None:
         return None
 
     def resized(self, grid: tuple[int, int]) -> "DroppingPosition":

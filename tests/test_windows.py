@@ -189,7 +189,7 @@ def test_a_model_with_windows_and_a_neck_is_a_model_like_any_other() -> None:
         ({"windows": WindowOptions(2), "pool": "cls"}, r"each cell of the grid \(2, 3\), got 7 tokens"),
         ({"windows": WindowOptions(2), "num_registers": 3}, r"each cell of the grid \(2, 3\), got 9 tokens"),
         ({"neck_dim": 6, "pool": "cls"}, "no registers before a neck, got 1"),
-        ({"windows": WindowOptions(2), "position": "rope"}, "got a rotation"),
+        ({"windows": WindowOptions(2), "position": "rope"}, "got Rotation"),
     ],
 )
 def test_what_does_not_go_with_windows_is_refused(changes: dict[str, Any], message: str) -> None:

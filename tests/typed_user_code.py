@@ -63,8 +63,8 @@ class ShiftedPosition(vitrail.AbstractPosition):
     def __call__(self, tokens: vitrail.Tokens) -> vitrail.Tokens:
         return self.inner(tokens).map(lambda x: x + 1)
 
-    def rotation(self, tokens: vitrail.Tokens) -> vitrail.Rotation | None:
-        return self.inner.rotation(tokens)
+    def in_attention(self, tokens: vitrail.Tokens) -> vitrail.InAttention | None:
+        return self.inner.in_attention(tokens)
 
     def resized(self, grid: tuple[int, int]) -> vitrail.AbstractPosition:
         return self.inner.resized(grid)

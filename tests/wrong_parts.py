@@ -43,7 +43,7 @@ def learned(
     body = {
         "__init__": __init__,
         "__call__": lambda self, tokens: call(self.inner, tokens),
-        "rotation": lambda self, tokens: rotation(self, tokens),
+        "in_attention": lambda self, tokens: rotation(self, tokens),
         "resized": lambda self, grid: change(self, resized(self.inner, grid)),
         "with_class_token": lambda self, row: change(self, with_class_token(self.inner, row)),
         "head_dim": eqx.field(static=True),
@@ -127,7 +127,7 @@ def rotary(angles: Any) -> Any:
     body = {
         "__init__": __init__,
         "__call__": lambda self, tokens: tokens,
-        "rotation": lambda self, tokens: rotate_by(angles)(self, tokens),
+        "in_attention": lambda self, tokens: rotate_by(angles)(self, tokens),
         "resized": lambda self, grid: self,
         "with_class_token": lambda self, row: self,
         "head_dim": eqx.field(static=True),

@@ -81,6 +81,7 @@ from .nn import (
     AttentionStrategy as AttentionStrategy,
     Dropout as Dropout,
     Execution as Execution,
+    InAttention as InAttention,
     Init as Init,
     Initializer as Initializer,
     InitName as InitName,
@@ -89,6 +90,8 @@ from .nn import (
     Linear as Linear,
     ParameterKind as ParameterKind,
     ParameterLabel as ParameterLabel,
+    RelativeBias as RelativeBias,
+    RMSNorm as RMSNorm,
     Rotation as Rotation,
     parameter_labels as parameter_labels,
 )
@@ -134,6 +137,7 @@ from .position import (
     NoPosition as NoPosition,
     PositionContext as PositionContext,
     PositionFactory as PositionFactory,
+    RelativeBiasPosition as RelativeBiasPosition,
     RotaryPosition as RotaryPosition,
     SinCos2DPosition as SinCos2DPosition,
 )

@@ -13,13 +13,14 @@ from ..nn import (
     PRODUCT,
     Attention,
     AttentionStrategy,
+    InAttention,
     Init,
-    LayerNorm,
-    Rotation,
+    Norm,
     Tap,
     checkpoint_name,
     drop_branch,
     drop_elements,
+    make_norm,
     prevent_fusion,
     split_key,
 )
@@ -28,7 +29,8 @@ from ._options import EncoderOptions, EncoderSize
 
 @final
 class Block(eqx.Module):
-    """A pre-norm block: `x + attention(norm1(x))`, then `x + mlp(norm2(x))`.
+    """A block: `x + attention(norm1(x))`, then `x + mlp(norm2(x))`; or with the norms after the branches,
+    `x + norm1(attention(x))`, then `x + norm2(mlp(x))`.
 
     ??? cite
 
@@ -36,12 +38,13 @@ class Block(eqx.Module):
         Touvron et al., *Going deeper with Image Transformers*, 2021, arXiv:2103.17239.
     """
 
-    norm1: LayerNorm
+    norm1: Norm
     attention: Attention
     scale1: Float[Array, " dim"] | None
-    norm2: LayerNorm
+    norm2: Norm
     mlp: MLP
     scale2: Float[Array, " dim"] | None
+    post_norm: bool = eqx.field(static=True)
 
     def __init__(self, size: EncoderSize, *, options: EncoderOptions, init: Init, key: PRNGKeyArray):
         """**Arguments:**
@@ -53,33 +56,40 @@ class Block(eqx.Module):
         """
         attention_key, mlp_key = jax.random.split(key)
         scale = None if options.layer_scale is None else jnp.full(size.dim, options.layer_scale, jnp.float32)
-        self.norm1 = LayerNorm(size.dim, eps=options.norm_eps)
+        self.norm1 = make_norm(options.norm, size.dim, eps=options.norm_eps)
         self.attention = Attention(
             size.dim,
             size.num_heads,
             qkv_bias=options.qkv_bias,
+            bias=options.bias,
             qk_norm=options.qk_norm,
+            inner_norm=options.attention_norm,
+            norm=options.norm,
             norm_eps=options.norm_eps,
             init=init,
             key=attention_key,
         )
         self.scale1 = scale
-        self.norm2 = LayerNorm(size.dim, eps=options.norm_eps)
+        self.norm2 = make_norm(options.norm, size.dim, eps=options.norm_eps)
         self.mlp = MLP(
             size.dim,
             size.mlp_dim,
             activation=options.activation,
+            bias=options.bias,
+            inner_norm=options.norm if options.mlp_norm else None,
+            norm_eps=options.norm_eps,
             init=init,
             key=mlp_key,
         )
         self.scale2 = scale
+        self.post_norm = options.post_norm
 
     def __call__(
         self,
         x: Float[Array, "tokens dim"],
         *,
         mask: Bool[Array, " tokens"] | Bool[Array, "tokens tokens"] | None = None,
-        rotation: Rotation | None = None,
+        position: InAttention | None = None,
         strategy: AttentionStrategy = "auto",
         dropout_rate: float = 0.0,
         drop_path_rate: Float[Array, ""] | None = None,
@@ -90,7 +100,7 @@ class Block(eqx.Module):
 
         - `x`: the tokens.
         - `mask`: true for each token that counts, for all queries (rows) alike or for each; `None` if all count.
-        - `rotation`: of queries and keys, for a rotary position.
+        - `position`: a rotation of queries and keys, or a bias of their scores.
         - `strategy`: how attention is computed, as in `Execution`.
         - `dropout_rate`: the probability of dropping an element in the MLP, and at the end of each branch.
         - `drop_path_rate`: the probability of dropping each of the two branches; `None` for none.
@@ -101,10 +111,17 @@ class Block(eqx.Module):
 
         The tokens after this block.
         """
-        attended = self.attention(
-            prevent_fusion(self.norm1(x)), mask=mask, rotation=rotation, strategy=strategy, tap=tap
-        )
+        attended = self.attention(self.start(x), mask=mask, position=position, strategy=strategy, tap=tap)
         return self.finish(x, attended, dropout_rate=dropout_rate, drop_path_rate=drop_path_rate, tap=tap, key=key)
+
+    def start(self, x: Float[Array, "tokens dim"]) -> Float[Array, "tokens dim"]:
+        """What the attention of the block reads.
+
+        **Arguments:**
+
+        - `x`: the tokens before the block.
+        """
+        return self._normalise_before(self.norm1, x)
 
     def finish(
         self,
@@ -121,7 +138,7 @@ class Block(eqx.Module):
         **Arguments:**
 
         - `x`: the tokens before the block.
-        - `attended`: what the attention returned for `norm1(x)`.
+        - `attended`: what the attention returned for `start(x)`.
         - `dropout_rate`, `drop_path_rate`, `tap`, `key`: as in a call.
 
         **Returns:**
@@ -130,16 +147,24 @@ class Block(eqx.Module):
         """
         mlp_key, *keys = split_key(key, 5)
 
-        def scale_and_drop(
-            branch: Float[Array, "tokens dim"], scale: Float[Array, " dim"] | None, keys: list[PRNGKeyArray | None]
+        def finish_branch(
+            branch: Float[Array, "tokens dim"],
+            norm: Norm,
+            scale: Float[Array, " dim"] | None,
+            keys: list[PRNGKeyArray | None],
         ) -> Float[Array, "tokens dim"]:
             dropout_key, drop_path_key = keys
+            if self.post_norm:
+                branch = norm(branch)
             if scale is not None:
                 branch = branch * jnp.broadcast_to(scale, branch.shape)
             branch = drop_elements(branch, dropout_rate, key=dropout_key)
             return branch if drop_path_rate is None else drop_branch(branch, drop_path_rate, key=drop_path_key)
 
-        x = x + tap("attention_branch", scale_and_drop(attended, self.scale1, keys[:2]))
+        x = x + tap("attention_branch", finish_branch(attended, self.norm1, self.scale1, keys[:2]))
         x = checkpoint_name(x, PRODUCT)
-        mlp = self.mlp(prevent_fusion(self.norm2(x)), dropout_rate=dropout_rate, tap=tap, key=mlp_key)
-        return tap("tokens", x + tap("mlp_branch", scale_and_drop(mlp, self.scale2, keys[2:])))
+        mlp = self.mlp(self._normalise_before(self.norm2, x), dropout_rate=dropout_rate, tap=tap, key=mlp_key)
+        return tap("tokens", x + tap("mlp_branch", finish_branch(mlp, self.norm2, self.scale2, keys[2:])))
+
+    def _normalise_before(self, norm: Norm, x: Float[Array, "tokens dim"]) -> Float[Array, "tokens dim"]:
+        return x if self.post_norm else prevent_fusion(norm(x))

@@ -8,7 +8,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ..nn import Dropout, Edit, Execution, Init, Intermediate, LayerNorm, Rotation, Tap, drop_elements, split_key
+from ..nn import (
+    Dropout,
+    Edit,
+    Execution,
+    InAttention,
+    Init,
+    Intermediate,
+    Norm,
+    Tap,
+    drop_elements,
+    make_norm,
+    split_blocks,
+    split_key,
+)
 from ._block import Block
 from ._blocks import Blocks, Recorded, run_blocks
 from ._options import EncoderOptions, EncoderSize
@@ -22,7 +35,7 @@ class Encoder(eqx.Module):
     blocks one after the other: see `Execution`.
     """
 
-    pre_norm: LayerNorm | None
+    pre_norm: Norm | None
     stack: Block
     options: EncoderOptions = eqx.field(static=True)
     depth: int = eqx.field(static=True)  # also where an optimiser hides the arrays of the stack
@@ -37,7 +50,7 @@ class Encoder(eqx.Module):
 
         **Raises:** `ValueError` if the width does not divide into heads.
         """
-        self.pre_norm = LayerNorm(size.dim, eps=options.norm_eps) if options.pre_norm else None
+        self.pre_norm = make_norm(options.norm, size.dim, eps=options.norm_eps) if options.pre_norm else None
         self.stack = make_stack(size, options=options, init=init, key=key)
         self.options = options
         self.depth = size.depth
@@ -61,7 +74,7 @@ class Encoder(eqx.Module):
         x: Float[Array, "tokens dim"],
         *,
         mask: Bool[Array, " tokens"] | Bool[Array, "tokens tokens"] | None = None,
-        rotation: Rotation | None = None,
+        position: InAttention | None = None,
         execution: Execution = Execution(),
         dropout: Dropout = Dropout(),
         edit: Mapping[Intermediate, Edit] | None = None,
@@ -73,7 +86,7 @@ class Encoder(eqx.Module):
         - `mask`: true for each token that counts, `(tokens,)`: what the others hold, NaN included, changes nothing. Or
             for each query (rows) the tokens that it looks at, `(tokens, tokens)`, as for a causal mask. `None` if all
             count.
-        - `rotation`: of queries and keys, for a rotary position: one for all blocks, or one for each.
+        - `position`: a rotation of queries and keys, or a bias of their scores: one for all blocks, or one for each.
         - `execution`: how it is computed. The dtype is that of `x`.
         - `dropout`: what is dropped in training.
         - `edit`: functions that replace intermediates, by name, as in `vitrail.Backbone`.
@@ -83,7 +96,7 @@ class Encoder(eqx.Module):
 
         The tokens after the last block, before the final norm. Rows where `mask` is false mean nothing.
         """
-        return self._run(x, mask, rotation, execution, dropout, (), None, edit, key)[0]
+        return self._run(x, mask, position, execution, dropout, (), None, edit, key)[0]
 
     def activations(
         self,
@@ -92,7 +105,7 @@ class Encoder(eqx.Module):
         at: Sequence[Intermediate],
         layers: Sequence[int] | None = None,
         mask: Bool[Array, " tokens"] | Bool[Array, "tokens tokens"] | None = None,
-        rotation: Rotation | None = None,
+        position: InAttention | None = None,
         execution: Execution = Execution(),
         edit: Mapping[Intermediate, Edit] | None = None,
     ) -> Recorded:
@@ -102,7 +115,7 @@ class Encoder(eqx.Module):
 
         - `at`: their names.
         - `layers`: the blocks, counted from zero, or from the end if negative; `None` for all.
-        - `x`, `mask`, `rotation`, `execution`, `edit`: as in a call.
+        - `x`, `mask`, `position`, `execution`, `edit`: as in a call.
 
         **Returns:**
 
@@ -110,13 +123,13 @@ class Encoder(eqx.Module):
 
         **Raises:** `IndexError` if there is no such block; `ValueError` for a name that no intermediate has.
         """
-        return self._run(x, mask, rotation, execution, Dropout(), at, layers, edit, None)[1]
+        return self._run(x, mask, position, execution, Dropout(), at, layers, edit, None)[1]
 
     def _run(
         self,
         x: Float[Array, "tokens dim"],
         mask: Bool[Array, " tokens"] | Bool[Array, "tokens tokens"] | None,
-        rotation: Rotation | None,
+        position: InAttention | None,
         execution: Execution,
         dropout: Dropout,
         at: Sequence[Intermediate],
@@ -125,6 +138,7 @@ class Encoder(eqx.Module):
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "tokens dim"], Recorded]:
         dropout_key, blocks_key = split_key(key, 2)
+        of_each, of_all = split_blocks(position)
         if mask is not None and mask.ndim == 1:  # zeros keep what a masked token holds out of the gradient, too
             x = jnp.where(mask[:, None], x, jnp.zeros_like(x))
         x = drop_elements(x, dropout.rate, key=dropout_key)
@@ -134,7 +148,7 @@ class Encoder(eqx.Module):
         def apply(
             block: Block,
             x: Float[Array, "tokens dim"],
-            own: Rotation | None,
+            own: InAttention | None,
             rate: Float[Array, ""] | None,
             tap: Tap,
             key: PRNGKeyArray | None,
@@ -142,7 +156,7 @@ class Encoder(eqx.Module):
             return block(
                 x,
                 mask=mask,
-                rotation=rotation if own is None else own,
+                position=eqx.combine(own, of_all),
                 strategy=execution.attention,
                 dropout_rate=dropout.rate,
                 drop_path_rate=rate,
@@ -154,7 +168,7 @@ class Encoder(eqx.Module):
             apply,
             self.stack,
             x,
-            rotation if rotation is not None and rotation.per_block else None,
+            of_each,
             drop_path=dropout.drop_path,
             execution=execution,
             at=at,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .._check import check_above_zero, check_positive
-from ..nn import ActivationName
+from ..nn import ActivationName, NormName
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,26 @@ class EncoderOptions:
 
     qkv_bias: bool = True
     """Whether queries, keys and values have a bias."""
+    bias: bool = True
+    """Whether the other linear layers have one. Those of AIMv2 have none."""
     qk_norm: bool = False
-    """Whether queries and keys are normalised by a LayerNorm for each head (Dehghani et al. 2023, arXiv:2302.05442)."""
+    """Whether queries and keys are normalised, each head by itself (Dehghani et al. 2023, arXiv:2302.05442)."""
     activation: ActivationName | Literal["swiglu"] = "gelu"
     """The activation of the MLP, or `"swiglu"` for a gate (Shazeer 2020, arXiv:2002.05202)."""
+    norm: NormName = "layer"
+    """The norm of the blocks and the final norm: `"layer"`, or `"rms"` as in AIMv2."""
     norm_eps: float = 1e-6
-    """What every LayerNorm adds to the variance: `1e-6` in ViT, DeiT, DINO and MAE, `1e-5` in CLIP."""
+    """What every norm adds to the variance: `1e-6` in ViT, DeiT, DINO and MAE, `1e-5` in CLIP."""
     pre_norm: bool = False
-    """Whether there is a LayerNorm before the first block, as in CLIP."""
+    """Whether there is a norm before the first block, as in CLIP."""
+    post_norm: bool = False
+    """Whether a block normalises what its branches return, instead of what they read: EVA-02's enormous model (Liu et
+    al. 2022, *Swin Transformer V2*, arXiv:2111.09883)."""
+    attention_norm: bool = False
+    """Whether what the heads gather is normalised before the layer after them, as in EVA-02 (Wang et al. 2022,
+    *Foundation Transformers*, arXiv:2210.06423)."""
+    mlp_norm: bool = False
+    """Whether the hidden layer of the MLP is normalised before the layer after it, as in EVA-02."""
     layer_scale: float | None = None
     """The start of the learned scale of each residual branch, as in CaiT and DINOv2; `None` for no scale."""
 

@@ -18,13 +18,13 @@ from ..nn import (
     Dropout,
     Edit,
     Execution,
+    InAttention,
     Init,
     Intermediate,
-    LayerNorm,
-    Rotation,
+    Norm,
     Tap,
     drop_elements,
-    prevent_fusion,
+    make_norm,
     split_key,
     to_dtype,
     to_jax,
@@ -51,7 +51,7 @@ class WindowedEncoder(eqx.Module):
         Kirillov et al., *Segment Anything*, ICCV 2023, arXiv:2304.02643, and its `image_encoder.py`.
     """
 
-    pre_norm: LayerNorm | None
+    pre_norm: Norm | None
     stack: Block
     window_positions: RelativePosition | None
     global_positions: RelativePosition | None
@@ -63,7 +63,7 @@ class WindowedEncoder(eqx.Module):
     def __init__(
         self,
         *,
-        pre_norm: LayerNorm | None,
+        pre_norm: Norm | None,
         stack: Block,
         window_positions: RelativePosition | None,
         global_positions: RelativePosition | None,
@@ -126,7 +126,7 @@ class WindowedEncoder(eqx.Module):
         x: Float[Array, "tokens dim"],
         *,
         mask: Bool[Array, " tokens"] | None = None,
-        rotation: Rotation | None = None,
+        position: InAttention | None = None,
         execution: Execution = Execution(),
         dropout: Dropout = Dropout(),
         edit: Mapping[Intermediate, Edit] | None = None,
@@ -135,17 +135,17 @@ class WindowedEncoder(eqx.Module):
         """**Arguments:**
 
         - `x`: the tokens, with their positions, row-major over the grid.
-        - `mask`, `rotation`: must be `None`: windows need all tokens, and have positions of their own.
+        - `mask`, `position`: must be `None`: windows need all tokens, and have positions of their own.
         - `execution`, `dropout`, `edit`, `key`: as in `Encoder`.
 
         **Returns:**
 
         The tokens after the last block, before the final norm.
 
-        **Raises:** `ValueError` if the tokens do not fill the grid, if there is a mask or a rotation, or for an edit
-        within the attention.
+        **Raises:** `ValueError` if the tokens do not fill the grid, if there is a mask or a position that acts within
+        attention, or for an edit within the attention.
         """
-        return self._run(x, mask, rotation, execution, dropout, (), None, edit, key)[0]
+        return self._run(x, mask, position, execution, dropout, (), None, edit, key)[0]
 
     def activations(
         self,
@@ -154,7 +154,7 @@ class WindowedEncoder(eqx.Module):
         at: Sequence[Intermediate],
         layers: Sequence[int] | None = None,
         mask: Bool[Array, " tokens"] | None = None,
-        rotation: Rotation | None = None,
+        position: InAttention | None = None,
         execution: Execution = Execution(),
         edit: Mapping[Intermediate, Edit] | None = None,
     ) -> Recorded:
@@ -167,13 +167,13 @@ class WindowedEncoder(eqx.Module):
         **Raises:** what a call raises; `ValueError` for an intermediate within the attention, which has another shape
         in each kind of block.
         """
-        return self._run(x, mask, rotation, execution, Dropout(), at, layers, edit, None)[1]
+        return self._run(x, mask, position, execution, Dropout(), at, layers, edit, None)[1]
 
     def _run(
         self,
         x: Float[Array, "tokens dim"],
         mask: Bool[Array, " tokens"] | None,
-        rotation: Rotation | None,
+        position: InAttention | None,
         execution: Execution,
         dropout: Dropout,
         at: Sequence[Intermediate],
@@ -181,7 +181,7 @@ class WindowedEncoder(eqx.Module):
         edit: Mapping[Intermediate, Edit] | None,
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "tokens dim"], Recorded]:
-        self._check(x, mask, rotation, [*at, *(edit or {})])
+        self._check(x, mask, position, [*at, *(edit or {})])
         dropout_key, blocks_key = split_key(key, 2)
         x = drop_elements(x, dropout.rate, key=dropout_key)
         if self.pre_norm is not None:
@@ -195,7 +195,7 @@ class WindowedEncoder(eqx.Module):
             tap: Tap,
             key: PRNGKeyArray | None,
         ) -> Float[Array, "tokens dim"]:
-            attended = self._attend(block.attention, prevent_fusion(block.norm1(x)), role, execution)
+            attended = self._attend(block.attention, block.start(x), role, execution)
             return block.finish(x, attended, dropout_rate=dropout.rate, drop_path_rate=rate, tap=tap, key=key)
 
         return run_blocks(
@@ -215,7 +215,7 @@ class WindowedEncoder(eqx.Module):
         self,
         x: Float[Array, "tokens dim"],
         mask: Bool[Array, " tokens"] | None,
-        rotation: Rotation | None,
+        position: InAttention | None,
         names: list[Intermediate],
     ) -> None:
         if self.grid[0] * self.grid[1] != x.shape[0]:
@@ -223,9 +223,10 @@ class WindowedEncoder(eqx.Module):
                 f"windows need one token for each cell of the grid {self.grid}, got {x.shape[0]} tokens: use a pool "
                 "that needs no class token, num_registers=0, and all patches"
             )
-        if mask is not None or rotation is not None:
+        if mask is not None or position is not None:
             raise ValueError(
-                f"windows take neither a mask nor a rotary position, got {'a rotation' if mask is None else 'a mask'}: "
+                "windows take neither a mask nor a position that acts within attention, got "
+                f"{type(position).__name__ if mask is None else 'a mask'}: "
                 "use all patches, and another position or the windows' own (relative_grid)"
             )
         if within := [name for name in names if name in WITHIN_ATTENTION]:
@@ -298,7 +299,7 @@ def make_windowed_encoder(
         window_positions = _stack_positions(RelativePosition(side, head_dim), size.depth - num_global)
         global_positions = _stack_positions(RelativePosition(windows.relative_grid, head_dim), num_global)
     return WindowedEncoder(
-        pre_norm=LayerNorm(size.dim, eps=options.norm_eps) if options.pre_norm else None,
+        pre_norm=make_norm(options.norm, size.dim, eps=options.norm_eps) if options.pre_norm else None,
         stack=make_stack(size, options=options, init=init, key=key),
         window_positions=window_positions,
         global_positions=global_positions,

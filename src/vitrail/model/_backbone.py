@@ -14,7 +14,7 @@ from .._check import check_divisible, describe_value
 from .._patched import PatchedImage
 from .._tokens import Tokens
 from ..encoder import Blocks, Encoder, Neck, WindowedEncoder
-from ..nn import Dropout, Edit, Execution, Intermediate, LayerNorm, ParameterKinds, to_dtype, to_jax
+from ..nn import Dropout, Edit, Execution, Intermediate, Norm, ParameterKinds, to_dtype, to_jax
 from ..patch import AbstractPatchEmbed
 from ..position import AbstractPosition
 from ._embed import embed_image, embed_patches
@@ -36,7 +36,7 @@ class Backbone(eqx.Module):
     position: AbstractPosition
     encoder: Encoder | WindowedEncoder
     neck: Neck | None
-    norm: LayerNorm | None
+    norm: Norm | None
     image_size: tuple[int, int] = eqx.field(static=True)
     patch_size: tuple[int, int] = eqx.field(static=True)
     channels: int = eqx.field(static=True)
@@ -52,7 +52,7 @@ class Backbone(eqx.Module):
         position: AbstractPosition,
         encoder: Encoder | WindowedEncoder,
         neck: Neck | None,
-        norm: LayerNorm | None,
+        norm: Norm | None,
         image_size: tuple[int, int],
         patch_size: tuple[int, int],
         channels: int,
@@ -240,7 +240,7 @@ class Backbone(eqx.Module):
         encoded = self.encoder(
             tokens.sequence,
             mask=tokens.sequence_mask,
-            rotation=self.position.rotation(tokens),
+            position=self.position.in_attention(tokens),
             execution=self.execution,
             dropout=self.dropout,
             edit=edit,
@@ -299,7 +299,7 @@ class Backbone(eqx.Module):
             at=at,
             layers=layers,
             mask=tokens.sequence_mask,
-            rotation=self.position.rotation(tokens),
+            position=self.position.in_attention(tokens),
             execution=self.execution,
             edit=edit,
         )

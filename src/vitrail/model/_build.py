@@ -1,7 +1,5 @@
 """Builds a model by the name of its size."""
 
-from typing import Literal
-
 from jaxtyping import PRNGKeyArray
 
 from .._spec import PartSpec
@@ -12,7 +10,7 @@ from ..nn import Dropout, Execution, InitName
 from ..patch import PatchFactory
 from ..pool import PoolFactory
 from ..position import PositionFactory
-from ._config import ViTConfig, to_pair
+from ._config import NormOrder, ViTConfig, to_pair
 from ._presets import parse_preset
 from ._vit import ViT
 
@@ -28,7 +26,7 @@ def vit(
     position: str | PartSpec | PositionFactory = "learned",
     pool: str | PartSpec | PoolFactory = "mean",
     head: str | PartSpec | HeadFactory = "linear",
-    norm_order: Literal["norm_pool", "pool_norm"] = "norm_pool",
+    norm_order: NormOrder = "norm_pool",
     class_token: bool | None = None,
     num_registers: int = 0,
     encoder: EncoderOptions = EncoderOptions(),
@@ -57,7 +55,8 @@ def vit(
     - `channels`: the number of channels of the images.
     - `patch`, `position`, `pool`, `head`: the parts, each as a registered name, a `PartSpec`, a class, or a
         `functools.partial` of one.
-    - `norm_order`: whether the final norm acts on the tokens before the pool, or on the pooled vector after it.
+    - `norm_order`: whether the final norm acts on the tokens before the pool, or on the pooled vector after it, or
+        there is none.
     - `class_token`: whether there is a class token; `None` for one where the pool needs it.
     - `num_registers`: the number of register tokens.
     - `encoder`: the options of the encoder.

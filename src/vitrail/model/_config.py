@@ -27,6 +27,10 @@ else:
     ViT = object  # the model imports its configuration
 
 
+NormOrder = Literal["norm_pool", "pool_norm", "none"]
+"""Where the final norm stands."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(JSONConfig):
     """Describes a Vision Transformer by names and plain values.
@@ -55,8 +59,9 @@ class ViTConfig(JSONConfig):
     """The pooling."""
     head: str | PartSpec | HeadFactory = "linear"
     """The head."""
-    norm_order: Literal["norm_pool", "pool_norm"] = "norm_pool"
-    """Whether the final norm acts on the tokens before the pool (the original), or on the pooled vector after it."""
+    norm_order: NormOrder = "norm_pool"
+    """Whether the final norm acts on the tokens before the pool (the original), or on the pooled vector after it, or
+    there is none (Perception Encoder's language and spatial models)."""
     class_token: bool | None = None
     """Whether there is a class token; `None` for one where the pool needs it."""
     num_registers: int = 0

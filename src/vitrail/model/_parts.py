@@ -14,7 +14,7 @@ from .._spec import PartSpec
 from ..dense import READOUTS
 from ..encoder import Encoder, Neck, WindowedEncoder, make_windowed_encoder
 from ..head import HEADS, AbstractHead, HeadContext
-from ..nn import INITS, Dropout, Execution, LayerNorm
+from ..nn import INITS, Dropout, Execution, Norm, make_norm
 from ..patch import PATCHES, PatchContext
 from ..pool import POOLS, AbstractPool, PoolContext
 from ..position import POSITIONS, AbstractPosition, PositionContext
@@ -47,7 +47,6 @@ def make_backbone(
     patch_key, class_key, registers_key, position_key, encoder_key, neck_key = jax.random.split(key, 6)
     dim, init = config.size.dim, INITS[config.init]
     context = PatchContext(dim=dim, patch_size=config.patch_size, channels=config.channels, init=init)
-    norm_first = config.norm_order == "norm_pool"
     registers = config.num_registers
     return Backbone(
         patch=PATCHES.build(config.patch, context, key=patch_key),
@@ -56,7 +55,7 @@ def make_backbone(
         position=make_position(config, class_token=class_token, key=position_key),
         encoder=make_encoder(config, key=encoder_key),
         neck=None if config.neck_dim is None else Neck(dim, config.neck_dim, init=init, key=neck_key),
-        norm=LayerNorm(config.token_dim, eps=config.norm_eps) if norm_first else None,
+        norm=make_final_norm(config, config.token_dim) if config.norm_order == "norm_pool" else None,
         image_size=config.image_size,
         patch_size=config.patch_size,
         channels=config.channels,
@@ -109,8 +108,13 @@ def needs_class_token(config: ViTConfig, pool: AbstractPool) -> bool:
 
 def make_readout(config: ViTConfig, pool: AbstractPool, *, key: PRNGKeyArray) -> Readout:
     """The readout of a configuration with that pool: a norm if it follows the pool, and the head."""
-    norm = LayerNorm(pool.out_dim, eps=config.norm_eps) if config.norm_order == "pool_norm" else None
+    norm = make_final_norm(config, pool.out_dim) if config.norm_order == "pool_norm" else None
     return Readout(pool, norm, make_head(config, pool.out_dim, key=key))
+
+
+def make_final_norm(config: ViTConfig, dim: int) -> Norm:
+    """The final norm of a configuration, wherever it stands."""
+    return make_norm(config.encoder.norm, dim, eps=config.norm_eps)
 
 
 def make_head(config: ViTConfig, dim: int, *, key: PRNGKeyArray) -> AbstractHead:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._check import describe_result, is_jax_array
 from .._tokens import Tokens
 from ..head import AbstractHead
-from ..nn import LayerNorm, split_key, to_dtype
+from ..nn import Norm, split_key, to_dtype
 from ..pool import AbstractPool
 
 
@@ -18,10 +18,10 @@ class Readout(eqx.Module):
     """Turns the tokens of a backbone into logits: a pool, a norm if it comes after the pool, and a head."""
 
     pool: AbstractPool
-    norm: LayerNorm | None
+    norm: Norm | None
     head: AbstractHead
 
-    def __init__(self, pool: AbstractPool, norm: LayerNorm | None, head: AbstractHead):
+    def __init__(self, pool: AbstractPool, norm: Norm | None, head: AbstractHead):
         """**Arguments:**
 
         - `pool`: the pool.

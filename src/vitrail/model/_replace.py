@@ -1,7 +1,7 @@
 """Surgery: replaces parts of a model."""
 
 import dataclasses
-from typing import Any, Literal, Protocol, TypeVar, overload, runtime_checkable
+from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ from .._typecheck import CallError
 from ..dense import DenseReadoutFactory
 from ..head import HeadFactory
 from ..images import Preprocess
-from ..nn import INITS, Init, LayerNorm, list_arrays, to_jax
+from ..nn import INITS, Init, list_arrays, to_jax
 from ..pool import PoolFactory
 from ..position import PositionFactory
 from ._backbone import Backbone
-from ._parts import make_head, make_pool, make_position, needs_class_token
+from ._config import NormOrder
+from ._parts import make_final_norm, make_head, make_pool, make_position, needs_class_token
 from ._readout import Readout
 from ._vit import ViT
 
@@ -52,7 +53,7 @@ def replace(
     num_classes: int | Keep | None = KEEP,
     classes: tuple[str, ...] | Keep | None = KEEP,
     preprocess: Preprocess | Keep | None = KEEP,
-    norm_order: Literal["norm_pool", "pool_norm"] | Keep = KEEP,
+    norm_order: NormOrder | Keep = KEEP,
     class_token: bool | Keep | None = KEEP,
     key: PRNGKeyArray | None = None,
 ) -> ViT: ...
@@ -76,7 +77,7 @@ def replace(
     num_classes: int | Keep | None = KEEP,
     classes: tuple[str, ...] | Keep | None = KEEP,
     preprocess: Preprocess | Keep | None = KEEP,
-    norm_order: Literal["norm_pool", "pool_norm"] | Keep = KEEP,
+    norm_order: NormOrder | Keep = KEEP,
     class_token: bool | Keep | None = KEEP,
     key: PRNGKeyArray | None = None,
 ) -> Any:
@@ -105,7 +106,8 @@ def replace(
     - `classes`: the names of the classes, `None` if they are not known. If the number of classes changes, the old names
         go.
     - `preprocess`: how pictures are prepared for the model, `None` if that is not known.
-    - `norm_order`: whether the final norm acts before or after the pool. A norm whose width stays keeps its weights.
+    - `norm_order`: whether the final norm acts before or after the pool, or there is none. A norm whose width stays
+        keeps its weights.
     - `class_token`: whether there is a class token, `None` for one where the pool needs it. A model that was built with
         `None` loses a class token that the new pool does not read: pass `True` to keep it, as for a backbone that was
         trained with it.
@@ -156,7 +158,7 @@ def _replace_parts(
     num_classes: int | Keep | None,
     classes: tuple[str, ...] | Keep | None,
     preprocess: Preprocess | Keep | None,
-    norm_order: Literal["norm_pool", "pool_norm"] | Keep,
+    norm_order: NormOrder | Keep,
     class_token: bool | Keep | None,
     key: PRNGKeyArray | None,
 ) -> ViT:
@@ -189,16 +191,15 @@ def _replace_parts(
         backbone = dataclasses.replace(backbone, position=new_position)
 
     old_norm = backbone.norm if readout.norm is None else readout.norm
-    norm_first = config.norm_order == "norm_pool"
-    width = config.token_dim if norm_first else new_pool.out_dim
+    width = config.token_dim if config.norm_order == "norm_pool" else new_pool.out_dim
     if old_norm is None or old_norm.weight.shape != (width,):
-        old_norm = LayerNorm(width, eps=config.norm_eps)
+        old_norm = make_final_norm(config, width)
     new_head = readout.head
     if head is not KEEP or config.num_classes != before.num_classes or new_head.dim != new_pool.out_dim:
         new_head = make_head(config, new_pool.out_dim, key=head_key)
     replaced = ViT(
-        dataclasses.replace(backbone, norm=old_norm if norm_first else None),
-        Readout(new_pool, None if norm_first else old_norm, new_head),
+        dataclasses.replace(backbone, norm=old_norm if config.norm_order == "norm_pool" else None),
+        Readout(new_pool, old_norm if config.norm_order == "pool_norm" else None, new_head),
         config,
     )
     if key is None:

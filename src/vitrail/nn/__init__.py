@@ -17,6 +17,7 @@ from ._drop import (
 )
 from ._dtype import at_least_float32 as at_least_float32
 from ._execution import AttentionStrategy as AttentionStrategy, Execution as Execution
+from ._in_attention import InAttention as InAttention, split_blocks as split_blocks
 from ._init import (
     BIG_VISION as BIG_VISION,
     INITS as INITS,
@@ -46,10 +47,15 @@ from ._mlp import MLP as MLP
 from ._norm import (
     FrozenBatchNorm as FrozenBatchNorm,
     LayerNorm as LayerNorm,
+    Norm as Norm,
+    NormName as NormName,
+    RMSNorm as RMSNorm,
+    make_norm as make_norm,
     normalise as normalise,
     to_dtype as to_dtype,
     to_jax as to_jax,
 )
+from ._relative_bias import RelativeBias as RelativeBias
 from ._remat import (
     PRODUCT as PRODUCT,
     REMAT_POLICIES as REMAT_POLICIES,

@@ -10,10 +10,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._check import check_heads, check_positive
 from ._execution import AttentionStrategy
+from ._in_attention import InAttention
 from ._init import Init, draw_separately
 from ._intermediates import NO_TAP, Tap
 from ._linear import Linear
-from ._norm import LayerNorm
+from ._norm import Norm, NormName, make_norm
+from ._relative_bias import RelativeBias
 from ._remat import ATTENDED, PRODUCT, checkpoint_name
 from ._rotation import Rotation
 from ._softmax import attention_weights
@@ -49,8 +51,9 @@ class Attention(eqx.Module):
     """
 
     qkv: Linear
-    q_norm: LayerNorm | None
-    k_norm: LayerNorm | None
+    q_norm: Norm | None
+    k_norm: Norm | None
+    norm: Norm | None
     project: Linear
     num_heads: int = eqx.field(static=True)
 
@@ -61,7 +64,10 @@ class Attention(eqx.Module):
         *,
         inner_dim: int | None = None,
         qkv_bias: bool = True,
+        bias: bool = True,
         qk_norm: bool = False,
+        inner_norm: bool = False,
+        norm: NormName = "layer",
         norm_eps: float = 1e-6,
         init: Init,
         key: PRNGKeyArray,
@@ -72,8 +78,10 @@ class Attention(eqx.Module):
         - `num_heads`: how many heads `inner_dim` is divided into.
         - `inner_dim`: the width of all heads together; `None` for `dim`. In SAM's mask decoder it is half of that.
         - `qkv_bias`: whether queries, keys and values have a bias.
-        - `qk_norm`: whether queries and keys are normalised, each head by a LayerNorm.
-        - `norm_eps`: what these norms add to the variance.
+        - `bias`: whether the layer after the heads has one.
+        - `qk_norm`: whether queries and keys are normalised, each head by itself.
+        - `inner_norm`: whether what all heads gather is normalised.
+        - `norm`, `norm_eps`: which norm, and what it adds to the variance.
         - `init`: draws the weights.
         - `key`: for the weights.
 
@@ -91,9 +99,11 @@ class Attention(eqx.Module):
             bias_init=jax.nn.initializers.zeros if qkv_bias else None,
             key=qkv_key,
         )
-        self.q_norm = LayerNorm(inner_dim // num_heads, eps=norm_eps) if qk_norm else None
-        self.k_norm = LayerNorm(inner_dim // num_heads, eps=norm_eps) if qk_norm else None
-        self.project = Linear(inner_dim, dim, weight_init=init.attention, key=project_key)
+        self.q_norm = make_norm(norm, inner_dim // num_heads, eps=norm_eps) if qk_norm else None
+        self.k_norm = make_norm(norm, inner_dim // num_heads, eps=norm_eps) if qk_norm else None
+        self.norm = make_norm(norm, inner_dim, eps=norm_eps) if inner_norm else None
+        bias_init = jax.nn.initializers.zeros if bias else None
+        self.project = Linear(inner_dim, dim, weight_init=init.attention, bias_init=bias_init, key=project_key)
         self.num_heads = num_heads
 
     def __call__(
@@ -103,7 +113,7 @@ class Attention(eqx.Module):
         *,
         values: Float[Array, "tokens dim"] | None = None,
         mask: Mask | None = None,
-        rotation: Rotation | None = None,
+        position: InAttention | None = None,
         bias: Bias | None = None,
         strategy: AttentionStrategy = "auto",
         tap: Tap = NO_TAP,
@@ -116,7 +126,7 @@ class Attention(eqx.Module):
             `x` and `context` have positions added; `None` for `context`.
         - `mask`: true for each token that counts, `(tokens,)`, or `(queries, tokens)` where that depends on the query,
             as for a causal mask; `None` if all count.
-        - `rotation`: of queries and keys, for a rotary position.
+        - `position`: a rotation of queries and keys, or a bias of their scores.
         - `bias`: what is added to the scaled scores, as a function of the queries; `None` for nothing.
         - `strategy`: how it is computed, as in `Execution`. If `tap` wants the attention weights, `"plain"`.
         - `tap`: records and edits what happens within.
@@ -125,10 +135,11 @@ class Attention(eqx.Module):
 
         For each token of `x`, what it gathers.
 
-        **Raises:** `ValueError` if `rotation` comes with `context`, if `values` come without, or if `strategy` cannot
+        **Raises:** `ValueError` if `position` comes with `context`, if `values` come without, or if `strategy` cannot
         compute this attention here.
         """
-        q, k, v = self._project_heads(x, context, values, rotation, tap)
+        q, k, v = self._project_heads(x, context, values, position, tap)
+        added = position() if isinstance(position, RelativeBias) else None
         if bias is not None and strategy not in ("auto", "plain"):
             raise ValueError(
                 f"attention={strategy!r} does not take a bias, whose table is as large as the scores: use "
@@ -136,15 +147,16 @@ class Attention(eqx.Module):
             )
         many = q.shape[1] > _MANY and jax.default_backend() == "cpu"
         if tap.wants("attention_weights") or strategy == "plain" or (strategy == "auto" and not many):
-            heads = _attend(q, k, v, mask, None if bias is None else bias(q), tap)
+            heads = _attend(q, k, v, mask, added if bias is None else bias(q), tap)
         elif strategy == "auto":
-            heads = _attend_in_halves(q, k, v, mask) if bias is None else _attend_by_head(q, k, v, mask, bias)
+            heads = _attend_in_halves(q, k, v, mask, added) if bias is None else _attend_by_head(q, k, v, mask, bias)
         elif strategy == "cudnn":
-            heads = _attend_by_cudnn(q, k, v, mask)
+            heads = _attend_by_cudnn(q, k, v, mask, added)
         else:
-            heads = _attend_in_chunks(q, k, v, mask, strategy)
+            heads = _attend_in_chunks(q, k, v, mask, added, strategy)
         heads = tap("attention_heads", heads)
-        return self.project(checkpoint_name(heads.transpose(1, 0, 2).reshape(x.shape[0], -1), ATTENDED))
+        gathered = checkpoint_name(heads.transpose(1, 0, 2).reshape(x.shape[0], -1), ATTENDED)
+        return self.project(gathered if self.norm is None else self.norm(gathered))
 
     def weights(
         self, x: Float[Array, "queries dim"], context: Float[Array, "tokens dim"], *, mask: Mask | None = None
@@ -163,7 +175,7 @@ class Attention(eqx.Module):
         x: Float[Array, "queries dim"],
         context: Float[Array, "tokens dim"] | None,
         values: Float[Array, "tokens dim"] | None,
-        rotation: Rotation | None,
+        position: InAttention | None,
         tap: Tap,
     ) -> _Heads:
         # Heads first: on two CPU cores Ti/16 (224 pixels, batch 8) takes 0.85 times, and its gradient 0.89 times, as
@@ -175,8 +187,8 @@ class Attention(eqx.Module):
             qkv = checkpoint_name(self.qkv(x), PRODUCT)
             q, k, v = qkv.reshape(x.shape[0], 3, self.num_heads, -1).transpose(1, 2, 0, 3)
         else:
-            if rotation is not None:
-                raise ValueError("rotation needs attention of tokens to each other, got context: leave one of them out")
+            if position is not None:
+                raise ValueError("position needs attention of tokens to each other, got context: leave one of them out")
             inner = self.project.weight.shape[1]
             q = self._split_heads(_take_rows(self.qkv, 0, inner)(x))
             if values is None:
@@ -187,8 +199,8 @@ class Attention(eqx.Module):
                 v = self._split_heads(_take_rows(self.qkv, 2 * inner, 3 * inner)(values))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if rotation is not None:
-            q, k = rotation(q), rotation(k)
+        if isinstance(position, Rotation):
+            q, k = position(q), position(k)
         return tap("queries", q), tap("keys", k), tap("values", v)
 
     def _split_heads(self, x: Float[Array, "tokens inner"]) -> Float[Array, "heads tokens head_dim"]:
@@ -229,12 +241,17 @@ def _attend_in_halves(
     k: Float[Array, "heads tokens head_dim"],
     v: Float[Array, "heads tokens head_dim"],
     mask: Mask | None,
+    bias: Float[Array, "heads queries tokens"] | None,
 ) -> Float[Array, "heads queries head_dim"]:
     """Attention of the first half of the queries, then of the second."""
     middle = (q.shape[1] + 1) // 2
     halves = slice(middle), slice(middle, None)
-    masks = (mask, mask) if mask is None or mask.ndim == 1 else tuple(mask[half] for half in halves)
-    return jnp.concatenate([_attend(q[:, half], k, v, m) for half, m in zip(halves, masks, strict=True)], axis=1)
+
+    def attend(half: slice) -> Float[Array, "heads half head_dim"]:
+        rows = mask if mask is None or mask.ndim == 1 else mask[half]
+        return _attend(q[:, half], k, v, rows, None if bias is None else bias[:, half])
+
+    return jnp.concatenate([attend(half) for half in halves], axis=1)
 
 
 def _attend_by_head(
@@ -260,6 +277,7 @@ def _attend_in_chunks(
     k: Float[Array, "heads tokens head_dim"],
     v: Float[Array, "heads tokens head_dim"],
     mask: Mask | None,
+    bias: Float[Array, "heads queries tokens"] | None,
     chunk: int,
 ) -> Float[Array, "heads queries head_dim"]:
     """Attention of `chunk` queries at a time; the backward pass computes their weights again.
@@ -269,12 +287,17 @@ def _attend_in_chunks(
     rows = None if mask is None or mask.ndim == 1 else mask
 
     def attend(
-        query_and_row: tuple[Float[Array, "heads head_dim"], Bool[Array, " tokens"] | None],
+        of_a_query: tuple[
+            Float[Array, "heads head_dim"], Bool[Array, " tokens"] | None, Float[Array, "heads tokens"] | None
+        ],
     ) -> Float[Array, "heads head_dim"]:
-        query, row = query_and_row
-        return _attend(query[:, None], k, v, mask if row is None else row)[:, 0]
+        query, row, added = of_a_query
+        return _attend(query[:, None], k, v, mask if row is None else row, None if added is None else added[:, None])[
+            :, 0
+        ]
 
-    heads = cast(Array, jax.lax.map(jax.checkpoint(attend), (q.swapaxes(0, 1), rows), batch_size=chunk))
+    of_all = (q.swapaxes(0, 1), rows, None if bias is None else bias.swapaxes(0, 1))
+    heads = cast(Array, jax.lax.map(jax.checkpoint(attend), of_all, batch_size=chunk))
     return heads.swapaxes(0, 1)
 
 
@@ -283,6 +306,7 @@ def _attend_by_cudnn(
     k: Float[Array, "heads tokens head_dim"],
     v: Float[Array, "heads tokens head_dim"],
     mask: Mask | None,
+    bias: Float[Array, "heads queries tokens"] | None,
 ) -> Float[Array, "heads queries head_dim"]:
     """Attention by the kernel of cuDNN.
 
@@ -298,6 +322,7 @@ def _attend_by_cudnn(
             f"attention='cudnn' needs an NVIDIA GPU, got the backend {jax.default_backend()!r}: use "
             "model.with_execution(Execution(attention='auto')), or install JAX for GPUs"
         )
-    heads_last = (a.swapaxes(0, 1) for a in (q, k, v))
-    keys = None if mask is None else jnp.broadcast_to(mask, (1, q.shape[1], k.shape[1]))
-    return jax.nn.dot_product_attention(*heads_last, mask=keys, implementation="cudnn").swapaxes(0, 1)
+    queries, keys, values = (a.swapaxes(0, 1) for a in (q, k, v))
+    counts = None if mask is None else jnp.broadcast_to(mask, (1, q.shape[1], k.shape[1]))
+    added = None if bias is None else bias.astype(q.dtype)[None]
+    return jax.nn.dot_product_attention(queries, keys, values, added, counts, implementation="cudnn").swapaxes(0, 1)

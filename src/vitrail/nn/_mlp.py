@@ -12,6 +12,7 @@ from ._drop import drop_elements
 from ._init import Init, draw_separately
 from ._intermediates import NO_TAP, Tap
 from ._linear import Linear
+from ._norm import Norm, NormName, make_norm
 from ._remat import PRODUCT, checkpoint_name
 
 
@@ -20,14 +21,17 @@ class MLP(eqx.Module):
     r"""Two linear layers with an activation or a gate between them.
 
     With an activation it computes $W_2\, \phi(W_1 x)$, with `"swiglu"` $W_2 (\mathrm{silu}(W_g x) \odot W_u x)$ where
-    the rows of $W_1$ are $[W_g; W_u]$, as in DINOv2's `w12` and timm's `SwiGLUPacked`.
+    the rows of $W_1$ are $[W_g; W_u]$, as in DINOv2's `w12` and timm's `SwiGLUPacked`. What $W_2$ reads may be
+    normalised.
 
     ??? cite
 
-        Shazeer, *GLU Variants Improve Transformer*, 2020, arXiv:2002.05202.
+        Shazeer, *GLU Variants Improve Transformer*, 2020, arXiv:2002.05202. The norm: Shleifer et al., *NormFormer*,
+        2021, arXiv:2110.09456, and EVA-02.
     """
 
     hidden: Linear
+    norm: Norm | None
     out: Linear
     activation: ActivationName | Literal["swiglu"] = eqx.field(static=True)
 
@@ -37,6 +41,9 @@ class MLP(eqx.Module):
         mlp_dim: int,
         *,
         activation: ActivationName | Literal["swiglu"] = "gelu",
+        bias: bool = True,
+        inner_norm: NormName | None = None,
+        norm_eps: float = 1e-6,
         init: Init,
         key: PRNGKeyArray,
     ):
@@ -45,14 +52,19 @@ class MLP(eqx.Module):
         - `dim`: the width of a token.
         - `mlp_dim`: the width of the hidden layer.
         - `activation`: between the two layers, or `"swiglu"` for a gate.
+        - `bias`: whether the two layers have a bias.
+        - `inner_norm`: the norm of what the second layer reads; `None` for none.
+        - `norm_eps`: what that norm adds.
         - `init`: draws the weights.
         - `key`: for the weights.
         """
         hidden_key, out_key = jax.random.split(key)
         gated = activation == "swiglu"
         hidden_dim, hidden_init = (2 * mlp_dim, draw_separately(init.mlp, 2)) if gated else (mlp_dim, init.mlp)
-        self.hidden = Linear(dim, hidden_dim, weight_init=hidden_init, bias_init=init.mlp_bias, key=hidden_key)
-        self.out = Linear(mlp_dim, dim, weight_init=init.mlp, bias_init=init.mlp_bias, key=out_key)
+        bias_init = init.mlp_bias if bias else None
+        self.hidden = Linear(dim, hidden_dim, weight_init=hidden_init, bias_init=bias_init, key=hidden_key)
+        self.norm = None if inner_norm is None else make_norm(inner_norm, mlp_dim, eps=norm_eps)
+        self.out = Linear(mlp_dim, dim, weight_init=init.mlp, bias_init=bias_init, key=out_key)
         self.activation = activation
 
     def __call__(
@@ -81,4 +93,5 @@ class MLP(eqx.Module):
         else:
             hidden = ACTIVATIONS[self.activation](hidden)
         hidden = tap("mlp_hidden", hidden)
-        return self.out(drop_elements(hidden, dropout_rate, key=key))
+        hidden = drop_elements(hidden, dropout_rate, key=key)
+        return self.out(hidden if self.norm is None else self.norm(hidden))

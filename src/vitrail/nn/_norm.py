@@ -1,6 +1,7 @@
-"""Layer and batch normalisation, unit length, and the conversion of modules to other dtypes but for norms."""
+"""Normalisation of layers, by root mean square, of batches and to unit length, and modules in other dtypes but for
+norms."""
 
-from typing import ClassVar, Final, TypeVar, cast, final
+from typing import ClassVar, Final, Literal, TypeVar, cast, final
 
 import equinox as eqx
 import jax
@@ -12,6 +13,8 @@ from ._dtype import at_least_float32
 from ._labels import ParameterKinds
 
 _T = TypeVar("_T")
+NormName = Literal["layer", "rms"]
+"""The norms that an encoder can have."""
 _SMALLEST: Final = 1e-12
 """The length of a vector that is not divided by its own."""
 
@@ -56,6 +59,52 @@ class LayerNorm(eqx.Module):
         normal = centred * jax.lax.rsqrt(variance + self.eps)
         weight, bias = (jnp.broadcast_to(p.astype(wide.dtype), x.shape) for p in (self.weight, self.bias))
         return (normal * weight + bias).astype(x.dtype)
+
+
+@final
+class RMSNorm(eqx.Module):
+    """Normalisation of the last axis by its root mean square, computed at least in float32.
+
+    ??? cite
+
+        Zhang and Sennrich, *Root Mean Square Layer Normalization*, NeurIPS 2019, arXiv:1910.07467.
+    """
+
+    parameter_kinds: ClassVar[ParameterKinds] = {"weight": "norm"}
+
+    weight: Float[Array, " dim"]
+    eps: float = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, eps: float):
+        """**Arguments:**
+
+        - `dim`: the width of the last axis.
+        - `eps`: what is added to the mean square.
+        """
+        self.weight = jnp.ones(dim, jnp.float32)
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*batch {self.weight.shape[-1]}"]) -> Float[Array, "*batch dim"]:
+        """**Arguments:**
+
+        - `x`: an array with a last axis of width `dim`.
+
+        **Returns:**
+
+        An array of the same shape and dtype.
+        """
+        wide = x.astype(at_least_float32(x.dtype))
+        normal = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        return (normal * jnp.broadcast_to(self.weight.astype(wide.dtype), x.shape)).astype(x.dtype)
+
+
+Norm = LayerNorm | RMSNorm
+"""The norm of an encoder."""
+
+
+def make_norm(name: NormName, dim: int, *, eps: float) -> Norm:
+    """A fresh norm by its name."""
+    return RMSNorm(dim, eps=eps) if name == "rms" else LayerNorm(dim, eps=eps)
 
 
 @final
@@ -125,7 +174,7 @@ def to_jax(tree: _T) -> _T:
 
 def is_norm(part: object) -> bool:
     """Whether a module is a norm, ours or Equinox's, whose parameters stay in float32."""
-    return isinstance(part, LayerNorm | FrozenBatchNorm | eqx.nn.LayerNorm | eqx.nn.RMSNorm)
+    return isinstance(part, LayerNorm | RMSNorm | FrozenBatchNorm | eqx.nn.LayerNorm | eqx.nn.RMSNorm)
 
 
 def to_dtype(part: _T, dtype: jnp.dtype) -> _T:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_divisible
-from ..nn import TRUNC_NORMAL, Init, ParameterKinds, resize_kernel
+from ..nn import TRUNC_NORMAL, Init, Norm, NormName, ParameterKinds, make_norm, resize_kernel
 from ._base import AbstractPatchEmbed
 from ._kernel import draw_kernel
 
@@ -26,6 +26,7 @@ class ConvPatchEmbed(AbstractPatchEmbed):
 
     weight: Float[Array, "dim channels patch_height patch_width"]
     bias: Float[Array, " dim"] | None
+    norm: Norm | None
     implementation: Literal["conv", "matmul"] = eqx.field(static=True)
 
     def __init__(
@@ -36,6 +37,8 @@ class ConvPatchEmbed(AbstractPatchEmbed):
         channels: int,
         init: Init = TRUNC_NORMAL,
         bias: bool = True,
+        norm: NormName | None = None,
+        norm_eps: float = 1e-6,
         implementation: Literal["conv", "matmul"] = "conv",
         key: PRNGKeyArray,
     ):
@@ -46,12 +49,15 @@ class ConvPatchEmbed(AbstractPatchEmbed):
         - `channels`: the number of channels of an image.
         - `init`: draws the weight. The bias starts at zero.
         - `bias`: whether there is a bias. CLIP has none.
+        - `norm`, `norm_eps`: the norm of each token, `None` for none, and what it adds to the variance. AIMv2 has
+            `"rms"`.
         - `implementation`: `"conv"`, or `"matmul"` to flatten the patches and multiply them by one matrix. The weights
             are the same, and so are the tokens; which of the two is faster depends on the device.
         - `key`: for the weight.
         """
         self.weight = draw_kernel(dim, channels, patch_size, init, key)
         self.bias = jnp.zeros(dim, jnp.float32) if bias else None
+        self.norm = None if norm is None else make_norm(norm, dim, eps=norm_eps)
         self.implementation = implementation
 
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
@@ -60,7 +66,9 @@ class ConvPatchEmbed(AbstractPatchEmbed):
         # the time of XLA's convolution (ViT-B/16, 8 x 256 patches, two cores).
         convolves = self.implementation == "conv" and image.shape[1] > self.weight.shape[3]
         grid = self._convolve(image) if convolves else self._multiply(image)
-        return grid if self.bias is None else grid + jnp.broadcast_to(self.bias, grid.shape)
+        if self.bias is not None:
+            grid = grid + jnp.broadcast_to(self.bias, grid.shape)
+        return grid if self.norm is None else self.norm(grid)
 
     def _convolve(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
         return jax.lax.conv_general_dilated(

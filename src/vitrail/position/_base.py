@@ -9,11 +9,11 @@ from jaxtyping import Array, Float
 
 from .._check import check_positive
 from .._tokens import Tokens
-from ..nn import Init, Rotation
+from ..nn import InAttention, Init
 
 
 class AbstractPosition(eqx.Module):
-    """Tells the tokens where they stand in the image: it adds to them, or rotates queries and keys, or both.
+    """Tells the tokens where they stand in the image: it adds to them, or acts within attention, or both.
 
     Extend it, make it `@final`, and pass it as `position=`.
     """
@@ -26,20 +26,21 @@ class AbstractPosition(eqx.Module):
 
         **Returns:**
 
-        The tokens plus their positions. The same tokens if the position only rotates.
+        The tokens plus their positions. The same tokens if the position acts within attention alone.
 
         **Raises:** `ValueError` if the position embedding was made for another grid or other prefix tokens.
         """
 
     @abc.abstractmethod
-    def rotation(self, tokens: Tokens) -> Rotation | None:
+    def in_attention(self, tokens: Tokens) -> InAttention | None:
         """**Arguments:**
 
         - `tokens`: what the encoder reads. Only the grid, the places and the number of prefix tokens matter.
 
         **Returns:**
 
-        The rotation of the queries and keys, one for all blocks or one for each; `None` for no rotation.
+        A `Rotation` of queries and keys, or a `RelativeBias` of their scores, one for all blocks or one for each;
+        `None` for neither.
         """
 
     @abc.abstractmethod

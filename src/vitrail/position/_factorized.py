@@ -73,7 +73,7 @@ class FactorizedPosition(AbstractPosition):
         table = self.rows[:, None, :] + self.cols[None, :, :]
         return tokens.at_places(table.reshape(-1, tokens.dim))
 
-    def rotation(self, tokens: Tokens) -> Rotation | None:
+    def in_attention(self, tokens: Tokens) -> Rotation | None:
         return None
 
     def resized(self, grid: tuple[int, int]) -> "FactorizedPosition":

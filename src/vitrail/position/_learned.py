@@ -107,7 +107,7 @@ class LearnedPosition(AbstractPosition):
         check_grid(tokens.grid, self.patches.shape[:2])
         return tokens.at_places(self.patches.reshape(-1, tokens.dim))
 
-    def rotation(self, tokens: Tokens) -> Rotation | None:
+    def in_attention(self, tokens: Tokens) -> Rotation | None:
         return None
 
     def resized(self, grid: tuple[int, int]) -> "LearnedPosition":

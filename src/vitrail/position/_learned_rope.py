@@ -90,8 +90,8 @@ class LearnedRotaryPosition(AbstractPosition):
     def __call__(self, tokens: Tokens) -> Tokens:
         return self.learned(tokens)
 
-    def rotation(self, tokens: Tokens) -> Rotation | None:
-        return self.rotary.rotation(tokens)
+    def in_attention(self, tokens: Tokens) -> Rotation | None:
+        return self.rotary.in_attention(tokens)
 
     def resized(self, grid: tuple[int, int]) -> "LearnedRotaryPosition":
         """**Arguments:**

@@ -16,7 +16,7 @@ class NoPosition(AbstractPosition):
     def __call__(self, tokens: Tokens) -> Tokens:
         return tokens
 
-    def rotation(self, tokens: Tokens) -> Rotation | None:
+    def in_attention(self, tokens: Tokens) -> Rotation | None:
         return None
 
     def resized(self, grid: tuple[int, int]) -> "NoPosition":

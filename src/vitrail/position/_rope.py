@@ -87,7 +87,7 @@ class RotaryPosition(AbstractPosition):
     def __call__(self, tokens: Tokens) -> Tokens:
         return tokens
 
-    def rotation(self, tokens: Tokens) -> Rotation | None:
+    def in_attention(self, tokens: Tokens) -> Rotation | None:
         exponents = jnp.arange(self.head_dim // 4, dtype=jnp.float32) / (self.head_dim // 4)
         frequencies = self.base**-exponents
         rows, cols = (index.astype(jnp.float32) for index in tokens.coordinates)

@@ -62,7 +62,7 @@ class MixedRotaryPosition(AbstractPosition):
     def __call__(self, tokens: Tokens) -> Tokens:
         return tokens
 
-    def rotation(self, tokens: Tokens) -> Rotation | None:
+    def in_attention(self, tokens: Tokens) -> Rotation | None:
         rows, cols = (index.astype(jnp.float32) for index in tokens.coordinates)
         along_cols, along_rows = self.frequencies.astype(jnp.float32)
         angles = jnp.einsum("dhp,n->dhnp", along_cols, cols, precision="highest")

@@ -90,7 +90,7 @@ class SinCos2DPosition(AbstractPosition):
         table = self._compute(rows, cols, tokens.dim).astype(tokens.patches.dtype)
         return dataclasses.replace(tokens, patches=tokens.patches + table)
 
-    def rotation(self, tokens: Tokens) -> Rotation | None:
+    def in_attention(self, tokens: Tokens) -> Rotation | None:
         return None
 
     def resized(self, grid: tuple[int, int]) -> "SinCos2DPosition":

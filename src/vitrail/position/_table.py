@@ -8,6 +8,7 @@ from ._factorized import FactorizedPosition
 from ._learned import LearnedPosition
 from ._learned_rope import LearnedRotaryPosition
 from ._none import NoPosition
+from ._relative_bias import RelativeBiasPosition
 from ._rope import RotaryPosition
 from ._rope_mixed import MixedRotaryPosition
 from ._sincos2d import SinCos2DPosition
@@ -24,6 +25,7 @@ POSITIONS: Final[Registry[AbstractPosition, PositionContext]] = Registry(
         "rope": RotaryPosition,
         "rope_mixed": MixedRotaryPosition,
         "learned_rope": LearnedRotaryPosition,
+        "relative_bias": RelativeBiasPosition,
         "none": NoPosition,
     },
 )

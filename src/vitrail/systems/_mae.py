@@ -13,7 +13,7 @@ from .._check import check_image
 from .._tokens import Tokens
 from ..encoder import Encoder
 from ..model import ViT
-from ..nn import Dropout, Execution, LayerNorm, Linear, ParameterKinds, to_dtype
+from ..nn import Dropout, Execution, Linear, Norm, ParameterKinds, to_dtype
 from ..position import AbstractPosition
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class MAEDecoder(eqx.Module):
     mask_token: Float[Array, " dim"]
     position: AbstractPosition
     encoder: Encoder
-    norm: LayerNorm
+    norm: Norm
     predict: Linear
 
     def __init__(
@@ -46,7 +46,7 @@ class MAEDecoder(eqx.Module):
         mask_token: Float[Array, " dim"],
         position: AbstractPosition,
         encoder: Encoder,
-        norm: LayerNorm,
+        norm: Norm,
         predict: Linear,
     ):
         """**Arguments:**
@@ -79,7 +79,7 @@ class MAEDecoder(eqx.Module):
         known = tokens.map(embed)
         patches = jnp.tile(mask_token, (tokens.grid[0] * tokens.grid[1], 1)).at[known.places].set(known.patches)
         full = position(Tokens(patches, tokens.grid, class_token=known.class_token, registers=known.registers))
-        decoded = self.encoder(full.sequence, rotation=position.rotation(full), execution=execution)
+        decoded = self.encoder(full.sequence, position=position.in_attention(full), execution=execution)
         return self.predict(self.norm(full.with_sequence(decoded).patches).astype(jnp.float32))
 
 

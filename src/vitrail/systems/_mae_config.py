@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray
 from .._spec import PartSpec
 from ..encoder import Encoder, EncoderSize
 from ..model import JSONConfig, ViTConfig
-from ..nn import INITS, LayerNorm, Linear
+from ..nn import INITS, Linear, make_norm
 from ..position import POSITIONS, PositionContext, PositionFactory
 from ._mae import MAEDecoder, MaskedAutoencoder
 
@@ -59,7 +59,7 @@ class MAEConfig(JSONConfig):
             mask_token=init.class_token(token_key, (1, dim), jnp.dtype(jnp.float32))[0],
             position=POSITIONS.build(self.position, context, key=position_key),
             encoder=Encoder(self.decoder, options=self.image.encoder, init=init, key=encoder_key),
-            norm=LayerNorm(dim, eps=self.image.encoder.norm_eps),
+            norm=make_norm(self.image.encoder.norm, dim, eps=self.image.encoder.norm_eps),
             predict=Linear(dim, height * width * self.image.channels, weight_init=init.mlp, key=predict_key),
         )
         return MaskedAutoencoder(image, decoder, self)

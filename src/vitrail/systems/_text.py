@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._check import check_heads, check_positive
 from ..encoder import Encoder, EncoderOptions, EncoderSize
-from ..nn import INITS, Dropout, Execution, InitName, LayerNorm, Linear, ParameterKinds, to_dtype
+from ..nn import INITS, Dropout, Execution, InitName, Linear, Norm, ParameterKinds, make_norm, to_dtype
 
 TextPooling = Literal["end_of_text", "largest_id", "last", "first"]
 """The names of the rules in `TEXT_POOLINGS`."""
@@ -104,7 +104,7 @@ class TextTower(eqx.Module):
     embedding: Float[Array, "vocabulary dim"]
     positions: Float[Array, "context dim"]
     encoder: Encoder
-    norm: LayerNorm
+    norm: Norm
     projection: Linear | None
     config: TextConfig = eqx.field(static=True)
 
@@ -119,7 +119,7 @@ class TextTower(eqx.Module):
         self.embedding = init.position(embedding_key, (config.vocabulary, size.dim), dtype)
         self.positions = init.position(positions_key, (config.context, size.dim), dtype)
         self.encoder = Encoder(size, options=config.encoder, init=init, key=encoder_key)
-        self.norm = LayerNorm(size.dim, eps=config.encoder.norm_eps)
+        self.norm = make_norm(config.encoder.norm, size.dim, eps=config.encoder.norm_eps)
         self.projection = (
             None
             if config.embed_dim is None

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 
 from .._spec import PartSpec
 from .._tokens import Tokens
-from ..nn import TRUNC_NORMAL
+from ..nn import TRUNC_NORMAL, RelativeBias, split_blocks
 from ..position import POSITIONS, PositionContext, PositionFactory
 from ._common import COMMON, for_another_width
 from ._resized import find_forgotten
@@ -85,10 +85,12 @@ def _make_subject(
 ) -> Subject:
     def call(part: Any, inputs: Any, key: Any) -> Any:
         tokens, queries = inputs
-        rotation = part.rotation(tokens)
-        if rotation is not None and rotation.per_block:
-            rotation = tree.map(_take_first, rotation)
-        return part(tokens), queries if rotation is None else rotation(queries)
+        within = part.in_attention(tokens)
+        of_each, of_all = split_blocks(within)
+        within = eqx.combine(tree.map(_take_first, of_each), of_all)
+        if isinstance(within, RelativeBias):
+            return part(tokens), (within(),)
+        return part(tokens), queries if within is None else within(queries)
 
     return Subject(
         who=POSITIONS.describe(position),
@@ -114,8 +116,13 @@ def _make_subject(
 
 
 def _take_first(leaf: Any) -> Any:
-    """Of the rotation of each block that of the first."""
+    """Of what each block has of its own that of the first."""
     return leaf[0]
+
+
+def _pick(acted: Any, rows: Any) -> Any:
+    """What acts on some tokens: their rotated queries, or the bias of their scores among each other."""
+    return (acted[0][:, rows][:, :, rows],) if isinstance(acted, tuple) else acted[:, rows]
 
 
 def _draw_inputs(
@@ -179,9 +186,10 @@ def tells_patches_apart(subject: Subject) -> Iterator[str]:
         zeros = tree.map(jnp.zeros_like, _draw_inputs(tokens.dim, 1, grid, tokens.num_registers)[0])
         query = jnp.broadcast_to(queries[:, :1], (queries.shape[0], zeros.sequence.shape[0], queries.shape[-1]))
         placed, rotated = run_compiled(subject.call, draw_part(there), (zeros, query), None)
-        if not differ((placed, rotated), (zeros, query), 0):
+        if not isinstance(rotated, tuple) and not differ((placed, rotated), (zeros, query), 0):
             return
-        rotated = np.moveaxis(np.asarray(rotated), 1, 0)[zeros.num_prefix :]
+        acted = cast(Any, rotated[0] if isinstance(rotated, tuple) else rotated)
+        rotated = np.moveaxis(np.asarray(acted), 1, 0)[zeros.num_prefix :]
         given = np.concatenate([np.asarray(placed.patches), rotated.reshape(len(rotated), -1)], axis=1)
         distances = np.abs(given[:, None] - given[None]).max(axis=-1)
         np.fill_diagonal(distances, np.inf)
@@ -223,7 +231,7 @@ def a_subset_keeps_its_places(subject: Subject) -> Iterator[str]:
         indices = np.array(chosen)
         rows = np.array([*range(tokens.num_prefix), *(tokens.num_prefix + index for index in chosen)])
         subset = run_compiled(subject.call, part, (tokens.take(indices), queries[:, rows]), None)
-        if difference := differ(subset, (placed.take(indices), rotated[:, rows]), 1e-5):
+        if difference := differ(subset, (placed.take(indices), _pick(rotated, rows)), 1e-5):
             yield f"tokens.take(...) must keep its positions, but {difference}: index the table with tokens.at_places"
             return
 
@@ -279,8 +287,14 @@ def takes_and_drops_a_class_token(subject: Subject) -> Iterator[str]:
     before, expected = run_compiled(subject.call, part, subject.inputs, None)
     after, rotated = run_compiled(subject.call, again, subject.inputs, None)
     without, short = run_compiled(subject.call, bare, fewer, None)
+    rest = slice(1, None)
     others = [
-        (x.patches, x.registers, q) for x, q in ((before, expected[:, 1:]), (after, rotated[:, 1:]), (without, short))
+        (x.patches, x.registers, q)
+        for x, q in (
+            (before, _pick(expected, rest)),
+            (after, _pick(rotated, rest)),
+            (without, short),
+        )
     ]
     if difference := differ(others[1], others[0], 1e-5) or differ(others[2], others[0], 1e-5):
         yield f"with_class_token must keep the positions of the patches and registers, but {difference}"
@@ -290,9 +304,11 @@ def takes_and_drops_a_class_token(subject: Subject) -> Iterator[str]:
 
 
 def _check_shapes(subject: Subject, part: Any, inputs: Any, when: str) -> Iterator[str]:
-    out = trace(subject.call, part, inputs, None)
-    before, after = (tree.map(jnp.shape, x) for x in (inputs, out))
-    if tree.structure(inputs) != tree.structure(out) or before != after:
+    out, (tokens, queries) = trace(subject.call, part, inputs, None), inputs
+    heads, number = queries.shape[:2]
+    wanted = (tokens, (jnp.zeros((heads, number, number)),)) if isinstance(out[1], tuple) else inputs
+    before, after = (tree.map(jnp.shape, x) for x in (wanted, out))
+    if tree.structure(wanted) != tree.structure(out) or before != after:
         yield f"{when}it must return tokens and rotate queries without changing a shape, got {after} for {before}"
 
 
