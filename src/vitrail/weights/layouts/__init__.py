@@ -9,7 +9,8 @@ from ._layout import (
     Library as Library,
     Settings as Settings,
 )
-from ._preprocess import PROCESSOR as PROCESSOR, PROCESSORS as PROCESSORS, match_channels as match_channels
+from ._preprocess import match_channels as match_channels
+from ._processor import PROCESSOR as PROCESSOR, PROCESSORS as PROCESSORS
 from ._settings import (
     CONFIG as CONFIG,
     OPEN_CLIP_CONFIG as OPEN_CLIP_CONFIG,

@@ -24,7 +24,8 @@ from ._open_clip import (
     read_open_clip_encoder,
     write_open_clip_encoder,
 )
-from ._preprocess import CLIP, Preprocess, find_full_size, write_hugging_face_preprocess
+from ._preprocess import CLIP, Preprocess, find_full_size
+from ._processor import write_hugging_face_preprocess
 from ._timm import compute_mlp_ratio
 from ._vit import find_misreading, find_square_obstacle, has_projection, use_learned, write_sides
 

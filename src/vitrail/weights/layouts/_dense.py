@@ -20,7 +20,7 @@ from .._rules import Rule, map_names, prefix_rules
 from ..formats import NumpyArray
 from ._checkpoint import Checkpoint
 from ._layout import Layout, Settings
-from ._preprocess import PROCESSOR, write_hugging_face_preprocess
+from ._processor import PROCESSOR, write_hugging_face_preprocess
 from ._vit import find_misreading, find_square_obstacle
 
 

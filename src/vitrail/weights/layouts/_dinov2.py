@@ -17,7 +17,8 @@ from ._checkpoint import Checkpoint
 from ._hugging_face import MASK_TOKEN, read_activation, select_settings, write_config, write_labels
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META
-from ._preprocess import IMAGENET, Preprocess, write_hugging_face_preprocess
+from ._preprocess import IMAGENET, Preprocess
+from ._processor import write_hugging_face_preprocess
 from ._vit import find_misreading, find_square_obstacle, use_learned
 
 

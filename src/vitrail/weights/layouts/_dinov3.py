@@ -20,7 +20,8 @@ from ._checkpoint import Checkpoint
 from ._hugging_face import MASK_TOKEN, read_activation, select_settings, write_config
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META
-from ._preprocess import IMAGENET, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
+from ._preprocess import IMAGENET, Preprocess
+from ._processor import find_preprocess_obstacle, write_hugging_face_preprocess
 from ._vit import find_misreading
 
 _BASE: Final = 100.0

@@ -15,7 +15,8 @@ from ._checkpoint import Checkpoint
 from ._hugging_face import MASK_TOKEN, read_activation, select_settings, write_config, write_labels
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE
-from ._preprocess import HALF, IMAGENET, Preprocess, find_preprocess_obstacle, write_hugging_face_preprocess
+from ._preprocess import HALF, IMAGENET, Preprocess
+from ._processor import find_preprocess_obstacle, write_hugging_face_preprocess
 from ._vit import find_misreading, has_pooler, list_shapes, use_learned
 
 _KERNEL: Final = "embeddings.patch_embeddings.projection.weight"

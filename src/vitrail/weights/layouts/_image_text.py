@@ -13,7 +13,8 @@ from ._clip import HF_CLIP_IMAGE, NUMBERS, OPENAI_CLIP_IMAGE, write_vision_cfg
 from ._hugging_face import POSITION_IDS, select_text_tower, write_config, write_header
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, OPEN_CLIP
-from ._preprocess import write_hugging_face_preprocess, write_open_clip_preprocess
+from ._preprocess_cfg import write_open_clip_preprocess
+from ._processor import write_hugging_face_preprocess
 from ._settings import OPEN_CLIP_CONFIG
 from ._siglip import HF_SIGLIP_IMAGE, find_siglip_obstacle, write_siglip_config
 from ._text import (

@@ -3,7 +3,8 @@
 from typing import Final
 
 from ._layout import Library
-from ._preprocess import read_hugging_face_preprocess, read_open_clip_preprocess, read_timm_preprocess
+from ._preprocess_cfg import read_open_clip_preprocess, read_timm_preprocess
+from ._processor import read_hugging_face_preprocess
 
 TIMM: Final = Library(
     name="timm",

@@ -17,7 +17,8 @@ from ._hf_vit import HF_VIT, HF_VIT_5, IN_MEMORY, ON_THE_HUB, BlockNames, map_hf
 from ._hugging_face import write_config
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META
-from ._preprocess import IMAGENET, Preprocess, write_hugging_face_preprocess
+from ._preprocess import IMAGENET, Preprocess
+from ._processor import write_hugging_face_preprocess
 from ._vit import find_misreading, find_square_obstacle, use_learned
 
 _ROWS: Final = ("decoder.position.class_token", "decoder.position.patches")

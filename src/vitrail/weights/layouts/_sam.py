@@ -16,7 +16,8 @@ from ._checkpoint import Checkpoint
 from ._hugging_face import read_activation, select_vision_tower, write_config
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META, TIMM
-from ._preprocess import IMAGENET, Preprocess, write_hugging_face_preprocess
+from ._preprocess import IMAGENET, Preprocess
+from ._processor import write_hugging_face_preprocess
 from ._timm import write_timm_config
 from ._vit import find_misreading, find_square_obstacle, use_learned
 

@@ -15,7 +15,7 @@ from ._checkpoint import Checkpoint
 from ._hugging_face import name_activation, read_activation
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META
-from ._preprocess import write_hugging_face_preprocess
+from ._processor import write_hugging_face_preprocess
 from ._sam import HF_SAM_IMAGE, META_SAM_IMAGE, OTHER_PARTS, write_image_settings
 from ._vit import find_misreading, find_square_obstacle, write_sides
 

@@ -21,7 +21,8 @@ from ._hugging_face import (
 )
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE
-from ._preprocess import HALF, Preprocess, write_hugging_face_preprocess
+from ._preprocess import HALF, Preprocess
+from ._processor import write_hugging_face_preprocess
 from ._vit import find_misreading, find_square_obstacle, list_shapes, use_attention_pool, use_learned
 
 _LAYER: Final = "encoder.layers.{i}."

@@ -18,7 +18,8 @@ from ...pool import POOLS
 from .._errors import CheckpointError
 from ._checkpoint import Checkpoint
 from ._layout import Settings
-from ._preprocess import find_full_size, write_timm_preprocess
+from ._preprocess import find_full_size
+from ._preprocess_cfg import write_timm_preprocess
 
 KERNEL: Final = "patch_embed.proj.weight"
 OPEN_CLIP_TRUNK: Final = "visual.trunk."

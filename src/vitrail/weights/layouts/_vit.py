@@ -13,7 +13,8 @@ from ...model import ViT, ViTConfig
 from ...nn import list_arrays
 from ...position import LearnedPosition
 from .._configuration import make_outline
-from ._preprocess import find_preprocess_obstacle, is_prepared_alike
+from ._preprocess import is_prepared_alike
+from ._processor import find_preprocess_obstacle
 
 _COMPARED: Final = (
     "encoder",
