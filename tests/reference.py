@@ -39,6 +39,13 @@ def np_layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: floa
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * weight + bias
 
 
+def np_norm(x: np.ndarray, w: dict[str, np.ndarray], name: str, eps: float) -> np.ndarray:
+    """The norm whose weight is `g` and the name: a LayerNorm if it has a bias `h`, else one by root mean square."""
+    if "h" + name in w:
+        return np_layer_norm(x, w["g" + name], w["h" + name], eps)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * w["g" + name]
+
+
 def np_conv(image: np.ndarray, kernel: np.ndarray, stride: tuple[int, int], padding: int = 0) -> np.ndarray:
     """Cross-correlation of `(height, width, in)` with `(out, in, kernel height, kernel width)`, by loops."""
     image = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
@@ -82,11 +89,34 @@ def np_dinov3(x: np.ndarray, grid: tuple[int, int], prefix: int, base: float) ->
     return turned
 
 
+def np_relative_bias(table: np.ndarray, special: np.ndarray, grid: tuple[int, int], prefix: int) -> np.ndarray:
+    """BEiT's bias of the scores, `(heads, tokens, tokens)`, of a table of distances and the three other numbers."""
+    tokens = prefix + grid[0] * grid[1]
+    bias = np.zeros((table.shape[-1], tokens, tokens))
+    for query in range(tokens):
+        for key in range(tokens):
+            if query < prefix and key < prefix:
+                bias[:, query, key] = special[2]
+            elif query < prefix:
+                bias[:, query, key] = special[0]
+            elif key < prefix:
+                bias[:, query, key] = special[1]
+            else:
+                (row, col), (other_row, other_col) = (divmod(token - prefix, grid[1]) for token in (query, key))
+                bias[:, query, key] = table[row - other_row + grid[0] - 1, col - other_col + grid[1] - 1]
+    return bias
+
+
 ROTATIONS = {"axial": np_axial, "dinov3": np_dinov3}
 
 
 def np_attention(
-    x: np.ndarray, w: dict[str, np.ndarray], num_heads: int, eps: float, turn: Turn | None = None
+    x: np.ndarray,
+    w: dict[str, np.ndarray],
+    num_heads: int,
+    eps: float,
+    turn: Turn | None = None,
+    bias: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Multi-head attention, one head at a time; the outputs, and the weights `(heads, tokens, tokens)`."""
     head_dim = x.shape[1] // num_heads
@@ -95,15 +125,18 @@ def np_attention(
         own = slice(head * head_dim, (head + 1) * head_dim)
         q, k, v = (x @ w[f"w{name}"][own].T + w[f"b{name}"][own] for name in "qkv")
         if "gq" in w:
-            q, k = np_layer_norm(q, w["gq"], w["hq"], eps), np_layer_norm(k, w["gk"], w["hk"], eps)
+            q, k = np_norm(q, w, "q", eps), np_norm(k, w, "k", eps)
         if turn is not None:
             q, k = turn(q), turn(k)
-        weights.append(np_softmax(q @ k.T / math.sqrt(head_dim)))
+        weights.append(np_softmax(q @ k.T / math.sqrt(head_dim) + (0 if bias is None else bias[head])))
         outputs.append(weights[-1] @ v)
-    return np.concatenate(outputs, axis=1) @ w["wo"].T + w["bo"], np.stack(weights)
+    gathered = np.concatenate(outputs, axis=1)
+    if "ga" in w:
+        gathered = np_norm(gathered, w, "a", eps)
+    return gathered @ w["wo"].T + w["bo"], np.stack(weights)
 
 
-def np_mlp(x: np.ndarray, w: dict[str, np.ndarray], activation: str) -> np.ndarray:
+def np_mlp(x: np.ndarray, w: dict[str, np.ndarray], activation: str, eps: float = 1e-6) -> np.ndarray:
     """The feed-forward half of a block; gated where the hidden layer is twice as wide as what the second reads."""
     hidden = x @ w["w1"].T + w["b1"]
     width = w["w2"].shape[1]
@@ -111,16 +144,30 @@ def np_mlp(x: np.ndarray, w: dict[str, np.ndarray], activation: str) -> np.ndarr
         hidden = ACTIVATIONS[activation](hidden)
     else:
         hidden = ACTIVATIONS["silu"](hidden[:, :width]) * hidden[:, width:]
+    if "gm" in w:
+        hidden = np_norm(hidden, w, "m", eps)
     return hidden @ w["w2"].T + w["b2"]
 
 
 def np_block(
-    x: np.ndarray, w: dict[str, np.ndarray], num_heads: int, eps: float, activation: str, turn: Turn | None = None
+    x: np.ndarray,
+    w: dict[str, np.ndarray],
+    num_heads: int,
+    eps: float,
+    activation: str,
+    turn: Turn | None = None,
+    bias: np.ndarray | None = None,
+    *,
+    post_norm: bool = False,
 ) -> np.ndarray:
-    """One pre-norm block."""
-    attended, _ = np_attention(np_layer_norm(x, w["g1"], w["h1"], eps), w, num_heads, eps, turn)
+    """One block, with its norms before the branches or after them."""
+    if post_norm:
+        attended, _ = np_attention(x, w, num_heads, eps, turn, bias)
+        x = x + w.get("s1", 1.0) * np_norm(attended, w, "1", eps)
+        return x + w.get("s2", 1.0) * np_norm(np_mlp(x, w, activation, eps), w, "2", eps)
+    attended, _ = np_attention(np_norm(x, w, "1", eps), w, num_heads, eps, turn, bias)
     x = x + w.get("s1", 1.0) * attended
-    return x + w.get("s2", 1.0) * np_mlp(np_layer_norm(x, w["g2"], w["h2"], eps), w, activation)
+    return x + w.get("s2", 1.0) * np_mlp(np_norm(x, w, "2", eps), w, activation, eps)
 
 
 def np_mean_pool_vit(
@@ -180,24 +227,16 @@ def float64(array: jax.Array) -> np.ndarray:
 def numpy_block_weights(block: Any) -> dict[str, np.ndarray]:
     """What `np_block` takes, of one block with any options."""
     attention, mlp = block.attention, block.mlp
-    named = {
-        "wo": attention.project.weight,
-        "bo": attention.project.bias,
-        "g1": block.norm1.weight,
-        "h1": block.norm1.bias,
-        "g2": block.norm2.weight,
-        "h2": block.norm2.bias,
-        "w1": mlp.hidden.weight,
-        "b1": mlp.hidden.bias,
-        "w2": mlp.out.weight,
-        "b2": mlp.out.bias,
-    }
+    named = {"wo": attention.project.weight, "w1": mlp.hidden.weight, "w2": mlp.out.weight}
+    for name, linear in (("o", attention.project), ("1", mlp.hidden), ("2", mlp.out)):
+        named[f"b{name}"] = jnp.zeros(linear.weight.shape[0]) if linear.bias is None else linear.bias
+    norms = {"1": block.norm1, "2": block.norm2, "q": attention.q_norm, "k": attention.k_norm, "a": attention.norm}
+    for name, norm in (norms | {"m": mlp.norm}).items():
+        named |= {} if norm is None else {f"g{name}": norm.weight}
+        named |= {f"h{name}": norm.bias} if isinstance(norm, vitrail.LayerNorm) else {}
     bias = jnp.zeros(attention.qkv.weight.shape[0]) if attention.qkv.bias is None else attention.qkv.bias
     for name, weights, biases in zip("qkv", jnp.split(attention.qkv.weight, 3), jnp.split(bias, 3), strict=True):
         named |= {f"w{name}": weights, f"b{name}": biases}
-    if attention.q_norm is not None:
-        named |= {"gq": attention.q_norm.weight, "hq": attention.q_norm.bias}
-        named |= {"gk": attention.k_norm.weight, "hk": attention.k_norm.bias}
     if block.scale1 is not None:
         named |= {"s1": block.scale1, "s2": block.scale2}
     return {name: float64(array) for name, array in named.items()}

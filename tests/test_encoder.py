@@ -25,7 +25,8 @@ from reference import (
     float64,
     np_attention,
     np_block,
-    np_layer_norm,
+    np_norm,
+    np_relative_bias,
     numpy_block_weights,
 )
 
@@ -37,12 +38,29 @@ SIZE = EncoderSize(dim=8, depth=3, num_heads=2, mlp_dim=10)
 GRID, PREFIX = (3, 2), 1
 TOKENS = tokens_of(random_array(PREFIX, 8), random_array(6, 8, seed=1), GRID)
 X = TOKENS.sequence
-ALL = EncoderOptions(qkv_bias=False, qk_norm=True, activation="swiglu", norm_eps=1e-3, pre_norm=True, layer_scale=0.1)
+ALL = EncoderOptions(
+    qkv_bias=False,
+    bias=False,
+    qk_norm=True,
+    activation="swiglu",
+    norm="rms",
+    norm_eps=1e-3,
+    pre_norm=True,
+    post_norm=True,
+    attention_norm=True,
+    mlp_norm=True,
+    layer_scale=0.1,
+)
 OPTIONS = {
     "default": EncoderOptions(),
     "qkv_bias": EncoderOptions(qkv_bias=False),
     "qk_norm": EncoderOptions(qk_norm=True, norm_eps=1e-2),
+    "bias": EncoderOptions(bias=False),
+    "rms": EncoderOptions(norm="rms", norm_eps=1e-2, qk_norm=True, pre_norm=True),
     "pre_norm": EncoderOptions(pre_norm=True),
+    "post_norm": EncoderOptions(post_norm=True),
+    "attention_norm": EncoderOptions(attention_norm=True, norm_eps=1e-2),
+    "mlp_norm": EncoderOptions(mlp_norm=True, norm_eps=1e-2),
     "layer_scale": EncoderOptions(layer_scale=0.1),
     **{name: EncoderOptions(activation=name) for name in ("swiglu", *vitrail.ACTIVATIONS) if name != "gelu"},
     "all": ALL,
@@ -58,12 +76,14 @@ def np_layers(encoder: Encoder, x: np.ndarray, turn: Any = None) -> list[tuple[n
     """What leaves each block, and its attention weights."""
     options, layers = encoder.options, []
     if encoder.pre_norm is not None:
-        x = np_layer_norm(x, float64(encoder.pre_norm.weight), float64(encoder.pre_norm.bias), options.norm_eps)
+        named = {"g": float64(encoder.pre_norm.weight)}
+        named |= {"h": float64(encoder.pre_norm.bias)} if isinstance(encoder.pre_norm, vitrail.LayerNorm) else {}
+        x = np_norm(x, named, "", options.norm_eps)
     for block in encoder.blocks:
         w = numpy_block_weights(block)
-        normal = np_layer_norm(x, w["g1"], w["h1"], options.norm_eps)
+        normal = x if options.post_norm else np_norm(x, w, "1", options.norm_eps)
         _, weights = np_attention(normal, w, SIZE.num_heads, options.norm_eps, turn)
-        x = np_block(x, w, SIZE.num_heads, options.norm_eps, options.activation, turn)
+        x = np_block(x, w, SIZE.num_heads, options.norm_eps, options.activation, turn, post_norm=options.post_norm)
         layers.append((x, weights))
     return layers
 
@@ -157,6 +177,21 @@ def test_attention_of_many_tokens_is_computed_in_halves(monkeypatch: pytest.Monk
     jaxpr = jax.make_jaxpr(encoder(EncoderOptions()))(X)
     queries = {e.outvars[0].aval.shape[1] for e in equations(jaxpr.jaxpr) if e.primitive.name == "exp"}
     assert queries == ({3, 4} if jax.default_backend() == "cpu" else {7})
+
+
+@pytest.mark.parametrize("attention", ["auto", 3])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_bias_of_the_scores_equals_numpy(attention: Any, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitrail.nn._attention._MANY", 6)  # "auto" computes halves of 7 tokens
+    model = encoder(EncoderOptions())
+    position = randomise(lambda: vitrail.RelativeBiasPosition(grid=GRID, num_heads=2, depth=SIZE.depth, shared=shared))
+    found = run(model, X, position=position.in_attention(TOKENS), execution=Execution(attention=attention))
+    x = float64(X)
+    for i, block in enumerate(model.blocks):
+        tables = [float64(table if shared else table[i]) for table in (position.patches, position.prefix)]
+        bias = np_relative_bias(*tables, GRID, PREFIX)
+        x = np_block(x, numpy_block_weights(block), SIZE.num_heads, 1e-6, "gelu", bias=bias)
+    assert_close(found, x, tolerance=2e-5)
 
 
 @pytest.mark.parametrize("attention", ["auto", "plain", 3])

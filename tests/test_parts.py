@@ -92,6 +92,7 @@ def test_patch_embeddings_keep_their_contract(patch: str, options: dict[str, Any
         (POSITIONS.configure("sincos2d", rule="moco_v3"), {}),
         (POSITIONS.configure("rope", rule="dinov3"), {}),
         (POSITIONS.configure("learned_rope", mixed=True), {}),
+        (POSITIONS.configure("relative_bias", shared=True, resize="bilinear"), {}),
         (POSITIONS.configure("rope", rule="eva", base=10000.0, offset=1.0, reference=(5, 3)), {}),
     ],
     ids=str,

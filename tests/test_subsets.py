@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_close, builtins, image_for, random_array, randomise, run, small_model
-from reference import ROTATIONS, float64, np_block, np_layer_norm, numpy_block_weights
+from reference import ROTATIONS, float64, np_block, np_layer_norm, np_relative_bias, numpy_block_weights
 
 import vitrail
 from vitrail import POOLS, POSITIONS, Tokens
@@ -46,14 +46,23 @@ def turn_of(model: vitrail.ViT) -> Any:
     return turn
 
 
+def bias_of(model: vitrail.ViT, block: int) -> Any:
+    """The bias of the scores of the kept tokens: that of all, of which the kept rows and columns are picked."""
+    position = model.backbone.position
+    if not isinstance(position, vitrail.RelativeBiasPosition):
+        return None
+    tables = float64(position.patches)[block], float64(position.prefix)[block]
+    return np_relative_bias(*tables, model.config.grid, PREFIX)[:, ROWS][:, :, ROWS]
+
+
 @pytest.mark.parametrize("position", [name for name in POSITION_CHOICES if name != "rope_mixed"])
 def test_encoding_the_kept_tokens_equals_numpy(position: str) -> None:
     model = model_with(POSITION_CHOICES[position])
     embedded = run(model.backbone.embed, image_for(model))
     tokens = embedded.take(jnp.asarray(KEPT))
     x = float64(embedded.sequence)[ROWS]
-    for block in model.blocks:
-        x = np_block(x, numpy_block_weights(block), 2, 1e-6, "gelu", turn_of(model))
+    for i, block in enumerate(model.blocks):
+        x = np_block(x, numpy_block_weights(block), 2, 1e-6, "gelu", turn_of(model), bias_of(model, i))
     norm = model.backbone.norm
     assert norm is not None
     expected = np_layer_norm(x, float64(norm.weight), float64(norm.bias), 1e-6)
@@ -119,16 +128,18 @@ def test_a_mask_equals_the_kept_tokens_alone_for_every_pool_and_so_does_the_grad
     "options",
     [
         {"execution": vitrail.Execution(attention=3)},
+        {"execution": vitrail.Execution(attention=3), "position": "relative_bias"},
         {"encoder": vitrail.EncoderOptions(qk_norm=True, pre_norm=True)},
         {"execution": vitrail.Execution(scan=False, remat="blocks")},
     ],
     ids=str,
 )
 def test_a_mask_reaches_the_attention_however_it_is_computed(options: dict[str, Any]) -> None:
-    model = model_with("learned", **options)
+    model = model_with(**{"position": "learned"} | options)
     embedded = run(model.backbone.embed, image_for(model))
     masked = dataclasses.replace(embedded, mask=jnp.asarray(MASK))
-    alone = run(model.backbone.encode, embedded.take(jnp.asarray(KEPT)))
+    plain = model.with_execution(vitrail.Execution(attention="plain"))
+    alone = run(plain.backbone.encode, embedded.take(jnp.asarray(KEPT)))
     assert_close(run(model.backbone.encode, masked).sequence[ROWS], alone.sequence)
 
 

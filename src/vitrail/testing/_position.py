@@ -89,7 +89,7 @@ def _make_subject(
         of_each, of_all = split_blocks(within)
         within = eqx.combine(tree.map(_take_first, of_each), of_all)
         if isinstance(within, RelativeBias):
-            return part(tokens), (within(),)
+            return part(tokens), (within().astype(queries.dtype),)
         return part(tokens), queries if within is None else within(queries)
 
     return Subject(
