@@ -24,7 +24,9 @@ from vitrail.testing import check_readout, readout_checks
 
 KEY = jax.random.key(0)
 CASES = load_system_cases()
-DPT = READOUTS.configure("dpt", layers=(0, 1), widths=(4, 6), scales=(2, 1), fusion_dim=8, hidden_dim=4)
+SMALL: dict[str, Any] = {"layers": (0, 1), "widths": (4, 6), "scales": (2, 1), "fusion_dim": 8}
+DPT = READOUTS.configure("dpt", **SMALL, hidden_dim=4)
+CLASSES_DPT = READOUTS.configure("dpt", **SMALL)
 TWO = READOUTS.configure("linear", layers=(-2, -1), use_class_token=True, batch_norm=True)
 IMAGE = random_array(8, 12, 3)
 
@@ -57,7 +59,7 @@ def same_arrays(a: Any, b: Any) -> bool:
 # The model -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("readout", "num_classes"), [(DPT, None), (DPT, 5), (TWO, 5), ("linear", None)])
+@pytest.mark.parametrize(("readout", "num_classes"), [(DPT, None), (CLASSES_DPT, 5), (TWO, 5), ("linear", None)])
 def test_a_map_has_the_size_of_the_image_and_a_channel_for_each_class(readout: Any, num_classes: int | None) -> None:
     model = make(readout, num_classes)
     assert run(model, IMAGE).shape == (8, 12, num_classes or 1)
@@ -69,7 +71,10 @@ def test_a_map_has_the_size_of_the_image_and_a_channel_for_each_class(readout: A
     assert larger.config.image.image_size == (16, 12)
     half = model.with_execution(vitrail.Execution(compute_dtype="bfloat16"))
     assert run(half, IMAGE).dtype == jnp.float32
-    assert model.with_dropout(vitrail.Dropout(rate=0.1)).image.backbone.dropout.rate == 0.1
+    dropping = model.with_dropout(vitrail.Dropout(rate=0.5))
+    found = run(model, IMAGE)
+    assert np.abs(run(dropping, IMAGE, key=KEY) - found).max() > 0.1 * np.abs(found).max()
+    assert_close(run(dropping, IMAGE), found)
 
 
 def test_blocks_after_the_last_layer_do_not_run_and_all_before_it_learn() -> None:
@@ -110,8 +115,12 @@ def test_make_dense_keeps_the_image_model() -> None:
 
 def test_replace_swaps_the_readout() -> None:
     model = dataclasses.replace(make(TWO, 5), config=dataclasses.replace(make(TWO, 5).config, classes=tuple("abcde")))
-    swapped = vitrail.replace(model, readout=DPT, key=KEY)
-    assert (swapped.config.readout, swapped.config.num_classes, swapped.config.classes) == (DPT, 5, tuple("abcde"))
+    swapped = vitrail.replace(model, readout=CLASSES_DPT, key=KEY)
+    assert (swapped.config.readout, swapped.config.num_classes, swapped.config.classes) == (
+        CLASSES_DPT,
+        5,
+        tuple("abcde"),
+    )
     assert isinstance(swapped.readout, vitrail.DPTReadout)
     assert same_arrays(swapped.image, model.image)
     depth = vitrail.replace(model, readout="linear", num_classes=None, key=KEY)
@@ -133,7 +142,7 @@ def test_replace_says_what_it_cannot_replace() -> None:
         vitrail.replace(make().image, readout="linear", key=KEY)  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize(("readout", "num_classes"), [(DPT, 5), (TWO, None)])
+@pytest.mark.parametrize(("readout", "num_classes"), [(CLASSES_DPT, 5), (TWO, None)])
 def test_a_file_of_ours_holds_the_model(readout: Any, num_classes: int | None, tmp_path: Path) -> None:
     model = make(readout, num_classes)
     assert DenseConfig.from_json(model.config.to_json()) == model.config
@@ -157,6 +166,15 @@ def test_a_file_of_ours_holds_the_model(readout: Any, num_classes: int | None, t
             {"readout": READOUTS.configure("dpt", layers=(0,), widths=(4,), scales=(1.5,))},
             r"scales must be whole numbers",
         ),
+        ({"readout": "dpt"}, r"layers must be given for an encoder of fewer than four blocks, got .* and 2 blocks"),
+        (
+            {"readout": READOUTS.configure("dpt", layers=(0,), widths=(4,), scales=(0,))},
+            r"scales must be a finite number above zero, got 0",
+        ),
+        (
+            {"readout": READOUTS.configure("dpt", **dict(DPT.options)), "num_classes": 3},
+            r"hidden_dim, refine, .* are options of a depth, got them with num_classes=3",
+        ),
         ({"num_classes": 3, "classes": ("a",)}, r"classes must have a name for each of the num_classes=3"),
         ({"num_classes": 0}, r"num_classes must be positive, got 0"),
     ],
@@ -166,7 +184,9 @@ def test_a_configuration_that_does_not_fit_is_an_error(fields: dict[str, Any], w
         eqx.filter_eval_shape(DenseConfig(image=image_config(), **fields).build, key=KEY)
 
 
-@pytest.mark.parametrize("readout", [TWO, READOUTS.configure("dpt", use_class_token="add")])
+@pytest.mark.parametrize(
+    "readout", [TWO, READOUTS.configure("dpt", layers=(0, 1), widths=(4, 6), scales=(2, 1), use_class_token="add")]
+)
 def test_a_class_token_that_is_not_there_is_an_error(readout: Any) -> None:
     config = DenseConfig(image=image_config(pool="mean"), readout=readout)
     with pytest.raises(ValueError, match=r"use_class_token=.* reads the class token, got a model without one"):
@@ -177,7 +197,7 @@ test_linear_keeps_its_contract = readout_checks(TWO)
 
 
 def test_dpt_keeps_its_contract() -> None:
-    check_readout(READOUTS.configure("dpt", **dict(DPT.options), batch_norm=True), num_classes=2)
+    check_readout(READOUTS.configure("dpt", **SMALL, batch_norm=True), num_classes=2)
 
 
 # Files -----------------------------------------------------------------------------------------------------------
@@ -427,6 +447,8 @@ def test_predict_writes_the_classes_and_names_them(
         (["--out", str(photograph)], "out must not be one of the images"),
         ([str(photograph), "--out", str(tmp_path / "map.png")], "pass one image"),
         (["--out", str(tmp_path / "map.png"), "--attention", str(tmp_path / "a.png")], "no --attention"),
+        (["--classes", "cat,dog"], "classes has no effect with a model of dense prediction: leave it out"),
+        (["--templates", "imagenet"], "templates has no effect without --classes: leave it out"),
     ):
         assert main([*arguments, *more]) == 1
         assert words in capsys.readouterr().err

@@ -285,6 +285,11 @@ def test_the_teacher_is_the_running_mean_of_the_student() -> None:
     for name, array in both.items():
         assert_close(array, 0.75 * wide(ours[name]) + 0.25 * wide(theirs[name]))
     assert_trees_close(systems.update_teacher(jax.device_get(teacher), jax.device_get(student), 0.75), moved)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), teacher)
+    moved = systems.update_teacher(half, student, jnp.asarray(0.75, jnp.float32))
+    for name, array in parameters(moved).items():
+        assert array.dtype == jnp.bfloat16
+        assert_close(array, 0.75 * wide(parameters(half)[name]) + 0.25 * wide(theirs[name]), tolerance=0.01)
     other = config(num_prototypes=8).build(key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"teacher and student must have the same arrays, got others for 'head\.dir"):
         systems.update_teacher(teacher, other, 0.5)

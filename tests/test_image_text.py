@@ -129,6 +129,8 @@ def test_tokens_of_another_kind_are_refused(tokens: Any, model: ImageText) -> No
         ({"embed_dim": 0}, "embed_dim must be positive"),
         ({"embed_dim": None, "projection_bias": True}, "projection_bias needs a projection, got embed_dim=None"),
         ({"pooling": "end_of_text"}, "end_of_text must be the id .*, got end_of_text=None"),
+        ({"pooling": "end_of_text", "end_of_text": 20}, r"end_of_text must be an id in \[0, 20\), .*got 20"),
+        ({"pooling": "end_of_text", "end_of_text": -1}, r"end_of_text must be an id in \[0, 20\), .*got -1"),
         ({"end_of_text": 3}, "and None for the others, got end_of_text=3 and pooling='largest_id'"),
         ({"size": dataclasses.replace(SIZE, num_heads=3)}, "dim must be divisible by num_heads"),
     ],
@@ -136,6 +138,12 @@ def test_tokens_of_another_kind_are_refused(tokens: Any, model: ImageText) -> No
 def test_a_text_tower_that_cannot_be_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         text_config(**changes)
+
+
+def test_a_tokenizer_pads_with_an_id_of_the_vocabulary() -> None:
+    tokenizer = vitrail.TokenizerConfig(vocabulary="", context=8, pad_id=20)
+    with pytest.raises(ValueError, match=r"the pad_id of tokenizer must be an id in \[0, 20\), .*got 20"):
+        dataclasses.replace(config_of(), tokenizer=tokenizer)
 
 
 # Both towers -----------------------------------------------------------------------------------------------------
@@ -345,7 +353,11 @@ RELU = EncoderOptions(activation="relu", norm_eps=1e-5)
     [
         ("hf_clip", config_of(has_bias=True), "'bias' has no name in this layout"),
         ("hf_clip", config_of(text_config(causal=False)), "the causal of the text, False, would be read as True"),
-        ("hf_clip", config_of(text_config(pooling="last")), "the pooling of the text, 'last', would be read as"),
+        (
+            "hf_clip",
+            config_of(text_config(pooling="last")),
+            r"cannot be built: end_of_text must be an id in \[0, 20\), .*got 49407",
+        ),
         ("hf_clip", config_of(text_config(projection_bias=True)), "'text.projection.bias' has no name"),
         ("hf_clip", config_of(image_size=(16, 20)), "image_size must be square there, got 16 x 20"),
         ("hf_siglip", config_of(), "'image.backbone.class_token' has no name"),

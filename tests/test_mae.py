@@ -100,6 +100,8 @@ def test_what_does_not_fit_is_named(model: vitrail.MaskedAutoencoder) -> None:
         model.reconstruct(IMAGE, key=key, noise=NOISE)
     with pytest.raises(ValueError, match=r"noise must have a number for each of the 12 patches, got 11"):
         model.reconstruct(IMAGE, noise=NOISE[1:])
+    with pytest.raises(ValueError, match=r"patch_size must stay \(4, 2\) in MAE, .* got 2: leave it out"):
+        model.resized((8, 12), patch_size=2)
     with pytest.raises(ValueError, match=r"image must be 8 x 12"):
         model.patchify(IMAGE.transpose(1, 0, 2))
     for call in (lambda image: model(image, jax.numpy.asarray([1])), lambda image: model.reconstruct(image, key=key)):
@@ -124,11 +126,15 @@ def test_the_command_draws_pictures(tmp_path: Path, capsys: pytest.CaptureFixtur
     with Image.open(tmp_path / "out.png") as drawn:
         assert drawn.width > drawn.height
     vitrail.save(CONFIG.image.build(key=jax.random.key(0)), tmp_path / "vit.safetensors")
+    broken = eqx.tree_at(lambda m: m.decoder.mask_token, CONFIG.build(key=jax.random.key(0)), jax.numpy.full(8, np.nan))
+    vitrail.save(broken, tmp_path / "nan.safetensors")
     for changed, message in (
         (
             [str(tmp_path / "vit.safetensors"), arguments[1]],
             "must have MAE with its decoder to reconstruct images, got",
         ),
+        ([str(tmp_path / "nan.safetensors"), arguments[1]], "the pixels must be finite, got NaN or infinity"),
+        ([*arguments, "--prefix", "other."], "layout, config and prefix must be None for a file of vitrail's own"),
         ([*arguments, "--ratio", "1"], "ratio must hide at least one of the 12 patches"),
         ([*arguments, "--out", str(tmp_path / "x.gif")], "out must end in .png, .pdf, .svg"),
         ([*arguments, "--out", arguments[1]], "out must not be one of the images"),

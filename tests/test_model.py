@@ -235,7 +235,7 @@ def test_classes_have_one_name_for_each_logit() -> None:
     model = vitrail.vit("Ti/16", num_classes=2, classes=("cat", "dog"), image_size=32, key=KEY)
     assert model.config.classes == ("cat", "dog")
     for num_classes, classes in ((3, ("cat", "dog")), (1, ()), (None, ("cat",))):
-        message = f"a name for each of the num_classes={num_classes} logits, got {len(classes)} names"
+        message = f"a name for each of the num_classes={num_classes} classes, got {len(classes)} names"
         with pytest.raises(ValueError, match=message):
             small_config(num_classes=num_classes, classes=classes)
     for _ in range(9):  # beartype looks at one of them

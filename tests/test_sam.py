@@ -18,6 +18,7 @@ from system_cases import load_system_cases
 import vitrail
 from vitrail import CheckpointError, MaskSearch, SegmentAnything
 
+KEY = jax.random.key(0)
 PHOTO = PHOTO_SIZES[1]
 HEIGHT, WIDTH = PHOTO
 CASES = {case.layout: case for case in load_system_cases().values() if "sam" in case.layout}
@@ -63,12 +64,27 @@ def test_no_mask_is_good_enough(sam: SegmentAnything) -> None:
     [
         ({"points_per_side": 0}, "points_per_side must be positive, got 0"),
         ({"min_quality": -0.1}, "min_quality must be finite and not negative"),
+        ({"crop_overlap": 1.0}, r"crop_overlap must be in \[0, 1\), got 1.0"),
         ({"points_per_side": 3, "crop_layers": 2, "crop_points_divisor": 2}, "the last layer would have no points"),
     ],
 )
 def test_a_search_that_is_none(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MaskSearch(**changes)
+
+
+def test_crops_have_pixels(sam: SegmentAnything) -> None:
+    with pytest.raises(ValueError, match="crop_layers must leave pixels in each crop, got 3 for a picture of 9 x 5"):
+        vitrail.find_masks(sam, photo_of((9, 5)), search=MaskSearch(crop_layers=3))
+
+
+def test_a_picture_that_another_model_embedded(sam: SegmentAnything, image: vitrail.EmbeddedImage) -> None:
+    larger = sam.resized(2 * sam.config.image.image_size[0])
+    assert jax.tree.structure(larger) == jax.tree.structure(eqx.filter_eval_shape(larger.config.build, key=KEY))
+    with pytest.raises(ValueError, match=r"image must be embedded by this model, which reads .* use the embed of"):
+        larger.segment(image, points=[(5, 7)])
+    with pytest.raises(ValueError, match=r"tokens must have shape \(.*embed the image with the same model"):
+        sam.segment(dataclasses.replace(image, tokens=image.tokens[..., :-1]), points=[(5, 7)])
 
 
 def test_how_a_prompt_is_filled_up_does_not_matter(sam: SegmentAnything, image: vitrail.EmbeddedImage) -> None:
@@ -95,8 +111,9 @@ def test_a_picture_turned_by_exif_is_the_turned_picture(sam: SegmentAnything, im
 
 def test_half_precision_gives_nearly_the_same(sam: SegmentAnything, image: vitrail.EmbeddedImage) -> None:
     half = sam.with_execution(vitrail.Execution(compute_dtype="bfloat16")).with_dropout(vitrail.Dropout(rate=0.1))
-    assert half.image.backbone.dropout.rate == 0.1
-    found = half.segment(half.embed(photo_of(PHOTO)), points=[(5, 7)])
+    embedded = half.embed(photo_of(PHOTO))
+    assert np.any(np.asarray(half.embed(photo_of(PHOTO), key=KEY).tokens != embedded.tokens))
+    found = half.segment(embedded, points=[(5, 7)])
     expected = sam.segment(image, points=[(5, 7)])
     assert found.logits.dtype == found.quality.dtype == jnp.float32
     assert np.mean(np.asarray(found.masks) == np.asarray(expected.masks)) > 0.9

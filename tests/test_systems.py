@@ -1,6 +1,8 @@
 """Systems: checkpoints of the original libraries give their numbers, are written back, and hold an image model."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,6 +16,9 @@ import vitrail
 from vitrail.weights import LAYOUTS
 
 CASES = load_system_cases()
+IMAGE = vitrail.ViTConfig(
+    image_size=(8, 8), patch_size=(4, 4), size=vitrail.EncoderSize(16, 1, 2, 8), head="none", class_token=False
+)
 WRITABLE = {name: case for name, case in CASES.items() if case.writable and LAYOUTS[case.layout].export is not None}
 
 
@@ -54,3 +59,42 @@ def test_the_image_model_of_a_system_loads_alone(name: str, tmp_path: Path) -> N
         card = vitrail.model_card(file, part="image", config=options.get("config"))
         assert card.parameters == sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(image, eqx.is_array)))
         assert card.missing == card.unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "part"),
+    [
+        (vitrail.DINOConfig, "head", vitrail.HEADS["projection"]),
+        (vitrail.DINOConfig, "patch_head", vitrail.HEADS["projection"]),
+        (vitrail.DenseConfig, "readout", vitrail.READOUTS["linear"]),
+        (vitrail.MAEConfig, "position", vitrail.POSITIONS["sincos2d"]),
+    ],
+)
+def test_configurations_with_equal_partials_are_equal(kind: Any, field: str, part: Any) -> None:
+    one, other = (kind(image=IMAGE, **{field: functools.partial(part)}) for _ in range(2))
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        IMAGE,
+        vitrail.DenseConfig(image=IMAGE),
+        vitrail.DINOConfig(image=IMAGE, num_prototypes=4),
+        vitrail.MAEConfig(image=IMAGE, decoder=vitrail.EncoderSize(8, 1, 2, 8)),
+        vitrail.SegmentAnythingConfig(image=IMAGE, num_heads=2),
+        vitrail.ImageTextConfig(
+            image=IMAGE, text=vitrail.TextConfig(vocabulary=4, context=2, size=IMAGE.size, end_of_text=3)
+        ),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_every_kind_is_built_and_resized_alike(config: Any) -> None:
+    execution, dropout = vitrail.Execution(scan=False), vitrail.Dropout(rate=0.1)
+    build = functools.partial(config.build, execution=execution, dropout=dropout)
+    model = eqx.filter_eval_shape(build, key=jax.random.key(0))
+    backbone = model.backbone if isinstance(model, vitrail.ViT) else model.image.backbone
+    assert (backbone.execution, backbone.dropout) == (execution, dropout)
+    image = getattr(eqx.filter_eval_shape(lambda m: m.resized((16, 8), patch_size=4), model).config, "image", None)
+    assert image is None or image.image_size == (16, 8)

@@ -111,6 +111,9 @@ def test_what_cannot_be_classified_is_an_error(models: dict[str, vitrail.ImageTe
             vitrail.zero_shot(model, classes)
     with pytest.raises(TypeError, match="classes must be a sequence of names, got the text 'cat': pass a list"):
         vitrail.zero_shot(model, "cat")
+    for given in ({"classes": ["cat", None]}, {"classes": CLASSES, "templates": ["a {}", None]}):
+        with pytest.raises(TypeError, match=r"(classes|templates) (of .* )?must be .*got None (as|among)"):
+            vitrail.zero_shot(model, **given)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"templates must be one of 'photo', .* or prompts with \{\}"):
         vitrail.zero_shot(model, CLASSES, templates="imagenette")
     with pytest.raises(ValueError, match="templates must have at least one prompt"):

@@ -52,6 +52,23 @@ def check_not_negative(**values: float) -> None:
             raise ValueError(f"{name} must be finite and not negative, got {value!r}: pass 0 to turn it off")
 
 
+def check_names(name: str, values: Iterable[object]) -> None:
+    """Raises a `TypeError` if one of several names, the argument `name`, is not a string: the check of types looks at
+    one of all."""
+    if wrong := [value for value in values if not isinstance(value, str)]:
+        raise TypeError(f"{name} must be strings, got {describe_value(wrong[0])} among them: pass a string")
+
+
+def check_classes(classes: tuple[str, ...] | None, num_classes: int | None) -> None:
+    """Raises an error if there are classes but not a name for each."""
+    check_names("classes", classes or ())
+    if classes is not None and len(classes) != num_classes:
+        raise ValueError(
+            f"classes must have a name for each of the num_classes={num_classes} classes, got {len(classes)} names: "
+            f"pass num_classes={len(classes)}, or classes=None"
+        )
+
+
 def check_heads(name: str, dim: int, num_heads: int) -> None:
     """Raises a `ValueError` if a width, the argument `name`, does not divide into heads."""
     if dim % num_heads:

@@ -69,7 +69,7 @@ class DPTReadout(AbstractDenseReadout):
         - `class_token`: whether there is a class token.
         - `init`: draws the weights.
         - `layers`: the blocks whose tokens are read, the first for the finest map; `None` for the last of each quarter,
-            as 2, 5, 8 and 11 of twelve.
+            as 2, 5, 8 and 11 of twelve, which needs four blocks or more.
         - `norm`: whether the final norm is applied to these tokens.
         - `use_class_token`: whether the class token is ignored, added to each patch token, or projected with it.
         - `activation`: what follows that projection.
@@ -81,15 +81,21 @@ class DPTReadout(AbstractDenseReadout):
         - `upsampling`: whether each map is upsampled to the size of the next, and the last one to that of the image
             (`"fit"`, as in Depth Anything); or each by two (`"double"`, as in Hugging Face's DPT), which gives the size
             of the image for patches of 16 pixels and a grid of even sides, and another one otherwise.
-        - `hidden_dim`: the number of channels before the depth.
+        - `hidden_dim`: the number of channels before the depth. This and the next three are for `num_classes=None`.
         - `refine`: whether the depth begins with one more convolution.
         - `depth_activation`: what ends the depth: `"relu"` for a relative inverse depth, `"sigmoid"` for metres.
         - `max_depth`: what the depth is multiplied by.
         - `key`: for the weights.
 
         **Raises:** `ValueError` if a layer is not a block, if `layers`, `widths` and `scales` are not equally many, if
-        a scale is not possible, or if the class token is read and there is none.
+        a scale is not possible, if the class token is read and there is none, or for an option of the depth with
+        `num_classes`.
         """
+        if layers is None and depth < 4:
+            raise ValueError(
+                f"layers must be given for an encoder of fewer than four blocks, got layers=None and {depth} blocks: "
+                "pass layers, widths and scales of equal length"
+            )
         layers = tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)) if layers is None else layers
         check_layers(layers, depth)
         if not len(layers) == len(widths) == len(scales):
@@ -100,6 +106,11 @@ class DPTReadout(AbstractDenseReadout):
             check_class_token(f"use_class_token={use_class_token!r}", class_token)
         check_positive(widths=widths, fusion_dim=fusion_dim, hidden_dim=hidden_dim)
         check_above_zero(max_depth=max_depth)
+        if num_classes is not None and (hidden_dim, refine, depth_activation, max_depth) != (32, False, "relu", 1.0):
+            raise ValueError(
+                "hidden_dim, refine, depth_activation and max_depth are options of a depth, got them with "
+                f"num_classes={num_classes}: leave them out, or pass num_classes=None"
+            )
         reassemble_key, fusion_key, ending_key = jax.random.split(key, 3)
         self.reassemble = tuple(
             Reassemble(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._check import check_above_zero
 from ..nn import ACTIVATIONS, ActivationName, Conv, Init, Linear, Upscale
 from ._base import check_class_token
 
@@ -84,6 +85,7 @@ class Reassemble(eqx.Module):
 
 def _make_resize(width: int, scale: float, init: Init, *, key: PRNGKeyArray) -> Upscale | Conv | None:
     """What resizes a map by a whole number or the reciprocal of one."""
+    check_above_zero(scales=scale)
     if scale == 1:
         return None
     whole = scale if scale > 1 else 1 / scale

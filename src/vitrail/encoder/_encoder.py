@@ -107,15 +107,18 @@ class Encoder(eqx.Module):
         mask: Bool[Array, " tokens"] | Bool[Array, "tokens tokens"] | None = None,
         position: InAttention | None = None,
         execution: Execution = Execution(),
+        dropout: Dropout = Dropout(),
         edit: Mapping[Intermediate, Edit] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Recorded:
         """Intermediates of the blocks.
 
         **Arguments:**
 
-        - `at`: their names.
+        - `x`: the tokens, as in a call.
+        - `at`: the names of the intermediates.
         - `layers`: the blocks, counted from zero, or from the end if negative; `None` for all.
-        - `x`, `mask`, `position`, `execution`, `edit`: as in a call.
+        - `mask`, `position`, `execution`, `dropout`, `edit`, `key`: as in a call.
 
         **Returns:**
 
@@ -123,7 +126,7 @@ class Encoder(eqx.Module):
 
         **Raises:** `IndexError` if there is no such block; `ValueError` for a name that no intermediate has.
         """
-        return self._run(x, mask, position, execution, Dropout(), at, layers, edit, None)[1]
+        return self._run(x, mask, position, execution, dropout, at, layers, edit, key)[1]
 
     def _run(
         self,

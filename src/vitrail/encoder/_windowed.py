@@ -156,7 +156,9 @@ class WindowedEncoder(eqx.Module):
         mask: Bool[Array, " tokens"] | None = None,
         position: InAttention | None = None,
         execution: Execution = Execution(),
+        dropout: Dropout = Dropout(),
         edit: Mapping[Intermediate, Edit] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Recorded:
         """**Arguments:** those of `Encoder.activations`.
 
@@ -167,7 +169,7 @@ class WindowedEncoder(eqx.Module):
         **Raises:** what a call raises; `ValueError` for an intermediate within the attention, which has another shape
         in each kind of block.
         """
-        return self._run(x, mask, position, execution, Dropout(), at, layers, edit, None)[1]
+        return self._run(x, mask, position, execution, dropout, at, layers, edit, key)[1]
 
     def _run(
         self,

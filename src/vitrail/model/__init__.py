@@ -2,7 +2,6 @@
 
 from ._backbone import Backbone as Backbone, reset_unsaved as reset_unsaved
 from ._build import vit as vit
-from ._comparable import make_comparable as make_comparable
 from ._compile import CompiledViT as CompiledViT, compile as compile
 from ._config import ViTConfig as ViTConfig
 from ._json import JSONConfig as JSONConfig

@@ -260,6 +260,7 @@ class Backbone(eqx.Module):
         form: Literal["sequence", "patches", "grid"] = "sequence",
         norm: bool = False,
         edit: Mapping[Intermediate, Edit] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> dict[Intermediate, Float[Array, "layers ..."]]:
         """Intermediates of the blocks: for dense tasks, and to look inside.
 
@@ -280,7 +281,7 @@ class Backbone(eqx.Module):
         - `form`: how tokens are returned: as one `"sequence"` with the class token and the registers first, as
             `"patches"` alone, or as the patches in a `"grid"` of rows and columns.
         - `norm`: whether the final norm is applied to `"tokens"`.
-        - `edit`: as in a call.
+        - `edit`, `key`: as in a call.
 
         **Returns:**
 
@@ -301,7 +302,9 @@ class Backbone(eqx.Module):
             mask=tokens.sequence_mask,
             position=self.position.in_attention(tokens),
             execution=self.execution,
+            dropout=self.dropout,
             edit=edit,
+            key=key,
         )
         if norm and self.norm is not None:
             recorded["tokens"] = self.norm(recorded["tokens"])

@@ -1,13 +1,12 @@
 """The configuration of a Vision Transformer."""
 
-import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import jax
 from jaxtyping import PRNGKeyArray
 
-from .._check import check_divisible, check_heads, check_positive, describe_value
+from .._check import check_classes, check_divisible, check_heads, check_positive
 from .._spec import PartSpec
 from ..encoder import NECK_EPS, EncoderOptions, EncoderSize, WindowOptions, check_blocks
 from ..head import HeadFactory
@@ -16,7 +15,6 @@ from ..nn import Dropout, Execution, InitName
 from ..patch import PatchFactory
 from ..pool import PoolFactory
 from ..position import PositionFactory
-from ._comparable import make_comparable
 from ._json import JSONConfig
 from ._parts import make_backbone, make_pool, make_readout, needs_class_token
 from ._readout import Readout
@@ -79,10 +77,7 @@ class ViTConfig(JSONConfig):
     """How pictures are prepared for the model; `None` if that is not known."""
 
     def __post_init__(self) -> None:
-        for name in ("patch", "position", "pool", "head"):
-            choice: object = getattr(self, name)
-            if isinstance(choice, functools.partial):
-                object.__setattr__(self, name, make_comparable(cast("functools.partial[object]", choice)))
+        super().__post_init__()
         check_positive(image_size=self.image_size, patch_size=self.patch_size, channels=self.channels)
         check_divisible("image_size", self.image_size, self.patch_size)
         check_heads("dim", self.size.dim, self.size.num_heads)
@@ -100,14 +95,7 @@ class ViTConfig(JSONConfig):
                 f"preprocess must have the patch_size of the model, {self.patch_size}, got "
                 f"{self.preprocess.patch_size}: change one of them"
             )
-        # The check of types looks at one name of all.
-        if wrong := [name for name in cast("tuple[object, ...]", self.classes or ()) if not isinstance(name, str)]:
-            raise TypeError(f"classes must be names, got {describe_value(wrong[0])} among them: pass a string")
-        if self.classes is not None and len(self.classes) != self.num_classes:
-            raise ValueError(
-                f"classes must have a name for each of the num_classes={self.num_classes} logits, got "
-                f"{len(self.classes)} names: pass num_classes={len(self.classes)}, or classes=None"
-            )
+        check_classes(self.classes, self.num_classes)
         if self.windows is not None:
             check_blocks(self.windows.global_blocks, self.size.depth)
 

@@ -1,18 +1,27 @@
 """Writes configurations as JSON and reads them: dataclasses of names, numbers, tuples and other dataclasses."""
 
 import dataclasses
+import functools
 import json
 import typing
 from typing import Any, TypeVar, cast
 
 from .._check import describe_value, join_names
 from .._spec import PartSpec
+from ._comparable import make_comparable
 
 _C = TypeVar("_C")
 
 
 class JSONConfig:
-    """A configuration that can be written as JSON: a frozen dataclass."""
+    """A configuration that can be written as JSON: a frozen dataclass. Equal ones are equal with a part that is a
+    `functools.partial`, too; a subclass with a `__post_init__` of its own calls this one."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(cast(Any, self)):
+            choice: object = getattr(self, field.name)
+            if isinstance(choice, functools.partial):
+                object.__setattr__(self, field.name, make_comparable(cast("functools.partial[object]", choice)))
 
     def to_json(self) -> str:
         """Writes the configuration as JSON, for `from_json`.

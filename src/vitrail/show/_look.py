@@ -64,8 +64,8 @@ def draw_components(
 
     **Arguments:**
 
-    - `foreground`: whether the background is left out, as in `compute_components`.
     - `model`, `pictures`, `path`, `image_size`, `preprocess`: as in `draw_attention`.
+    - `foreground`: whether the background is left out, as in `compute_components`.
 
     **Raises:** what `draw_attention` raises, but for windows.
     """

@@ -1,5 +1,6 @@
 """The systems that stand on a Vision Transformer, each with its image model in the field `image`."""
 
+from ._base import AbstractSystem as AbstractSystem
 from ._clean import Cleaning as Cleaning
 from ._clip_vocabulary import make_clip_vocabulary as make_clip_vocabulary
 from ._crops import apply_to_crops as apply_to_crops, pick_hidden as pick_hidden
@@ -21,6 +22,7 @@ from ._mae_config import MAEConfig as MAEConfig
 from ._sam import EmbeddedImage as EmbeddedImage, SegmentAnything as SegmentAnything, Segmentation as Segmentation
 from ._sam_config import SegmentAnythingConfig as SegmentAnythingConfig
 from ._sam_decoder import MaskDecoder as MaskDecoder
+from ._sam_geometry import check_prompt as check_prompt
 from ._sam_masks import FoundMask as FoundMask, MaskSearch as MaskSearch, find_masks as find_masks
 from ._sam_prompt import PromptEncoder as PromptEncoder
 from ._templates import TEMPLATES as TEMPLATES

@@ -1,9 +1,8 @@
 """Dense prediction: an image model and a dense readout."""
 
 import dataclasses
-import functools
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 import equinox as eqx
 import jax
@@ -11,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from .._check import check_positive, describe_result, describe_value, is_jax_array
+from .._check import check_classes, check_positive, describe_result, is_jax_array
 from .._keep import KEEP, Keep
 from .._spec import PartSpec
 from .._tokens import Tokens
 from ..dense import READOUTS, AbstractDenseReadout, DenseContext, DenseReadoutFactory
 from ..images import Preprocess
-from ..model import JSONConfig, ViT, ViTConfig, make_comparable
-from ..nn import INITS, Dropout, Execution, to_dtype, to_jax
+from ..model import JSONConfig, ViT, ViTConfig
+from ..nn import INITS, Dropout, Execution, split_key, to_dtype, to_jax
+from ._base import AbstractSystem
 
 
 @final
-class Dense(eqx.Module):
+class Dense(AbstractSystem):
     """Predicts a map over the image: the scores of classes for each pixel, or a depth.
 
     The readout takes the tokens of some blocks of the image model, in one forward pass. The pool and the head of the
@@ -52,7 +52,7 @@ class Dense(eqx.Module):
         **Arguments:**
 
         - `image`: one image, `Float[Array, "height width channels"]`, as the image model takes it.
-        - `key`: for what is random in the readout in training; `None` means inference.
+        - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
 
@@ -61,8 +61,11 @@ class Dense(eqx.Module):
 
         **Raises:** `ValueError` or `TypeError` if the image does not fit.
         """
+        backbone_key, readout_key = split_key(key, 2)
         backbone = self.image.backbone
-        found = backbone.activations(image, layers=self.readout.layers, norm=self.readout.norm)["tokens"]
+        found = backbone.activations(image, layers=self.readout.layers, norm=self.readout.norm, key=backbone_key)[
+            "tokens"
+        ]
         tokens = Tokens.from_sequence(
             found,
             backbone.grid,
@@ -70,51 +73,13 @@ class Dense(eqx.Module):
             num_registers=backbone.num_registers,
         )
         readout = to_dtype(self.readout, found.dtype)
-        result = readout(tokens, image_size=backbone.image_size, key=key)
+        result = readout(tokens, image_size=backbone.image_size, key=readout_key)
         if not is_jax_array(result) or result.ndim != 3 or result.shape[-1] != self.readout.out_dim:
             raise ValueError(
                 f"the dense readout {type(self.readout).__name__} must return (height, width, {self.readout.out_dim}) "
                 f"by its out_dim, got {describe_result(result)}: fix that class"
             )
         return result.astype(jnp.float32)
-
-    def with_execution(self, execution: Execution) -> "Dense":
-        """**Arguments:**
-
-        - `execution`: how the model is to be computed.
-
-        **Returns:**
-
-        The same model, with the same arrays, computed in that way.
-
-        **Raises:** `ValueError` if the encoder cannot be computed so.
-        """
-        return dataclasses.replace(self, image=self.image.with_execution(execution))
-
-    def with_dropout(self, dropout: Dropout) -> "Dense":
-        """**Arguments:**
-
-        - `dropout`: what is to be dropped at random in training.
-
-        **Returns:**
-
-        The same model, with the same arrays, and that dropout.
-        """
-        return dataclasses.replace(self, image=self.image.with_dropout(dropout))
-
-    def resized(self, image_size: int | tuple[int, int]) -> "Dense":
-        """**Arguments:**
-
-        - `image_size`: height and width in pixels, multiples of the patch size; one number for a square.
-
-        **Returns:**
-
-        The model for images of that size. The positions are resampled by their rule; all other arrays stay the same.
-
-        **Raises:** `ValueError` if the size does not divide into patches.
-        """
-        image = self.image.resized(image_size)
-        return Dense(image, self.readout, dataclasses.replace(self.config, image=image.config, picture_size=None))
 
     def replaced(
         self,
@@ -155,6 +120,10 @@ class Dense(eqx.Module):
             )
         return Dense(model, config.build_readout(model, key=key), config)
 
+    def resized(self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None) -> "Dense":
+        image = self.image.resized(image_size, patch_size=patch_size)
+        return Dense(image, self.readout, dataclasses.replace(self.config, image=image.config, picture_size=None))
+
 
 @dataclass(frozen=True, kw_only=True)
 class DenseConfig(JSONConfig):
@@ -174,18 +143,10 @@ class DenseConfig(JSONConfig):
     ADE20K, whose positions are for 384 and are resampled."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.readout, functools.partial):
-            object.__setattr__(self, "readout", make_comparable(cast("functools.partial[object]", self.readout)))
+        super().__post_init__()
         if self.picture_size is not None:
             check_positive(picture_size=self.picture_size)
-        # The check of types looks at one name of all.
-        if wrong := [name for name in cast("tuple[object, ...]", self.classes or ()) if not isinstance(name, str)]:
-            raise TypeError(f"classes must be names, got {describe_value(wrong[0])} among them: pass a string")
-        if self.classes is not None and len(self.classes) != self.num_classes:
-            raise ValueError(
-                f"classes must have a name for each of the num_classes={self.num_classes} classes, got "
-                f"{len(self.classes)} names: pass num_classes={len(self.classes)}, or classes=None"
-            )
+        check_classes(self.classes, self.num_classes)
 
     def build(self, *, execution: Execution = Execution(), dropout: Dropout = Dropout(), key: PRNGKeyArray) -> Dense:
         """Builds the model.

@@ -15,6 +15,7 @@ from .._tokens import Tokens
 from ..head import HEADS, AbstractHead, HeadContext, HeadFactory, NoHead
 from ..model import JSONConfig, ViT, ViTConfig
 from ..nn import INITS, Dropout, Execution, ParameterKinds, split_key, to_dtype
+from ._base import AbstractSystem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class DINOConfig(JSONConfig):
     """Whether there is a token that takes the place of hidden patches, as in iBOT and DINOv2."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.image.head not in ("none", PartSpec("none"), NoHead):
             raise ValueError(
                 f"image must have the head 'none', because the projection head reads what its pool returns, got "
@@ -100,7 +102,7 @@ class DINOOutput(eqx.Module):
 
 
 @final
-class DINO(eqx.Module):
+class DINO(AbstractSystem):
     """An image model with the projection heads of self-distillation: the student of DINO, or its teacher.
 
     Both are a `DINO` of the same configuration. The student learns to give the scores of the teacher for another crop
@@ -188,40 +190,8 @@ class DINO(eqx.Module):
         """
         return _score(self.head if self.patch_head is None else self.patch_head, patches)
 
-    def with_execution(self, execution: Execution) -> "DINO":
-        """**Arguments:**
-
-        - `execution`: how the model is to be computed.
-
-        **Returns:**
-
-        The same model, with the same arrays, computed in that way.
-        """
-        return dataclasses.replace(self, image=self.image.with_execution(execution))
-
-    def with_dropout(self, dropout: Dropout) -> "DINO":
-        """**Arguments:**
-
-        - `dropout`: what is to be dropped at random in training: of the student, not of the teacher.
-
-        **Returns:**
-
-        The same model, with the same arrays, and that dropout.
-        """
-        return dataclasses.replace(self, image=self.image.with_dropout(dropout))
-
-    def resized(self, image_size: int | tuple[int, int]) -> "DINO":
-        """**Arguments:**
-
-        - `image_size`: height and width in pixels; one number for a square.
-
-        **Returns:**
-
-        The model for images of that size, as small crops are. All arrays but the positions stay the same.
-
-        **Raises:** what `ViT.resized` raises.
-        """
-        image = self.image.resized(image_size)
+    def resized(self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None) -> "DINO":
+        image = self.image.resized(image_size, patch_size=patch_size)
         return dataclasses.replace(self, image=image, config=dataclasses.replace(self.config, image=image.config))
 
     def _hide(self, tokens: Tokens, hidden: Bool[Array | np.ndarray, " patches"] | None) -> Tokens:

@@ -64,7 +64,7 @@ def update_centre(
     counts = jnp.ones(len(rows), bool) if mask is None else mask.reshape(-1)
     total = jnp.sum(jnp.where(counts[:, None], rows, jnp.zeros_like(rows)), axis=0)
     number = jnp.sum(counts).astype(rows.dtype)
-    moved = centre * momentum + total / jnp.maximum(number, 1) * (1 - momentum)
+    moved = _move(centre, total / jnp.maximum(number, 1), momentum)
     return jax.lax.stop_gradient(jnp.where(number > 0, moved, centre))
 
 
@@ -220,7 +220,7 @@ def update_teacher(teacher: _N, student: _N, momentum: _Number) -> _N:
 
     **Returns:**
 
-    The teacher for the next step.
+    The teacher for the next step. Each array keeps its dtype.
 
     **Raises:** `ValueError` if they have other arrays.
     """
@@ -234,9 +234,17 @@ def update_teacher(teacher: _N, student: _N, momentum: _Number) -> _N:
             "configuration"
         )
 
-    moved = iter([ours[name] * momentum + theirs[name] * (1 - momentum) for name in ours])
+    moved = iter([_move(ours[name], theirs[name], momentum) for name in ours])
 
     def move(leaf: Any) -> Any:
         return next(moved) if eqx.is_inexact_array(leaf) else leaf
 
     return jax.tree.map(move, teacher)
+
+
+def _move(old: Float[Array, "*shape"], new: Float[Array, "*shape"], momentum: _Number) -> Float[Array, "*shape"]:
+    """The mean of two arrays with the share `momentum` of the old one, whose dtype it keeps. It is computed in float32
+    at least, in which a momentum near one is not one."""
+    dtype = old.dtype if old.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+    share = jnp.asarray(momentum, dtype)
+    return (old.astype(dtype) * share + new.astype(dtype) * (1 - share)).astype(old.dtype)

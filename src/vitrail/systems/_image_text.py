@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, Shaped
 from .._patched import PatchedImage
 from ..model import JSONConfig, ViT, ViTConfig
 from ..nn import Dropout, Execution, normalise
+from ._base import AbstractSystem
 from ._text import TextConfig, TextTower
 from ._tokenizer import TokenizerConfig
 
@@ -33,17 +34,27 @@ class ImageTextConfig(JSONConfig):
     """What makes token ids of texts; `None` if it is not known."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tokenizer is not None and self.tokenizer.context > self.text.context:
             raise ValueError(
                 f"tokenizer must make at most {self.text.context} tokens, the context of the text tower, got "
                 f"{self.tokenizer.context}"
             )
+        if self.tokenizer is not None and self.tokenizer.pad_id >= self.text.vocabulary:
+            raise ValueError(
+                f"the pad_id of tokenizer must be an id in [0, {self.text.vocabulary}), the vocabulary of the text "
+                f"tower, got {self.tokenizer.pad_id}"
+            )
 
-    def build(self, *, key: PRNGKeyArray) -> "ImageText":
+    def build(
+        self, *, execution: Execution = Execution(), dropout: Dropout = Dropout(), key: PRNGKeyArray
+    ) -> "ImageText":
         """Builds the model.
 
         **Arguments:**
 
+        - `execution`: how the model is computed.
+        - `dropout`: what is dropped in training.
         - `key`: for the weights.
 
         **Returns:**
@@ -55,7 +66,7 @@ class ImageTextConfig(JSONConfig):
         """
         image_key, text_key = jax.random.split(key)
         return ImageText(
-            image=self.image.build(key=image_key),
+            image=self.image.build(execution=execution, dropout=dropout, key=image_key),
             text=TextTower(self.text, key=text_key),
             log_scale=jnp.asarray(math.log(10 if self.has_bias else 1 / 0.07), jnp.float32),
             bias=jnp.asarray(-10, jnp.float32) if self.has_bias else None,
@@ -64,7 +75,7 @@ class ImageTextConfig(JSONConfig):
 
 
 @final
-class ImageText(eqx.Module):
+class ImageText(AbstractSystem):
     """Two towers that put images and texts in one space, where the nearest text describes the image: CLIP and SigLIP.
 
     Each method takes one image or one text; batch it with `jax.vmap(model.embed_image)(images)`.
@@ -202,38 +213,8 @@ class ImageText(eqx.Module):
         logits = jnp.exp(self.log_scale) * cosine
         return logits if self.bias is None else logits + self.bias
 
-    def with_execution(self, execution: Execution) -> "ImageText":
-        """**Arguments:**
-
-        - `execution`: how both towers are to be computed.
-
-        **Returns:**
-
-        The same model, with the same arrays, computed in that way.
-        """
-        return dataclasses.replace(self, image=self.image.with_execution(execution))
-
-    def with_dropout(self, dropout: Dropout) -> "ImageText":
-        """**Arguments:**
-
-        - `dropout`: what is to be dropped at random in training, in both towers.
-
-        **Returns:**
-
-        The same model, with the same arrays, and that dropout.
-        """
-        return dataclasses.replace(self, image=self.image.with_dropout(dropout))
-
     def resized(
         self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None
     ) -> "ImageText":
-        """**Arguments:** those of [`ViT.resized`][vitrail.ViT.resized].
-
-        **Returns:**
-
-        The model for images of another size.
-
-        **Raises:** what `ViT.resized` raises.
-        """
         image = self.image.resized(image_size, patch_size=patch_size)
         return dataclasses.replace(self, image=image, config=dataclasses.replace(self.config, image=image.config))

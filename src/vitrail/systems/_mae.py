@@ -13,8 +13,9 @@ from .._check import check_image
 from .._tokens import Tokens
 from ..encoder import Encoder
 from ..model import ViT
-from ..nn import Dropout, Execution, Linear, Norm, ParameterKinds, to_dtype
+from ..nn import Execution, Linear, Norm, ParameterKinds, to_dtype
 from ..position import AbstractPosition
+from ._base import AbstractSystem
 
 if TYPE_CHECKING:
     from ._mae_config import MAEConfig
@@ -96,7 +97,7 @@ class Reconstruction(eqx.Module):
 
 
 @final
-class MaskedAutoencoder(eqx.Module):
+class MaskedAutoencoder(AbstractSystem):
     """MAE: reads a quarter of the patches and predicts the others.
 
     It takes one image; batch it with `jax.vmap`, with a key for each image.
@@ -183,6 +184,18 @@ class MaskedAutoencoder(eqx.Module):
         pixels = predicted * deviation + mean if self.config.normalise_targets else predicted
         return Reconstruction(self.unpatchify(pixels), masked, jnp.mean(loss, where=masked))
 
+    def resized(
+        self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None
+    ) -> "MaskedAutoencoder":
+        image = self.image.resized(image_size, patch_size=patch_size)
+        if image.config.patch_size != self.config.image.patch_size:
+            raise ValueError(
+                f"patch_size must stay {self.config.image.patch_size} in MAE, whose decoder predicts the pixels of a "
+                f"patch, got {patch_size}: leave it out, or resize model.image alone"
+            )
+        decoder = dataclasses.replace(self.decoder, position=self.decoder.position.resized(image.config.grid))
+        return MaskedAutoencoder(image, decoder, dataclasses.replace(self.config, image=image.config))
+
     def _draw_noise(
         self, key: PRNGKeyArray | None, noise: Float[Array | np.ndarray, " noises"] | None
     ) -> Float[Array, " patches"]:
@@ -226,43 +239,6 @@ class MaskedAutoencoder(eqx.Module):
         (rows, cols), (height, width) = self.config.image.grid, self.config.image.patch_size
         cells = patches.reshape(rows, cols, height, width, self.config.image.channels)
         return cells.transpose(0, 2, 1, 3, 4).reshape(rows * height, cols * width, -1)
-
-    def resized(self, image_size: int | tuple[int, int]) -> "MaskedAutoencoder":
-        """**Arguments:**
-
-        - `image_size`: height and width in pixels, multiples of the patch size; one number for a square.
-
-        **Returns:**
-
-        The model for images of another size. The positions of both halves are resampled by their own rules.
-
-        **Raises:** what `ViT.resized` raises.
-        """
-        image = self.image.resized(image_size)
-        decoder = dataclasses.replace(self.decoder, position=self.decoder.position.resized(image.config.grid))
-        return MaskedAutoencoder(image, decoder, dataclasses.replace(self.config, image=image.config))
-
-    def with_execution(self, execution: Execution) -> "MaskedAutoencoder":
-        """**Arguments:**
-
-        - `execution`: how the model is to be computed.
-
-        **Returns:**
-
-        The same model, with the same arrays, computed in that way.
-        """
-        return dataclasses.replace(self, image=self.image.with_execution(execution))
-
-    def with_dropout(self, dropout: Dropout) -> "MaskedAutoencoder":
-        """**Arguments:**
-
-        - `dropout`: what is to be dropped at random in training, in the image model.
-
-        **Returns:**
-
-        The same model, with the same arrays, and that dropout.
-        """
-        return dataclasses.replace(self, image=self.image.with_dropout(dropout))
 
 
 def choose_patches(noise: Float[Array, " patches"], ratio: float) -> Int[Array, " kept"]:

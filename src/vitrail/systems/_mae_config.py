@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray
 from .._spec import PartSpec
 from ..encoder import Encoder, EncoderSize
 from ..model import JSONConfig, ViTConfig
-from ..nn import INITS, Linear, make_norm
+from ..nn import INITS, Dropout, Execution, Linear, make_norm
 from ..position import POSITIONS, PositionContext, PositionFactory
 from ._mae import MAEDecoder, MaskedAutoencoder
 
@@ -27,11 +27,15 @@ class MAEConfig(JSONConfig):
     normalise_targets: bool = True
     """Whether it predicts the pixels of a patch less their mean, divided by their deviation."""
 
-    def build(self, *, key: PRNGKeyArray) -> MaskedAutoencoder:
+    def build(
+        self, *, execution: Execution = Execution(), dropout: Dropout = Dropout(), key: PRNGKeyArray
+    ) -> MaskedAutoencoder:
         """Builds the model.
 
         **Arguments:**
 
+        - `execution`: how the model is computed.
+        - `dropout`: what is dropped in training.
         - `key`: for the weights.
 
         **Returns:**
@@ -41,7 +45,7 @@ class MAEConfig(JSONConfig):
         **Raises:** what `ViTConfig.build` raises.
         """
         image_key, embed_key, token_key, position_key, encoder_key, predict_key = jax.random.split(key, 6)
-        image = self.image.build(key=image_key)
+        image = self.image.build(execution=execution, dropout=dropout, key=image_key)
         init, dim, backbone = INITS[self.image.init], self.decoder.dim, image.backbone
         context = PositionContext(
             dim=dim,

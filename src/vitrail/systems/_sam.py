@@ -6,11 +6,12 @@ from typing import final
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from ..images import to_picture
 from ..model import Backbone, ViT
-from ..nn import Dropout, Execution, to_dtype
+from ..nn import to_dtype
+from ._base import AbstractSystem
 from ._sam_config import SegmentAnythingConfig
 from ._sam_decoder import MaskDecoder
 from ._sam_geometry import Box, Labels, Points, check_mask, enlarge_masks, place_prompt
@@ -69,7 +70,7 @@ class Segmentation(eqx.Module):
 
 
 @final
-class SegmentAnything(eqx.Module):
+class SegmentAnything(AbstractSystem):
     """Segment Anything: an image model, a prompt encoder and a mask decoder.
 
     `embed` reads a picture once; `segment` then answers prompts on it.
@@ -117,7 +118,7 @@ class SegmentAnything(eqx.Module):
 
         **Arguments:**
 
-        - `tokens`: of the image: `model.image.backbone(image).patch_grid`.
+        - `tokens`: of the image: `model.image.backbone(image).patch_grid`, with a key in training.
         - `points`: x and y of each, in pixels of the image that the model reads.
         - `labels`: 1 for a point of the object and 0 for one of the background; 2 and 3 for the top left and the bottom
             right corner of a box; -1 for a point that a prompt without a box has at the end; -2 for what only fills the
@@ -128,7 +129,15 @@ class SegmentAnything(eqx.Module):
 
         The logits of the masks and their predicted quality, in float32: first the mask for a clear prompt, then those
         for a prompt that can mean several things.
+
+        **Raises:** `ValueError` if the tokens are not those of an image of this model.
         """
+        expected = (*self.config.image.grid, self.config.dim)
+        if tokens.shape != expected:
+            raise ValueError(
+                f"tokens must have shape {expected}, the grid and the width of this model, got {tokens.shape}: embed "
+                "the image with the same model"
+            )
         grid, execution = (tokens.shape[0], tokens.shape[1]), self.image.backbone.execution
         dtype = jnp.dtype(execution.compute_dtype)
         prompt, decoder = self.prompt, to_dtype(self.decoder, dtype)
@@ -142,13 +151,14 @@ class SegmentAnything(eqx.Module):
         )
         return logits.astype(jnp.float32), quality.astype(jnp.float32)
 
-    def embed(self, picture: object) -> EmbeddedImage:
+    def embed(self, picture: object, *, key: PRNGKeyArray | None = None) -> EmbeddedImage:
         """Reads a picture, for any number of prompts. Each call after the first runs a compiled program.
 
         **Arguments:**
 
         - `picture`: a Pillow picture, or a NumPy array of uint8 or uint16 with shape `(height, width)` or
             `(height, width, channels)`, as `Preprocess` takes it. It can have any size.
+        - `key`: for dropout and stochastic depth; `None` means inference.
 
         **Returns:**
 
@@ -166,7 +176,7 @@ class SegmentAnything(eqx.Module):
             )
         upright = to_picture(picture, preprocess.channels)
         size = upright.height, upright.width
-        tokens = _embed(self.image.backbone, preprocess(upright, image_size))
+        tokens = _embed(self.image.backbone, preprocess(upright, image_size), key)
         return EmbeddedImage(tokens, size, preprocess.compute_padded_size(size, image_size))
 
     def segment(
@@ -197,8 +207,9 @@ class SegmentAnything(eqx.Module):
         The masks at the size of the picture, and their predicted quality.
 
         **Raises:** `ValueError` if there is no prompt, if a point or the box is outside the picture, if the box has no
-        area, or if the mask has another shape.
+        area, if the mask has another shape, or if another model embedded the picture.
         """
+        self._check_image(image)
         places, kinds = place_prompt(image.size, image.scaled_size, points, labels, box, alone=mask is None)
         logits, quality = _decode(self, image.tokens, places, kinds, check_mask(mask, self.config.mask_size))
         chosen = slice(1, None) if multiple else slice(0, 1)
@@ -218,39 +229,33 @@ class SegmentAnything(eqx.Module):
         **Returns:**
 
         The logits of each pixel of the picture.
+
+        **Raises:** `ValueError` if a model for images of another size embedded the picture.
         """
+        self._check_image(image)
         return enlarge_masks(logits, self.config.image.image_size, image.scaled_size, image.size)
 
-    def with_execution(self, execution: Execution) -> "SegmentAnything":
-        """**Arguments:**
+    def resized(
+        self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None
+    ) -> "SegmentAnything":
+        image = self.image.resized(image_size, patch_size=patch_size)
+        return dataclasses.replace(self, image=image, config=dataclasses.replace(self.config, image=image.config))
 
-        - `execution`: how the model is to be computed.
-
-        **Returns:**
-
-        The same model, with the same arrays, computed in that way.
-
-        **Raises:** what `ViT.with_execution` raises.
-        """
-        return dataclasses.replace(self, image=self.image.with_execution(execution))
-
-    def with_dropout(self, dropout: Dropout) -> "SegmentAnything":
-        """**Arguments:**
-
-        - `dropout`: what is to be dropped at random in training.
-
-        **Returns:**
-
-        The same model, with the same arrays, and that dropout.
-        """
-        return dataclasses.replace(self, image=self.image.with_dropout(dropout))
+    def _check_image(self, image: EmbeddedImage) -> None:
+        image_size = self.config.image.image_size
+        scale = min(image_size[0] / image.size[0], image_size[1] / image.size[1])
+        if any(abs(scaled - side * scale) > 1 for scaled, side in zip(image.scaled_size, image.size, strict=True)):
+            raise ValueError(
+                f"image must be embedded by this model, which reads {image_size[0]} x {image_size[1]} pixels, got one "
+                f"scaled to {image.scaled_size[0]} x {image.scaled_size[1]}: use the embed of the same model"
+            )
 
 
 @eqx.filter_jit
 def _embed(
-    backbone: Backbone, image: Float[Array | np.ndarray, "height width channels"]
+    backbone: Backbone, image: Float[Array | np.ndarray, "height width channels"], key: PRNGKeyArray | None
 ) -> Float[Array, "rows cols dim"]:
-    return backbone(image).patch_grid
+    return backbone(image, key=key).patch_grid
 
 
 @eqx.filter_jit

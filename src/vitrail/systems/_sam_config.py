@@ -8,7 +8,7 @@ from jaxtyping import PRNGKeyArray
 
 from .._check import check_above_zero, check_heads, check_positive
 from ..model import JSONConfig, ViTConfig
-from ..nn import INITS, ActivationName
+from ..nn import INITS, ActivationName, Dropout, Execution
 from ._sam_decoder import MaskDecoder
 from ._sam_prompt import PromptEncoder
 
@@ -51,6 +51,7 @@ class SegmentAnythingConfig(JSONConfig):
     """What the norms between these layers add to the variance."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(num_masks=self.num_masks, depth=self.depth, num_heads=self.num_heads, mlp_dim=self.mlp_dim)
         check_positive(
             narrowing=self.narrowing,
@@ -91,11 +92,15 @@ class SegmentAnythingConfig(JSONConfig):
         """Height and width of the masks that the mask decoder returns and that a prompt can have: 4 for each patch."""
         return 4 * self.image.grid[0], 4 * self.image.grid[1]
 
-    def build(self, *, key: PRNGKeyArray) -> SegmentAnything:
+    def build(
+        self, *, execution: Execution = Execution(), dropout: Dropout = Dropout(), key: PRNGKeyArray
+    ) -> SegmentAnything:
         """Builds the model.
 
         **Arguments:**
 
+        - `execution`: how the model is computed.
+        - `dropout`: what is dropped in training.
         - `key`: for the weights.
 
         **Returns:**
@@ -130,4 +135,6 @@ class SegmentAnythingConfig(JSONConfig):
             init=init,
             key=decoder_key,
         )
-        return SegmentAnything(self.image.build(key=image_key), prompt, decoder, self)
+        return SegmentAnything(
+            self.image.build(execution=execution, dropout=dropout, key=image_key), prompt, decoder, self
+        )

@@ -28,7 +28,10 @@ class Crop:
 
 
 def list_crops(size: tuple[int, int], layers: int, overlap: float) -> list[Crop]:
-    """The whole picture, then for each layer its crops, from left to right and within a column from top to bottom."""
+    """The whole picture, then for each layer its crops, from left to right and within a column from top to bottom.
+
+    **Raises:** `ValueError` if a crop would have no pixels.
+    """
     height, width = size
     crops = [Crop((0, 0, width, height), 0)]
     for layer in range(1, layers + 1):
@@ -38,6 +41,11 @@ def list_crops(size: tuple[int, int], layers: int, overlap: float) -> list[Crop]
         lefts, tops = ([(side - shared) * i for i in range(number)] for side in (across, down))
         for left, top in itertools.product(lefts, tops):
             crops.append(Crop((left, top, min(left + across, width), min(top + down, height)), layer))
+    if any(left >= right or top >= bottom for left, top, right, bottom in (crop.box for crop in crops)):
+        raise ValueError(
+            f"crop_layers must leave pixels in each crop, got {layers} for a picture of {height} x {width} pixels: use "
+            "fewer layers"
+        )
     return crops
 
 

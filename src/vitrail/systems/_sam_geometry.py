@@ -61,6 +61,22 @@ def place_prompt(
     )
 
 
+def check_prompt(size: tuple[int, int], *, points: Points | None = None, box: Box | None = None) -> None:
+    """Checks the points and the box of a prompt before the picture is embedded.
+
+    **Arguments:**
+
+    - `size`: height and width of the picture.
+    - `points`, `box`: as in `SegmentAnything.segment`.
+
+    **Raises:** `ValueError` if one does not fit the picture.
+    """
+    if points is not None:
+        _check_points(points, size)
+    if box is not None:
+        _check_box(box, size)
+
+
 def _check_points(points: Points, size: tuple[int, int]) -> Float64[np.ndarray, "points 2"]:
     places = _to_numbers("points", points)
     if places.ndim != 2 or places.shape[1] != 2 or not len(places):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from .._check import check_not_negative, check_positive
+from .._check import check_not_negative, check_positive, check_rate
 from ..images import to_picture
 from ._sam import EmbeddedImage, SegmentAnything
 from ._sam_filter import (
@@ -71,9 +71,9 @@ class MaskSearch:
             max_overlap=self.max_overlap,
             crop_layers=self.crop_layers,
             crop_max_overlap=self.crop_max_overlap,
-            crop_overlap=self.crop_overlap,
             min_area=self.min_area,
         )
+        check_rate(crop_overlap=self.crop_overlap)
         if self.points_per_side // self.crop_points_divisor**self.crop_layers < 1:
             raise ValueError(
                 f"points_per_side must be at least crop_points_divisor**crop_layers, got {self.points_per_side}, "
@@ -149,7 +149,8 @@ def find_masks(model: SegmentAnything, picture: object, *, search: MaskSearch = 
 
     The masks, those of the highest quality first, or with crops those of the smallest crops; none if none is good.
 
-    **Raises:** what `SegmentAnything.embed` raises.
+    **Raises:** what `SegmentAnything.embed` raises; `ValueError` if a crop would have no pixels; `FloatingPointError`
+    if the predicted quality is not finite.
     """
     whole = to_picture(picture, model.config.image.channels)
     size = whole.height, whole.width
@@ -194,6 +195,10 @@ def _decode_grid(
         places = jnp.asarray(np.pad(batch * scale, ((0, fill), (0, 0))), jnp.float32)
         logits, quality = _decode_points(model, image.tokens, places)
         quality = np.asarray(quality)[: len(batch)].reshape(-1)
+        if not np.isfinite(quality).all():
+            raise FloatingPointError(
+                "the predicted quality must be finite, got NaN or infinity: look for NaN in the weights of the model"
+            )
         good = quality > search.min_quality if search.min_quality > 0 else np.ones(len(quality), bool)
         kept = np.asarray(logits)[: len(batch)].reshape(-1, *logits.shape[2:])[good]
         yield kept, quality[good], np.repeat(batch, number, axis=0)[good]

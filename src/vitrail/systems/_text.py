@@ -85,6 +85,10 @@ class TextConfig:
                 "end_of_text must be the id that ends a text for pooling='end_of_text', and None for the others, got "
                 f"end_of_text={self.end_of_text} and pooling={self.pooling!r}"
             )
+        if self.end_of_text is not None and not 0 <= self.end_of_text < self.vocabulary:
+            raise ValueError(
+                f"end_of_text must be an id in [0, {self.vocabulary}), the vocabulary, got {self.end_of_text}"
+            )
 
 
 @final

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._check import check_positive, describe_value, join_names, warn
+from .._check import check_names, check_positive, describe_value, join_names, warn
 from ..head import HEADS, AbstractHead, LinearHead, NoHead
 from ..model import ViT, replace
 from ..nn import Linear, normalise
@@ -44,7 +44,7 @@ def zero_shot(
 
     - `model`: CLIP or SigLIP, with its tokenizer.
     - `classes`: the names of the classes, in the words of a sentence: `"golden retriever"`.
-    - `templates`: the prompts, in each of which `{}` stands for the name; or a name of
+    - `templates`: one prompt or several, in each of which `{}` stands for the name; or a name of
         [`TEMPLATES`][vitrail.TEMPLATES].
     - `batch_size`: how many prompts are embedded at a time.
 
@@ -52,9 +52,9 @@ def zero_shot(
 
     The image model as a classifier of these classes.
 
-    **Raises:** `ValueError` if there is no class or no template, a name is empty, a template has no `{}`, the model has
-    no tokenizer, or the image model has a head that is neither `linear` nor `none`; `MissingExtraError` if the library
-    tokenizers is not installed.
+    **Raises:** `TypeError` if a class or a template is not a string; `ValueError` if there is none, a name is empty, a
+    template has no `{}`, the model has no tokenizer, or the image model has a head that is neither `linear` nor `none`;
+    `MissingExtraError` if the library tokenizers is not installed.
     """
     check_positive(batch_size=batch_size)
     prompts = _find_templates(templates)
@@ -85,6 +85,8 @@ def _embed_texts(model: ImageText, tokens: Int[Array, "texts context"], batch_si
 
 
 def _find_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(templates, str) and _PLACE in templates:
+        return (templates,)
     if isinstance(templates, str):
         if templates not in TEMPLATES:
             raise ValueError(
@@ -92,6 +94,7 @@ def _find_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
                 f"class, got {templates!r}"
             )
         return TEMPLATES[templates]
+    check_names("templates", templates)
     if not templates:
         raise ValueError("templates must have at least one prompt, got none: leave them out for 'a photo of a {}.'")
     if wrong := [prompt for prompt in templates if _PLACE not in prompt]:
@@ -103,6 +106,7 @@ def _check_classes(classes: Sequence[str]) -> list[str]:
     if isinstance(classes, str):
         raise TypeError(f"classes must be a sequence of names, got the text {classes!r}: pass a list")
     names = list(classes)
+    check_names("classes", names)
     if not names or not all(name.strip() for name in names):
         raise ValueError(f"classes must be names, at least one and none empty, got {names[:8]}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:

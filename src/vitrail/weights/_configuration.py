@@ -19,7 +19,9 @@ from .formats import NumpyArray
 class Configuration(Protocol):
     """What a model is built from: names and plain values."""
 
-    def build(self, *, key: PRNGKeyArray) -> "Configured":
+    def build(
+        self, *, execution: Execution = Execution(), dropout: Dropout = Dropout(), key: PRNGKeyArray
+    ) -> "Configured":
         """Builds the model with fresh weights."""
         ...
 
@@ -68,6 +70,12 @@ class System(Configured, Protocol):
 
     def with_dropout(self, dropout: Dropout) -> "System":
         """The same model with that dropout."""
+        ...
+
+    def resized(
+        self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None
+    ) -> "System":
+        """The model for images or patches of another size."""
         ...
 
 
