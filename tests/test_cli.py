@@ -264,6 +264,8 @@ def test_sigterm_ends_a_comparison_without_leaving_tokens(folder: Path, tmp_path
         (["--seed", "-1"], "seed must be in"),
         (["--weights", "nowhere"], "nowhere"),
         (["--weights", "model", "--image-size", "9"], "image_size must be 8 x 8, that of the weights, got 9"),
+        (["--weights", "model", "--patch-size", "2"], "patch-size has no effect with --weights: leave it out"),
+        (["--prefix", "model."], "prefix has no effect without --weights: leave it out"),
         (["--token-budget", "-1"], "token_budget must be finite and not negative"),
     ],
 )

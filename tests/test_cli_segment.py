@@ -83,7 +83,9 @@ def test_all_masks_are_numbered(file: Path, photo: Path, tmp_path: Path, capsys:
         (["--background", "5,6,7"], "background must be x,y in pixels, got '5,6,7'"),
         (["--box", "10,10,5,20"], "box must be (left, top, right, bottom) with left < right and top < bottom"),
         (["--box", "1,2,3"], "box must be left,top,right,bottom in pixels, got '1,2,3'"),
-        (["--everything", "--point", "3,3"], "everything takes no point, background or box"),
+        (["--everything", "--point", "3,3"], "point has no effect with --everything: leave it out"),
+        (["--everything", "--single"], "single has no effect with --everything: leave it out"),
+        (["--point", "3,3", "--min-quality", "0.5"], "min-quality has no effect without --everything: leave it out"),
         (["--everything", "--points-per-side", "0"], "points_per_side must be positive, got 0"),
         (["--point", "3,3", "--out", "mask.jpg"], "out must end in .png and be in a folder that exists"),
         (["--point", "3,3", "--out", "{photo}"], "out must not be the image, got {photo}: it would be overwritten"),
@@ -121,6 +123,11 @@ def test_files_that_do_not_fit(file: Path, photo: Path, tmp_path: Path, capsys: 
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_a_point_is_checked_before_the_weights_are_read(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["segment", "nowhere.safetensors", str(photo), "--point", "97,3"]) == 1
+    assert "points must be in the picture" in capsys.readouterr().err
 
 
 def test_a_picture_of_masks_shows_them_and_the_prompt() -> None:

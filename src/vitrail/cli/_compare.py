@@ -21,13 +21,14 @@ from ..nn import count_parameters
 from ..show import draw_comparison
 from ..train import Recipe, check_classifier, evaluate, fit, show_progress
 from ..weights import load, save
+from ._options import LoadOptions, refuse_options
 from ._setup import EXECUTION, format_size, load_data, load_data_for, make_small_config, print_data
 
 _COLUMNS: Final = ("pool", "accuracy", "p", "k-NN", "parameters", "µs an image", "class token")
 
 
 @dataclass(frozen=True)
-class Compare:
+class Compare(LoadOptions):
     """Trains every pool, with a linear head, on the tokens of one frozen backbone, and ranks them.
 
     Without --weights the backbone is the small model of `vitrail demo`, which is trained first, with a head that reads
@@ -53,8 +54,9 @@ class Compare:
     """Height and width of the images after resizing, as for `vitrail demo`; with --weights those of the model."""
     patch_size: int | None = None
     """Height and width of a patch of the backbone that is trained first."""
-    backbone_pool: str = "cls_mean"
-    """The pool of the backbone that is trained first. It has an advantage, because the tokens are trained for it."""
+    backbone_pool: str | None = None
+    """The pool of the backbone that is trained first, by default cls_mean. It has an advantage, because the tokens are
+    trained for it."""
     seed: int = 0
     """For the backbone that is trained first."""
     token_budget: float = 2.0
@@ -71,7 +73,12 @@ def run_compare(command: Compare) -> None:
     recipe = dataclasses.replace(
         PROBE_RECIPE, epochs=command.epochs, batch_size=command.batch_size, learning_rate=command.learning_rate
     )
-    given = None if command.weights is None else load(command.weights, part="image")
+    if command.weights is None:
+        file_options = {name: getattr(command, name) for name in ("layout", "config", "prefix", "convert")}
+        refuse_options("without --weights", **file_options)
+    else:
+        refuse_options("with --weights", patch_size=command.patch_size, backbone_pool=command.backbone_pool)
+    given = None if command.weights is None else command.load_model(command.weights, part="image")
     data = _load_data(command, given)
     command.out.mkdir(parents=True, exist_ok=True)
     print_data(data)
@@ -154,7 +161,8 @@ def _load_data(command: Compare, model: ViT | None) -> Dataset:
 def _train_backbone(command: Compare, data: Dataset) -> ViT:
     """Trains the demo's model, or loads it from the folder of an earlier run."""
     path, note = command.out / "backbone.safetensors", command.out / "backbone.json"
-    config = make_small_config(data, patch_size=command.patch_size, pool=command.backbone_pool)
+    pool = command.backbone_pool or "cls_mean"
+    config = make_small_config(data, patch_size=command.patch_size, pool=pool)
     images = hashlib.sha256(data.train.images.tobytes() + data.train.labels.astype("int32").tobytes()).hexdigest()
     description = {"config": config.to_json(), "recipe": repr(Recipe()), "seed": command.seed, "images": images}
     if note.exists() and path.exists():
@@ -173,7 +181,7 @@ def _train_backbone(command: Compare, data: Dataset) -> ViT:
         model = fit(
             eqx.filter_jit(config.build)(execution=EXECUTION, key=build_key), data, Recipe(), key=fit_key, report=report
         )
-    print(f"backbone: trained with the pool {command.backbone_pool}, accuracy {evaluate(model, data).accuracy:.1%}")
+    print(f"backbone: trained with the pool {pool}, accuracy {evaluate(model, data).accuracy:.1%}")
     save(model, path)
     write_whole(note, lambda part: part.write_text(json.dumps(description)))
     return model

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from .._check import check_positive
 from ..train import NearestNeighbours, knn
-from ..weights import load
-from ._pictures import parse_settings
+from ._options import LoadOptions
 from ._setup import load_data_for, print_data
 
 
 @dataclass(frozen=True)
-class Knn:
+class Knn(LoadOptions):
     """Classifies held-out images by the training images whose features are nearest. Nothing is trained."""
 
     file: Path
@@ -26,25 +25,12 @@ class Knn:
     """Height and width of the images in pixels, in place of those of the model."""
     batch_size: int = 50
     """How many images are computed at a time."""
-    layout: str | None = None
-    """The layout; without it, the names of the tensors tell it."""
-    config: str | None = None
-    """Settings in JSON, in place of the config.json beside the file."""
-    convert: bool = False
-    """Whether to convert float16, bfloat16 and float64 to float32."""
 
 
 def run_knn(command: Knn) -> None:
     """Loads images and a model, and prints a line for each number of neighbours."""
     numbers = _parse_numbers(command.neighbours)
-    model = load(
-        command.file,
-        layout=command.layout,
-        config=parse_settings(command.config),
-        image_size=command.image_size,
-        num_classes=None,
-        convert=command.convert,
-    )
+    model = command.load_model(command.file, image_size=command.image_size, num_classes=None)
     data = load_data_for(model, command.data)
     print_data(data)
     fitting = [number for number in numbers if number <= len(data.train)]

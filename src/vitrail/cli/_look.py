@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from .._extras import require
 from ..images import raise_problems
 from ..show import SUFFIXES, draw_look
-from ..weights import load
-from ._pictures import PreprocessName, check_images, check_picture, choose_preprocess, parse_settings, read_picture
+from ._options import LoadOptions
+from ._pictures import PreprocessName, check_images, check_picture, choose_preprocess, read_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -17,7 +17,7 @@ else:
 
 
 @dataclass(frozen=True)
-class Look:
+class Look(LoadOptions):
     """Draws what a model sees in pictures: the principal components of its patch tokens, of all pictures together, and
     the attention of the last block, head by head."""
 
@@ -34,14 +34,8 @@ class Look:
     default those of the model."""
     foreground: bool = False
     """Whether the components are those of the foreground, which the first component tells from the rest."""
-    layout: str | None = None
-    """The layout; without it, the names of the tensors tell it."""
-    config: str | None = None
-    """Settings in JSON, in place of the config.json beside the file."""
     preprocess: PreprocessName | None = None
     """How to prepare images, as for `vitrail predict`."""
-    convert: bool = False
-    """Whether to convert float16, bfloat16 and float64 to float32."""
 
 
 def run_look(command: Look) -> None:
@@ -51,14 +45,7 @@ def run_look(command: Look) -> None:
     paths = (command.image, *command.more_images)
     check_picture("out", command.out, paths, SUFFIXES)
     check_images(paths)
-    model = load(
-        command.file,
-        layout=command.layout,
-        config=parse_settings(command.config),
-        part="image",
-        image_size=command.image_size,
-        convert=command.convert,
-    )
+    model = command.load_model(command.file, part="image", image_size=command.image_size)
     preprocess = choose_preprocess(command.preprocess, command.file, model.config)
     size = model.config.image_size
 

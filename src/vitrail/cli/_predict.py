@@ -18,15 +18,14 @@ from ..model import ViT, ViTConfig
 from ..show import add_glow, compute_attention_map, restore_pixels
 from ..systems import Dense, zero_shot
 from ..train import check_outputs
-from ..weights import load, model_card
 from ._map import predict_map
+from ._options import LoadOptions, refuse_options
 from ._pictures import (
     PreprocessName,
     check_images,
     check_picture,
     choose_preprocess,
     make_batch,
-    parse_settings,
     read_picture,
     write_picture,
 )
@@ -34,7 +33,7 @@ from ._texts import load_image_text, parse_classes
 
 
 @dataclass(frozen=True)
-class Predict:
+class Predict(LoadOptions):
     """Predicts the classes of images with the classifier in a file of weights, or classes that you name with a model of
     images and texts, or with a model of dense prediction, as DPT or Depth Anything, the depth or the classes of the
     pixels of an image."""
@@ -50,19 +49,12 @@ class Predict:
     classes: str | None = None
     """Classes in words, separated by commas, for a file with both towers of CLIP or SigLIP: "cat,dog,red sofa". Needs
     the extra `text`."""
-    templates: str = "photo"
-    """The texts that name a class: photo, imagenet (80), imagenet_simple (7), or one of your own with {} in it."""
-    layout: str | None = None
-    """The layout; without it, the names of the tensors tell it."""
-    config: str | None = None
-    """Settings in JSON, in place of the config.json beside the file."""
-    prefix: str | None = None
-    """What the names of the tensors begin with, in a file of several models."""
+    templates: str | None = None
+    """With --classes, the texts that name a class: photo (the default), imagenet (80), imagenet_simple (7), or one of
+    your own with {} in it."""
     preprocess: PreprocessName | None = None
     """How to prepare images, in place of what the file and the settings beside it say: with the mean and deviation of
     ImageNet and a crop of 7/8, with 0.5 and squashed, or as in CLIP."""
-    convert: bool = False
-    """Whether to convert float16, bfloat16 and float64 to float32."""
     attention: Path | None = None
     """A picture to write (.png, .jpg or .webp): each image beside the attention of the last block."""
     out: Path | None = None
@@ -74,18 +66,17 @@ def run_predict(command: Predict) -> None:
     """Prints the classes of each image."""
     require("PIL", extra="weights")
     _check_command(command)
-    settings, prefix = parse_settings(command.config), command.prefix
     classes = None if command.classes is None else parse_classes(command.classes)
-    whole = model_card(command.file, layout=command.layout, config=settings, prefix=prefix)
+    whole = command.read_card(command.file)
     if whole.kind == "dense":
-        model = load(command.file, layout=command.layout, config=settings, prefix=prefix, convert=command.convert)
-        _predict_map(command, model)
+        refuse_options("with a model of dense prediction", classes=command.classes, templates=command.templates)
+        _predict_map(command, command.load_model(command.file))
         return
     if command.out is not None:
         raise ValueError(f"out is for a model of dense prediction, got one that is a {whole.kind}: leave it out")
     card = whole
     if whole.kind != "vit":
-        card = model_card(command.file, layout=command.layout, config=settings, part="image", prefix=prefix)
+        card = command.read_card(command.file, part="image")
     if classes is None and (card.config.num_classes is None or card.embeds or whole.embeds):
         raise ValueError(
             f"{command.file} must have a classifier to predict with, got the head {card.config.head}, which returns "
@@ -140,30 +131,21 @@ def _predict_map(command: Predict, model: Dense) -> None:
 
 def _check_command(command: Predict) -> None:
     check_positive(top=command.top)
+    if command.classes is None:
+        refuse_options("without --classes", templates=command.templates)
     if command.attention is not None:
         check_picture("attention", command.attention, (command.image, *command.more_images))
 
 
 def _load_classifier(command: Predict, classes: list[str] | None) -> ViT:
-    settings = parse_settings(command.config)
     if classes is None:
-        return load(
-            command.file,
-            layout=command.layout,
-            prefix=command.prefix,
-            config=settings,
-            part="image",
-            convert=command.convert,
-        )
-    model = load_image_text(
-        command.file, layout=command.layout, config=settings, convert=command.convert, prefix=command.prefix
-    )
+        return command.load_model(command.file, part="image")
+    model = load_image_text(command.file, command)
     if len(classes) == 1 and model.bias is None:
         raise ValueError(
             f"classes must be at least two, got {classes[0]!r}: the probabilities of this model add up to 100%"
         )
-    templates = (command.templates,) if "{}" in command.templates else command.templates
-    return zero_shot(model, classes, templates=templates)
+    return zero_shot(model, classes, templates=command.templates or "photo")
 
 
 def _compute_probabilities(model: ViT, logits: Float[np.ndarray, " classes"]) -> Float[np.ndarray, " classes"]:

@@ -12,12 +12,13 @@ from .._extras import require
 from ..images import raise_problems
 from ..show import SUFFIXES, draw_reconstructions
 from ..systems import MaskedAutoencoder
-from ..weights import load
-from ._pictures import PreprocessName, check_images, check_picture, choose_preprocess, parse_settings, read_picture
+from ..train import check_outputs
+from ._options import LoadOptions
+from ._pictures import PreprocessName, check_images, check_picture, choose_preprocess, read_picture
 
 
 @dataclass(frozen=True)
-class Reconstruct:
+class Reconstruct(LoadOptions):
     """Hides patches of pictures at random and draws what a masked autoencoder (MAE) predicts for them."""
 
     file: Path
@@ -32,14 +33,8 @@ class Reconstruct:
     """How many of the patches are hidden."""
     seed: int = 0
     """Chooses the patches."""
-    layout: str | None = None
-    """The layout; without it, the names of the tensors tell it."""
-    config: str | None = None
-    """Settings in JSON, in place of the config.json beside the file."""
     preprocess: PreprocessName | None = None
     """How to prepare images, as for `vitrail predict`."""
-    convert: bool = False
-    """Whether to convert float16, bfloat16 and float64 to float32."""
 
 
 def run_reconstruct(command: Reconstruct) -> None:
@@ -50,7 +45,7 @@ def run_reconstruct(command: Reconstruct) -> None:
     check_picture("out", command.out, paths, SUFFIXES)
     check_seed(command.seed)
     check_images(paths)
-    model = load(command.file, layout=command.layout, config=parse_settings(command.config), convert=command.convert)
+    model = command.load_model(command.file)
     if not isinstance(model, MaskedAutoencoder):
         raise ValueError(
             f"{command.file} must have MAE with its decoder to reconstruct images, got a {type(model).__name__}: pass "
@@ -65,6 +60,7 @@ def run_reconstruct(command: Reconstruct) -> None:
     reconstruct = eqx.filter_jit(model.reconstruct)
     found = [image for image in images if image is not None]
     results = [reconstruct(image, command.ratio, key=key) for image, key in zip(found, keys, strict=True)]
+    check_outputs("pixels", np.stack([np.asarray(result.pixels) for result in results]))
     for path, result in zip(paths, results, strict=True):
         print(f"{path}: {int(np.sum(result.masked))} of {result.masked.size} patches hidden, loss {result.loss:.4f}")
     draw_reconstructions(model, found, results, command.out, preprocess=preprocess)

@@ -19,8 +19,8 @@ from ..images import FORMATS, HALF, Preprocess
 from ..show import SUFFIXES, draw_contact_sheet
 from ..systems import ImageText
 from ..train import check_outputs
-from ..weights import model_card
-from ._pictures import PreprocessName, choose_preprocess, make_batch, parse_settings, read_picture
+from ._options import LoadOptions
+from ._pictures import PreprocessName, choose_preprocess, make_batch, read_picture
 from ._setup import check_out
 from ._texts import load_image_text
 
@@ -29,7 +29,7 @@ _SIDE: Final = 240
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(LoadOptions):
     """Ranks the images of a folder by how well a text describes them, and draws the best. It needs a file with both
     towers of CLIP or SigLIP, and the extra `text`."""
 
@@ -45,14 +45,8 @@ class Search:
     """The picture to write: .png, .pdf or .svg."""
     batch_size: int = 16
     """The number of images that are embedded at a time."""
-    layout: str | None = None
-    """The layout; without it, the names of the tensors tell it."""
-    config: str | None = None
-    """Settings in JSON, in place of the config.json beside the file."""
     preprocess: PreprocessName | None = None
     """How to prepare images, as for `vitrail predict`."""
-    convert: bool = False
-    """Whether to convert float16, bfloat16 and float64 to float32."""
 
 
 def run_search(command: Search) -> None:
@@ -65,10 +59,9 @@ def run_search(command: Search) -> None:
     if not command.text.strip():
         raise ValueError("text must say what to look for, got nothing")
     paths = _list_images(command.folder, command.out)
-    settings = parse_settings(command.config)
-    card = model_card(command.file, layout=command.layout, config=settings, part="image")
+    card = command.read_card(command.file, part="image")
     preprocess = choose_preprocess(command.preprocess, command.file, card.config)
-    model = load_image_text(command.file, layout=command.layout, config=settings, convert=command.convert)
+    model = load_image_text(command.file, command)
     direction = eqx.filter_jit(model.embed_text)(jnp.asarray(model.tokenize(command.text)[0]))
     problems: list[str] = []
     found = dict(_score_images(model, preprocess, paths, direction, command.batch_size, problems))
@@ -120,7 +113,7 @@ def _score_images(
         kept = [(path, pixels) for path, pixels in read if pixels is not None]
         if not kept:
             continue
-        # As many as ever, so that one program is compiled.
+        # Filled up to the same number each time, so that one program is compiled.
         filled = make_batch(preprocess, [pixels for _, pixels in kept] + [kept[-1][1]] * (batch_size - len(kept)))
         embeddings = np.asarray(_embed_images(model, filled))[: len(kept)]
         check_outputs("embeddings", embeddings, first=start)

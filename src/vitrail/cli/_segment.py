@@ -1,8 +1,8 @@
 """`vitrail segment`: the masks of objects in an image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 from jaxtyping import Bool, UInt8, UInt16
@@ -10,10 +10,10 @@ from jaxtyping import Bool, UInt8, UInt16
 from .._extras import require
 from ..images import raise_problems, to_picture
 from ..show import add_masks
-from ..systems import FoundMask, MaskSearch, SegmentAnything, find_masks
+from ..systems import FoundMask, MaskSearch, SegmentAnything, check_prompt, find_masks
 from ..train import check_outputs
-from ..weights import load, model_card
-from ._pictures import PICTURES, parse_settings, read_picture, write_picture
+from ._options import LoadOptions, refuse_options
+from ._pictures import PICTURES, read_picture, write_picture
 from ._setup import check_out
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _SHOWN: Final = 8
 
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(LoadOptions):
     """Finds the object at some points or in a box of an image, or all objects, with the Segment Anything in a file of
     weights."""
 
@@ -47,20 +47,14 @@ class Segment:
     """Whether the prompt is clear, so that one mask is enough; without it, the best of several."""
     everything: bool = False
     """Whether to find all objects, over a grid of points."""
-    points_per_side: int = 32
-    """With --everything, the number of points along a side of the grid."""
-    min_quality: float = 0.88
-    """With --everything, the predicted quality that a mask has to exceed."""
-    min_stability: float = 0.95
-    """With --everything, the least stability of a mask under changes of the threshold."""
+    points_per_side: int | None = None
+    """With --everything, the number of points along a side of the grid; by default 32."""
+    min_quality: float | None = None
+    """With --everything, the predicted quality that a mask has to exceed; by default 0.88."""
+    min_stability: float | None = None
+    """With --everything, the least stability of a mask under changes of the threshold; by default 0.95."""
     picture: Path | None = None
     """A picture to write (.png, .jpg or .webp): the image with the masks in colours."""
-    layout: str | None = None
-    """The layout; without it, the names of the tensors tell it."""
-    config: str | None = None
-    """Settings in JSON, in place of the config.json beside the file."""
-    convert: bool = False
-    """Whether to convert float16, bfloat16 and float64 to float32."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +74,17 @@ def run_segment(command: Segment) -> None:
     problems: list[str] = []
     pixels = read_picture(command.image, _to_rgb, problems)
     raise_problems(problems)
-    settings = parse_settings(command.config)
-    model = load(command.file, layout=command.layout, config=settings, convert=command.convert)
+    if pixels is None:
+        return
+    if not command.everything:
+        check_prompt((pixels.shape[0], pixels.shape[1]), points=prompt.points or None, box=prompt.box)
+    model = command.load_model(command.file)
     if not isinstance(model, SegmentAnything):
-        card = model_card(command.file, layout=command.layout, config=settings)
+        card = command.read_card(command.file)
         raise ValueError(
             f"{command.file} must hold the whole of SAM, with its prompt encoder and its mask decoder, got only "
             f"{'an image model' if card.kind == 'vit' else card.kind} ({card.title}): use the file that was published"
         )
-    if pixels is None:
-        return
     print(command.image)
     masks = _find_all(model, pixels, command) if command.everything else [_find_one(model, pixels, prompt, command)]
     size = pixels.shape[0], pixels.shape[1]
@@ -124,18 +119,19 @@ def _find_all(
     model: SegmentAnything, pixels: UInt8[np.ndarray, "height width 3"], command: Segment
 ) -> list[Bool[np.ndarray, "height width"]]:
     """All masks, the largest first."""
-    search = MaskSearch(
-        points_per_side=command.points_per_side,
-        min_quality=command.min_quality,
-        min_stability=command.min_stability,
-    )
-    found = find_masks(model, pixels, search=search)
+    given = {name: value for name, value in _list_search_options(command).items() if value is not None}
+    found = find_masks(model, pixels, search=replace(MaskSearch(), **cast(Any, given)))
     found.sort(key=_get_area, reverse=True)
     for number, one in enumerate(found[:_SHOWN]):
         box = ",".join(map(str, one.box))
         print(f"  mask {number + 1}  quality {one.quality:.3f}  {one.area:,} pixels  in {box}")
     print(f"  {len(found)} masks in all")
     return [one.mask for one in found]
+
+
+def _list_search_options(command: Segment) -> dict[str, float | None]:
+    """The options of a search for everything, `None` for the default."""
+    return {name: getattr(command, name) for name in ("points_per_side", "min_quality", "min_stability")}
 
 
 def _get_area(one: FoundMask) -> int:
@@ -170,8 +166,11 @@ def _parse_prompt(command: Segment) -> _Prompt:
     **Raises:** `ValueError` if they are no numbers, if there are none, or if all objects are to be found too.
     """
     given = bool(command.point or command.background or command.box is not None)
-    if command.everything and given:
-        raise ValueError("everything takes no point, background or box: leave them out, or leave --everything out")
+    if command.everything:
+        prompt = {name: getattr(command, name) for name in ("point", "background", "box", "single")}
+        refuse_options("with --everything", **prompt)
+    else:
+        refuse_options("without --everything", **_list_search_options(command))
     if not command.everything and not given:
         raise ValueError("a prompt is missing: pass --point x,y or --box left,top,right,bottom, or --everything")
     points = [_parse_numbers("point", text, "x,y") for text in command.point]

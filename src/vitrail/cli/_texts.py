@@ -1,14 +1,12 @@
 """What the commands share that read texts: classes in words, and models of images and texts."""
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from .._check import join_names
 from .._extras import require
 from ..systems import ImageText
-from ..weights import load
+from ._options import LoadOptions
 
 
 def parse_classes(text: str) -> list[str]:
@@ -24,20 +22,13 @@ def parse_classes(text: str) -> list[str]:
     return names
 
 
-def load_image_text(
-    file: Path,
-    *,
-    layout: str | None,
-    config: Mapping[str, Any] | None,
-    convert: bool,
-    prefix: str | None = None,
-) -> ImageText:
+def load_image_text(file: Path, options: LoadOptions) -> ImageText:
     """Loads a model of images and texts, with its tokenizer.
 
     **Raises:** `ValueError` if the file holds another model, or there is no tokenizer; what `load` raises.
     """
     require("tokenizers", extra="text")
-    model = load(file, layout=layout, config=config, prefix=prefix, convert=convert)
+    model = options.load_model(file)
     if not isinstance(model, ImageText):
         raise ValueError(
             f"{file} must have both towers of CLIP or SigLIP to read texts, got a {type(model).__name__}: pass a "

@@ -5,27 +5,21 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ..images import Preprocess
-from ..weights import ModelCard, convert_torch, model_card
-from ._pictures import parse_settings
+from ..weights import ModelCard, convert_torch
+from ._options import ReadOptions
 
 _SHOWN: Final = 8
 
 
 @dataclass(frozen=True)
-class Inspect:
+class Inspect(ReadOptions):
     """Shows what a file of weights is: its layout, the model and its cost, and which tensors are ignored or missing. It
     reads no numbers."""
 
     file: Path
     """A safetensors or npz file, an index of several, or a folder with one."""
-    layout: str | None = None
-    """The layout; without it, the names of the tensors tell it."""
-    config: str | None = None
-    """Settings in JSON, in place of the config.json beside the file: '{"num_heads": 6}'."""
     part: Literal["image"] | None = None
     """`image` for the image model of a system alone."""
-    prefix: str | None = None
-    """What the names of the tensors begin with, in a file of several models."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +38,7 @@ class Convert:
 
 def run_inspect(command: Inspect) -> None:
     """Prints the card of a file."""
-    config = parse_settings(command.config)
-    card = model_card(command.file, layout=command.layout, config=config, part=command.part, prefix=command.prefix)
-    for line in describe_card(card):
+    for line in describe_card(command.read_card(command.file, command.part)):
         print(line)
 
 

@@ -1,0 +1,49 @@
+"""The options of every command that reads a file of weights, and what loads the file as they say."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from ..weights import ModelCard, load, model_card
+from ..weights.layouts import Part
+from ._pictures import parse_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How a file of weights is read."""
+
+    layout: str | None = None
+    """The layout; without it, the names of the tensors tell it."""
+    config: str | None = None
+    """Settings in JSON, in place of the config.json beside the file: '{"num_heads": 6}'."""
+    prefix: str | None = None
+    """What the names of the tensors begin with, in a file of several models."""
+
+    def read_card(self, file: Path, part: Part = None) -> ModelCard:
+        """What a file holds."""
+        config = parse_settings(self.config)
+        return model_card(file, layout=self.layout, config=config, prefix=self.prefix, part=part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(ReadOptions):
+    """How a model is loaded."""
+
+    convert: bool = False
+    """Whether to convert float16, bfloat16 and float64 to float32."""
+
+    def load_model(self, file: Path, **changes: Any) -> Any:
+        """Loads a model. `changes` are more arguments of `vitrail.load`."""
+        config = parse_settings(self.config)
+        return cast(Any, load)(
+            file, layout=self.layout, config=config, prefix=self.prefix, convert=self.convert, **changes
+        )
+
+
+def refuse_options(when: str, **options: object) -> None:
+    """Raises a `ValueError` that names the first option that is given, not `None` or false, though `when` makes it
+    useless."""
+    for name, value in options.items():
+        if value is not None and value is not False and value != ():
+            raise ValueError(f"{name.replace('_', '-')} has no effect {when}: leave it out")
