@@ -23,10 +23,10 @@ _MOST_PATCHES: Final = 2**14
 def predict_map(
     model: Dense, preprocess: Preprocess, picture: PILImage, *, top: int
 ) -> tuple[list[str], UInt8[np.ndarray, "height width 3"]]:
-    """What there is to say of the map of an upright picture, and the map in colours at the size of the picture.
+    """Describes the map of an upright picture in words, and draws it in colours at the size of the picture.
 
-    **Raises:** `ValueError` if the picture is so long that it would be scaled to very many patches, and what preparing
-    it raises; `FloatingPointError` if the map is not finite.
+    **Raises:** `ValueError` if the picture is so narrow that scaling it gives too many patches, and what preparing it
+    raises; `FloatingPointError` if the map is not finite.
     """
     config, size = model.config.image, (picture.height, picture.width)
     pixels = _keep_whole(preprocess, config.patch_size)(picture, model.config.picture_size or config.image_size)

@@ -69,8 +69,8 @@ _CLEANINGS: Final[Mapping[Cleaning, Callable[[str], str]]] = MappingProxyType(
 def _clean_basically(text: str) -> str:
     """What open_clip does first: ftfy's `fix_text`, then HTML is unescaped twice.
 
-    Of ftfy all is here but the repair of mojibake, text that was decoded in a wrong encoding (`cafÃ©` for `café`): ftfy
-    guesses it by a table of which characters are likely beside each other.
+    Everything that ftfy does is here, except for repairing text that was decoded in a wrong encoding (`cafÃ©` for
+    `café`): ftfy guesses that from a table of which characters are likely to be neighbours.
     """
     escaped, lines = True, list[str]()
     for line in re.findall("[^\n]*\n|[^\n]+", text):

@@ -62,7 +62,7 @@ def draw_hidden(
 
 
 def _hide_blocks(grid: tuple[int, int], count: int, state: random.Random) -> Bool[np.ndarray, "rows cols"]:
-    """Hides blocks, of at most half of the patches, until so many are hidden, or no block fits any more."""
+    """Hides blocks until `count` patches are hidden or no block fits. A block covers at most half of the patches."""
     hidden = np.zeros(grid, bool)
     while (missing := count - int(hidden.sum())) > 0:
         block = _draw_block(hidden, min(missing, hidden.size / 2), state)
@@ -73,7 +73,7 @@ def _hide_blocks(grid: tuple[int, int], count: int, state: random.Random) -> Boo
 
 
 def _draw_block(hidden: Bool[np.ndarray, "rows cols"], most: float, state: random.Random) -> tuple[slice, slice] | None:
-    """A block of which at least one patch, and at most so many, are not hidden yet; `None` if ten are none."""
+    """Draws a block that hides at least one more patch, and at most `most`; `None` if ten attempts fail."""
     rows, cols = hidden.shape
     for _ in range(_ATTEMPTS):
         area, ratio = state.uniform(_SMALLEST, most), math.exp(state.uniform(math.log(_RATIO), -math.log(_RATIO)))

@@ -130,7 +130,7 @@ def _to_numbers(name: str, values: object) -> Float64[np.ndarray, "..."]:
     try:
         numbers = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be numbers, got what NumPy makes no array of ({error})") from error
+        raise ValueError(f"{name} must be numbers, got values that NumPy cannot convert ({error})") from error
     if not np.isfinite(numbers).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     return numbers

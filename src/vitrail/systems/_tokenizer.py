@@ -48,7 +48,8 @@ class TokenizerConfig:
 
         A `Tokenizer`.
 
-        **Raises:** `ValueError` if the vocabulary is none, or adds more tokens to a text than the context has;
+        **Raises:** `ValueError` if the vocabulary is not valid, or the tokens that it adds to a text do not fit the
+        context;
         `MissingExtraError` if the library tokenizers is not installed.
         """
         return _build(self)
