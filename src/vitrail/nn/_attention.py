@@ -1,14 +1,13 @@
 """Multi-head attention."""
 
-from collections.abc import Callable
-from typing import Final, cast, final
+from typing import Final, final
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_heads, check_positive
+from ._attend import Bias, Mask, attend_by_cudnn, attend_by_head, attend_in_chunks, attend_in_halves, attend_plainly
 from ._execution import AttentionStrategy
 from ._in_attention import InAttention
 from ._init import Init, draw_separately
@@ -19,11 +18,6 @@ from ._relative_bias import RelativeBias
 from ._remat import ATTENDED, PRODUCT, checkpoint_name
 from ._rotation import Rotation
 from ._softmax import attention_weights
-
-Mask = Bool[Array, " tokens"] | Bool[Array, "queries tokens"]
-"""True for each token that counts, for all queries alike or for each query."""
-Bias = Callable[[Float[Array, "heads queries head_dim"]], Float[Array, "heads queries tokens"]]
-"""Returns what is added to the scaled scores, given the queries."""
 
 _Heads = tuple[
     Float[Array, "heads queries head_dim"],
@@ -147,13 +141,13 @@ class Attention(eqx.Module):
             )
         many = q.shape[1] > _MANY and jax.default_backend() == "cpu"
         if tap.wants("attention_weights") or strategy == "plain" or (strategy == "auto" and not many):
-            heads = _attend(q, k, v, mask, added if bias is None else bias(q), tap)
+            heads = attend_plainly(q, k, v, mask, added if bias is None else bias(q), tap)
         elif strategy == "auto":
-            heads = _attend_in_halves(q, k, v, mask, added) if bias is None else _attend_by_head(q, k, v, mask, bias)
+            heads = attend_in_halves(q, k, v, mask, added) if bias is None else attend_by_head(q, k, v, mask, bias)
         elif strategy == "cudnn":
-            heads = _attend_by_cudnn(q, k, v, mask, added)
+            heads = attend_by_cudnn(q, k, v, mask, added)
         else:
-            heads = _attend_in_chunks(q, k, v, mask, added, strategy)
+            heads = attend_in_chunks(q, k, v, mask, added, strategy)
         heads = tap("attention_heads", heads)
         gathered = checkpoint_name(heads.transpose(1, 0, 2).reshape(x.shape[0], -1), ATTENDED)
         return self.project(gathered if self.norm is None else self.norm(gathered))
@@ -222,107 +216,3 @@ def _take_rows(linear: Linear, start: int, stop: int) -> Linear:
         return leaf[start:stop]
 
     return jax.tree.map(take, linear)
-
-
-def _attend(
-    q: Float[Array, "heads queries head_dim"],
-    k: Float[Array, "heads tokens head_dim"],
-    v: Float[Array, "heads tokens head_dim"],
-    mask: Mask | None,
-    bias: Float[Array, "heads queries tokens"] | None = None,
-    tap: Tap = NO_TAP,
-) -> Float[Array, "heads queries head_dim"]:
-    """Attention by its equation."""
-    return tap("attention_weights", attention_weights(q, k, mask, bias)).astype(v.dtype) @ v
-
-
-def _attend_in_halves(
-    q: Float[Array, "heads queries head_dim"],
-    k: Float[Array, "heads tokens head_dim"],
-    v: Float[Array, "heads tokens head_dim"],
-    mask: Mask | None,
-    bias: Float[Array, "heads queries tokens"] | None,
-) -> Float[Array, "heads queries head_dim"]:
-    """Attention of the first half of the queries, then of the second."""
-    middle = (q.shape[1] + 1) // 2
-    halves = slice(middle), slice(middle, None)
-
-    def attend(half: slice) -> Float[Array, "heads half head_dim"]:
-        rows = mask if mask is None or mask.ndim == 1 else mask[half]
-        return _attend(q[:, half], k, v, rows, None if bias is None else bias[:, half])
-
-    return jnp.concatenate([attend(half) for half in halves], axis=1)
-
-
-def _attend_by_head(
-    q: Float[Array, "heads queries head_dim"],
-    k: Float[Array, "heads tokens head_dim"],
-    v: Float[Array, "heads tokens head_dim"],
-    mask: Mask | None,
-    bias: Bias,
-) -> Float[Array, "heads queries head_dim"]:
-    """Attention of one head after the other, so that the table of the bias is that of one head."""
-
-    def attend(
-        head: tuple[Float[Array, "queries head_dim"], Float[Array, "tokens head_dim"], Float[Array, "tokens head_dim"]],
-    ) -> Float[Array, "queries head_dim"]:
-        q, k, v = (part[None] for part in head)
-        return _attend(q, k, v, mask, bias(q))[0]
-
-    return cast(Array, jax.lax.map(attend, (q, k, v)))
-
-
-def _attend_in_chunks(
-    q: Float[Array, "heads queries head_dim"],
-    k: Float[Array, "heads tokens head_dim"],
-    v: Float[Array, "heads tokens head_dim"],
-    mask: Mask | None,
-    bias: Float[Array, "heads queries tokens"] | None,
-    chunk: int,
-) -> Float[Array, "heads queries head_dim"]:
-    """Attention of `chunk` queries at a time; the backward pass computes their weights again.
-
-    Source: Rabe and Staats, *Self-attention Does Not Need O(n²) Memory*, 2021, arXiv:2112.05682, chunks of queries.
-    """
-    rows = None if mask is None or mask.ndim == 1 else mask
-
-    def attend(
-        of_a_query: tuple[
-            Float[Array, "heads head_dim"], Bool[Array, " tokens"] | None, Float[Array, "heads tokens"] | None
-        ],
-    ) -> Float[Array, "heads head_dim"]:
-        query, row, added = of_a_query
-        return _attend(query[:, None], k, v, mask if row is None else row, None if added is None else added[:, None])[
-            :, 0
-        ]
-
-    of_all = (q.swapaxes(0, 1), rows, None if bias is None else bias.swapaxes(0, 1))
-    heads = cast(Array, jax.lax.map(jax.checkpoint(attend), of_all, batch_size=chunk))
-    return heads.swapaxes(0, 1)
-
-
-def _attend_by_cudnn(
-    q: Float[Array, "heads queries head_dim"],
-    k: Float[Array, "heads tokens head_dim"],
-    v: Float[Array, "heads tokens head_dim"],
-    mask: Mask | None,
-    bias: Float[Array, "heads queries tokens"] | None,
-) -> Float[Array, "heads queries head_dim"]:
-    """Attention by the kernel of cuDNN.
-
-    Source: Dao, *FlashAttention-2*, 2023, arXiv:2307.08691, as cuDNN has it.
-    """
-    if q.dtype != jnp.bfloat16 or q.shape[-1] % 8 or q.shape[-1] > 128:
-        raise ValueError(
-            "attention='cudnn' needs bfloat16 and heads whose width is a multiple of 8 up to 128, got "
-            f"{q.dtype} and a width of {q.shape[-1]}: use Execution(attention='auto')"
-        )
-    if jax.default_backend() != "gpu":
-        raise ValueError(
-            f"attention='cudnn' needs an NVIDIA GPU, got the backend {jax.default_backend()!r}: use "
-            "model.with_execution(Execution(attention='auto')), or install JAX for GPUs"
-        )
-    queries, keys, values = (a.swapaxes(0, 1) for a in (q, k, v))
-    counts = None if mask is None else jnp.broadcast_to(mask, (1, q.shape[1], k.shape[1]))
-    added = None if bias is None else bias.astype(q.dtype)[None]
-    return jax.nn.dot_product_attention(queries, keys, values, added, counts, implementation="cudnn").swapaxes(0, 1)
