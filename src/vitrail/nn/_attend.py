@@ -76,7 +76,7 @@ def attend_in_chunks(
 
     Source: Rabe and Staats, *Self-attention Does Not Need O(n²) Memory*, 2021, arXiv:2112.05682, chunks of queries.
     """
-    rows = None if mask is None or mask.ndim == 1 else mask
+    by_query = None if mask is None or mask.ndim == 1 else mask
 
     def attend(
         of_a_query: tuple[
@@ -84,11 +84,10 @@ def attend_in_chunks(
         ],
     ) -> Float[Array, "heads head_dim"]:
         query, row, added = of_a_query
-        return attend_plainly(
-            query[:, None], k, v, mask if row is None else row, None if added is None else added[:, None]
-        )[:, 0]
+        rows = mask if row is None else row
+        return attend_plainly(query[:, None], k, v, rows, None if added is None else added[:, None])[:, 0]
 
-    of_all = (q.swapaxes(0, 1), rows, None if bias is None else bias.swapaxes(0, 1))
+    of_all = (q.swapaxes(0, 1), by_query, None if bias is None else bias.swapaxes(0, 1))
     heads = cast(Array, jax.lax.map(jax.checkpoint(attend), of_all, batch_size=chunk))
     return heads.swapaxes(0, 1)
 
