@@ -583,6 +583,10 @@ def test_native_aspect_needs_its_numbers_and_one_array_holds_no_such_images(tmp_
     config = model.resized((16, 24), patch_size=8).config
     assert config.preprocess == dataclasses.replace(native, patch_size=(8, 8))
     assert vitrail.ViTConfig.from_json(config.to_json()) == config
+    (height, width), part = model.config.image_size, dataclasses.replace(PLAIN, unread=(3, 2))
+    for size, patch, unread in (((height, width), 4, (3, 2)), ((2 * height, 2 * width), 8, (0, 0))):  # of one grid
+        resized = small_model(preprocess=part).resized(size, patch_size=patch).config
+        assert resized.preprocess == dataclasses.replace(part, unread=unread)
 
 
 @pytest.mark.parametrize(

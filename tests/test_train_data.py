@@ -540,6 +540,13 @@ def test_digits_have_the_channels_of_a_model(tmp_path: Path):
     assert images.load_idx(tmp_path, channels=3).train.images.shape == (6, 4, 5, 3)
 
 
+def test_digits_of_the_size_asked_for_are_scaled_if_pixels_are_cut_off(tmp_path: Path):
+    digit = write_idx(tmp_path)["train-images-idx3-ubyte"][0]
+    preprocess = Preprocess("squash", "bilinear", (0.5,), (0.5,), unread=(2, 3))
+    expected = np.asarray(Image.fromarray(digit).resize((8, 6), Image.Resampling.BILINEAR))[:4, :5]
+    assert np.array_equal(images.load_idx(tmp_path, preprocess=preprocess).train.images[0, ..., 0], expected)
+
+
 def test_preprocessing_that_a_data_set_cannot_have_is_refused(tmp_path: Path):
     write_folder(tmp_path)
     rgb = Preprocess("squash", "bilinear", *images.HALF)

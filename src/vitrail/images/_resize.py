@@ -54,7 +54,7 @@ def resize_all(
     if size is None:
         size = images.shape[1], images.shape[2]
     check_positive(image_size=size)
-    if size == images.shape[1:] and (preprocess is None or preprocess.crop == 1):
+    if size == images.shape[1:] and (preprocess is None or preprocess.compute_scaled_size(size) == size):
         return np.repeat(images[..., None], channels, axis=-1)
     require("PIL", extra="train")
     resizer = make_resizer(preprocess, channels)

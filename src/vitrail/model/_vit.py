@@ -113,7 +113,7 @@ class ViT(eqx.Module):
         config = dataclasses.replace(
             self.config, image_size=to_pair(image_size), patch_size=patches, preprocess=preprocess
         )
-        if preprocess is not None and config.grid != self.config.grid:
+        if preprocess is not None and (config.grid, patches) != (self.config.grid, self.config.patch_size):
             config = dataclasses.replace(config, preprocess=dataclasses.replace(preprocess, unread=(0, 0)))
         readout = to_jax(self.readout)
         pool = readout.pool
