@@ -90,8 +90,12 @@ def test_blocks_that_big_vision_stacks_are_the_same_model(tmp_path: Path) -> Non
     blocks.append({k.partition("_1/")[2]: a for k, a in tensors.items() if "encoderblock_1/" in k})
     stacked = {f"Transformer/encoderblock/{k}": np.stack([block[k] for block in blocks]) for k in blocks[0]}
     rest = {k: a for k, a in tensors.items() if "encoderblock" not in k}
-    np.savez(tmp_path / "stacked.npz", **{f"params/img/{k}": a for k, a in (rest | stacked).items()})
+    whole = {f"params/img/{k}": a for k, a in (rest | stacked).items()}
+    np.savez(tmp_path / "stacked.npz", **whole)
     assert eqx.tree_equal(vitrail.load(tmp_path / "stacked.npz"), plain)
+    np.savez(tmp_path / "more.npz", **whole, **{"step": np.zeros(3, np.float32)})
+    card = vitrail.model_card(tmp_path / "more.npz", prefix="params/img/")
+    assert (card.ignored, card.unknown) == ({"step": "not under the prefix 'params/img/'"}, ())
 
 
 def test_sines_and_cosines_that_big_vision_does_not_store_are_known(tmp_path: Path) -> None:

@@ -18,11 +18,6 @@ _IN_BLOCKS: Final = re.compile(r"(?<![^.])blocks\.\d+\.")
 class RenamedSource(AbstractSource):
     """A source under other names. It has those tensors alone whose names begin with a prefix, which is cut off."""
 
-    prefix: str
-    """The beginning that the names of the tensors have in the file."""
-    outside: tuple[str, ...]
-    """The names of the tensors that do not have it."""
-
     def __init__(self, source: AbstractSource, prefix: str = ""):
         """**Arguments:**
 
@@ -31,11 +26,11 @@ class RenamedSource(AbstractSource):
         """
         self.path: Path = source.path
         self.metadata: Mapping[str, str] = source.metadata
-        self.prefix = prefix
+        self.prefix: str = prefix
         self._source = source
         plain = unwrap_names(source.tensors)
         self._names = {new.removeprefix(prefix): old for new, old in plain.items() if new.startswith(prefix)}
-        self.outside = tuple(old for new, old in plain.items() if not new.startswith(prefix))
+        self.outside: tuple[str, ...] = tuple(old for new, old in plain.items() if not new.startswith(prefix))
         self.tensors: Mapping[str, TensorInfo] = {new: source.tensors[old] for new, old in self._names.items()}
 
     def read(self, name: str, row: int | None = None) -> NumpyArray:

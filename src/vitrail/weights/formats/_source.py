@@ -46,6 +46,10 @@ class AbstractSource(abc.ABC):
     """What the file says about itself."""
     file: OpenedFile | None = None
     """The open file, if there is one and it is the only one."""
+    prefix: str = ""
+    """The beginning that the names of the tensors have in the file."""
+    outside: tuple[str, ...] = ()
+    """The names of the tensors that do not have it."""
 
     @abc.abstractmethod
     def read(self, name: str, row: int | None = None) -> NumpyArray:

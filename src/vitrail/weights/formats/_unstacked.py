@@ -21,6 +21,8 @@ class UnstackedSource(AbstractSource):
     def __init__(self, source: AbstractSource, stacked: str):
         self.path: Path = source.path
         self.metadata: Mapping[str, str] = source.metadata
+        self.prefix: str = source.prefix
+        self.outside: tuple[str, ...] = source.outside
         self._source = source
         stacks = {name: info for name, info in source.tensors.items() if stacked in name and info.shape}
         _check_blocks(source, stacked, stacks)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeVar, cast, final
 
 from ...encoder import EncoderSize
 from .._errors import CheckpointError
-from ..formats import AbstractSource, NumpyArray, RenamedSource, TensorInfo
+from ..formats import AbstractSource, NumpyArray, TensorInfo
 from ._layout import AnyLayout, Settings
 from ._preprocess import Preprocess
 from ._settings import NOTHING_BESIDE, AbstractBeside
@@ -63,8 +63,7 @@ class Kernel(NamedTuple):
 class Checkpoint(AbstractSource):
     """The tensors of a file by the names of one layout, and the settings beside it.
 
-    `assumed` collects what was assumed because no setting says it. `prefix` is what the names of its tensors begin with
-    in a file that has others too, and `outside` has the names of these.
+    `assumed` collects what was assumed because no setting says it.
     """
 
     def __init__(
@@ -83,8 +82,8 @@ class Checkpoint(AbstractSource):
         self.settings = settings
         self.beside = beside
         self.assumed: dict[str, object] = {}
-        self.prefix: str = source.prefix if isinstance(source, RenamedSource) else ""
-        self.outside: tuple[str, ...] = source.outside if isinstance(source, RenamedSource) else ()
+        self.prefix: str = source.prefix
+        self.outside: tuple[str, ...] = source.outside
         self._source = source
         self._names: dict[str, str] = {}
         for name, short in zip(source.tensors, layout.shorten(source.tensors), strict=True):
