@@ -666,3 +666,6 @@ def test_a_file_of_no_layout_names_the_nearest(tmp_path: Path) -> None:
     save_file({"blocks.0.attn.qkv.weight": np.zeros((3, 1), np.float32)}, path)
     with pytest.raises(CheckpointError, match=r"nearest layout is '\w+' \(.*\), but the file lacks '"):
         vitrail.load(path)
+    renamed(TIMM, path, lambda name: f"{'a' if 'patch_embed' in name else 'b'}.{name}")
+    with pytest.raises(CheckpointError, match=r"nearest .*, but the file has these names under several prefixes$"):
+        vitrail.load(path)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import stat
@@ -469,7 +470,7 @@ def test_the_facts_of_a_layout_fit_each_other(layout: Layout[Any]) -> None:
     assert layout.name in LAYOUTS
     assert layout.signature
     assert (layout.image is None) == (layout.kind is vitrail.ViTConfig)
-    assert not {*layout.signature, *layout.one_of} & {*layout.foreign}
+    assert not {*layout.signature, *itertools.chain(*layout.one_of)} & {*layout.foreign}
     assert {pattern for pattern, _ in layout.computed} <= {pattern for pattern, _ in layout.ignored}
     assert layout.preprocess.keys() <= {"", *layout.model_types}
     if layout.library.name == "Hugging Face":

@@ -330,6 +330,18 @@ def test_a_file_that_lacks_a_part_of_the_text_tower_names_it(tmp_path: Path) -> 
         vitrail.load(changed(CLIP, tmp_path, {}, **extra))
 
 
+def test_an_eva_of_open_clips_is_held_to_what_evas_layout_says(tmp_path: Path) -> None:
+    eva, block = load_system_cases()["open_clip EVA"], "visual.trunk.blocks.0.attn."
+    zeros = {f"{block}k_bias": np.zeros(eva.shapes[f"{block}q_bias"], np.float32)}
+    assert isinstance(vitrail.load(changed(eva, tmp_path, {}, **zeros)), vitrail.ImageText)
+    with pytest.raises(
+        CheckpointError, match=r"attn\.k_bias' as \[0\..*, which the layout 'timm_eva' computes, got \[1"
+    ):
+        vitrail.load(changed(eva, tmp_path, {}, **{name: array + 1 for name, array in zeros.items()}))
+    with pytest.raises(CheckpointError, match=r"timm's 'eva_giant_patch14_224', which may compute something else"):
+        vitrail.load(changed(eva, tmp_path, {}, **{f"{block}q_bias": None}))
+
+
 def test_a_file_with_the_image_tower_alone_is_an_image_model(tmp_path: Path) -> None:
     text = [name for name in CLIP.shapes if name.startswith("text")]
     path = changed(CLIP, tmp_path, {}, **dict.fromkeys([*text, "logit_scale"]))

@@ -2,12 +2,14 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Final
 
 from ...model import ViTConfig
 from ...systems import ImageTextConfig
 from .._rules import Rule, map_names, prefix_rules
+from ..formats import NumpyArray
 from ._checkpoint import Checkpoint
 from ._clip import HF_CLIP_IMAGE, NUMBERS, OPENAI_CLIP_IMAGE, write_vision_cfg
 from ._hugging_face import POSITION_IDS, select_text_tower, write_config, write_header
@@ -235,7 +237,7 @@ OPENAI_CLIP: Final = Layout(
     read_config=lambda checkpoint: _read_open_clip(checkpoint, OPENAI_CLIP_IMAGE),
     rules=_map_openai,
     signature=(*OPENAI_CLIP_IMAGE.signature, "logit_scale"),
-    one_of=_TEXT_TOWERS,
+    one_of=(_TEXT_TOWERS,),
     ignored=(NUMBERS,),
     export=Export(
         _find_misreading,
@@ -251,8 +253,13 @@ OPENAI_CLIP: Final = Layout(
 def _wrap_timm(image: Layout[ViTConfig]) -> Layout[ImageTextConfig]:
     """The layout of open_clip's models whose image tower is a model of timm's."""
 
+    trunk = re.escape(OPEN_CLIP_TRUNK)
+
     def name_whole(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(OPEN_CLIP_TRUNK + name for name in names)
+
+    def computer(compute: Callable[[ViTConfig], NumpyArray]) -> Callable[[ImageTextConfig], NumpyArray]:
+        return lambda config: compute(config.image)
 
     def make_rules(config: ImageTextConfig) -> tuple[Rule, ...]:
         rules = prefix_rules(image.rules(config.image), ours="image.", theirs=OPEN_CLIP_TRUNK, bare=(OPEN_CLIP_HEAD,))
@@ -267,10 +274,11 @@ def _wrap_timm(image: Layout[ViTConfig]) -> Layout[ImageTextConfig]:
         read_config=lambda checkpoint: _read_open_clip(checkpoint, image),
         rules=make_rules,
         signature=(*name_whole(image.signature), "logit_scale"),
-        one_of=_TEXT_TOWERS,
+        one_of=(_TEXT_TOWERS, *map(name_whole, image.one_of)),
         foreign=name_whole(image.foreign),
         architectures=image.architectures,
-        ignored=tuple((f"{re.escape(OPEN_CLIP_TRUNK)}(?:{pattern})", why) for pattern, why in image.ignored),
+        ignored=tuple((f"{trunk}(?:{pattern})", why) for pattern, why in image.ignored),
+        computed=tuple((f"{trunk}(?:{pattern})", computer(compute)) for pattern, compute in image.computed),
     )
 
 

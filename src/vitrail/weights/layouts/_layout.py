@@ -91,8 +91,8 @@ class Layout(Generic[C]):
     """The kind of the configuration."""
     image: "Layout[ViTConfig] | None" = None
     """The layout of the image model alone, of the same name; `None` if this is one."""
-    one_of: tuple[str, ...] = ()
-    """Names of which every file has at least one; empty for no such names."""
+    one_of: tuple[tuple[str, ...], ...] = ()
+    """Groups of names, of each of which every file has at least one."""
     foreign: tuple[str, ...] = ()
     """Names that no file has."""
     prefixes: tuple[str, ...] = ()
@@ -141,7 +141,7 @@ class Layout(Generic[C]):
         """Whether a file with these names has the layout."""
         return (
             all(name in names for name in self.signature)
-            and (not self.one_of or any(name in names for name in self.one_of))
+            and all(any(name in names for name in group) for group in self.one_of)
             and not any(name in names for name in self.foreign)
         )
 

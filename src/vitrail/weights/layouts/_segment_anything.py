@@ -263,7 +263,7 @@ HF_SAM: Final = Layout(
         "mask_decoder.mask_tokens.weight",
         "prompt_encoder.no_mask_embed.weight",
     ),
-    one_of=_HUGGING_FACE.frequencies,
+    one_of=(_HUGGING_FACE.frequencies,),
     foreign=_OTHER_HEADS,
     ignored=((r"prompt_encoder\.shared_embedding\.positional_embedding", "the same as that of the image"),),
     kind=SegmentAnythingConfig,

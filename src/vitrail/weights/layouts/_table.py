@@ -143,18 +143,23 @@ def _find_nearest(source: AbstractSource, known: Sequence[AnyLayout]) -> str:
         return any(name.endswith(f".{wanted}") for name in names)
 
     def list_missing(layout: AnyLayout) -> list[str]:
-        return [wanted for wanted in layout.signature if not is_there(wanted)]
+        groups = [*((wanted,) for wanted in layout.signature), *layout.one_of]
+        return [" or ".join(map(repr, group)) for group in groups if not any(map(is_there, group))]
 
     nearest = min(
         (layout.image or layout for layout in known),
-        key=lambda layout: len(list_missing(layout)) / len(layout.signature),
+        key=lambda layout: len(list_missing(layout)) / len((*layout.signature, *layout.one_of)),
     )
     missing, foreign = list_missing(nearest), [wanted for wanted in nearest.foreign if is_there(wanted)]
-    if len(missing) == len(nearest.signature):
+    if not any(map(is_there, nearest.signature)):
         return f"; the layouts are vitrail's own, with its configuration in the header, and {join_names(LAYOUTS)}"
-    what = f"lacks {join_names(missing or nearest.one_of)}"
-    if not missing and foreign:
-        what = f"has {join_names(foreign)}, which that does not have"
+    what = f"lacks {', '.join(missing)}"
+    if not missing:
+        what = (
+            f"has {join_names(foreign)}, which that does not have"
+            if foreign
+            else "has these names under several prefixes"
+        )
     return f". The nearest layout is {nearest.name!r} ({nearest.title}), but the file {what}"
 
 

@@ -140,7 +140,7 @@ TIMM_EVA_IMAGE: Final = Layout(
     read_config=_read_config,
     rules=_map,
     signature=(KERNEL, "blocks.0.attn.qkv.weight", "cls_token", "blocks.0.attn.proj.weight"),
-    one_of=("blocks.0.gamma_1", "blocks.0.attn.q_bias"),
+    one_of=(("blocks.0.gamma_1", "blocks.0.attn.q_bias"),),
     foreign=(
         "blocks.0.attn.relative_position_bias_table",
         "rel_pos_bias.relative_position_bias_table",
