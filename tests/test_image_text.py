@@ -330,6 +330,13 @@ def test_a_file_that_lacks_a_part_of_the_text_tower_names_it(tmp_path: Path) -> 
         vitrail.load(changed(CLIP, tmp_path, {}, **extra))
 
 
+def test_the_clip_within_clipseg_is_a_clip(tmp_path: Path) -> None:
+    tensors = {f"clip.{name}": array for name, array in CLIP.tensors().items()}
+    decoder = {"decoder.film_mul.bias": np.zeros(3, np.float32)}
+    path = changed(CLIP, tmp_path, {"model_type": "clipseg"}, **dict.fromkeys(CLIP.shapes), **tensors, **decoder)
+    assert vitrail.load(path).text.config == vitrail.load(CLIP.publish(tmp_path)).text.config
+
+
 def test_an_eva_of_open_clips_is_held_to_what_evas_layout_says(tmp_path: Path) -> None:
     eva, block = load_system_cases()["open_clip EVA"], "visual.trunk.blocks.0.attn."
     zeros = {f"{block}k_bias": np.zeros(eva.shapes[f"{block}q_bias"], np.float32)}

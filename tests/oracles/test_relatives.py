@@ -99,6 +99,21 @@ def test_a_tower_within_a_larger_model_is_found(name: str, tmp_path: Path) -> No
     assert compare(ours.backbone(IMAGE).sequence, expected) <= TOLERANCE
 
 
+def test_both_towers_of_clip_within_clipseg_are_equal(tmp_path: Path) -> None:
+    text = {**TEXT, "bos_token_id": 97, "eos_token_id": 98, "max_position_embeddings": 6}
+    decoder = {"projection_dim": 12, "extract_layers": [0, 1], "reduce_dim": 8, "decoder_num_attention_heads": 2}
+    config = transformers.CLIPSegConfig(text_config=text, vision_config=TOWER, **decoder)
+    model = randomise(transformers.CLIPSegForImageSegmentation(config))
+    model.save_pretrained(tmp_path)
+    tokens, ours = np.array([97, 5, 7, 98, 98, 98]), vitrail.load(tmp_path)
+    with torch.no_grad():
+        texts = model.clip.get_text_features(input_ids=torch.tensor(tokens)[None]).pooler_output[0]
+        image = model.clip.get_image_features(batch(IMAGE)).pooler_output[0]
+    assert compare(ours.embed_text(tokens), texts / texts.norm()) <= TOLERANCE
+    assert compare(ours.embed_image(IMAGE), image / image.norm()) <= TOLERANCE
+    assert set(vitrail.model_card(tmp_path).ignored.values()) == {"not under the prefix 'clip.'"}
+
+
 def test_what_timms_wrapper_writes_is_timms_model(tmp_path: Path) -> None:
     arguments = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
     config = transformers.TimmWrapperConfig(architecture="vit_tiny_patch16_224", num_labels=5, model_args=arguments)

@@ -113,7 +113,7 @@ HF_CLIP: Final = Layout(
         "text_projection.weight",
         "logit_scale",
     ),
-    model_types=("clip", "metaclip_2"),
+    model_types=("clip", "metaclip_2", "clipseg"),
     usual=_USUAL_TEXT,
     ignored=POSITION_IDS,
     export=Export(
