@@ -1,15 +1,20 @@
 """Image towers of other families and of larger models of transformers: found by their prefix, equal in numbers."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import equinox as eqx
 import numpy as np
 import pytest
 import torch
 from checkpoint_cases import TOLERANCE, image_of
-from checkpoint_oracle import PICTURE, WIDTHS, batch, randomise, transformers
+from checkpoint_oracle import PICTURE, WIDTHS, batch, open_clip, randomise, transformers
+from safetensors.torch import save_file
+from systems_image_text import OPEN_TEXT
+from timm_oracle import timm
 
 import vitrail
 
@@ -112,6 +117,29 @@ def test_both_towers_of_clip_within_clipseg_are_equal(tmp_path: Path) -> None:
     assert compare(ours.embed_text(tokens), texts / texts.norm()) <= TOLERANCE
     assert compare(ours.embed_image(IMAGE), image / image.norm()) <= TOLERANCE
     assert set(vitrail.model_card(tmp_path).ignored.values()) == {"not under the prefix 'clip.'"}
+
+
+@pytest.mark.parametrize(("kind", "size"), [("CLIP", 256), ("CustomTextCLIP", 224)])
+def test_a_naflex_tower_of_open_clip_is_equal(kind: str, size: int, tmp_path: Path) -> None:
+    """Its table of positions is for 256 pixels."""
+    vision = {"timm_model_name": "naflexvit_base_patch16_gap", "timm_pool": "avg", "image_size": size}
+    whole = {"embed_dim": 6, "vision_cfg": {**vision, "timm_proj": "linear"}, "text_cfg": OPEN_TEXT}
+    create = functools.partial(timm.create_model, embed_dim=48, depth=2)
+    with mock.patch.object(open_clip.timm_model.timm, "create_model", create):
+        model = randomise(getattr(open_clip, kind)(**whole))
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    said = {"model_cfg": whole, "preprocess_cfg": {"resize_mode": "squash"}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(said))
+    ours, image, texts = vitrail.load(tmp_path), image_of((size, size)), np.arange(8)
+    with torch.no_grad():
+        found = model.encode_image(batch(image), normalize=True)[0]
+        assert (
+            compare(ours.embed_text(texts), model.encode_text(torch.tensor(texts)[None], normalize=True)[0])
+            <= TOLERANCE
+        )
+    assert compare((ours if size == 256 else ours.resized(size)).embed_image(image), found) <= TOLERANCE
+    preprocess = ours.config.image.preprocess
+    assert (None if preprocess is None else preprocess.fit) == ("squash" if size == 256 else None)
 
 
 def test_what_timms_wrapper_writes_is_timms_model(tmp_path: Path) -> None:

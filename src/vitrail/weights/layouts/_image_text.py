@@ -30,6 +30,7 @@ from ._text import (
 )
 from ._timm import OPEN_CLIP_HEAD, OPEN_CLIP_TRUNK
 from ._timm_eva import TIMM_EVA_IMAGE
+from ._timm_naflex import TIMM_NAFLEX_IMAGE
 from ._timm_vit import TIMM_VIT_IMAGE
 from ._tokenizer import find_clip_tokenizer, find_open_clip_tokenizer, find_siglip_tokenizer
 from ._tokenizer_files import (
@@ -284,3 +285,4 @@ def _wrap_timm(image: Layout[ViTConfig]) -> Layout[ImageTextConfig]:
 
 TIMM_VIT: Final = _wrap_timm(TIMM_VIT_IMAGE)
 TIMM_EVA: Final = _wrap_timm(TIMM_EVA_IMAGE)
+TIMM_NAFLEX: Final = _wrap_timm(TIMM_NAFLEX_IMAGE)

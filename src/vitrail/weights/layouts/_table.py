@@ -14,13 +14,12 @@ from ._dinov2 import HF_DINOV2, HF_DINOV2_5
 from ._dinov3 import HF_DINOV3, HF_DINOV3_5, META_DINOV3
 from ._dpt import HF_DPT, HF_DPT_DINOV2
 from ._flax import BIG_VISION, VISION_TRANSFORMER
-from ._image_text import HF_CLIP, HF_SIGLIP, OPENAI_CLIP, TIMM_EVA, TIMM_VIT
+from ._image_text import HF_CLIP, HF_SIGLIP, OPENAI_CLIP, TIMM_EVA, TIMM_NAFLEX, TIMM_VIT
 from ._layout import AnyLayout, Settings
 from ._mae import HF_MAE, HF_MAE_5, META_MAE
 from ._sam import TIMM_SAM
 from ._segment_anything import HF_SAM, META_SAM
 from ._settings import NOTHING_BESIDE, AbstractBeside
-from ._timm_naflex import TIMM_NAFLEX
 from ._timm_rope import TIMM_PE, TIMM_ROPE, TIMM_ROPE_VIT
 from ._torchvision import TORCHVISION
 

@@ -20,12 +20,14 @@ from .._rules import POSITION_ROWS, Rule, map_names
 from ._checkpoint import Checkpoint, Kernel
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
+from ._open_clip import TEXT_TOWER
 from ._preprocess import Preprocess
 from ._timm import (
     OPEN_CLIP_TRUNK,
     compute_mlp_ratio,
     read_architecture,
     read_arguments,
+    read_head,
     read_size,
     write_pool,
     write_timm_config,
@@ -71,7 +73,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     activation = read_activation(checkpoint, arguments, name, gated=False)
     size = read_size(checkpoint, arguments, name, dim, patch, gated=False)
     pool_heads = arguments.get("attn_pool_num_heads") or size.num_heads
-    num_classes = checkpoint.count_classes("head.weight")
+    num_classes, head = read_head(checkpoint)
     return ViTConfig(
         image_size=(rows * patch[0], cols * patch[1]),
         patch_size=patch,
@@ -82,7 +84,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         patch="conv" if "embeds.proj.bias" in checkpoint else PartSpec("conv", (("bias", False),)),
         position=_read_position(checkpoint, name, arguments, factorized),
         pool=choose_pool(checkpoint, arguments, name, activation, 1e-6, pool_heads),
-        head="none" if num_classes is None else "linear",
+        head=head,
         norm_order="pool_norm" if "fc_norm.weight" in checkpoint else "norm_pool",
         class_token="embeds.cls_token" in checkpoint,
         num_registers=checkpoint.get_shape("embeds.reg_token", 3)[1] if "embeds.reg_token" in checkpoint else 0,
@@ -93,7 +95,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
             pre_norm="norm_pre.weight" in checkpoint,
             layer_scale=1.0 if "blocks.0.ls1.gamma" in checkpoint else None,
         ),
-        preprocess=_read_preprocess(checkpoint, channels, patch, rows * cols),
+        preprocess=_read_preprocess(checkpoint, channels, patch, (rows, cols)),
     )
 
 
@@ -141,15 +143,22 @@ def _read_position(checkpoint: Checkpoint, name: str, arguments: dict[str, Any],
     return PartSpec("learned", (("covers_prefix", False), ("keep_aspect", keep_aspect), ("resize", _RULES[said])))
 
 
-def _read_preprocess(checkpoint: Checkpoint, channels: int, patch: tuple[int, int], cells: int) -> Preprocess | None:
-    """timm's transform for images of native aspect, which have as many patches at most as an image of `input_size`."""
+def _read_preprocess(
+    checkpoint: Checkpoint, channels: int, patch: tuple[int, int], grid: tuple[int, int]
+) -> Preprocess | None:
+    """timm's transform for images of native aspect, which have as many patches at most as an image of `input_size`.
+
+    Those of open_clip have one size. Where that is not the table's, no configuration says how they are prepared.
+    """
     found = checkpoint.find_preprocess(channels)
     if found is None:
         return None
+    if "preprocess_cfg" in checkpoint.settings:
+        return found if checkpoint.count_patches(patch, checkpoint.settings.get("image_size") or 224) == grid else None
     pretrained: dict[str, Any] = dict(checkpoint.settings.get("pretrained_cfg") or {})
     given: Any = pretrained.get("input_size")
     size: Any = given[1:] if given else None
-    most = math.prod(checkpoint.count_patches(patch, size)) if size else cells
+    most = math.prod(checkpoint.count_patches(patch, size)) if size else math.prod(grid)
     return dataclasses.replace(found, fit="native", crop=1.0, patch_size=patch, max_patches=most)
 
 
@@ -218,7 +227,7 @@ def _find_obstacle(config: ViTConfig) -> str:
     return ""
 
 
-TIMM_NAFLEX: Final = Layout(
+TIMM_NAFLEX_IMAGE: Final = Layout(
     name="timm_naflex",
     title="timm's NaFlexVit",
     library=TIMM,
@@ -229,6 +238,6 @@ TIMM_NAFLEX: Final = Layout(
     foreign=("blocks.0.gamma_1", "blocks.0.attn.q_bias"),
     prefixes=(OPEN_CLIP_TRUNK,),
     architectures=re.compile(r"naflexvit_(base|so150m2|so400m)_patch\d+(_reg\d|_gap|_map|_par|_parfac|_siglip)+"),
-    ignored=((r"text\..*", "the text tower"), (r"logit_(scale|bias)", "part of the contrastive loss")),
+    ignored=TEXT_TOWER,
     export=Export(find_misreading, write_config=_write_config, find_obstacle=_find_obstacle),
 )
