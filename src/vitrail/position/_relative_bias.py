@@ -132,6 +132,9 @@ def _get_patches(position: Any) -> Any:
 def _resample_geometric(
     table: Float[Array, "rows cols heads"], size: tuple[int, int]
 ) -> Float[Array, "new_rows new_cols heads"]:
+    if table.shape[:2] == size:
+        return table
+    # Where one side alone changes, timm resamples the other too, by the smallest ratio that it tries.
     for axis, length in enumerate(size):
         weights = jnp.asarray(_weigh_distances(table.shape[axis], length), table.dtype)
         table = jnp.moveaxis(jnp.tensordot(weights, table, (1, axis), precision="highest"), 0, axis)
@@ -143,8 +146,6 @@ def _weigh_distances(old: int, new: int) -> Float[np.ndarray, "new old"]:
 
     The old distances become $0, 1, 1 + q, 1 + q + q^2, \\dots$ with the ratio $q$ that reaches the largest new one.
     """
-    if old == new:
-        return np.eye(old)
     far = np.cumsum(_find_ratio(old // 2, new // 2) ** np.arange(old // 2))
     places = np.concatenate([-far[::-1], [0.0], far])
     wanted = np.arange(new) - new // 2
