@@ -50,7 +50,7 @@ class Case:
 def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A random tensor: around one for what scales, around zero for all else; no two the same, and none zero."""
     noise = np.asarray(np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape), np.float32)
-    scales = name.endswith(("gamma", "lambda1", "gamma_1", "gamma_2", "scale")) or (
+    scales = name.endswith(("gamma", "lambda1", "gamma_1", "gamma_2", "lambda_1", "lambda_2", "scale")) or (
         name.endswith("weight") and any(part in name.lower() for part in ("norm", ".ln", "ln_"))
     )
     return np.asarray(1 + 0.2 * noise if scales else 0.3 * noise, np.float32)
@@ -160,7 +160,7 @@ def load_cases() -> dict[str, Case]:
     """All cases of the fixtures, which `tests/oracles/make_fixtures.py` writes."""
     arrays: Arrays = {}
     kept: dict[str, Any] = {}
-    for stem in ("checkpoints", "native", "rope"):
+    for stem in ("checkpoints", "native", "rope", "beit"):
         with np.load(FIXTURES / f"{stem}.npz") as file:
             arrays |= dict(file)
         kept |= json.loads((FIXTURES / f"{stem}.json").read_text())

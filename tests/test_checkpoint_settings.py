@@ -656,9 +656,9 @@ def test_open_clips_names_with_timms_settings_have_the_activation_of_the_archite
 
 
 def test_a_file_of_no_layout_names_the_nearest(tmp_path: Path) -> None:
-    """A BEiT has most of EVA's names, and a table of relative positions."""
-    table = {"blocks.0.attn.relative_position_bias_table": np.zeros((9, 2), np.float32)}
-    path = renamed(CASES["timm eva_giant_patch14_224"], tmp_path / "beit.safetensors", str, **table)
+    """All of EVA's names, and a mask token."""
+    mask = {"mask_token": np.zeros((1, 1, 16), np.float32)}
+    path = renamed(CASES["timm eva_giant_patch14_224"], tmp_path / "masked.safetensors", str, **mask)
     with pytest.raises(
         CheckpointError, match=r"no layout that vitrail knows\. .*nearest layout is '\w+' .*, but the file has"
     ):
@@ -669,3 +669,103 @@ def test_a_file_of_no_layout_names_the_nearest(tmp_path: Path) -> None:
     renamed(TIMM, path, lambda name: f"{'a' if 'patch_embed' in name else 'b'}.{name}")
     with pytest.raises(CheckpointError, match=r"nearest .*, but the file has these names under several prefixes$"):
         vitrail.load(path)
+
+
+# BEiT ------------------------------------------------------------------------------------------------------------
+
+BEIT = CASES["timm beit_base_patch16_224"]
+HF_BEIT = CASES["transformers BeitModel"]
+TABLE = "relative_position_bias_table"
+
+
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [
+        (BEIT, {"pos_embed": (1, 17, 16)}),
+        (BEIT, {f"rel_pos_bias.{TABLE}": (52, 2)}),
+        (HF_BEIT, {"embeddings.position_embeddings": (1, 17, 16)}),
+        (HF_BEIT, {f"encoder.relative_position_bias.{TABLE}": (52, 2)}),
+    ],
+)
+def test_a_beit_has_positions_of_one_kind(case: Case, names: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
+    path = beside(case, tmp_path, {}, **{name: drawn(name, shape) for name, shape in names.items()})
+    with pytest.raises(CheckpointError, match=r"has positions of several kinds, '\S+', '\S+': vitrail loads no BEiT"):
+        vitrail.load(path)
+
+
+def test_a_beit_of_microsoft_has_buffers_and_what_pre_training_needs(tmp_path: Path) -> None:
+    """The distances of four rows of four patches are numbered by sevens, and the class token has the last three."""
+    index = np.empty((17, 17), np.int64)
+    for query, key in np.ndindex(16, 16):
+        index[1 + query, 1 + key] = 7 * (query // 4 - key // 4 + 3) + query % 4 - key % 4 + 3
+    index[0], index[1:, 0], index[0, 0] = 49, 50, 51
+    others = {
+        "blocks.0.attn.relative_position_index": index,
+        "mask_token": drawn("mask_token", (1, 1, 16)),
+        "lm_head.weight": drawn("lm_head.weight", (7, 16)),
+        "cls_pt_layers.0.gamma_1": drawn("gamma_1", (16,)),
+    }
+    model = vitrail.load(renamed(BEIT, tmp_path / "microsoft.safetensors", str, **others))
+    settings = vitrail.load(published(BEIT, tmp_path))
+    assert all(map(np.array_equal, jax.tree.leaves(model), jax.tree.leaves(settings)))
+    assert (model.config.size, model.config.pool) == (settings.config.size, "mean")  # type: ignore[union-attr]
+    index[0, 0] = 0
+    with pytest.raises(
+        CheckpointError, match=r"(?s)must have 'blocks.0.attn.relative_position_index' as .*another model"
+    ):
+        vitrail.load(renamed(BEIT, tmp_path / "microsoft.safetensors", str, **others))
+
+
+@pytest.mark.parametrize(
+    ("case", "settings", "said"),
+    [
+        (BEIT, {"model_args": {"img_size": 20}}, "49 distances between patches, which does not fit 5 x 5 patches"),
+        (HF_BEIT, {"image_size": 24}, "49 distances between patches, which does not fit 6 x 6 patches"),
+        (BEIT, {"model_args": {"swiglu_mlp": True}}, "model_args 'swiglu_mlp', which vitrail does not know"),
+    ],
+)
+def test_settings_that_do_not_fit_a_beit_are_an_error(
+    case: Case, settings: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        vitrail.load(beside(case, tmp_path, settings))
+
+
+def test_a_beit_of_an_oblong_grid_is_not_what_its_library_reads(tmp_path: Path) -> None:
+    """transformers exchanges rows and columns there; timm takes any table for a square one, or one of its own size."""
+    tables = {name: drawn(name, (3 * 11 + 3, 2)) for name in HF_BEIT.shapes if name.endswith(TABLE)}
+    path = beside(HF_BEIT, tmp_path, {"image_size": [8, 24]}, **tables)
+    with pytest.raises(CheckpointError, match="must have positions for a square grid of patches, got the image size"):
+        vitrail.load(path)
+    model = vitrail.load(published(BEIT, tmp_path / "timm"), image_size=(16, 24))
+    for layout, said in (
+        ("timm_beit", "square grids alone, got 4 x 6"),
+        ("hf_beit", "must have positions for a square grid"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            vitrail.save(model, tmp_path / "written", layout=layout)  # type: ignore[arg-type]
+
+
+def test_a_beit_without_a_final_norm_is_a_part_of_something_else(tmp_path: Path) -> None:
+    shapes = {name: shape for name, shape in HF_BEIT.shapes.items() if not name.startswith("pooler.")}
+    with pytest.raises(CheckpointError, match="has a BEiT without a final norm, as a segmenter or DPT reads it"):
+        vitrail.load(published(dataclasses.replace(HF_BEIT, shapes=shapes), tmp_path))
+
+
+def test_a_beit_is_written_with_a_pool_that_timm_has(tmp_path: Path) -> None:
+    model = vitrail.load(published(BEIT, tmp_path), pool="max")
+    with pytest.raises(ValueError, match="the pool must be 'cls', 'mean' or 'none' there, got 'max'"):
+        vitrail.save(model, tmp_path / "written", layout="timm_beit")
+
+
+@pytest.mark.parametrize(
+    ("case", "interpolation"),
+    [(HF_BEIT, "bilinear"), (CASES["transformers Data2VecVisionForImageClassification"], "bicubic"), (BEIT, "bicubic")],
+)
+def test_images_of_a_beit_are_prepared_as_published(case: Case, interpolation: str, tmp_path: Path) -> None:
+    """transformers' conversion scripts made the files on the Hub with these."""
+    preprocess = vitrail.model_card(published(case, tmp_path)).config.preprocess  # type: ignore[union-attr]
+    fit = "squash" if case.layout == "hf_beit" else "cover"
+    expected = (fit, interpolation, (0.5,) * 3)
+    assert preprocess is not None
+    assert (preprocess.fit, preprocess.interpolation, preprocess.mean) == expected

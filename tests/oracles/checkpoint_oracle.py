@@ -1,11 +1,13 @@
 """The original libraries with random weights: their checkpoints, and what they make of images."""
 
 import contextlib
+import copy
 import functools
 import importlib
 import io
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,13 @@ TIMM_ROPE: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_pe_core_gigantic_patch14_448": ("timm_pe", {"mlp_ratio": 1.5}),
 }
 """Those whose queries and keys are rotated by rows and columns."""
+TIMM_BEIT: dict[str, dict[str, Any]] = {
+    "beit_base_patch16_224": {},
+    "beit_large_patch16_512": {"qkv_bias": False, "img_size": (16, 24), "num_classes": 0},
+    "beitv2_base_patch16_224": {"mlp_ratio": 1.5, "init_values": None, "global_pool": "token"},
+    "beitv2_large_patch16_224": {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "img_size": (20, 20)},
+}
+"""Those with tables of relative positions, which timm resamples where the size of images is set."""
 NAFLEX = {"pos_embed_grid_size": (4, 4)}
 TIMM_NAFLEX: dict[str, dict[str, Any]] = {
     "naflexvit_base_patch16_gap": {},
@@ -133,15 +142,23 @@ TIMM_NAFLEX: dict[str, dict[str, Any]] = {
 def timm_case(name: str, images: Images) -> Case:
     """One of timm's architectures, made small and saved by timm itself."""
     naflex = name in TIMM_NAFLEX
+    beit = name in TIMM_BEIT
     known, changed = TIMM_ROPE.get(name, (None, NAFLEX | TIMM_NAFLEX[name] if naflex else TIMM.get(name, {})))
+    known, changed = ("timm_beit", TIMM_BEIT[name]) if beit else (known, changed)
     arguments = {**SMALL, **changed}
     name = name.partition(" ")[0]
-    model: Any = randomise(timm.create_model(name, **({} if naflex else {"dynamic_img_size": True}), **arguments))
+    built: Any = randomise(
+        timm.create_model(name, **({} if naflex or beit else {"dynamic_img_size": True}), **arguments)
+    )
     shapes, settings = saved(
-        lambda folder: timm.models.save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
+        lambda folder: timm.models.save_for_hf(built, folder, model_args=arguments, safe_serialization=True)
     )
 
     def run(image: torch.Tensor) -> Tensors:
+        model = copy.deepcopy(built) if beit else built
+        if beit:
+            with warnings.catch_warnings(action="ignore"):  # of PyTorch, on how timm calls it
+                model.set_input_size(tuple(image.shape[2:]))
         tokens = model.forward_features(image)
         named = {"tokens": tokens, "logits": model(image)}
         # The distilled model gives the mean of its two tokens there, which goes into neither head.
@@ -185,12 +202,32 @@ HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any]]] = {
         "DINOv3ViTConfig",
         {"num_register_tokens": 4, "use_gated_mlp": True, "hidden_act": "silu"},
     ),
+    "BeitModel": ("hf_beit", "BeitConfig", {"use_relative_position_bias": True, "use_mask_token": True}),
+    "BeitModel without positions": ("hf_beit", "BeitConfig", {"use_mean_pooling": False, "hidden_act": "relu"}),
+    "BeitForImageClassification": (
+        "hf_beit",
+        "BeitConfig",
+        {"num_labels": 5, "use_absolute_position_embeddings": True, "use_mean_pooling": False},
+    ),
+    "BeitForMaskedImageModeling": (
+        "hf_beit",
+        "BeitConfig",
+        {"use_shared_relative_position_bias": True, "vocab_size": 7},
+    ),
+    "Data2VecVisionForImageClassification": (
+        "hf_beit",
+        "Data2VecVisionConfig",
+        {"num_labels": 5, "use_relative_position_bias": True, "layer_scale_init_value": 0.0},
+    ),
     "CLIPVisionModel": ("hf_clip", "CLIPVisionConfig", {}),
     "CLIPVisionModelWithProjection": ("hf_clip", "CLIPVisionConfig", {"projection_dim": 5, "hidden_act": "gelu"}),
     "SiglipVisionModel": ("hf_siglip", "SiglipVisionConfig", {}),
     "SiglipForImageClassification": ("hf_siglip", "SiglipConfig", {"num_labels": 5}),
     "Siglip2VisionModel": ("hf_siglip", "Siglip2VisionConfig", {"num_patches": 16}),
 }
+
+BEIT = [name for name, (layout, *_) in HUGGING_FACE.items() if layout == "hf_beit"]
+OTHERS = [name for name in HUGGING_FACE if name not in BEIT]
 
 
 def hugging_face_case(name: str, images: Images, *, in_memory: bool = False) -> Case:
@@ -204,7 +241,7 @@ def hugging_face_case(name: str, images: Images, *, in_memory: bool = False) -> 
     shapes, settings = saved(model.save_pretrained)
     if in_memory:
         shapes = shapes_of({key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()})
-        layout += "_5" if layout in ("hf_vit", "hf_dinov2", "hf_dinov3") else ""
+        layout += "_5" if layout in ("hf_vit", "hf_dinov2", "hf_dinov3") or name.startswith("Beit") else ""
     else:
         with tempfile.TemporaryDirectory() as folder:
             save_file(tensors_by_name(shapes), Path(folder, "model.safetensors"), metadata={"format": "pt"})
@@ -233,8 +270,10 @@ def _hugging_face(model: Any, image: torch.Tensor) -> Tensors:
         named["pooled"] = tokens[:, 0]
     if kind == "CLIPVisionModelWithProjection":
         named["logits"] = model(image, **anchored).image_embeds
-    elif kind == "SiglipVisionModel":
+    elif kind == "SiglipVisionModel" or kind == "BeitModel":
         named["pooled"] = found.pooler_output
+    elif kind == "BeitForMaskedImageModeling":
+        tokens = model.layernorm(tokens)
     elif kind in ("ViTModel", "DeiTModel"):
         named["logits"] = found.pooler_output
     elif "ForImageClassification" in kind:
@@ -556,10 +595,9 @@ def _sam_case(
 
 CASES: dict[str, Callable[[Images], Case]] = {
     **{f"timm {name}": functools.partial(timm_case, name) for name in TIMM},
-    **{f"transformers {name}": functools.partial(hugging_face_case, name) for name in HUGGING_FACE},
+    **{f"transformers {name}": functools.partial(hugging_face_case, name) for name in OTHERS},
     **{
-        f"transformers {name}, in memory": functools.partial(hugging_face_case, name, in_memory=True)
-        for name in HUGGING_FACE
+        f"transformers {name}, in memory": functools.partial(hugging_face_case, name, in_memory=True) for name in OTHERS
     },
     **{f"open_clip {act}": functools.partial(open_clip_case, act) for act in ("gelu", "quick_gelu")},
     "torchvision VisionTransformer": functools.partial(torchvision_case, None),
@@ -580,6 +618,12 @@ NATIVE_CASES: dict[str, Callable[[Images], Case]] = {
     },
 }
 """Those that take images of native aspect, on one image and on a packed batch."""
+BEIT_CASES: dict[str, Callable[[Images], Case]] = {
+    **{f"timm {name}": functools.partial(timm_case, name) for name in TIMM_BEIT},
+    **{f"transformers {name}": functools.partial(hugging_face_case, name) for name in BEIT},
+    **{f"transformers {name}, in memory": functools.partial(hugging_face_case, name, in_memory=True) for name in BEIT},
+}
+"""BEiT and its relatives."""
 ROPE_CASES: dict[str, Callable[[Images], Case]] = {
     f"timm {name}": functools.partial(timm_case, name) for name in TIMM_ROPE
 }

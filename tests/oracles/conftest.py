@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 COLUMNS = ("family", "layout", "checkpoint", "compared", "at", "difference")
-FAMILIES = ("NaFlex", "RoPE", "Perception Encoder", "DeiT", "DINOv2", "DINOv3", "CLIP", "SigLIP", "MAE", "SAM")
+FAMILIES = ("NaFlex", "RoPE", "Perception Encoder", "BEiT", "DeiT", "DINOv2", "DINOv3", "CLIP", "SigLIP", "MAE", "SAM")
 SYSTEM_COLUMNS = ("system", "layout", "checkpoint", "compared", "difference")
 SYSTEMS = {
     "systems_image_text": "CLIP and SigLIP",
@@ -25,7 +25,7 @@ _SYSTEMS: dict[tuple[str, str, str], dict[str, float]] = {}
 def family_of(checkpoint: str) -> str:
     """The family that a checkpoint of that name is of."""
     name = checkpoint.lower().replace("big_vision map", "siglip").replace(", packed", ", naflex")
-    name = name.replace("vit_pe_", "perception encoder ")
+    name = name.replace("vit_pe_", "perception encoder ").replace("data2vecvision", "beit")
     return next((family for family in FAMILIES if family.lower() in name), "ViT")
 
 

@@ -51,6 +51,8 @@ CLIP_ENCODER = EncoderOptions(pre_norm=True, norm_eps=1e-5, activation="quick_ge
 PATCHES = POSITIONS.configure("learned", covers_prefix=False)
 CLASS = POSITIONS.configure("learned", covers_prefix="class")
 NATIVE = POSITIONS.configure("learned", covers_prefix=True, resize="bilinear_antialias")
+RELATIVE = POSITIONS.configure("relative_bias", resize="geometric")
+SHARED = POSITIONS.configure("relative_bias", resize="bilinear", shared=True)
 OBLONG: dict[str, Any] = {"image_size": (12, 20)}
 
 
@@ -118,6 +120,15 @@ FOR_TIMM: dict[str, tuple[str, ViTConfig]] = {
     ),
     "eva": ("timm_eva", base(pool="mean", class_token=True, norm_order="pool_norm")),
     "eva, class": ("timm_eva", base(num_registers=2, **OBLONG)),
+    "beit": (
+        "timm_beit",
+        base(position=RELATIVE, pool="mean", class_token=True, norm_order="pool_norm", preprocess=COVER, classes=NAMES),
+    ),
+    "beit, shared, oblong patches, no bias": (
+        "timm_beit",
+        bare(position=SHARED, patch_size=(4, 8), image_size=(16, 32), encoder=EncoderOptions(qkv_bias=False)),
+    ),
+    "beit, class, norm after": ("timm_beit", base(position=RELATIVE, encoder=SCALED, norm_order="pool_norm")),
     "naflex": (
         "timm_naflex",
         base(
@@ -201,6 +212,21 @@ FOR_TRANSFORMERS: dict[str, tuple[str, ViTConfig]] = {
         "hf_dinov3",
         bare(**OBLONG, position=DINOV3, encoder=dataclasses.replace(GATED, qkv_bias=False), num_registers=1),
     ),
+    "beit": (
+        "hf_beit",
+        base(
+            position=RELATIVE,
+            pool="mean",
+            class_token=True,
+            norm_order="pool_norm",
+            encoder=SCALED,
+            preprocess=SQUASH,
+            classes=NAMES,
+        ),
+    ),
+    "beit, mean": ("hf_beit", bare(position=SHARED, pool="mean", class_token=True, norm_order="pool_norm")),
+    "beit, learned": ("hf_beit", bare(encoder=dataclasses.replace(SCALED, norm_eps=1e-12, activation="gelu_tanh"))),
+    "beit, no positions": ("hf_beit", base(position="none", encoder=SCALED, channels=1)),
     "clip": ("hf_clip", bare(encoder=CLIP_ENCODER, patch=NO_BIAS, preprocess=Preprocess("cover", "bicubic", *CLIP))),
     "clip, projected": (
         "hf_clip",
@@ -231,7 +257,7 @@ def randomised(layout: str, config: Any) -> Any:
             return leaf
         name = jax.tree_util.keystr(keys, simple=True, separator=".")
         array = drawn(name, leaf.shape)
-        if name.endswith("stack.attention.qkv.bias") and layout in ("timm_eva", "hf_dinov3"):
+        if name.endswith("stack.attention.qkv.bias") and layout in ("timm_eva", "hf_dinov3", "timm_beit", "hf_beit"):
             array.reshape(config.size.depth, 3, -1)[:, 1] = 0
         return jax.numpy.asarray(array)
 
@@ -455,12 +481,14 @@ def test_every_layout_that_vitrail_writes_is_opened_here() -> None:
         ("Dinov2Model", "Dinov2Config", "hf_dinov2"),
         ("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", "hf_dinov2"),
         ("DINOv3ViTModel", "DINOv3ViTConfig", "hf_dinov3"),
+        ("BeitModel", "BeitConfig", "hf_beit"),
     ],
 )
 def test_what_is_kept_is_missed_by_nobody(kind: str, config: str, layout: Any, tmp_path: Path) -> None:
     """transformers opens what is written without a missing or an unexpected key."""
-    registers = {} if kind == "Dinov2Model" else {"num_register_tokens": 4}
-    original = randomise(getattr(transformers, kind)(getattr(transformers, config)(**WIDTHS, **PICTURE, **registers)))
+    beit = {"use_mask_token": True, "use_relative_position_bias": True}
+    options = {"Dinov2Model": {}, "BeitModel": beit}.get(kind, {"num_register_tokens": 4})
+    original = randomise(getattr(transformers, kind)(getattr(transformers, config)(**WIDTHS, **PICTURE, **options)))
     original.save_pretrained(tmp_path / "read")
     vitrail.save(vitrail.load(tmp_path / "read"), tmp_path / "written", layout=layout, keep=tmp_path / "read")
     model, said = getattr(transformers, kind).from_pretrained(tmp_path / "written", output_loading_info=True)

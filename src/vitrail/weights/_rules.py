@@ -13,6 +13,8 @@ BOTH: Final = ".*"
 """Stands for `.weight` and `.bias` at the end of a name."""
 POSITION_ROWS: Final = ("backbone.position.class_token", "backbone.position.registers", "backbone.position.patches")
 """The rows of a learned position embedding, if one tensor of the file holds them all."""
+RELATIVE_ROWS: Final = ("backbone.position.patches", "backbone.position.prefix")
+"""The rows of a table of relative positions."""
 FINAL_NORM: Final = ("backbone.norm.*", "readout.norm.*")
 """The final norm. A model has one or the other."""
 

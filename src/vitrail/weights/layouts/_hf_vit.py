@@ -19,7 +19,16 @@ from ._preprocess import HALF, IMAGENET, Preprocess
 from ._processor import find_preprocess_obstacle, write_hugging_face_preprocess
 from ._vit import find_misreading, has_pooler, list_shapes, use_learned
 
-_KERNEL: Final = "embeddings.patch_embeddings.projection.weight"
+HF_KERNEL: Final = "embeddings.patch_embeddings.projection.weight"
+OF_BEIT: Final = (
+    "encoder.layer.0.lambda_1",
+    "encoder.layer.0.attention.attention.relative_position_bias.relative_position_bias_table",
+    "encoder.relative_position_bias.relative_position_bias_table",
+    "layers.0.lambda_1",
+    "layers.0.relative_position_bias.relative_position_bias_table",
+    "shared_position_bias.relative_position_bias_table",
+)
+"""Names of which a BEiT has at least one, on the Hub or in memory."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ IN_MEMORY: Final = BlockNames(
 
 def _read_config(checkpoint: Checkpoint, *, names: BlockNames) -> ViTConfig:
     checkpoint = select_settings(checkpoint)
-    dim, channels, patch = checkpoint.get_kernel(_KERNEL)
+    dim, channels, patch = checkpoint.get_kernel(HF_KERNEL)
     class_token, distillation = (f"embeddings.{n}_token" in checkpoint for n in ("cls", "distillation"))
     positions = checkpoint.get_shape("embeddings.position_embeddings", 3)[1]
     eps = _read_eps(checkpoint)
@@ -193,7 +202,8 @@ HF_VIT: Final = Layout(
     library=HUGGING_FACE,
     read_config=partial(_read_config, names=ON_THE_HUB),
     rules=partial(_map, names=ON_THE_HUB),
-    signature=(_KERNEL, "encoder.layer.0.layernorm_before.weight"),
+    signature=(HF_KERNEL, "encoder.layer.0.layernorm_before.weight"),
+    foreign=OF_BEIT,
     prefixes=_PREFIXES,
     model_types=_MODEL_TYPES,
     usual=_USUAL,
@@ -216,6 +226,6 @@ HF_VIT_5: Final = replace(
     title="Hugging Face's ViT, DeiT and ViTMAE, as version 5 names them in memory",
     read_config=partial(_read_config, names=IN_MEMORY),
     rules=partial(_map, names=IN_MEMORY),
-    signature=(_KERNEL, "layers.0.layernorm_before.weight"),
+    signature=(HF_KERNEL, "layers.0.layernorm_before.weight"),
     export=None,
 )

@@ -71,6 +71,7 @@ _FAMILIES: Final[Mapping[str, str]] = MappingProxyType(
         **dict.fromkeys(("dinov2", "dinov2_with_registers"), "Bit"),
         **dict.fromkeys(("sam", "sam_hq"), "Sam"),
         **dict.fromkeys(("dpt", "depth_anything"), "DPT"),
+        **dict.fromkeys(("beit", "data2vec-vision"), "Beit"),
         "siglip": "Siglip",
         "siglip2": "Siglip2",
         "chinese_clip": "ChineseCLIP",

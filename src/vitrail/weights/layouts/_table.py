@@ -14,12 +14,14 @@ from ._dinov2 import HF_DINOV2, HF_DINOV2_5
 from ._dinov3 import HF_DINOV3, HF_DINOV3_5, META_DINOV3
 from ._dpt import HF_DPT, HF_DPT_DINOV2
 from ._flax import BIG_VISION, VISION_TRANSFORMER
+from ._hf_beit import HF_BEIT, HF_BEIT_5
 from ._image_text import HF_CLIP, HF_SIGLIP, OPENAI_CLIP, TIMM_EVA, TIMM_NAFLEX, TIMM_VIT
 from ._layout import AnyLayout, Settings
 from ._mae import HF_MAE, HF_MAE_5, META_MAE
 from ._sam import TIMM_SAM
 from ._segment_anything import HF_SAM, META_SAM
 from ._settings import NOTHING_BESIDE, AbstractBeside
+from ._timm_beit import TIMM_BEIT
 from ._timm_rope import TIMM_PE, TIMM_ROPE, TIMM_ROPE_VIT
 from ._torchvision import TORCHVISION
 
@@ -33,12 +35,15 @@ LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
             TIMM_ROPE_VIT,
             TIMM_ROPE,
             TIMM_PE,
+            TIMM_BEIT,
             HF_MAE,
             HF_MAE_5,
             HF_DINOV2,
             HF_DINOV2_5,
             HF_DINOV3,
             HF_DINOV3_5,
+            HF_BEIT,
+            HF_BEIT_5,
             HF_CLIP,
             HF_SIGLIP,
             HF_DPT,
@@ -64,11 +69,13 @@ WritableLayout = Literal[
     "vitrail",
     "timm",
     "timm_eva",
+    "timm_beit",
     "timm_naflex",
     "timm_sam",
     "hf_vit",
     "hf_dinov2",
     "hf_dinov3",
+    "hf_beit",
     "hf_clip",
     "hf_siglip",
     "sam",
