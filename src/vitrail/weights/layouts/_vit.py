@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 
 from ..._spec import PartSpec
+from ...encoder import EncoderOptions
 from ...model import ViT, ViTConfig
 from ...nn import list_arrays
 from ...position import LearnedPosition, RelativeBiasPosition
@@ -71,7 +72,7 @@ def find_misreading(config: ViTConfig, read: ViTConfig) -> str:
     for name in _COMPARED:
         wanted, found = getattr(config, name), getattr(read, name)
         if wanted != found and (name not in _PARTS or not _is_same(_PARTS[name](ours), _PARTS[name](theirs))):
-            return f"{name} {_show(wanted)} would be read as {_show(found)}"
+            return f"{name} {_show(wanted, found)} would be read as {_show(found, wanted)}"
     if not is_prepared_alike(config.preprocess, read.preprocess, config.image_size):
         return f"preprocess {config.preprocess} would be read as {read.preprocess}"
     return ""
@@ -95,7 +96,14 @@ def find_square_obstacle(config: ViTConfig) -> str:
     return find_preprocess_obstacle(config)
 
 
-def _show(value: object) -> str:
+def _show(value: object, other: object) -> str:
+    """A part, or of options those that differ."""
+    if isinstance(value, EncoderOptions):
+        names = [each.name for each in dataclasses.fields(value)]
+        different = [
+            f"{name}={getattr(value, name)!r}" for name in names if getattr(value, name) != getattr(other, name)
+        ]
+        return f"EncoderOptions({', '.join(different)})"
     text = str(value) if isinstance(value, PartSpec) else repr(value)
     return text if len(text) <= 100 else f"{text[:96]} ..."
 
