@@ -160,7 +160,7 @@ def load_cases() -> dict[str, Case]:
     """All cases of the fixtures, which `tests/oracles/make_fixtures.py` writes."""
     arrays: Arrays = {}
     kept: dict[str, Any] = {}
-    for stem in ("checkpoints", "native", "rope", "beit"):
+    for stem in ("checkpoints", "native", "rope", "beit", "recent"):
         with np.load(FIXTURES / f"{stem}.npz") as file:
             arrays |= dict(file)
         kept |= json.loads((FIXTURES / f"{stem}.json").read_text())

@@ -70,6 +70,15 @@ def np_cross_attention(
     return gathered @ w[f"{prefix}project.weight"].T + w[f"{prefix}project.bias"], shares
 
 
+def np_aim(x: np.ndarray, w: Weights, heads: int) -> tuple[np.ndarray, np.ndarray]:
+    """El-Nouby et al. 2024: the attention of one query as it is, by the cross-attention above."""
+    dim = x.shape[1]
+    bias = np.concatenate([np.zeros(dim), w.get("kv.bias", np.zeros(2 * dim))])
+    qkv = {"qkv.weight": np.concatenate([np.eye(dim), w["kv.weight"]]), "qkv.bias": bias}
+    y, shares = np_cross_attention(w["query"][None], x, {**w, **qkv}, heads, "")
+    return y[0], shares[:, 0]
+
+
 def np_mlp(x: np.ndarray, w: Weights, prefix: str, activation: str) -> np.ndarray:
     hidden = ACTIVATIONS[activation](x @ w[f"{prefix}hidden.weight"].T + w[f"{prefix}hidden.bias"])
     return hidden @ w[f"{prefix}out.weight"].T + w[f"{prefix}out.bias"]
@@ -154,6 +163,8 @@ REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray, Weights, Grid], Result]]
     "gem": lambda x, prefix, w, grid: (np_generalised_mean(x, math.exp(w["log_power"]), 1e-6), None),
     "attention": lambda x, prefix, w, grid: np_map(x, w, 1, "gelu", 1e-6),
     "attention of three heads and two queries": lambda x, prefix, w, grid: np_map(x, w, 3, "gelu_tanh", 1e-3),
+    "aim": lambda x, prefix, w, grid: np_aim(x, w, 1),
+    "aim of three heads": lambda x, prefix, w, grid: np_aim(x, w, 3),
     "abmil": lambda x, prefix, w, grid: with_one_row(np_gated_attention(x, w)),
     "abmil of five": lambda x, prefix, w, grid: with_one_row(np_gated_attention(x, w)),
     "simpool": lambda x, prefix, w, grid: with_one_row(np_simpool(x, w, 1.25, 1e-6)),

@@ -361,13 +361,16 @@ def test_the_pool_of_timms_arguments_is_read(arguments: dict[str, Any], pool: An
         ({"proj_bias": False}, "'proj_bias', which vitrail does not know"),
         ({"pos_embed": "none"}, "'pos_embed', which vitrail does not know"),
         ({"block_fn": "ResPostBlock"}, "'block_fn', which vitrail does not know"),
+        ({"norm_layer": "layernorm"}, "'norm_layer' beside .* must be that of AIMv2, got 'layernorm'"),
+        ({"act_layer": "gelu"}, "'act_layer' beside .* must be that of AIMv2, got 'gelu'"),
     ],
 )
 def test_an_argument_of_timms_that_changes_the_model_is_named(
     arguments: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
+    case = CASES["timm aimv2_large_patch14_224"] if "AIMv2" in message else TIMM
     with pytest.raises(CheckpointError, match=message):
-        vitrail.load(beside(TIMM, tmp_path, {"model_args": (TIMM.settings or {})["model_args"] | arguments}))
+        vitrail.load(beside(case, tmp_path, {"model_args": (case.settings or {})["model_args"] | arguments}))
 
 
 def test_arguments_of_timms_that_are_its_own_change_nothing(tmp_path: Path) -> None:

@@ -475,7 +475,7 @@ def test_the_facts_of_a_layout_fit_each_other(layout: Layout[Any]) -> None:
     assert layout.preprocess.keys() <= {"", *layout.model_types}
     if layout.library.name == "Hugging Face":
         assert layout.model_types
-        assert layout.image is not None or "layer_norm_eps" in layout.usual
+        assert layout.image is not None or {"layer_norm_eps", "rms_norm_eps"} & layout.usual.keys()
 
 
 def test_every_case_is_of_one_layout_and_all_layouts_have_one() -> None:

@@ -23,7 +23,11 @@ from vitrail.cli import main
 from vitrail.systems import TEXT_POOLINGS
 
 SIZE = EncoderSize(dim=16, depth=2, num_heads=2, mlp_dim=24)
-CASES = {name: case for name, case in load_system_cases().items() if case.layout.endswith(("clip", "siglip", "timm"))}
+CASES = {
+    name: case
+    for name, case in load_system_cases().items()
+    if case.layout.endswith(("clip", "siglip", "timm", "aimv2"))
+}
 TOKENS = np.asarray([18, 3, 7, 19, 0, 0, 0, 0])
 
 
@@ -319,6 +323,18 @@ def test_settings_of_hugging_faces_that_do_not_fit_are_named(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         vitrail.load(changed(CLIP, tmp_path, settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_logit_scale": 2.0}, "'logit_scale' from 0 to 0.6931, to which transformers cuts it, got"),
+        ({"text_config": {"num_attention_heads": 2, "hidden_act": "gelu"}}, "'hidden_act' beside .* must be 'silu'"),
+    ],
+)
+def test_settings_of_aimv2s_that_do_not_fit_are_named(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        vitrail.load(changed(CASES["transformers Aimv2Model"], tmp_path, settings))
 
 
 def test_a_file_that_lacks_a_part_of_the_text_tower_names_it(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ SPECS: dict[str, Any] = {name: name for name in NAMES if name in REFERENCES} | {
     "attention of three heads and two queries": POOLS.configure(
         "attention", num_heads=3, num_queries=2, activation="gelu_tanh", mlp_dim=7, norm_eps=1e-3
     ),
+    "aim of three heads": POOLS.configure("aim", num_heads=3, qkv_bias=True),
     "abmil of five": POOLS.configure("abmil", hidden_dim=5),
     "simpool of one": POOLS.configure("simpool", gamma=1.0),
     "simpool of two": POOLS.configure("simpool", gamma=2.0, norm_eps=1e-3),
@@ -288,6 +289,7 @@ def test_an_empty_mask_is_an_error_when_the_program_runs() -> None:
         ("gem", 1),
         ("attention", 12 * DIM**2 + 12 * DIM),
         (POOLS.configure("attention", num_queries=4), 12 * DIM**2 + (11 + 4) * DIM),
+        ("aim", 3 * DIM**2 + 2 * DIM),
         (POOLS.configure("abmil", hidden_dim=9), 9 * (2 * DIM + 1)),
         ("simpool", 2 * DIM**2 + 2 * DIM),
         ("cait", 2 * (12 * DIM**2 + 15 * DIM) + DIM),

@@ -109,6 +109,7 @@ from .pool import (
     AbstractGridPool as AbstractGridPool,
     AbstractPool as AbstractPool,
     AbstractWeighingPool as AbstractWeighingPool,
+    AIMPool as AIMPool,
     AttentionPool as AttentionPool,
     ClassAttentionPool as ClassAttentionPool,
     ClassMeanPool as ClassMeanPool,

@@ -101,6 +101,8 @@ TIMM: dict[str, dict[str, Any]] = {
     "vit_base_patch16_224_miil": {},
     "vit_small_patch16_lingbot": {"num_classes": 0},
     "vit_base_patch14_reg1_tipsv2": {"num_classes": 0},
+    "aimv2_large_patch14_224": {"num_classes": 0},
+    "aimv2_huge_patch14_336": {"img_size": (16, 24)},
     **{f"vit_tiny_patch16_224 {pool or 'no pool'}": {"global_pool": pool} for pool in ("avgmax", "max", "")},
     "vit_tiny_patch16_224 mean of all tokens": {"global_pool": "avg", "pool_include_prefix": True},
     "vit_tiny_patch16_224 other layers": {"act_layer": "quick_gelu", "norm_layer": "layernorm", "fc_norm": True},
@@ -165,6 +167,7 @@ def timm_case(name: str, images: Images) -> Case:
         return named if "distilled" in name else {**named, "pooled": model.forward_head(tokens, pre_logits=True)}
 
     eva = name.startswith("eva_") or "dinov3" in name or "lingbot" in name
+    known = "timm_aimv2" if name.startswith("aimv2") else known
     layout = known or ("timm_eva" if eva else "timm_naflex" if naflex else "timm")
     return Case(layout, shapes, settings, outputs(images, run))
 
@@ -224,6 +227,17 @@ HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SiglipVisionModel": ("hf_siglip", "SiglipVisionConfig", {}),
     "SiglipForImageClassification": ("hf_siglip", "SiglipConfig", {"num_labels": 5}),
     "Siglip2VisionModel": ("hf_siglip", "Siglip2VisionConfig", {"num_patches": 16}),
+    "Aimv2VisionModel": ("hf_aimv2", "Aimv2VisionConfig", {"rms_norm_eps": 1e-3}),
+    "Aimv2VisionModel with biases": (
+        "hf_aimv2",
+        "Aimv2VisionConfig",
+        {"use_head": False, "qkv_bias": True, "mlp_bias": True},
+    ),
+    "Aimv2VisionModel of native size": (
+        "hf_aimv2",
+        "Aimv2VisionConfig",
+        {"is_native": True, "qkv_bias": True, "mlp_bias": True},
+    ),
 }
 
 BEIT = [name for name, (layout, *_) in HUGGING_FACE.items() if layout == "hf_beit"]
@@ -247,6 +261,8 @@ def hugging_face_case(name: str, images: Images, *, in_memory: bool = False) -> 
             save_file(tensors_by_name(shapes), Path(folder, "model.safetensors"), metadata={"format": "pt"})
             Path(folder, "config.json").write_text(json.dumps(settings))
             model = kind.from_pretrained(folder).eval()
+    if options.get("is_native") is None and layout == "hf_aimv2":
+        images = {size: image for size, image in images.items() if size == (16, 16)}  # it has no rule for other sizes
     return Case(layout, shapes, settings, outputs(images, functools.partial(_hugging_face, model)))
 
 
@@ -255,7 +271,7 @@ def _hugging_face(model: Any, image: torch.Tensor) -> Tensors:
     anchored = {"interpolate_pos_encoding": True}
     if kind == "Siglip2VisionModel":
         return _siglip2(model, image)
-    if kind.startswith(("Dinov2", "DINOv3")):
+    if kind.startswith(("Dinov2", "DINOv3", "Aimv2", "Tipsv2")):
         anchored = {}
     if kind.startswith("ViTMAE"):
         rows, cols = image.shape[2] // 4, image.shape[3] // 4
@@ -270,7 +286,7 @@ def _hugging_face(model: Any, image: torch.Tensor) -> Tensors:
         named["pooled"] = tokens[:, 0]
     if kind == "CLIPVisionModelWithProjection":
         named["logits"] = model(image, **anchored).image_embeds
-    elif kind == "SiglipVisionModel" or kind == "BeitModel":
+    elif kind in ("SiglipVisionModel", "BeitModel") or getattr(model, "use_head", False):
         named["pooled"] = found.pooler_output
     elif kind == "BeitForMaskedImageModeling":
         tokens = model.layernorm(tokens)
@@ -462,14 +478,15 @@ META: dict[str, tuple[str, str, dict[str, Any]]] = {
     "DINOv2 with registers and SwiGLU": ("dinov2", "vit_giant_patch14_reg4_dinov2", {"mlp_ratio": 3.0}),
     "DINOv3": ("dinov3", "vit_small_patch16_dinov3_qkvb", {"global_pool": "token"}),
     "DINOv3 with SwiGLU": ("dinov3", "vit_small_plus_patch16_dinov3_qkvb", {"global_pool": "token", "mlp_ratio": 2.0}),
+    "AIMv2": ("aimv2", "aimv2_large_patch14_224", {}),
     "MAE": ("mae", "vit_tiny_patch16_224", {}),
     "DINO": ("dino", "vit_tiny_patch16_224", {}),
 }
-"""What has no package of Meta's, and is converted and run by timm."""
+"""What has no package of Meta's, or is Apple's, and is converted and run by timm."""
 
 
 def meta_case(name: str, images: Images) -> Case:
-    """A checkpoint under Meta's names, which timm converts to its own and runs."""
+    """A checkpoint under Meta's or Apple's names, which timm converts to its own and runs."""
     layout, architecture, options = META[name]
     model = timm.create_model(architecture, dynamic_img_size=True, **{**SMALL, "num_classes": 0, **options}).eval()
     shapes = META_SHAPES[layout](shapes_of(model.state_dict()))
@@ -492,9 +509,10 @@ def meta_case(name: str, images: Images) -> Case:
             grid = image.shape[2] // 4, image.shape[3] // 4
             model.pos_embed.data = _bicubic(tensors["pos_embed"], *grid, offset=0.1 if layout == "dino" else 0)
         tokens = model.forward_features(image)
-        return {"tokens": tokens, "pooled": tokens[:, 0]}
+        return {"tokens": tokens, "pooled": model.forward_head(tokens, pre_logits=True)}
 
-    options: dict[str, Any] = {"config": {"num_heads": 2}, **({"layout": "dino"} if layout == "dino" else {})}
+    heads = "num_attention_heads" if layout == "aimv2" else "num_heads"
+    options: dict[str, Any] = {"config": {heads: 2}, **({"layout": "dino"} if layout == "dino" else {})}
     return Case(layout, shapes, None, outputs(images, run), options, fixed=fixed)
 
 
@@ -539,9 +557,18 @@ def _swapped(name: str, swap: Mapping[str, str]) -> str:
     return name
 
 
+def _aimv2_shapes(shapes: Shapes) -> Shapes:
+    """timm's names as Apple's."""
+    swap = {"patch_embed": "preprocessor.patchifier", "pos_embed": "preprocessor.pos_embed", "blocks": "trunk.blocks"}
+    swap |= {"norm1": "norm_1", "norm2": "norm_2", "fc1_g": "fc1", "fc1_x": "fc3"}
+    renamed = {_swapped(name, swap): shape for name, shape in shapes.items()}
+    return {"trunk.post_trunk_norm.weight": renamed.pop("norm.weight"), **renamed}
+
+
 META_SHAPES: dict[str, Callable[[Shapes], Shapes]] = {
     "dinov2": _dinov2_shapes,
     "dinov3": _dinov3_shapes,
+    "aimv2": _aimv2_shapes,
     "mae": _mae_shapes,
     "dino": dict,
 }
@@ -603,7 +630,7 @@ CASES: dict[str, Callable[[Images], Case]] = {
     "torchvision VisionTransformer": functools.partial(torchvision_case, None),
     "torchvision VisionTransformer with a hidden layer": functools.partial(torchvision_case, 8),
     **{f"Meta DINOv2 {ffn}": functools.partial(dinov2_case, ffn) for ffn in ("mlp", "swiglu")},
-    **{f"Meta {name}": functools.partial(meta_case, name) for name in META},
+    **{f"{'Apple' if name == 'AIMv2' else 'Meta'} {name}": functools.partial(meta_case, name) for name in META},
     "Meta SAM": meta_sam_case,
     "transformers SamVisionModel": hf_sam_case,
     "timm samvit_base_patch16": timm_sam_case,
@@ -628,3 +655,9 @@ ROPE_CASES: dict[str, Callable[[Images], Case]] = {
     f"timm {name}": functools.partial(timm_case, name) for name in TIMM_ROPE
 }
 """Those with rotary positions of rows and columns."""
+RECENT_CASES: dict[str, Callable[[Images], Case]] = {
+    name: make
+    for name, make in [(name, CASES.pop(name)) for name in list(CASES) if "aimv2" in name.lower()]
+    if "in memory" not in name  # where the names are the same
+}
+"""AIMv2, of all three that publish it."""

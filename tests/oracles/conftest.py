@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 COLUMNS = ("family", "layout", "checkpoint", "compared", "at", "difference")
-FAMILIES = ("NaFlex", "RoPE", "Perception Encoder", "BEiT", "DeiT", "DINOv2", "DINOv3", "CLIP", "SigLIP", "MAE", "SAM")
+FAMILIES = (
+    *("NaFlex", "RoPE", "Perception Encoder", "BEiT", "DeiT", "DINOv2", "DINOv3", "CLIP", "SigLIP", "MAE", "SAM"),
+    "AIMv2",
+)
 SYSTEM_COLUMNS = ("system", "layout", "checkpoint", "compared", "difference")
 SYSTEMS = {
-    "systems_image_text": "CLIP and SigLIP",
+    "systems_image_text": "Image and text",
     "systems_mae": "MAE",
     "systems_sam": "Segment Anything",
     "systems_dino": "DINO",

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 from checkpoint_cases import case_arrays, case_to_json, image_of
-from checkpoint_oracle import BEIT_CASES, CASES, NATIVE_CASES, ROPE_CASES, SIZES
+from checkpoint_oracle import BEIT_CASES, CASES, NATIVE_CASES, RECENT_CASES, ROPE_CASES, SIZES
 from resample_oracle import resampled
 from system_cases import write_cases
 from timm_oracle import cases
@@ -36,7 +36,13 @@ if __name__ == "__main__":
     pools = {f"{case}/{name}": array for case, named in cases(0).items() for name, array in named.items()}
     np.savez_compressed(FIXTURES / "timm_pools.npz", allow_pickle=False, **pools)
     native, _, other = ((size, image_of(size)) for size in SIZES)
-    tables = {"checkpoints": CASES, "native": NATIVE_CASES, "rope": ROPE_CASES, "beit": FROZEN_BEIT}
+    tables = {
+        "checkpoints": CASES,
+        "native": NATIVE_CASES,
+        "rope": ROPE_CASES,
+        "beit": FROZEN_BEIT,
+        "recent": RECENT_CASES,
+    }
     for stem, cases_of in tables.items():
         made = {
             name: make(dict([native] if "in memory" in name else [native, other])) for name, make in cases_of.items()

@@ -48,6 +48,7 @@ HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Siglip2",
         {"text_config": TEXT, "vision_config": {**WIDTHS, "patch_size": 4, "num_patches": 16}},
     ),
+    "Aimv2Model": ("hf_aimv2", "Aimv2", {"text_config": {**TEXT, "eos_token_id": END}, "projection_dim": 5}),
 }
 
 
@@ -72,7 +73,9 @@ def hugging_face_case(name: str, image: np.ndarray) -> SystemCase:
         save_file(tensors_by_name(shapes), Path(folder, "model.safetensors"), metadata={"format": "pt"})
         Path(folder, "config.json").write_text(json.dumps(settings))
         model = kind.from_pretrained(folder).eval()
-    found = {"": run_transformers(model, batch(image)), "larger_": run_transformers(model, batch(LARGER))}
+    found = {"": run_transformers(model, batch(image))}
+    if layout != "hf_aimv2":  # which has no rule for other sizes
+        found["larger_"] = run_transformers(model, batch(LARGER))
     return make_case(layout, shapes, {"config.json": settings}, image, found)
 
 
@@ -95,6 +98,9 @@ def run_transformers(model: Any, image: torch.Tensor, texts: Any = TEXTS) -> Ten
         patches = image.reshape(1, 3, rows, 4, cols, 4).permute(0, 2, 4, 3, 5, 1).reshape(1, rows * cols, -1)
         mask = torch.ones(1, rows * cols, dtype=torch.int64)
         given = {"pixel_attention_mask": mask, "spatial_shapes": torch.tensor([[rows, cols]]), "pixel_values": patches}
+    elif type(model).__name__ == "Aimv2Model":  # not causal without a mask, nor with "sdpa" and a mask of ones
+        ends = torch.as_tensor(texts) == END
+        given = {"pixel_values": image, "attention_mask": (ends.cumsum(1) - ends.int() == 0).int()}
     else:
         given = {"pixel_values": image, "interpolate_pos_encoding": True}
     found = model(input_ids=torch.as_tensor(texts), **given)

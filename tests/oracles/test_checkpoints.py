@@ -8,7 +8,7 @@ import flax_vit
 import numpy as np
 import pytest
 from checkpoint_cases import TOLERANCE, differences, image_of, published
-from checkpoint_oracle import BEIT_CASES, CASES, NATIVE_CASES, ROPE_CASES, SIZES
+from checkpoint_oracle import BEIT_CASES, CASES, NATIVE_CASES, RECENT_CASES, ROPE_CASES, SIZES
 from skimage import data
 from skimage.transform import resize
 
@@ -22,7 +22,7 @@ def images(request: pytest.FixtureRequest) -> dict[tuple[int, int], np.ndarray]:
     return {size: resize(cat, size).astype(np.float32) for size in SIZES}
 
 
-ALL = CASES | NATIVE_CASES | ROPE_CASES | BEIT_CASES | flax_vit.CASES
+ALL = CASES | NATIVE_CASES | ROPE_CASES | BEIT_CASES | RECENT_CASES | flax_vit.CASES
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -1,6 +1,7 @@
 """Pools: the tokens of an image become what the head reads."""
 
 from ._abmil import ABMILPool as ABMILPool
+from ._aim import AIMPool as AIMPool
 from ._attention import AttentionPool as AttentionPool
 from ._base import (
     AbstractGridPool as AbstractGridPool,

@@ -4,6 +4,7 @@ from typing import Final
 
 from .._registry import Registry
 from ._abmil import ABMILPool
+from ._aim import AIMPool
 from ._attention import AttentionPool
 from ._base import AbstractPool, PoolContext
 from ._cait import ClassAttentionPool
@@ -35,6 +36,7 @@ POOLS: Final[Registry[AbstractPool, PoolContext]] = Registry(
         "lse": LogSumExpPool,
         "gem": GeMPool,
         "attention": AttentionPool,
+        "aim": AIMPool,
         "abmil": ABMILPool,
         "simpool": SimPool,
         "cait": ClassAttentionPool,

@@ -7,6 +7,8 @@ from typing import Final, Literal, TypeAlias
 from ..._check import join_names
 from .._errors import CheckpointError
 from ..formats import AbstractSource, RenamedSource, UnstackedSource, unwrap_names
+from ._aimv2 import APPLE_AIMV2, TIMM_AIMV2
+from ._aimv2_text import HF_AIMV2
 from ._checkpoint import Checkpoint
 from ._depth_anything import DEPTH_ANYTHING, HF_DEPTH_ANYTHING
 from ._dino import META_DINO, META_DINOV2
@@ -36,6 +38,7 @@ LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
             TIMM_ROPE,
             TIMM_PE,
             TIMM_BEIT,
+            TIMM_AIMV2,
             HF_MAE,
             HF_MAE_5,
             HF_DINOV2,
@@ -46,6 +49,7 @@ LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
             HF_BEIT_5,
             HF_CLIP,
             HF_SIGLIP,
+            HF_AIMV2,
             HF_DPT,
             HF_DPT_DINOV2,
             HF_DEPTH_ANYTHING,
@@ -54,6 +58,7 @@ LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
             META_DINOV2,
             META_DINOV3,
             META_MAE,
+            APPLE_AIMV2,
             META_SAM,
             HF_SAM,
             TIMM_SAM,

@@ -32,6 +32,10 @@ _POOL_NAMES: Final[Mapping[str, str]] = MappingProxyType(
 """timm's names of our pools."""
 _HEADS: Final = (
     (r"^vit_base_patch16_gap_", 16),
+    (r"^aimv2_large_", 8),
+    (r"^aimv2_huge_", 12),
+    (r"^aimv2_1b_", 16),
+    (r"^aimv2_3b_", 24),
     (r"_plus_(clip_)?(240|256)$", 14),
     (r"_huge_plus_", 20),
     (r"_giant_patch1\d.*_(dinov2|tipsv2|lingbot)", 24),

@@ -1,0 +1,248 @@
+"""The layouts of AIMv2's image model: timm's, Apple's own, and Hugging Face's.
+
+Source: timm 1.0.31, `models/vision_transformer.py`, whose `_convert_aimv2` has Apple's names; transformers 5.23.0, the
+module `aimv2`.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal
+
+from ..._spec import PartSpec
+from ...encoder import EncoderOptions
+from ...model import ViTConfig
+from .._errors import CheckpointError
+from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from ._checkpoint import Checkpoint
+from ._hugging_face import TEXT_TOWER, read_activation, select_settings, select_vision_tower
+from ._layout import Layout
+from ._libraries import HUGGING_FACE, TIMM
+from ._preprocess import CLIP, Preprocess
+from ._timm import KERNEL, read_architecture, read_arguments, read_head, read_image_size, read_pool, read_size
+from ._vit import has_projection, use_learned
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What the three call the same things."""
+
+    patch: str
+    patch_norm: str
+    positions: str
+    block: str
+    norms: tuple[str, str]
+    qkv: tuple[str, ...]
+    project: str
+    hidden: tuple[str, str]
+    """The gate, and what it is multiplied with."""
+    out: str
+    norm: str
+
+
+_TIMM: Final = _Names(
+    patch="patch_embed.proj",
+    patch_norm="patch_embed.norm",
+    positions="pos_embed",
+    block="blocks.{i}.",
+    norms=("norm1", "norm2"),
+    qkv=("attn.qkv",),
+    project="attn.proj",
+    hidden=("mlp.fc1_g", "mlp.fc1_x"),
+    out="mlp.fc2",
+    norm="norm",
+)
+_APPLE: Final = _Names(
+    patch="preprocessor.patchifier.proj",
+    patch_norm="preprocessor.patchifier.norm",
+    positions="preprocessor.pos_embed",
+    block="trunk.blocks.{i}.",
+    norms=("norm_1", "norm_2"),
+    qkv=("attn.qkv",),
+    project="attn.proj",
+    hidden=("mlp.fc1", "mlp.fc3"),
+    out="mlp.fc2",
+    norm="trunk.post_trunk_norm",
+)
+NAMES: Final = _Names(
+    patch="embeddings.patch_embed",
+    patch_norm="embeddings.rms_norm",
+    positions="embeddings.position_embedding.weight",
+    block="encoder.layers.{i}.",
+    norms=("rms_norm1", "rms_norm2"),
+    qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    project="attention.out_proj",
+    hidden=("ffn.gate_proj", "ffn.up_proj"),
+    out="ffn.down_proj",
+    norm="rms_norm",
+)
+
+
+def _read_parts(checkpoint: Checkpoint, names: _Names, *, eps: float, image_size: object) -> dict[str, Any]:
+    """What follows from the tensors alike: patches, positions, and the options of the encoder."""
+    _, channels, patch = checkpoint.get_kernel(f"{names.patch}.weight")
+    first = names.block.format(i=0)
+    if names.positions in checkpoint:
+        size = checkpoint.find_image_size(checkpoint.tensors[names.positions].shape[-2], patch, image_size)
+        position = use_learned("torch_bicubic_antialias")
+    else:
+        size = checkpoint.floor_size(image_size or 224, patch)
+        position = PartSpec("sincos2d", (("rule", "mae"),))
+    options: dict[str, Any] = {"norm": "rms", "norm_eps": eps}
+    if f"{names.patch}.bias" not in checkpoint:
+        options["bias"] = False
+    return {
+        "image_size": size,
+        "patch_size": patch,
+        "channels": channels,
+        "patch": PartSpec("conv", tuple(sorted(options.items()))),
+        "position": position,
+        "class_token": False,
+        "encoder": EncoderOptions(
+            qkv_bias=f"{first}{names.qkv[0]}.bias" in checkpoint,
+            bias=f"{first}{names.out}.bias" in checkpoint,
+            activation="swiglu",
+            norm="rms",
+            norm_eps=eps,
+        ),
+        "preprocess": checkpoint.find_preprocess(channels, checkpoint.count_unread(patch, image_size)),
+    }
+
+
+def _map(config: ViTConfig, *, names: _Names) -> tuple[Rule, ...]:
+    view = "n d -> n d" if names is NAMES else "1 n d -> n d"
+    return (
+        map_names(f"{names.patch}.*", "backbone.patch.*"),
+        map_names(f"{names.patch_norm}.weight", "backbone.patch.norm.weight"),
+        map_names(names.positions, POSITION_ROWS, view),
+        *map_aimv2_block(names, names.block, "backbone.encoder.stack."),
+        map_names(f"{names.norm}.*", FINAL_NORM),
+    )
+
+
+def map_aimv2_block(names: _Names, prefix: str, ours: str) -> tuple[Rule, ...]:
+    """The rules of a block, of images or of text."""
+    return map_block(
+        prefix,
+        norm1=names.norms[0],
+        qkv=names.qkv,
+        project=names.project,
+        norm2=names.norms[1],
+        hidden=names.hidden,
+        out=names.out,
+        ours=ours,
+    )
+
+
+# --- timm ---------------------------------------------------------------------------------------------------------
+
+
+def _read_config_timm(checkpoint: Checkpoint) -> ViTConfig:
+    name, arguments = read_architecture(checkpoint), read_arguments(checkpoint, "proj_bias")
+    for given, known in (("norm_layer", (None,)), ("act_layer", (None, "silu", "swish"))):
+        if arguments.get(given) not in known:
+            raise CheckpointError(
+                f"the setting {given!r} beside {checkpoint.path} must be that of AIMv2, got {arguments[given]!r}: pass "
+                "config= with a ViTConfig"
+            )
+    dim, _, patch = checkpoint.get_kernel(KERNEL)
+    num_classes, head = read_head(checkpoint)
+    return ViTConfig(
+        size=read_size(checkpoint, arguments, name, dim, patch, gated=True),
+        num_classes=num_classes,
+        classes=checkpoint.find_classes(num_classes),
+        pool=read_pool(checkpoint, arguments, name, "avg"),
+        head=head,
+        **_read_parts(checkpoint, _TIMM, eps=1e-5, image_size=read_image_size(checkpoint, arguments)),
+    )
+
+
+def _map_timm(config: ViTConfig) -> tuple[Rule, ...]:
+    return (*_map(config, names=_TIMM), map_names("head.*", "readout.head.linear.*"))
+
+
+TIMM_AIMV2: Final = Layout(
+    name="timm_aimv2",
+    title="timm's AIMv2",
+    library=TIMM,
+    read_config=_read_config_timm,
+    rules=_map_timm,
+    signature=(KERNEL, "patch_embed.norm.weight", "pos_embed", "blocks.0.mlp.fc1_g.weight"),
+    foreign=("cls_token",),
+    architectures=re.compile(r"aimv2_(large|huge|1b|3b)_patch14_(224|336|448)"),
+)
+
+# --- Apple, Hugging Face ------------------------------------------------------------------------------------------
+
+
+def read_gate(checkpoint: Checkpoint) -> Literal["swiglu"]:
+    """The activation, which is a gate of SiLU in every published model."""
+    if (activation := read_activation(checkpoint)) != "silu":
+        raise CheckpointError(
+            f"the setting 'hidden_act' beside {checkpoint.path} must be 'silu' for a gated MLP, got {activation!r}"
+        )
+    return "swiglu"
+
+
+def _read_config(whole: Checkpoint, *, names: _Names) -> ViTConfig:
+    checkpoint = select_vision_tower(whole) if names is NAMES else select_settings(whole)
+    read_gate(checkpoint)
+    dim, _, patch = checkpoint.get_kernel(f"{names.patch}.weight")
+    eps = checkpoint.get_setting("rms_norm_eps", float)
+    num_classes = checkpoint.count_classes("visual_projection.weight")
+    size = checkpoint.get_size(
+        dim,
+        depth=checkpoint.count_blocks(f"{names.block}{names.norms[0]}.weight"),
+        mlp_dim=checkpoint.get_shape(f"{names.block.format(i=0)}{names.out}.weight", 2)[1],
+        patch=patch,
+        setting="num_attention_heads",
+    )
+    options = (("num_heads", size.num_heads), ("qkv_bias", "head.k_proj.bias" in checkpoint))
+    return ViTConfig(
+        size=size,
+        num_classes=num_classes,
+        pool=PartSpec("aim", options) if "head.cls_token" in checkpoint else "mean",
+        head="none" if num_classes is None else PartSpec("linear", (("bias", False),)),
+        **_read_parts(checkpoint, names, eps=eps, image_size=checkpoint.settings.get("image_size")),
+    )
+
+
+def _map_hugging_face(config: ViTConfig) -> tuple[Rule, ...]:
+    return (
+        *_map(config, names=NAMES),
+        map_names("head.cls_token", "readout.pool.query", "1 1 d -> d"),
+        map_names(("head.k_proj.*", "head.v_proj.*"), "readout.pool.kv.*"),
+        map_names("head.output_proj.*", "readout.pool.project.*"),
+        map_names("visual_projection.weight", "readout.head.linear.weight"),
+    )
+
+
+_MODEL_TYPES: Final = ("aimv2_vision_model", "aimv2")
+_USUAL: Final = {"rms_norm_eps": 1e-5, "num_attention_heads": 8, "hidden_act": "silu"}
+_PREPROCESS: Final = Preprocess("cover", "bicubic", *CLIP)
+
+APPLE_AIMV2: Final = Layout(
+    name="aimv2",
+    title="Apple's AIMv2",
+    library=HUGGING_FACE,
+    read_config=partial(_read_config, names=_APPLE),
+    rules=partial(_map, names=_APPLE),
+    signature=("preprocessor.patchifier.norm.weight", "trunk.post_trunk_norm.weight", "trunk.blocks.0.mlp.fc3.weight"),
+    model_types=_MODEL_TYPES[::-1],
+    usual=_USUAL,
+    preprocess={"": _PREPROCESS, **dict.fromkeys(_MODEL_TYPES, _PREPROCESS)},
+)
+HF_AIMV2_IMAGE: Final = Layout(
+    name="hf_aimv2",
+    title="Hugging Face's AIMv2",
+    library=HUGGING_FACE,
+    read_config=partial(_read_config, names=NAMES),
+    rules=_map_hugging_face,
+    signature=("embeddings.patch_embed.weight", "embeddings.rms_norm.weight", "encoder.layers.0.ffn.gate_proj.weight"),
+    prefixes=("vision_model.", "model.vision_model."),
+    model_types=_MODEL_TYPES,
+    usual=_USUAL,
+    preprocess=dict.fromkeys(_MODEL_TYPES, _PREPROCESS),
+    ignored=TEXT_TOWER,
+    embeds=has_projection,
+)
