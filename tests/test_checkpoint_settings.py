@@ -422,6 +422,21 @@ def test_a_file_without_settings_that_published_models_share_is_asked_about(
             read(path)
 
 
+def test_a_backbone_with_one_register_is_asked_about(tmp_path: Path) -> None:
+    """Google's own names of TIPSv2's MLP are those of DINOv2, which has four registers."""
+    tensors = tensors_of(CASES["transformers Tipsv2VisionModel"])
+    for name in list(tensors):
+        tensors[name.replace("c_fc", "fc1").replace("c_proj", "fc2")] = tensors.pop(name)
+    path, config = tmp_path / "model.safetensors", {"num_attention_heads": 2}
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=r"whether it is DINOv2 or TIPSv2, .* pass layout='hf_tipsv2'"):
+        vitrail.load(path, config=config)
+    expected = vitrail.load(path, config=config, layout="hf_tipsv2")
+    text = {"text_encoder.ln_final.weight": np.ones(3, np.float32)}
+    save_file({f"vision_encoder.{name}": array for name, array in tensors.items()} | text, path)
+    assert eqx.tree_equal(vitrail.load(path, config=config), expected)
+
+
 @pytest.mark.parametrize(
     ("name", "config", "assumed"),
     [

@@ -227,6 +227,8 @@ HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SiglipVisionModel": ("hf_siglip", "SiglipVisionConfig", {}),
     "SiglipForImageClassification": ("hf_siglip", "SiglipConfig", {"num_labels": 5}),
     "Siglip2VisionModel": ("hf_siglip", "Siglip2VisionConfig", {"num_patches": 16}),
+    "Tipsv2VisionModel": ("hf_tipsv2", "Tipsv2VisionConfig", {}),
+    "Tipsv2Model": ("hf_tipsv2", "Tipsv2Config", {"vision_config": {"use_swiglu_ffn": True}}),
     "Aimv2VisionModel": ("hf_aimv2", "Aimv2VisionConfig", {"rms_norm_eps": 1e-3}),
     "Aimv2VisionModel with biases": (
         "hf_aimv2",
@@ -250,6 +252,9 @@ def hugging_face_case(name: str, images: Images, *, in_memory: bool = False) -> 
     settings: dict[str, Any] = {**WIDTHS, **PICTURE, **options}
     if config == "SiglipConfig":
         settings = {"vision_config": {**WIDTHS, **PICTURE}, "text_config": {**WIDTHS, "vocab_size": 8}, **options}
+    if config == "Tipsv2Config":
+        towers = {"vision_config": {**settings, **options["vision_config"]}, "text_config": {**WIDTHS, "vocab_size": 8}}
+        settings = {"model_type": "tipsv2", **towers}
     kind = getattr(transformers, name.partition(" ")[0])
     model = randomise(kind(getattr(transformers, config)(**settings)))
     shapes, settings = saved(model.save_pretrained)
@@ -277,7 +282,7 @@ def _hugging_face(model: Any, image: torch.Tensor) -> Tensors:
         rows, cols = image.shape[2] // 4, image.shape[3] // 4
         anchored["noise"] = torch.arange(rows * cols, dtype=torch.float32)[None]  # sorted, so that no patch moves
     base = model.vision_model if kind == "SiglipForImageClassification" else model.base_model
-    base = model if kind == "DINOv3ViTModel" else base
+    base = model if kind == "DINOv3ViTModel" else getattr(base, "vision_model", base) if kind == "Tipsv2Model" else base
     found = base(image, **anchored)
     tokens = found.last_hidden_state
     named: Tensors = {}
@@ -286,7 +291,7 @@ def _hugging_face(model: Any, image: torch.Tensor) -> Tensors:
         named["pooled"] = tokens[:, 0]
     if kind == "CLIPVisionModelWithProjection":
         named["logits"] = model(image, **anchored).image_embeds
-    elif kind in ("SiglipVisionModel", "BeitModel") or getattr(model, "use_head", False):
+    elif kind in ("SiglipVisionModel", "BeitModel", "Tipsv2VisionModel") or getattr(model, "use_head", False):
         named["pooled"] = found.pooler_output
     elif kind == "BeitForMaskedImageModeling":
         tokens = model.layernorm(tokens)
@@ -657,7 +662,11 @@ ROPE_CASES: dict[str, Callable[[Images], Case]] = {
 """Those with rotary positions of rows and columns."""
 RECENT_CASES: dict[str, Callable[[Images], Case]] = {
     name: make
-    for name, make in [(name, CASES.pop(name)) for name in list(CASES) if "aimv2" in name.lower()]
+    for name, make in [
+        (name, CASES.pop(name))
+        for name in list(CASES)
+        if any(part in name.lower() for part in ("aimv2", "tipsv2vision", "tipsv2model"))
+    ]
     if "in memory" not in name  # where the names are the same
 }
-"""AIMv2, of all three that publish it."""
+"""AIMv2, of all three that publish it, and TIPSv2."""

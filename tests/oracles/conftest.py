@@ -11,7 +11,7 @@ import pytest
 COLUMNS = ("family", "layout", "checkpoint", "compared", "at", "difference")
 FAMILIES = (
     *("NaFlex", "RoPE", "Perception Encoder", "BEiT", "DeiT", "DINOv2", "DINOv3", "CLIP", "SigLIP", "MAE", "SAM"),
-    "AIMv2",
+    *("AIMv2", "TIPSv2"),
 )
 SYSTEM_COLUMNS = ("system", "layout", "checkpoint", "compared", "difference")
 SYSTEMS = {

@@ -46,6 +46,8 @@ PROCESSORS: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "dinov3_vit": ("dinov3_vit", "DINOv3ViTImageProcessor", {}, 224),
     "clip": ("clip", "CLIPImageProcessor", {}, 224),
     "siglip": ("siglip", "SiglipImageProcessor", {}, 224),
+    "aimv2": ("clip", "CLIPImageProcessor", {}, 224),
+    "tipsv2": ("tipsv2", "Tipsv2ImageProcessor", {}, 448),
     "hf_sam": ("sam", "SamImageProcessor", {}, 1024),
 }
 
@@ -87,7 +89,7 @@ def test_a_picture_is_what_transformers_makes_of_it(family: str, photograph: str
     found = steps(torchvision, image, preprocess, size)
     assert np.quantile(found, 0.999) <= 1.001
     assert found.max() <= 3.001
-    if family != "dinov3_vit":  # which has no processor on Pillow
+    if family not in ("dinov3_vit", "tipsv2"):  # which have no processor on Pillow
         pillow = processor(family, "Pil", "pil_")(images=image, return_tensors="np")["pixel_values"][0]
         assert steps(pillow.transpose(1, 2, 0), image, preprocess, size).max() <= 0.001
 

@@ -37,11 +37,13 @@ class _Names:
     gated_out: str
     scales: tuple[str, str]
     norm: str
+    hidden: str = "mlp.fc1"
+    out: str = "mlp.fc2"
     classifier: str = ""
     """Empty if no file has one."""
 
 
-_META: Final = _Names(
+META_NAMES: Final = _Names(
     patch="patch_embed.proj",
     class_token="cls_token",
     registers="register_tokens",
@@ -85,10 +87,12 @@ _IN_MEMORY: Final = _Names(
 
 
 def _read_config_meta(checkpoint: Checkpoint) -> ViTConfig:
-    has_registers = _META.registers in checkpoint
-    return _read_config(
+    has_registers = META_NAMES.registers in checkpoint
+    if has_registers and checkpoint.get_shape(META_NAMES.registers, 3)[1] == 1:
+        raise checkpoint.ask("whether it is DINOv2 or TIPSv2", "pass layout='hf_tipsv2' for TIPSv2's")
+    return read_dinov2(
         checkpoint,
-        _META,
+        META_NAMES,
         heads="num_heads",
         image_size=None,
         position=use_learned("torch_bicubic_antialias", covers_prefix="class")
@@ -102,7 +106,7 @@ def _read_config_meta(checkpoint: Checkpoint) -> ViTConfig:
 def _read_config_hugging_face(checkpoint: Checkpoint, *, names: _Names) -> ViTConfig:
     checkpoint = select_settings(checkpoint)
     has_registers = names.registers in checkpoint
-    return _read_config(
+    return read_dinov2(
         checkpoint,
         names,
         heads="num_attention_heads",
@@ -115,7 +119,7 @@ def _read_config_hugging_face(checkpoint: Checkpoint, *, names: _Names) -> ViTCo
     )
 
 
-def _read_config(
+def read_dinov2(
     checkpoint: Checkpoint,
     names: _Names,
     *,
@@ -138,7 +142,7 @@ def _read_config(
         size=checkpoint.get_size(
             dim,
             depth=checkpoint.count_blocks(names.block + "norm1.weight"),
-            mlp_dim=checkpoint.get_shape(f"{first}{names.gated_out if gated else 'mlp.fc2'}.weight", 2)[1],
+            mlp_dim=checkpoint.get_shape(f"{first}{names.gated_out if gated else names.out}.weight", 2)[1],
             patch=patch,
             setting=heads,
         ),
@@ -159,7 +163,7 @@ def _read_config(
     )
 
 
-def _map(config: ViTConfig, *, names: _Names) -> tuple[Rule, ...]:
+def map_dinov2(config: ViTConfig, *, names: _Names) -> tuple[Rule, ...]:
     gated = config.encoder.activation == "swiglu"
     classifier = (map_names(f"{names.classifier}.*", "readout.head.linear.*"),) if names.classifier else ()
     return (
@@ -173,8 +177,8 @@ def _map(config: ViTConfig, *, names: _Names) -> tuple[Rule, ...]:
             qkv=names.qkv,
             project=names.project,
             norm2="norm2",
-            hidden=names.gated_hidden if gated else "mlp.fc1",
-            out=names.gated_out if gated else "mlp.fc2",
+            hidden=names.gated_hidden if gated else names.hidden,
+            out=names.gated_out if gated else names.out,
             scales=names.scales,
         ),
         map_names(f"{names.norm}.*", FINAL_NORM),
@@ -231,9 +235,9 @@ META_DINOV2_IMAGE: Final = Layout(
     title="Meta's DINOv2, with and without registers",
     library=META,
     read_config=_read_config_meta,
-    rules=partial(_map, names=_META),
+    rules=partial(map_dinov2, names=META_NAMES),
     signature=("mask_token", "pos_embed", "cls_token", "blocks.0.ls1.gamma", "blocks.0.attn.qkv.weight"),
-    foreign=("decoder_embed.weight", "storage_tokens"),
+    foreign=("decoder_embed.weight", "storage_tokens", "blocks.0.mlp.c_fc.weight"),
     preprocess={"": _CUT},
     ignored=((r"mask_token", "only masked images need it"),),
 )
@@ -242,7 +246,7 @@ HF_DINOV2: Final = Layout(
     title="Hugging Face's DINOv2, with and without registers",
     library=HUGGING_FACE,
     read_config=partial(_read_config_hugging_face, names=_ON_THE_HUB),
-    rules=partial(_map, names=_ON_THE_HUB),
+    rules=partial(map_dinov2, names=_ON_THE_HUB),
     signature=("encoder.layer.0.layer_scale1.lambda1", "encoder.layer.0.attention.attention.query.weight"),
     prefixes=_PREFIXES,
     model_types=_MODEL_TYPES,
@@ -267,7 +271,7 @@ HF_DINOV2_5: Final = replace(
     name="hf_dinov2_5",
     title="Hugging Face's DINOv2, as version 5 names it in memory",
     read_config=partial(_read_config_hugging_face, names=_IN_MEMORY),
-    rules=partial(_map, names=_IN_MEMORY),
+    rules=partial(map_dinov2, names=_IN_MEMORY),
     signature=("encoder.layer.0.layer_scale1.lambda1", "encoder.layer.0.attention.q_proj.weight"),
     export=None,
 )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 else:
     Checkpoint = object  # a checkpoint asks its layout, which asks this
 
+UNIT: Final = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+"""Mean and deviation of a family that leaves pixels from 0 to 1."""
 _Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 PILLOW: Final[Mapping[int, _Interpolation]] = MappingProxyType(
     {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}

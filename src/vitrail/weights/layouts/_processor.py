@@ -20,6 +20,7 @@ from ._preprocess import (
     HALF,
     IMAGENET,
     PILLOW,
+    UNIT,
     Preprocess,
     find_full_size,
     make_preprocess,
@@ -61,19 +62,21 @@ _PROCESSORS: Final[Mapping[str, _Processor]] = MappingProxyType(
         "DINOv3ViT": _Processor(True, False, 2, IMAGENET),
         "Sam": _Processor(False, False, 2, IMAGENET),
         "Siglip2": _Processor(False, False, 2, HALF),
+        "Tipsv2": _Processor(True, False, 2, UNIT),
     }
 )
 """The processors that are known, by the name of their class without its ending. Others do things of their own."""
 _FAMILIES: Final[Mapping[str, str]] = MappingProxyType(
     {
         **dict.fromkeys(("vit", "vit_mae", "vit_msn", "ijepa", "clipseg"), "ViT"),
-        **dict.fromkeys(("clip", "metaclip_2", "altclip", "git"), "CLIP"),
+        **dict.fromkeys(("clip", "metaclip_2", "altclip", "git", "aimv2"), "CLIP"),
         **dict.fromkeys(("dinov2", "dinov2_with_registers"), "Bit"),
         **dict.fromkeys(("sam", "sam_hq"), "Sam"),
         **dict.fromkeys(("dpt", "depth_anything"), "DPT"),
         **dict.fromkeys(("beit", "data2vec-vision"), "Beit"),
         "siglip": "Siglip",
         "siglip2": "Siglip2",
+        "tipsv2": "Tipsv2",
         "chinese_clip": "ChineseCLIP",
         "flava": "Flava",
         "deit": "DeiT",

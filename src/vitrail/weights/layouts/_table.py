@@ -25,6 +25,7 @@ from ._segment_anything import HF_SAM, META_SAM
 from ._settings import NOTHING_BESIDE, AbstractBeside
 from ._timm_beit import TIMM_BEIT
 from ._timm_rope import TIMM_PE, TIMM_ROPE, TIMM_ROPE_VIT
+from ._tipsv2 import HF_TIPSV2
 from ._torchvision import TORCHVISION
 
 LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
@@ -47,6 +48,7 @@ LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
             HF_DINOV3_5,
             HF_BEIT,
             HF_BEIT_5,
+            HF_TIPSV2,
             HF_CLIP,
             HF_SIGLIP,
             HF_AIMV2,
