@@ -1,4 +1,4 @@
-"""CLIP and SigLIP with both towers: the models of transformers and of open_clip, image towers of timm among them."""
+"""CLIP, SigLIP and AIMv2 with both towers, of transformers and of open_clip, image towers of timm among them."""
 
 import functools
 import json
@@ -77,6 +77,52 @@ def hugging_face_case(name: str, image: np.ndarray) -> SystemCase:
     if layout != "hf_aimv2":  # which has no rule for other sizes
         found["larger_"] = run_transformers(model, batch(LARGER))
     return make_case(layout, shapes, {"config.json": settings}, image, found)
+
+
+APPLE = {
+    "visual_projection": "image_projector",
+    "text_projection": "text_projector",
+    "logit_scale": "log_logit_scale",
+    "vision_model.": "image_encoder.",
+    "text_model.": "text_encoder.",
+    "embeddings.patch_embed": "preprocessor.patchifier.proj",
+    "embeddings.rms_norm": "preprocessor.patchifier.norm",
+    "image_encoder.embeddings.position_embedding.weight": "image_encoder.preprocessor.pos_embed",
+    "embeddings.token_embedding": "preprocessor.text_embedding",
+    "embeddings.position_embedding.weight": "preprocessor.positional_embedding",
+    "encoder.rms_norm": "encoder.trunk.post_trunk_norm",
+    "encoder.layers": "trunk.blocks",
+    "rms_norm": "norm_",
+    "attention.out_proj": "attn.proj",
+    **{f"attention.{part}_proj": "attn.qkv" for part in "qkv"},
+    "ffn.gate_proj": "mlp.fc1",
+    "ffn.down_proj": "mlp.fc2",
+    "ffn.up_proj": "mlp.fc3",
+    "k_proj": "k",
+    "v_proj": "v",
+    "output_proj": "linear",
+}
+"""Apple's names by transformers', as its conversion script of AIMv2 has them."""
+
+
+def apple_case(image: np.ndarray) -> SystemCase:
+    """AIMv2 with both towers under Apple's names, converted to those of transformers and run by it."""
+    config = {"vision_config": VISION, "text_config": {**TEXT, "eos_token_id": END}, "projection_dim": 5}
+    model = transformers.Aimv2Model(transformers.Aimv2Config(**config)).eval()
+    shapes, state = Shapes(), model.state_dict()
+    names = {name: functools.reduce(lambda n, pair: n.replace(*pair), APPLE.items(), name) for name in state}
+    for name, tensor in state.items():
+        rows, *others = tensor.shape or (None,)
+        stacked = (3 * rows, *others) if "qkv" in names[name] else tuple(tensor.shape)
+        shapes[names[name]] = (1, *stacked) if "pos_embed" in names[name] else stacked
+    tensors = tensors_by_name(shapes)
+    for name, tensor in state.items():
+        found = tensors[names[name]]
+        part = name[name.index("attention.") + 10] if "qkv" in names[name] else ""
+        state[name] = found.chunk(3)["qkv".index(part)] if part else found.reshape(tensor.shape)
+    model.load_state_dict(state)
+    settings = {"config.json": {"model_type": "aimv2", **config}}
+    return make_case("aimv2", shapes, settings, image, {"": run_transformers(model, batch(image))})
 
 
 def make_case(
@@ -241,5 +287,6 @@ def run_open_clip(model: Any, image: torch.Tensor, texts: Any = TEXTS) -> Tensor
 
 CASES: dict[str, Callable[[np.ndarray], SystemCase]] = {
     **{f"transformers {name}": functools.partial(hugging_face_case, name) for name in HUGGING_FACE},
+    "Apple AIMv2": apple_case,
     **{f"open_clip {name}": functools.partial(open_clip_case, name) for name in OPEN_CLIP},
 }

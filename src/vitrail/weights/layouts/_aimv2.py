@@ -15,7 +15,7 @@ from ...model import ViTConfig
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
-from ._hugging_face import TEXT_TOWER, read_activation, select_settings, select_vision_tower
+from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower
 from ._layout import Layout
 from ._libraries import HUGGING_FACE, TIMM
 from ._preprocess import CLIP, Preprocess
@@ -24,7 +24,7 @@ from ._vit import has_projection, use_learned
 
 
 @dataclass(frozen=True)
-class _Names:
+class Names:
     """What the three call the same things."""
 
     patch: str
@@ -38,9 +38,12 @@ class _Names:
     """The gate, and what it is multiplied with."""
     out: str
     norm: str
+    head: tuple[str, ...] = ()
+    """The query, keys, values and last layer of the attentive probe; empty if no file has one."""
+    projection: str = ""
 
 
-_TIMM: Final = _Names(
+_TIMM: Final = Names(
     patch="patch_embed.proj",
     patch_norm="patch_embed.norm",
     positions="pos_embed",
@@ -52,7 +55,7 @@ _TIMM: Final = _Names(
     out="mlp.fc2",
     norm="norm",
 )
-_APPLE: Final = _Names(
+APPLE_NAMES: Final = Names(
     patch="preprocessor.patchifier.proj",
     patch_norm="preprocessor.patchifier.norm",
     positions="preprocessor.pos_embed",
@@ -63,8 +66,10 @@ _APPLE: Final = _Names(
     hidden=("mlp.fc1", "mlp.fc3"),
     out="mlp.fc2",
     norm="trunk.post_trunk_norm",
+    head=("head.cls_token", "head.k", "head.v", "head.linear"),
+    projection="image_projector.weight",
 )
-NAMES: Final = _Names(
+HF_NAMES: Final = Names(
     patch="embeddings.patch_embed",
     patch_norm="embeddings.rms_norm",
     positions="embeddings.position_embedding.weight",
@@ -75,10 +80,12 @@ NAMES: Final = _Names(
     hidden=("ffn.gate_proj", "ffn.up_proj"),
     out="ffn.down_proj",
     norm="rms_norm",
+    head=("head.cls_token", "head.k_proj", "head.v_proj", "head.output_proj"),
+    projection="visual_projection.weight",
 )
 
 
-def _read_parts(checkpoint: Checkpoint, names: _Names, *, eps: float, image_size: object) -> dict[str, Any]:
+def _read_parts(checkpoint: Checkpoint, names: Names, *, eps: float, image_size: object) -> dict[str, Any]:
     """What follows from the tensors alike: patches, positions, and the options of the encoder."""
     _, channels, patch = checkpoint.get_kernel(f"{names.patch}.weight")
     first = names.block.format(i=0)
@@ -109,8 +116,8 @@ def _read_parts(checkpoint: Checkpoint, names: _Names, *, eps: float, image_size
     }
 
 
-def _map(config: ViTConfig, *, names: _Names) -> tuple[Rule, ...]:
-    view = "n d -> n d" if names is NAMES else "1 n d -> n d"
+def _map(config: ViTConfig, *, names: Names) -> tuple[Rule, ...]:
+    view = "n d -> n d" if names is HF_NAMES else "1 n d -> n d"
     return (
         map_names(f"{names.patch}.*", "backbone.patch.*"),
         map_names(f"{names.patch_norm}.weight", "backbone.patch.norm.weight"),
@@ -120,7 +127,7 @@ def _map(config: ViTConfig, *, names: _Names) -> tuple[Rule, ...]:
     )
 
 
-def map_aimv2_block(names: _Names, prefix: str, ours: str) -> tuple[Rule, ...]:
+def map_aimv2_block(names: Names, prefix: str, ours: str) -> tuple[Rule, ...]:
     """The rules of a block, of images or of text."""
     return map_block(
         prefix,
@@ -184,12 +191,12 @@ def read_gate(checkpoint: Checkpoint) -> Literal["swiglu"]:
     return "swiglu"
 
 
-def _read_config(whole: Checkpoint, *, names: _Names) -> ViTConfig:
-    checkpoint = select_vision_tower(whole) if names is NAMES else select_settings(whole)
+def _read_config(whole: Checkpoint, *, names: Names) -> ViTConfig:
+    checkpoint = select_vision_tower(whole)
     read_gate(checkpoint)
     dim, _, patch = checkpoint.get_kernel(f"{names.patch}.weight")
     eps = checkpoint.get_setting("rms_norm_eps", float)
-    num_classes = checkpoint.count_classes("visual_projection.weight")
+    num_classes = checkpoint.count_classes(names.projection)
     size = checkpoint.get_size(
         dim,
         depth=checkpoint.count_blocks(f"{names.block}{names.norms[0]}.weight"),
@@ -197,23 +204,24 @@ def _read_config(whole: Checkpoint, *, names: _Names) -> ViTConfig:
         patch=patch,
         setting="num_attention_heads",
     )
-    options = (("num_heads", size.num_heads), ("qkv_bias", "head.k_proj.bias" in checkpoint))
+    options = (("num_heads", size.num_heads), ("qkv_bias", f"{names.head[1]}.bias" in checkpoint))
     return ViTConfig(
         size=size,
         num_classes=num_classes,
-        pool=PartSpec("aim", options) if "head.cls_token" in checkpoint else "mean",
+        pool=PartSpec("aim", options) if names.head[0] in checkpoint else "mean",
         head="none" if num_classes is None else PartSpec("linear", (("bias", False),)),
         **_read_parts(checkpoint, names, eps=eps, image_size=checkpoint.settings.get("image_size")),
     )
 
 
-def _map_hugging_face(config: ViTConfig) -> tuple[Rule, ...]:
+def _map_whole(config: ViTConfig, *, names: Names) -> tuple[Rule, ...]:
+    query, keys, values, last = names.head
     return (
-        *_map(config, names=NAMES),
-        map_names("head.cls_token", "readout.pool.query", "1 1 d -> d"),
-        map_names(("head.k_proj.*", "head.v_proj.*"), "readout.pool.kv.*"),
-        map_names("head.output_proj.*", "readout.pool.project.*"),
-        map_names("visual_projection.weight", "readout.head.linear.weight"),
+        *_map(config, names=names),
+        map_names(query, "readout.pool.query", "1 1 d -> d"),
+        map_names((f"{keys}.*", f"{values}.*"), "readout.pool.kv.*"),
+        map_names(f"{last}.*", "readout.pool.project.*"),
+        map_names(names.projection, "readout.head.linear.weight"),
     )
 
 
@@ -221,23 +229,29 @@ _MODEL_TYPES: Final = ("aimv2_vision_model", "aimv2")
 _USUAL: Final = {"rms_norm_eps": 1e-5, "num_attention_heads": 8, "hidden_act": "silu"}
 _PREPROCESS: Final = Preprocess("cover", "bicubic", *CLIP)
 
-APPLE_AIMV2: Final = Layout(
+APPLE_AIMV2_IMAGE: Final = Layout(
     name="aimv2",
     title="Apple's AIMv2",
     library=HUGGING_FACE,
-    read_config=partial(_read_config, names=_APPLE),
-    rules=partial(_map, names=_APPLE),
+    read_config=partial(_read_config, names=APPLE_NAMES),
+    rules=partial(_map_whole, names=APPLE_NAMES),
     signature=("preprocessor.patchifier.norm.weight", "trunk.post_trunk_norm.weight", "trunk.blocks.0.mlp.fc3.weight"),
+    prefixes=("image_encoder.",),
     model_types=_MODEL_TYPES[::-1],
     usual=_USUAL,
-    preprocess={"": _PREPROCESS, **dict.fromkeys(_MODEL_TYPES, _PREPROCESS)},
+    preprocess=dict.fromkeys(("", *_MODEL_TYPES), _PREPROCESS),
+    ignored=(
+        (r"text_(encoder\..*|projector\.weight)", "the text tower"),
+        (r"log_logit_scale", "part of the contrastive loss"),
+    ),
+    embeds=has_projection,
 )
 HF_AIMV2_IMAGE: Final = Layout(
     name="hf_aimv2",
     title="Hugging Face's AIMv2",
     library=HUGGING_FACE,
-    read_config=partial(_read_config, names=NAMES),
-    rules=_map_hugging_face,
+    read_config=partial(_read_config, names=HF_NAMES),
+    rules=partial(_map_whole, names=HF_NAMES),
     signature=("embeddings.patch_embed.weight", "embeddings.rms_norm.weight", "encoder.layers.0.ffn.gate_proj.weight"),
     prefixes=("vision_model.", "model.vision_model."),
     model_types=_MODEL_TYPES,

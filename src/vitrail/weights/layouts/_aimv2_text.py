@@ -1,47 +1,85 @@
-"""The layout of Hugging Face's AIMv2 with both towers, aligned by LiT.
+"""The layouts of AIMv2 with both towers, aligned by LiT: Apple's own, and Hugging Face's.
 
-Source: transformers 5.23.0, the module `aimv2`.
+Source: apple/ml-aim `aim/v2/torch`; transformers 5.23.0, the module `aimv2`.
 """
 
+import dataclasses
 import math
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from ...encoder import EncoderOptions
+from ...model import ViTConfig
 from ...systems import ImageTextConfig, TextConfig
 from .._errors import CheckpointError
 from .._rules import Rule, map_names, prefix_rules
-from ._aimv2 import HF_AIMV2_IMAGE, NAMES, map_aimv2_block, read_gate
+from ._aimv2 import APPLE_AIMV2_IMAGE, APPLE_NAMES, HF_AIMV2_IMAGE, HF_NAMES, Names, map_aimv2_block, read_gate
 from ._checkpoint import Checkpoint
 from ._hugging_face import POSITION_IDS, select_text_tower
 from ._layout import Layout
 from ._libraries import HUGGING_FACE
 from ._tokenizer import find_clip_tokenizer
 
-_EMBEDDING: Final = "text_model.embeddings.token_embedding.weight"
-_POSITIONS: Final = "text_model.embeddings.position_embedding.weight"
-_BLOCK: Final = f"text_model.{NAMES.block}"
+
+@dataclass(frozen=True)
+class _Towers:
+    """What the two call the same things."""
+
+    image: Layout[ViTConfig]
+    tower: Names
+    """The names of either tower, within its own."""
+    vision: str
+    text: str
+    embedding: str
+    positions: str
+    projection: str
+    scale: str
 
 
-def _read_text(checkpoint: Checkpoint) -> TextConfig:
-    """The text tower, which is causal: transformers is so with the attention mask that its processor makes."""
-    vocabulary, dim = checkpoint.get_shape(_EMBEDDING, 2)
-    first = _BLOCK.format(i=0)
+_APPLE: Final = _Towers(
+    image=APPLE_AIMV2_IMAGE,
+    tower=APPLE_NAMES,
+    vision="image_encoder.",
+    text="text_encoder.",
+    embedding="text_encoder.preprocessor.text_embedding.weight",
+    positions="text_encoder.preprocessor.positional_embedding",
+    projection="text_projector.weight",
+    scale="log_logit_scale",
+)
+_HUGGING_FACE: Final = _Towers(
+    image=HF_AIMV2_IMAGE,
+    tower=HF_NAMES,
+    vision="vision_model.",
+    text="text_model.",
+    embedding="text_model.embeddings.token_embedding.weight",
+    positions="text_model.embeddings.position_embedding.weight",
+    projection="text_projection.weight",
+    scale="logit_scale",
+)
+
+
+def _read_text(checkpoint: Checkpoint, towers: _Towers) -> TextConfig:
+    """The text tower, which is causal: transformers' is so with the attention mask that its processor makes."""
+    names, block = towers.tower, towers.text + towers.tower.block
+    vocabulary, dim = checkpoint.get_shape(towers.embedding, 2)
+    first = block.format(i=0)
     return TextConfig(
         vocabulary=vocabulary,
-        context=checkpoint.get_shape(_POSITIONS, 2)[0],
+        context=checkpoint.get_shape(towers.positions, 2)[0],
         size=checkpoint.get_size(
             dim,
-            depth=checkpoint.count_blocks(f"{_BLOCK}{NAMES.norms[0]}.weight"),
-            mlp_dim=checkpoint.get_shape(f"{first}{NAMES.out}.weight", 2)[1],
+            depth=checkpoint.count_blocks(f"{block}{names.norms[0]}.weight"),
+            mlp_dim=checkpoint.get_shape(f"{first}{names.out}.weight", 2)[1],
             setting="num_attention_heads",
         ),
-        embed_dim=checkpoint.get_shape("text_projection.weight", 2)[0],
+        embed_dim=checkpoint.get_shape(towers.projection, 2)[0],
         end_of_text=checkpoint.get_setting("eos_token_id", int),
         encoder=EncoderOptions(
-            qkv_bias=f"{first}{NAMES.qkv[0]}.bias" in checkpoint,
-            bias=f"{first}{NAMES.out}.bias" in checkpoint,
+            qkv_bias=f"{first}{names.qkv[0]}.bias" in checkpoint,
+            bias=f"{first}{names.out}.bias" in checkpoint,
             activation=read_gate(checkpoint),
             norm="rms",
             norm_eps=checkpoint.get_setting("rms_norm_eps", float),
@@ -49,35 +87,42 @@ def _read_text(checkpoint: Checkpoint) -> TextConfig:
     )
 
 
-def _read_config(checkpoint: Checkpoint) -> ImageTextConfig:
-    image = HF_AIMV2_IMAGE.read_config(checkpoint.view(layout=HF_AIMV2_IMAGE))
-    text = _read_text(select_text_tower(checkpoint))
-    _check_scale(checkpoint)
+def _read_config(checkpoint: Checkpoint, *, towers: _Towers) -> ImageTextConfig:
+    image = towers.image.read_config(checkpoint.view(layout=towers.image))
+    text = _read_text(select_text_tower(checkpoint), towers)
+    _check_scale(checkpoint, towers.scale)
     return ImageTextConfig(image=image, text=text, tokenizer=find_clip_tokenizer(checkpoint, text.context))
 
 
-def _check_scale(checkpoint: Checkpoint) -> None:
-    """Raises a `CheckpointError` if transformers would use another scale than the one that is stored."""
-    scale = float(np.float64(checkpoint.read("logit_scale")))
+def _check_scale(checkpoint: Checkpoint, name: str) -> None:
+    """Raises a `CheckpointError` if the original uses another scale than the one that is stored."""
+    scale = float(np.float64(checkpoint.read(name)))
     largest = math.log(checkpoint.get_setting("max_logit_scale", float))
     if not 0 <= scale <= largest:
         raise CheckpointError(
-            f"{checkpoint.path} must have a 'logit_scale' from 0 to {largest:.4f}, to which transformers cuts it, got "
+            f"{checkpoint.path} must have a {name!r} from 0 to {largest:.4f}, to which the original cuts it, got "
             f"{scale}: store it cut"
         )
 
 
-def _map(config: ImageTextConfig) -> tuple[Rule, ...]:
-    rules = HF_AIMV2_IMAGE.rules(config.image)
+def _map(config: ImageTextConfig, *, towers: _Towers) -> tuple[Rule, ...]:
+    names, rules = towers.tower, towers.image.rules(config.image)
     return (
-        *prefix_rules(rules, ours="image.", theirs="vision_model.", bare=("visual_projection",)),
-        map_names(_EMBEDDING, "text.embedding"),
-        map_names(_POSITIONS, "text.positions"),
-        *map_aimv2_block(NAMES, _BLOCK, "text.encoder.stack."),
-        map_names("text_model.rms_norm.*", "text.norm.*"),
-        map_names("text_projection.weight", "text.projection.weight"),
-        map_names("logit_scale", "log_scale"),
+        *prefix_rules(rules, ours="image.", theirs=towers.vision, bare=(names.projection,)),
+        map_names(towers.embedding, "text.embedding"),
+        map_names(towers.positions, "text.positions"),
+        *map_aimv2_block(names, towers.text + names.block, "text.encoder.stack."),
+        map_names(f"{towers.text}{names.norm}.*", "text.norm.*"),
+        map_names(towers.projection, "text.projection.weight"),
+        map_names(towers.scale, "log_scale"),
     )
+
+
+def _find_signature(towers: _Towers) -> tuple[str, ...]:
+    """The norms and the projections of both towers, the attentive probe and the scale."""
+    names = towers.tower
+    both = (f"{tower}{names.norm}.weight" for tower in (towers.vision, towers.text))
+    return (*both, f"{towers.vision}{names.head[0]}", names.projection, towers.projection, towers.scale)
 
 
 HF_AIMV2: Final = Layout(
@@ -86,16 +131,9 @@ HF_AIMV2: Final = Layout(
     library=HUGGING_FACE,
     kind=ImageTextConfig,
     image=HF_AIMV2_IMAGE,
-    read_config=_read_config,
-    rules=_map,
-    signature=(
-        "vision_model.embeddings.rms_norm.weight",
-        "vision_model.head.cls_token",
-        "visual_projection.weight",
-        "text_model.rms_norm.weight",
-        "text_projection.weight",
-        "logit_scale",
-    ),
+    read_config=partial(_read_config, towers=_HUGGING_FACE),
+    rules=partial(_map, towers=_HUGGING_FACE),
+    signature=_find_signature(_HUGGING_FACE),
     model_types=("aimv2",),
     usual={
         "rms_norm_eps": 1e-5,
@@ -105,4 +143,14 @@ HF_AIMV2: Final = Layout(
         "max_logit_scale": 100.0,
     },
     ignored=POSITION_IDS,
+)
+APPLE_AIMV2: Final = dataclasses.replace(
+    HF_AIMV2,
+    name="aimv2",
+    title="Apple's AIMv2",
+    image=APPLE_AIMV2_IMAGE,
+    read_config=partial(_read_config, towers=_APPLE),
+    rules=partial(_map, towers=_APPLE),
+    signature=_find_signature(_APPLE),
+    ignored=(),
 )

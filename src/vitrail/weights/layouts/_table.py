@@ -7,8 +7,8 @@ from typing import Final, Literal, TypeAlias
 from ..._check import join_names
 from .._errors import CheckpointError
 from ..formats import AbstractSource, RenamedSource, UnstackedSource, unwrap_names
-from ._aimv2 import APPLE_AIMV2, TIMM_AIMV2
-from ._aimv2_text import HF_AIMV2
+from ._aimv2 import TIMM_AIMV2
+from ._aimv2_text import APPLE_AIMV2, HF_AIMV2
 from ._checkpoint import Checkpoint
 from ._depth_anything import DEPTH_ANYTHING, HF_DEPTH_ANYTHING
 from ._dino import META_DINO, META_DINOV2
