@@ -12,7 +12,7 @@ from ..._spec import PartSpec
 from ...encoder import EncoderOptions
 from ...model import ViT, ViTConfig
 from ...nn import list_arrays
-from ...position import LearnedPosition, RelativeBiasPosition
+from ...position import LearnedPosition
 from .._configuration import make_outline
 from ._preprocess import is_prepared_alike
 from ._processor import find_preprocess_obstacle
@@ -97,20 +97,17 @@ def find_square_obstacle(config: ViTConfig) -> str:
 
 
 def _show(value: object, other: object) -> str:
-    """A part, or of options those that differ."""
+    """A value in short; of options of the encoder, those that differ from the others."""
     if isinstance(value, EncoderOptions):
-        names = [each.name for each in dataclasses.fields(value)]
-        different = [
-            f"{name}={getattr(value, name)!r}" for name in names if getattr(value, name) != getattr(other, name)
-        ]
-        return f"EncoderOptions({', '.join(different)})"
+        fields = (field.name for field in dataclasses.fields(value))
+        return ", ".join(f"{n}={getattr(value, n)!r}" for n in fields if getattr(value, n) != getattr(other, n))
     text = str(value) if isinstance(value, PartSpec) else repr(value)
     return text if len(text) <= 100 else f"{text[:96]} ..."
 
 
 def _is_same(ours: eqx.Module, theirs: eqx.Module) -> bool:
     """Whether two parts without their numbers are the same. The rule for other sizes belongs to the library."""
-    if isinstance(ours, LearnedPosition | RelativeBiasPosition) and type(ours) is type(theirs):
+    if isinstance(ours, LearnedPosition) and isinstance(theirs, LearnedPosition):
         shapes = ({name: array.shape for name, array in list_arrays(part).items()} for part in (ours, theirs))
         return next(shapes) == next(shapes)
     structures = (cast(object, jax.tree.structure(part)) for part in (ours, theirs))
