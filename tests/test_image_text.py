@@ -328,7 +328,8 @@ def test_settings_of_hugging_faces_that_do_not_fit_are_named(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_logit_scale": 2.0}, "'logit_scale' from 0 to 0.6931, to which the original cuts it, got"),
+        ({"max_logit_scale": 0}, "'logit_scale' from 0 to the logarithm of 0, "),
+        ({"max_logit_scale": 2.0}, "'logit_scale' from 0 to the logarithm of 2, to which the original cuts it, got"),
         ({"text_config": {"num_attention_heads": 2, "hidden_act": "gelu"}}, "'hidden_act' beside .* must be 'silu'"),
     ],
 )

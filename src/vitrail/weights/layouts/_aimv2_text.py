@@ -96,12 +96,12 @@ def _read_config(checkpoint: Checkpoint, *, towers: _Towers) -> ImageTextConfig:
 
 def _check_scale(checkpoint: Checkpoint, name: str) -> None:
     """Raises a `CheckpointError` if the original uses another scale than the one that is stored."""
-    scale = float(np.float64(checkpoint.read(name)))
-    largest = math.log(checkpoint.get_setting("max_logit_scale", float))
-    if not 0 <= scale <= largest:
+    checkpoint.get_shape(name, 0)
+    scale, largest = float(np.float64(checkpoint.read(name))), checkpoint.get_setting("max_logit_scale", float)
+    if largest <= 0 or not 0 <= scale <= math.log(largest):
         raise CheckpointError(
-            f"{checkpoint.path} must have a {name!r} from 0 to {largest:.4f}, to which the original cuts it, got "
-            f"{scale}: store it cut"
+            f"{checkpoint.path} must have a {name!r} from 0 to the logarithm of {largest:g}, to which the original cuts "
+            f"it, got {scale:g}: store it cut"
         )
 
 
