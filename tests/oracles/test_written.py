@@ -69,6 +69,11 @@ SAM: dict[str, Any] = {
     "neck_dim": 6,
     "windows": WindowOptions(size=3, global_blocks=(1,), relative_grid=(4, 4)),
 }
+AIM: dict[str, Any] = {
+    "class_token": False,
+    "patch": PartSpec("conv", (("norm", "rms"), ("norm_eps", 1e-5))),
+    "encoder": EncoderOptions(qkv_bias=False, bias=False, activation="swiglu", norm="rms", norm_eps=1e-5),
+}
 FOR_TIMM: dict[str, tuple[str, ViTConfig]] = {
     "plain": ("timm", base(preprocess=COVER, classes=NAMES)),
     "mean, norm after": ("timm", base(pool="mean", norm_order="pool_norm", class_token=True)),
@@ -241,6 +246,11 @@ FOR_TRANSFORMERS: dict[str, tuple[str, ViTConfig]] = {
     "siglip, classes": ("hf_siglip", base(pool="mean", class_token=False, classes=NAMES)),
     "siglip 2": ("hf_siglip", bare(pool=mapped(), class_token=False, position=NATIVE, preprocess=ASPECT)),
     "siglip 2, classes": ("hf_siglip", base(pool="mean", class_token=False, position=NATIVE, classes=NAMES)),
+    "aimv2": ("hf_aimv2", bare(**AIM, position=PATCHES, pool="mean", preprocess=COVER)),
+    "aimv2, native, with the probe": (
+        "hf_aimv2",
+        bare(**AIM, position=POSITIONS.configure("sincos2d", rule="mae"), pool=POOLS.configure("aim", num_heads=2)),
+    ),
     "sam": ("hf_sam", bare(**SAM, preprocess=Preprocess("pad", "bilinear", *IMAGENET))),
 }
 # What transformers has and no file of vitrail, and what is compared does not read.

@@ -15,12 +15,13 @@ from ...model import ViTConfig
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
-from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower
-from ._layout import Layout
+from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower, write_config
+from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, TIMM
 from ._preprocess import CLIP, Preprocess
+from ._processor import write_hugging_face_preprocess
 from ._timm import KERNEL, read_architecture, read_arguments, read_head, read_image_size, read_pool, read_size
-from ._vit import has_projection, use_learned
+from ._vit import find_misreading, find_square_obstacle, has_projection, list_shapes, use_learned
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,32 @@ def _map_whole(config: ViTConfig, *, names: Names) -> tuple[Rule, ...]:
     )
 
 
+def _write_config(config: ViTConfig) -> Settings:
+    encoder = config.encoder
+    written = write_config(
+        config,
+        "aimv2_vision_model",
+        "Aimv2VisionModel",
+        rms_norm_eps=encoder.norm_eps,
+        qkv_bias=encoder.qkv_bias,
+        mlp_bias=encoder.bias,
+        use_head="readout.pool.query" in list_shapes(config),
+        is_native="backbone.position.patches" not in list_shapes(config),
+    )
+    return {name: value for name, value in written.items() if name != "layer_norm_eps"}
+
+
+def _find_obstacle(config: ViTConfig) -> str:
+    """What of a model Hugging Face cannot say."""
+    shapes, biased = list_shapes(config), config.encoder.qkv_bias
+    if config.head != "none":
+        return "only a model with both towers has a head there"
+    probe = "readout.pool.kv.weight" in shapes and ("readout.pool.kv.bias" in shapes) != biased
+    if probe or config.encoder.bias != biased:
+        return "all layers of the attention have a bias there or none"
+    return find_square_obstacle(config)
+
+
 _MODEL_TYPES: Final = ("aimv2_vision_model", "aimv2")
 _USUAL: Final = {"rms_norm_eps": 1e-5, "num_attention_heads": 8, "hidden_act": "silu"}
 _PREPROCESS: Final = Preprocess("cover", "bicubic", *CLIP)
@@ -259,4 +286,10 @@ HF_AIMV2_IMAGE: Final = Layout(
     preprocess=dict.fromkeys(_MODEL_TYPES, _PREPROCESS),
     ignored=TEXT_TOWER,
     embeds=has_projection,
+    export=Export(
+        find_misreading,
+        write_config=_write_config,
+        write_preprocess=write_hugging_face_preprocess,
+        find_obstacle=_find_obstacle,
+    ),
 )

@@ -100,8 +100,8 @@ def _check_scale(checkpoint: Checkpoint, name: str) -> None:
     scale, largest = float(np.float64(checkpoint.read(name))), checkpoint.get_setting("max_logit_scale", float)
     if largest <= 0 or not 0 <= scale <= math.log(largest):
         raise CheckpointError(
-            f"{checkpoint.path} must have a {name!r} from 0 to the logarithm of {largest:g}, to which the original cuts "
-            f"it, got {scale:g}: store it cut"
+            f"{checkpoint.path} must have a {name!r} from 0 to the logarithm of {largest:g}, to which the original "
+            f"cuts it, got {scale:g}: store it cut"
         )
 
 

@@ -85,6 +85,7 @@ WritableLayout = Literal[
     "hf_beit",
     "hf_clip",
     "hf_siglip",
+    "hf_aimv2",
     "sam",
     "hf_sam",
     "hf_dpt",
