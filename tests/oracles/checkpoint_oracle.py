@@ -98,6 +98,10 @@ TIMM: dict[str, dict[str, Any]] = {
     "vit_small_plus_patch16_dinov3_qkvb": {"mlp_ratio": 2.0, "num_classes": 0},
     "eva_giant_patch14_224": {},
     "eva_giant_patch14_clip_224": {},
+    "eva02_tiny_patch14_224": {},
+    "eva02_base_patch14_448": {"ref_feat_shape": (5, 3)},
+    "eva02_base_patch16_clip_224": {"num_classes": 0},
+    "eva02_enormous_patch14_clip_224": {"mlp_ratio": 1.5},
     "vit_base_patch16_224_miil": {},
     "vit_small_patch16_lingbot": {"num_classes": 0},
     "vit_base_patch14_reg1_tipsv2": {"num_classes": 0},
@@ -119,6 +123,9 @@ TIMM_ROPE: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_pe_core_tiny_patch16_384": ("timm_pe", {"attn_pool_num_heads": 4}),
     "vit_pe_core_base_patch16_224": ("timm_pe", {"ref_feat_shape": (5, 3), "num_classes": 0}),
     "vit_pe_core_gigantic_patch14_448": ("timm_pe", {"mlp_ratio": 1.5}),
+    "vit_pe_lang_large_patch14_448": ("timm_pe_features", {"num_classes": 0}),
+    "vit_pe_lang_gigantic_patch14_448": ("timm_pe_features", {"num_classes": 0}),
+    "vit_pe_spatial_small_patch16_512": ("timm_pe_features", {}),
 }
 """Those whose queries and keys are rotated by rows and columns."""
 TIMM_BEIT: dict[str, dict[str, Any]] = {
@@ -166,7 +173,7 @@ def timm_case(name: str, images: Images) -> Case:
         # The distilled model gives the mean of its two tokens there, which goes into neither head.
         return named if "distilled" in name else {**named, "pooled": model.forward_head(tokens, pre_logits=True)}
 
-    eva = name.startswith("eva_") or "dinov3" in name or "lingbot" in name
+    eva = name.startswith("eva") or "dinov3" in name or "lingbot" in name
     known = "timm_aimv2" if name.startswith("aimv2") else known
     layout = known or ("timm_eva" if eva else "timm_naflex" if naflex else "timm")
     return Case(layout, shapes, settings, outputs(images, run))

@@ -231,6 +231,14 @@ OPEN_CLIP: dict[str, tuple[str, dict[str, Any]]] = {
             "text_cfg": OPEN_TEXT,
         },
     ),
+    "EVA-02": (
+        "timm_eva",
+        {
+            "vision_cfg": {"timm_model_name": "eva02_base_patch16_clip_224", **TOKEN},
+            "text_cfg": OPEN_TEXT,
+            "custom_text": True,
+        },
+    ),
     "EVA": (
         "timm_eva",
         {

@@ -44,6 +44,7 @@ def bare(**changes: Any) -> ViTConfig:
 
 NO_BIAS = PartSpec("conv", (("bias", False),))
 DINOV3 = PartSpec("rope", (("base", 100.0), ("rule", "dinov3")))
+EVA02 = PartSpec("learned_rope", (("base", 10000.0), ("reference", (3, 5)), ("rule", "eva")))
 SCALED = EncoderOptions(layer_scale=0.5)
 GATED = EncoderOptions(layer_scale=0.5, activation="swiglu")
 RAW = EncoderOptions(qkv_bias=False, qk_norm=True)
@@ -124,6 +125,24 @@ FOR_TIMM: dict[str, tuple[str, ViTConfig]] = {
         ),
     ),
     "eva": ("timm_eva", base(pool="mean", class_token=True, norm_order="pool_norm")),
+    "eva-02": (
+        "timm_eva",
+        base(
+            pool="mean",
+            class_token=True,
+            norm_order="pool_norm",
+            position=EVA02,
+            encoder=EncoderOptions(activation="swiglu"),
+        ),
+    ),
+    "eva-02, class, norms": (
+        "timm_eva",
+        base(
+            **OBLONG,
+            position=EVA02,
+            encoder=EncoderOptions(activation="swiglu", attention_norm=True, mlp_norm=True),
+        ),
+    ),
     "eva, class": ("timm_eva", base(num_registers=2, **OBLONG)),
     "beit": (
         "timm_beit",

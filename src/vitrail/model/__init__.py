@@ -3,7 +3,7 @@
 from ._backbone import Backbone as Backbone, reset_unsaved as reset_unsaved
 from ._build import vit as vit
 from ._compile import CompiledViT as CompiledViT, compile as compile
-from ._config import ViTConfig as ViTConfig
+from ._config import NormOrder as NormOrder, ViTConfig as ViTConfig
 from ._json import JSONConfig as JSONConfig
 from ._parts import list_plugins as list_plugins
 from ._presets import PRESETS as PRESETS

@@ -156,7 +156,7 @@ def _read_config_timm(checkpoint: Checkpoint) -> ViTConfig:
     dim, _, patch = checkpoint.get_kernel(KERNEL)
     num_classes, head = read_head(checkpoint)
     return ViTConfig(
-        size=read_size(checkpoint, arguments, name, dim, patch, gated=True),
+        size=read_size(checkpoint, arguments, name, dim, patch),
         num_classes=num_classes,
         classes=checkpoint.find_classes(num_classes),
         pool=read_pool(checkpoint, arguments, name, "avg"),

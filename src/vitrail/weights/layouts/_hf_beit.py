@@ -118,7 +118,7 @@ HF_BEIT: Final = Layout(
     read_config=partial(_read_config_hugging_face, names=ON_THE_HUB, tables=_HUB),
     rules=partial(_map_hugging_face, names=ON_THE_HUB, tables=_HUB),
     signature=(HF_KERNEL, "encoder.layer.0.layernorm_before.weight"),
-    one_of=OF_BEIT[:3],
+    one_of=(OF_BEIT[:3],),
     prefixes=("beit.", "data2vec_vision."),
     model_types=_MODEL_TYPES,
     usual={"layer_norm_eps": 1e-12, "hidden_act": "gelu"},
@@ -146,6 +146,6 @@ HF_BEIT_5: Final = replace(
     read_config=partial(_read_config_hugging_face, names=IN_MEMORY, tables=_MEMORY),
     rules=partial(_map_hugging_face, names=IN_MEMORY, tables=_MEMORY),
     signature=(HF_KERNEL, "layers.0.layernorm_before.weight"),
-    one_of=OF_BEIT[3:],
+    one_of=(OF_BEIT[3:],),
     export=None,
 )

@@ -24,7 +24,7 @@ from ._sam import TIMM_SAM
 from ._segment_anything import HF_SAM, META_SAM
 from ._settings import NOTHING_BESIDE, AbstractBeside
 from ._timm_beit import TIMM_BEIT
-from ._timm_rope import TIMM_PE, TIMM_ROPE, TIMM_ROPE_VIT
+from ._timm_rope import TIMM_PE, TIMM_PE_FEATURES, TIMM_ROPE, TIMM_ROPE_VIT
 from ._tipsv2 import HF_TIPSV2
 from ._torchvision import TORCHVISION
 
@@ -38,6 +38,7 @@ LAYOUTS: Final[Mapping[str, AnyLayout]] = MappingProxyType(
             TIMM_ROPE_VIT,
             TIMM_ROPE,
             TIMM_PE,
+            TIMM_PE_FEATURES,
             TIMM_BEIT,
             TIMM_AIMV2,
             HF_MAE,

@@ -48,7 +48,7 @@ _HEADS: Final = (
     (r"_base(_|$)", 12),
     (r"_so150m2_", 13),
     (r"_so150m_", 14),
-    (r"_(large|huge|giant|giantopt|gigantic|so400m)(_|$)", 16),
+    (r"_(large|huge|giant|giantopt|gigantic|enormous|so400m)(_|$)", 16),
     (r"_7b_", 32),
 )
 """The number of heads by the name of the architecture; the first that is found counts."""
@@ -103,12 +103,17 @@ def _is_known_argument(name: str, value: object) -> bool:
 
 
 def read_size(
-    checkpoint: Checkpoint, arguments: dict[str, Any], name: str, dim: int, patch: tuple[int, int], *, gated: bool
+    checkpoint: Checkpoint,
+    arguments: dict[str, Any],
+    name: str,
+    dim: int,
+    patch: tuple[int, int],
+    *,
+    usual: int | None = None,
 ) -> EncoderSize:
-    """The size of the encoder. The arguments say the number of heads, or else the architecture, or else the shape."""
-    usual = next((heads for pattern, heads in _HEADS if name and re.search(pattern, name)), None)
-    if usual is None and dim == 1280 and "blocks.0.mlp.fc1_g.weight" in checkpoint:
-        usual = 20  # DINOv3's H+
+    """The size of the encoder. The arguments say the number of heads, or else the architecture, or else `usual`, or
+    else the shape."""
+    usual = next((heads for pattern, heads in _HEADS if name and re.search(pattern, name)), usual)
     if (given := arguments.get("num_heads")) is not None:
         usual = checkpoint.check_heads("num_heads", given, dim)
     size = checkpoint.get_size(

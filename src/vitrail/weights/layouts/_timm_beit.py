@@ -116,7 +116,7 @@ TIMM_BEIT: Final = Layout(
     read_config=_read_config_timm,
     rules=_map_timm,
     signature=(KERNEL, "cls_token", "blocks.0.mlp.fc1.weight", "blocks.0.attn.qkv.weight"),
-    one_of=(_TIMM.by_block.format(i=0), _TIMM.shared),
+    one_of=((_TIMM.by_block.format(i=0), _TIMM.shared),),
     foreign=("blocks.0.attn.qkv.bias",),
     architectures=re.compile(r"beit(v2)?_(base|large)_patch16_\d+(_in22k)?"),
     ignored=(

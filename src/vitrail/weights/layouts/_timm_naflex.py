@@ -71,7 +71,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     factorized = _AXES[0] in checkpoint
     rows, cols = _read_grid(checkpoint, factorized)
     activation = read_activation(checkpoint, arguments, name, gated=False)
-    size = read_size(checkpoint, arguments, name, dim, patch, gated=False)
+    size = read_size(checkpoint, arguments, name, dim, patch)
     pool_heads = arguments.get("attn_pool_num_heads") or size.num_heads
     num_classes, head = read_head(checkpoint)
     return ViTConfig(

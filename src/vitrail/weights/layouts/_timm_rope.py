@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..._spec import PartSpec
 from ...encoder import EncoderOptions
-from ...model import ViTConfig
+from ...model import NormOrder, ViTConfig
 from .._errors import CheckpointError
 from .._rules import POSITION_ROWS, ZEROS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
@@ -39,7 +39,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     class_token = "cls_token" in checkpoint
     registers = checkpoint.get_shape("reg_token", 3)[1] if "reg_token" in checkpoint else 0
     covers, image_size = _read_size(checkpoint, arguments, name, patch, int(class_token) + registers)
-    size = read_size(checkpoint, arguments, name, dim, patch, gated=False)
+    size = read_size(checkpoint, arguments, name, dim, patch)
     eps = 1e-5 if name.startswith("vit_pe_") else 1e-6
     num_classes = checkpoint.count_classes("head.weight")
     return ViTConfig(
@@ -53,7 +53,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         position=_read_position(checkpoint, arguments, name, covers),
         pool=_read_pool(checkpoint, arguments, name, eps, size.num_heads),
         head="none" if num_classes is None else "linear",
-        norm_order="pool_norm" if "fc_norm.weight" in checkpoint else "norm_pool",
+        norm_order=_read_norm_order(checkpoint),
         class_token=class_token,
         num_registers=registers,
         encoder=EncoderOptions(
@@ -66,6 +66,12 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
             channels, checkpoint.count_unread(patch, read_image_size(checkpoint, arguments))
         ),
     )
+
+
+def _read_norm_order(checkpoint: Checkpoint) -> NormOrder:
+    if "fc_norm.weight" in checkpoint:
+        return "pool_norm"
+    return "norm_pool" if "norm.weight" in checkpoint else "none"
 
 
 def _read_size(
@@ -109,7 +115,8 @@ def _read_pool(
     checkpoint: Checkpoint, arguments: dict[str, Any], name: str, eps: float, num_heads: int
 ) -> str | PartSpec:
     if "attn_pool.latent" not in checkpoint:
-        return read_pool(checkpoint, arguments, name, "avg" if "_gap_" in name else "token")
+        usual = "avg" if re.search("_gap_|_pe_(lang|spatial)_", name) else "token"
+        return read_pool(checkpoint, arguments, name, usual)
     usual = 8 if name.startswith("vit_pe_") else num_heads
     options: dict[str, Any] = {
         "activation": "gelu",
@@ -156,7 +163,7 @@ TIMM_ROPE_VIT: Final = Layout(
     read_config=_read_config,
     rules=_map,
     signature=(KERNEL, "blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias", "blocks.0.gamma_1", "cls_token"),
-    foreign=("mask_token", "storage_tokens", "register_tokens", "reg_token"),
+    foreign=("mask_token", "storage_tokens", "register_tokens", "reg_token", "norm_pre.weight"),
     architectures=re.compile(r"vit_(small|base|large)_patch16_rope(_mixed)?(_ape)?_\d+"),
 )
 TIMM_ROPE: Final = dataclasses.replace(
@@ -164,7 +171,14 @@ TIMM_ROPE: Final = dataclasses.replace(
     name="timm_rope",
     title="timm's Eva (its own ViTs with rotary positions)",
     signature=(KERNEL, "blocks.0.attn.qkv.weight", "blocks.0.gamma_1", "reg_token"),
-    foreign=("mask_token", "storage_tokens", "register_tokens", "cls_token", "blocks.0.attn.qkv.bias"),
+    foreign=(
+        "mask_token",
+        "storage_tokens",
+        "register_tokens",
+        "cls_token",
+        "blocks.0.attn.qkv.bias",
+        "norm_pre.weight",
+    ),
     architectures=re.compile(r"vit_(medium|mediumd|betwixt|base)_patch16_rope_reg\d_gap_\d+"),
 )
 TIMM_PE: Final = dataclasses.replace(
@@ -174,4 +188,12 @@ TIMM_PE: Final = dataclasses.replace(
     signature=(KERNEL, "blocks.0.attn.qkv.bias", "norm_pre.weight", "attn_pool.latent", "pos_embed"),
     foreign=("mask_token", "reg_token", "blocks.0.ls1.gamma", "blocks.0.gamma_1"),
     architectures=re.compile(r"vit_pe_core_(tiny|small|base|large|gigantic)_patch\d+_\d+"),
+)
+TIMM_PE_FEATURES: Final = dataclasses.replace(
+    TIMM_ROPE_VIT,
+    name="timm_pe_features",
+    title="timm's Eva (Perception Encoder's language and spatial models)",
+    signature=(KERNEL, "blocks.0.attn.qkv.bias", "norm_pre.weight", "pos_embed"),
+    foreign=("mask_token", "reg_token", "blocks.0.ls1.gamma", "attn_pool.latent", "norm.weight", "fc_norm.weight"),
+    architectures=re.compile(r"vit_pe_(lang|spatial)_(tiny|small|base|large|gigantic)_patch\d+_\d+"),
 )

@@ -74,7 +74,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     extra = "dist_token" if "dist_token" in checkpoint else "reg_token"
     registers = checkpoint.get_shape(extra, 3)[1] if extra in checkpoint else 0
     covers, image_size = _read_positions(checkpoint, arguments, patch, int(class_token) + registers)
-    size = read_size(checkpoint, arguments, name, dim, patch, gated=gated)
+    size = read_size(checkpoint, arguments, name, dim, patch)
     activation = read_activation(checkpoint, arguments, name, gated=gated)
     eps = _read_eps(checkpoint, arguments)
     num_classes, head = read_head(checkpoint)
