@@ -72,7 +72,7 @@ def find_misreading(config: ViTConfig, read: ViTConfig) -> str:
     for name in _COMPARED:
         wanted, found = getattr(config, name), getattr(read, name)
         if wanted != found and (name not in _PARTS or not _is_same(_PARTS[name](ours), _PARTS[name](theirs))):
-            return f"{name} {_show(wanted, found)} would be read as {_show(found, wanted)}"
+            return f"{name} {show_value(wanted, found)} would be read as {show_value(found, wanted)}"
     if not is_prepared_alike(config.preprocess, read.preprocess, config.image_size):
         return f"preprocess {config.preprocess} would be read as {read.preprocess}"
     return ""
@@ -96,7 +96,7 @@ def find_square_obstacle(config: ViTConfig) -> str:
     return find_preprocess_obstacle(config)
 
 
-def _show(value: object, other: object) -> str:
+def show_value(value: object, other: object) -> str:
     """A value in short; of options of the encoder, those that differ from the others."""
     if isinstance(value, EncoderOptions):
         fields = (field.name for field in dataclasses.fields(value))
