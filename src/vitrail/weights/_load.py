@@ -90,9 +90,9 @@ def load(
     - `path`: a safetensors or npz file, the index of a checkpoint in several files (`model.safetensors.index.json`), or
         a folder with one of these.
     - `layout`: the name of the layout; `None` to recognise it.
-    - `config`: what the checkpoint is, in place of the settings beside the file: a `ViTConfig`, settings as in the
-        library's `config.json`, or the path of such a file. Settings that the layout does not read are an error, unless
-        they are a whole `config.json`.
+    - `config`: what the checkpoint is, in place of the settings beside the file: a configuration, of a `ViT` or of the
+        system, settings as in the library's `config.json`, or the path of such a file. Settings that the layout does
+        not read are an error, unless they are a whole `config.json`.
     - `prefix`: what the names of the tensors begin with, as `"teacher.backbone."`, in a file that has several models.
         The prefix of a single model is found without it.
     - `part`: `"image"` for the image model of a system alone; `None` for all that the file holds. The image model is

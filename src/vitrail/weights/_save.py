@@ -65,12 +65,12 @@ def save(
 
     - `model`: a model whose parts are those that its configuration names. `vitrail.replace` keeps both in step.
     - `path`: a file for `"vitrail"`, usually ending in `.safetensors`. A folder for any other layout, which is made if
-        it is not there: it gets `model.safetensors`, `config.json` (`open_clip_config.json` for open_clip), and for
-        Hugging Face `preprocessor_config.json`, in place of those that it has; of these files it loses those of another
-        layout. `config.json` is written last. An interruption leaves the folder as it was, or
-        with a `config.json` that is not JSON, so that no library opens a mixture of two models. The tensors say that
-        they need `config.json`, and `vitrail.load` refuses them without it.
-    - `layout`: `"vitrail"`, or a layout of timm or Hugging Face.
+        it is not there: it gets `model.safetensors`, `config.json` (`open_clip_config.json` for open_clip), for Hugging
+        Face `preprocessor_config.json`, and for a model that has a tokenizer `tokenizer.json` and
+        `tokenizer_config.json`, in place of those that it has; of these files it loses those of another layout. The
+        settings are written last. An interruption leaves the folder as it was, or with settings that are not JSON, so
+        that no library opens a mixture of two models. `vitrail.load` refuses the tensors without their settings.
+    - `layout`: `"vitrail"`, or a layout of timm, Hugging Face, Meta or open_clip.
     - `keep`: the file or folder that the model is from, in that layout: what the library's class has beside the model,
         as the `mask_token` of DINOv2 or the attention head of SigLIP's classifier, is written again. `None` leaves it
         out, and the library gives it fresh numbers.
