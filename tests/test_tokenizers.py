@@ -147,6 +147,37 @@ def test_a_tokenizer_of_open_clip_is_written_as_hugging_faces(
     assert np.array_equal(found, padded)  # open_clip pads with zeros
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "layout", "message"),
+    [
+        ("openai_clip", {"clean": "open_clip_whitespace"}, "openai_clip", ""),
+        ("openai_clip", {"clean": "siglip"}, "openai_clip", "clean of its tokenizer, 'siglip', would be read as"),
+        ("openai_clip", {"clean": "open_clip_canonicalize"}, "hf_clip", "clean of its .* would be read as 'none'"),
+        ("openai_clip", {"pad_side": "left"}, "hf_clip", ""),
+        ("hf_clip", {"context": 70}, "hf_clip", "context of its tokenizer, 70, would be read as 77"),
+        ("hf_clip", {}, "openai_clip", ""),  # other ids pad, which no token of a causal text reads
+        ("hf_siglip", {"clean": "open_clip_lower"}, "hf_siglip", "'open_clip_lower', would be read as 'siglip'"),
+    ],
+)
+def test_a_tokenizer_that_would_be_read_as_another_is_not_written(
+    family: str,
+    changes: dict[str, Any],
+    layout: Any,
+    message: str,
+    models: dict[str, vitrail.ImageText],
+    tmp_path: Path,
+) -> None:
+    tokenizer, model = dataclasses.replace(config_of(models[family]), **changes), make_model(layout)
+    changed = dataclasses.replace(model, config=dataclasses.replace(model.config, tokenizer=tokenizer))
+    if message:
+        with pytest.raises(ValueError, match=message):
+            vitrail.save(changed, tmp_path / "m", layout=layout)
+        return
+    vitrail.save(changed, tmp_path / "m", layout=layout)
+    found = config_of(vitrail.load(tmp_path / "m"))
+    assert all(getattr(found, name) == value for name, value in changes.items())
+
+
 # Files -----------------------------------------------------------------------------------------------------------
 
 

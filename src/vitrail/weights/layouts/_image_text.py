@@ -34,6 +34,7 @@ from ._timm_naflex import TIMM_NAFLEX_IMAGE
 from ._timm_vit import TIMM_VIT_IMAGE
 from ._tokenizer import find_clip_tokenizer, find_open_clip_tokenizer, find_siglip_tokenizer
 from ._tokenizer_files import (
+    find_tokenizer_misreading,
     write_clip_tokenizer,
     write_open_clip_tokenizer,
     write_siglip_tokenizer,
@@ -58,8 +59,8 @@ def _find_misreading(written: ImageTextConfig, read: ImageTextConfig) -> str:
     """What differs between a configuration and the one that its tensors are read as; empty if nothing does."""
     if problem := find_misreading(written.image, read.image):
         return problem
-    if (written.tokenizer is None) != (read.tokenizer is None):
-        return "its tokenizer would be lost"
+    if problem := find_tokenizer_misreading(written, read):
+        return problem
     for field in dataclasses.fields(written.text):
         ours, theirs = (getattr(config.text, field.name) for config in (written, read))
         if field.name == "encoder" and None not in (ours.layer_scale, theirs.layer_scale):

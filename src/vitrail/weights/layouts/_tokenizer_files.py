@@ -1,5 +1,6 @@
 """The files of a tokenizer, as libraries read them, for a model that is written."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any, Final, cast
@@ -46,17 +47,43 @@ def write_open_clip_tokenizer(config: ImageTextConfig) -> Mapping[str, Settings]
 
 
 def write_tokenizer_cfg(config: ImageTextConfig) -> Settings:
-    """What `text_cfg` says of a tokenizer that is not CLIP's own."""
+    """What `text_cfg` says of a tokenizer that is not CLIP's own, and of how texts are cleaned."""
     known = config.tokenizer
-    if known is None or is_clip(_read(known)):
+    if known is None:
         return {}
+    named: Settings = {} if is_clip(_read(known)) else {"hf_tokenizer_name": "tokenizer"}
     clean = OPEN_CLIP_CLEANING.get(known.clean)
-    return {"hf_tokenizer_name": "tokenizer", **({} if clean is None else {"tokenizer_kwargs": {"clean": clean}})}
+    is_usual = clean is None or (not named and clean == "lower")
+    return {**named, **({} if is_usual else {"tokenizer_kwargs": {"clean": clean}})}
+
+
+def find_tokenizer_misreading(written: ImageTextConfig, read: ImageTextConfig) -> str:
+    """How the tokenizer would be read as one that makes other tokens of a text; empty if it would not."""
+    ours, theirs = written.tokenizer, read.tokenizer
+    if ours is None or theirs is None:
+        return "" if ours is theirs else "its tokenizer would be lost"
+    one, other = _read(ours), _read(theirs)
+    if is_clip(one) and is_clip(other) and _list_merges(one) == _list_merges(other):
+        # Hugging Face's vocabulary of CLIP is in lower case, open_clip's texts are.
+        is_alike = {ours.clean, theirs.clean} == {"none", "open_clip_lower"}
+        theirs = dataclasses.replace(theirs, vocabulary=ours.vocabulary, clean=ours.clean if is_alike else theirs.clean)
+    if written.text.causal and written.text.pooling != "last":  # no token reads the padding after it
+        theirs = dataclasses.replace(theirs, pad_id=ours.pad_id)
+    for name in ("context", "pad_side", "clean", "pad_id"):
+        wanted, found = getattr(ours, name), getattr(theirs, name)
+        if wanted != found:
+            return f"the {name} of its tokenizer, {wanted!r}, would be read as {found!r}"
+    return "" if ours == theirs else "its tokenizer would be read as one with another vocabulary"
 
 
 def is_clip(tokenizer: Mapping[str, Any]) -> bool:
     """Whether this is a tokenizer of CLIP, whose byte pairs mark the end of a word."""
     return tokenizer["model"].get("end_of_word_suffix") == "</w>"
+
+
+def _list_merges(tokenizer: Mapping[str, Any]) -> list[list[str]]:
+    merges: list[str | list[str]] = tokenizer["model"]["merges"]
+    return [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
 
 
 def _read(config: TokenizerConfig) -> dict[str, Any]:
