@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import pickle
 from pathlib import Path
@@ -352,6 +353,15 @@ def test_the_clip_within_clipseg_is_a_clip(tmp_path: Path) -> None:
     decoder = {"decoder.film_mul.bias": np.zeros(3, np.float32)}
     path = changed(CLIP, tmp_path, {"model_type": "clipseg"}, **dict.fromkeys(CLIP.shapes), **tensors, **decoder)
     assert vitrail.load(path).text.config == vitrail.load(CLIP.publish(tmp_path)).text.config
+
+
+@pytest.mark.parametrize("name", ["CLIPModel", "timm, projected", "timm, projected with a bias, flat"])
+def test_the_card_says_that_a_projection_returns_an_embedding(name: str, tmp_path: Path) -> None:
+    path = next(case for title, case in CASES.items() if title.endswith(f" {name}")).publish(tmp_path)
+    vitrail.save(vitrail.load(path), tmp_path / "own.vitrail")
+    for file, part in itertools.product((path, tmp_path / "own.vitrail"), ("image", None)):
+        assert vitrail.model_card(file, part=part).embeds  # type: ignore[arg-type]
+    assert vitrail.model_card(vitrail.load(path, part="image")).embeds == ("bias" not in name)  # no classifier has one
 
 
 def test_an_eva_of_open_clips_is_held_to_what_evas_layout_says(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ._errors import blame_file
 from ._native import check_no_overrides, compare_arrays, is_native, name_dtypes, read_header, read_plugins
 from ._read import Config, choose_config, plan_model, recognise_file
 from .formats import AbstractSource, open_source
-from .layouts import Checkpoint, Part, has_pooler
+from .layouts import Checkpoint, Part, has_no_bias, has_pooler
 
 _T = TypeVar("_T")
 
@@ -145,7 +145,8 @@ def model_card(
     """
     if not isinstance(source, str | Path):
         arrays = list_arrays(source)
-        return _make_own_card(source.config, arrays, Counter(str(array.dtype) for array in arrays.values()))
+        dtypes = Counter(str(array.dtype) for array in arrays.values())
+        return _make_own_card(source.config, arrays, dtypes, isinstance(source.config, ImageTextConfig))
     with open_source(Path(source)) as file:
         if is_native(file):
             check_no_overrides(layout, config, prefix)
@@ -172,12 +173,13 @@ def _make_card(checkpoint: Checkpoint, config: Configuration) -> ModelCard:
         unknown=tuple(name for name, why in reasons.items() if why is None),
         dtypes=Counter(info.dtype for name, info in name_dtypes(checkpoint.tensors).items() if name in plan.used),
         assumed=checkpoint.assumed,
-        embeds=isinstance(config, ImageTextConfig) or (layout.image or layout).embeds(get_image_config(config)),
+        embeds=isinstance(config, ImageTextConfig) or not plan.used.isdisjoint(layout.embeds),
     )
 
 
 def _make_native_card(file: AbstractSource, part: Part) -> ModelCard:
     config = read_header(file)[0]
+    embeds = isinstance(config, ImageTextConfig)
     with blame_file(file.path, read_plugins(file)):
         expected = list_arrays(make_outline(config))
     tensors = name_dtypes(file.tensors)
@@ -185,7 +187,8 @@ def _make_native_card(file: AbstractSource, part: Part) -> ModelCard:
         config, expected, tensors = get_image_config(config), *map(_get_image_arrays, (expected, tensors))
     found = compare_arrays(tensors, expected)
     dtypes = Counter(info.dtype for name, info in tensors.items() if name in expected)
-    return _make_own_card(config, expected, dtypes, (*found.wrong, *map(repr, found.missing)), tuple(found.unknown))
+    missing = (*found.wrong, *map(repr, found.missing))
+    return _make_own_card(config, expected, dtypes, embeds, missing, tuple(found.unknown))
 
 
 def _get_image_arrays(arrays: Mapping[str, _T]) -> dict[str, _T]:
@@ -197,14 +200,16 @@ def _make_own_card(
     config: Configuration,
     arrays: Mapping[str, Any],
     dtypes: Mapping[str, int],
+    embeds: bool,
     missing: tuple[str, ...] = (),
     unknown: tuple[str, ...] = (),
 ) -> ModelCard:
+    image = get_image_config(config)
     return ModelCard(
         layout="vitrail",
         title="vitrail's own",
         kind=name_kind(config),
-        config=get_image_config(config),
+        config=image,
         parameters=_count_parameters(arrays),
         licence=None,
         ignored={},
@@ -212,7 +217,7 @@ def _make_own_card(
         unknown=unknown,
         dtypes=dtypes,
         assumed={},
-        embeds=isinstance(config, ImageTextConfig) or has_pooler(get_image_config(config)),
+        embeds=embeds or has_pooler(image) or (image.classes is None and has_no_bias(image)),
     )
 
 

@@ -154,7 +154,7 @@ OPENAI_CLIP_IMAGE: Final = Layout(
     ),
     preprocess={"": Preprocess("cover", "bicubic", *CLIP)},
     ignored=(*OPEN_CLIP_TEXT, NUMBERS),
-    embeds=has_projection,
+    embeds=("visual.proj",),
 )
 
 
@@ -234,7 +234,7 @@ HF_CLIP_IMAGE: Final = Layout(
     usual={"layer_norm_eps": 1e-5, "num_attention_heads": 12, "hidden_act": "quick_gelu"},
     preprocess=dict.fromkeys(_MODEL_TYPES, Preprocess("cover", "bicubic", *CLIP)),
     ignored=TEXT_TOWER,
-    embeds=has_projection,
+    embeds=("visual_projection.weight",),
     export=Export(
         find_misreading,
         write_config=_write_config,

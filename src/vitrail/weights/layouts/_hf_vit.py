@@ -209,7 +209,7 @@ HF_VIT: Final = Layout(
     usual=_USUAL,
     preprocess=_PREPROCESS,
     ignored=_IGNORED,
-    embeds=has_pooler,
+    embeds=("pooler.dense.weight",),
     export=Export(
         find_misreading,
         write_config=_write_config,

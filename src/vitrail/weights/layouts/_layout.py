@@ -113,8 +113,8 @@ class Layout(Generic[C]):
     """Patterns of names that the model does not need, and why."""
     computed: tuple[tuple[str, Callable[[C], NumpyArray]], ...] = ()
     """Patterns of ignored names that vitrail computes itself, and the numbers that they must have."""
-    embeds: Callable[[C], bool] = lambda config: False
-    """Whether the head of a model returns an embedding instead of the scores of classes."""
+    embeds: tuple[str, ...] = ()
+    """Names of the heads that return an embedding instead of the scores of classes."""
     export: Export[C] | None = None
     """How vitrail writes the layout; `None` if it only reads it."""
 

@@ -228,5 +228,6 @@ TIMM_EVA_IMAGE: Final = Layout(
         *TEXT_TOWER,
     ),
     computed=((r"blocks\.\d+\.attn\.k_bias", lambda config: np.zeros(config.size.dim, np.float32)),),
+    embeds=(f"{OPEN_CLIP_HEAD}.weight",),
     export=Export(find_misreading, write_config=_write_config),
 )

@@ -23,6 +23,7 @@ from ._libraries import TIMM
 from ._open_clip import TEXT_TOWER
 from ._preprocess import Preprocess
 from ._timm import (
+    OPEN_CLIP_HEAD,
     OPEN_CLIP_TRUNK,
     compute_mlp_ratio,
     read_architecture,
@@ -239,5 +240,6 @@ TIMM_NAFLEX_IMAGE: Final = Layout(
     prefixes=(OPEN_CLIP_TRUNK,),
     architectures=re.compile(r"naflexvit_(base|so150m2|so400m)_patch\d+(_reg\d|_gap|_map|_par|_parfac|_siglip)+"),
     ignored=TEXT_TOWER,
+    embeds=(f"{OPEN_CLIP_HEAD}.weight",),
     export=Export(find_misreading, write_config=_write_config, find_obstacle=_find_obstacle),
 )

@@ -299,5 +299,6 @@ TIMM_VIT_IMAGE: Final = Layout(
         r"(_in21k|_sam|_dino|_in21ft1k|_clip_laion2b)?|flexivit_(small|base|large)"
     ),
     ignored=TEXT_TOWER,
+    embeds=(f"{OPEN_CLIP_HEAD}.weight",),
     export=Export(find_misreading, write_config=_write_config, find_obstacle=_find_obstacle),
 )
