@@ -21,7 +21,7 @@ from ._libraries import HUGGING_FACE, TIMM
 from ._preprocess import CLIP, Preprocess
 from ._processor import write_hugging_face_preprocess
 from ._timm import KERNEL, read_architecture, read_arguments, read_head, read_image_size, read_pool, read_size
-from ._vit import find_misreading, find_square_obstacle, has_projection, list_shapes, use_learned
+from ._vit import find_misreading, find_square_obstacle, list_shapes, use_learned
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ APPLE_AIMV2_IMAGE: Final = Layout(
         (r"text_(encoder\..*|projector\.weight)", "the text tower"),
         (r"log_logit_scale", "part of the contrastive loss"),
     ),
-    embeds=has_projection,
+    embeds=(APPLE_NAMES.projection,),
 )
 HF_AIMV2_IMAGE: Final = Layout(
     name="hf_aimv2",
@@ -285,7 +285,7 @@ HF_AIMV2_IMAGE: Final = Layout(
     usual=_USUAL,
     preprocess=dict.fromkeys(_MODEL_TYPES, _PREPROCESS),
     ignored=TEXT_TOWER,
-    embeds=has_projection,
+    embeds=(HF_NAMES.projection,),
     export=Export(
         find_misreading,
         write_config=_write_config,
