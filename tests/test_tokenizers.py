@@ -271,6 +271,9 @@ def test_a_tokenizer_of_another_model_is_an_error(tmp_path: Path) -> None:
     vitrail.save(model, tmp_path / "m", layout="hf_clip")
     for name, text in load_frozen()[0]["hf_clip"].items():
         (tmp_path / "m" / name).write_text(text)
+    with pytest.raises(CheckpointError, match=r"pad_id of tokenizer must be an id in \[0, 300\)"):
+        vitrail.load(tmp_path / "m")
+    (tmp_path / "m" / "tokenizer_config.json").write_text('{"pad_token": "!"}')
     loaded: vitrail.ImageText = vitrail.load(tmp_path / "m")
     with pytest.raises(ValueError, match=r"whose text tower knows 300 tokens, got the id \d+"):
         loaded.tokenize("a cat")
