@@ -18,7 +18,7 @@ PATCH, MOST = 4, 20
 SHAPES = ((12, 16), (8, 12), (4, 80), (52, 4), (4, 4))
 """Some more, some as many, some fewer patches than the 2 x 3 that the model is made for; two are as long as can be."""
 POSITION_CHOICES: dict[str, Any] = {
-    **{name: name for name in builtins(POSITIONS)},
+    **{name: name for name in builtins(POSITIONS) if name != "relative_bias"},
     "dinov3": POSITIONS.configure("rope", rule="dinov3"),
     "mae": POSITIONS.configure("sincos2d", rule="mae"),
     **{f"learned {rule}": POSITIONS.configure("learned", resize=rule) for rule in ResizeRule.__args__},
@@ -28,6 +28,11 @@ POSITION_CHOICES: dict[str, Any] = {
 SHALLOW = vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=24)
 IMAGES = [random_array(*shape, 3, seed=number) for number, shape in enumerate(SHAPES)]
 BATCH = vitrail.pack(IMAGES, PATCH, MOST)
+
+
+def test_a_table_of_distances_refuses_images_of_their_own_grid() -> None:
+    with pytest.raises(ValueError, match="'relative_bias' has one grid, got tokens of an image with its own grid"):
+        run(jax.vmap(small_model(class_token=True, position="relative_bias").backbone), BATCH)
 
 
 def one(batch: Any, number: Any) -> Any:

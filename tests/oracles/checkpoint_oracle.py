@@ -98,10 +98,6 @@ TIMM: dict[str, dict[str, Any]] = {
     "vit_small_plus_patch16_dinov3_qkvb": {"mlp_ratio": 2.0, "num_classes": 0},
     "eva_giant_patch14_224": {},
     "eva_giant_patch14_clip_224": {},
-    "eva02_tiny_patch14_224": {},
-    "eva02_base_patch14_448": {"ref_feat_shape": (5, 3)},
-    "eva02_base_patch16_clip_224": {"num_classes": 0},
-    "eva02_enormous_patch14_clip_224": {"mlp_ratio": 1.5},
     "vit_base_patch16_224_miil": {},
     "vit_small_patch16_lingbot": {"num_classes": 0},
     "vit_base_patch14_reg1_tipsv2": {"num_classes": 0},
@@ -123,11 +119,15 @@ TIMM_ROPE: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_pe_core_tiny_patch16_384": ("timm_pe", {"attn_pool_num_heads": 4}),
     "vit_pe_core_base_patch16_224": ("timm_pe", {"ref_feat_shape": (5, 3), "num_classes": 0}),
     "vit_pe_core_gigantic_patch14_448": ("timm_pe", {"mlp_ratio": 1.5}),
+    "eva02_tiny_patch14_224": ("timm_eva", {}),
+    "eva02_base_patch14_448": ("timm_eva", {"ref_feat_shape": (5, 3)}),
+    "eva02_base_patch16_clip_224": ("timm_eva", {"num_classes": 0}),
+    "eva02_enormous_patch14_clip_224": ("timm_eva", {"mlp_ratio": 1.5}),
     "vit_pe_lang_large_patch14_448": ("timm_pe_features", {"num_classes": 0}),
     "vit_pe_lang_gigantic_patch14_448": ("timm_pe_features", {"num_classes": 0}),
     "vit_pe_spatial_small_patch16_512": ("timm_pe_features", {}),
 }
-"""Those whose queries and keys are rotated by rows and columns."""
+"""Those whose queries and keys are rotated by rows and columns, and their relatives."""
 TIMM_BEIT: dict[str, dict[str, Any]] = {
     "beit_base_patch16_224": {},
     "beit_large_patch16_512": {"qkv_bias": False, "img_size": (16, 24), "num_classes": 0},

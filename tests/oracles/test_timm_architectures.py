@@ -163,8 +163,8 @@ def test_an_architecture_of_native_aspect_is_read_as_timm_builds_it(name: str) -
     with torch.device("meta"):
         model = timm.create_model(name)
     settings = {"architecture": name, "global_pool": model.global_pool, "pretrained_cfg": model.pretrained_cfg}
-    checkpoint = Checkpoint(Shapes(model), LAYOUTS[NAFLEX], settings)
-    config = LAYOUTS[NAFLEX].read_config(checkpoint)
+    checkpoint = Checkpoint(Shapes(model), IMAGE_LAYOUTS[NAFLEX], settings)
+    config = IMAGE_LAYOUTS[NAFLEX].read_config(checkpoint)
     embeds, block = model.embeds, model.blocks[0]
     assert not checkpoint.assumed
     assert (config.grid, config.patch_size) == (embeds.pos_embed_grid_size, embeds.patch_size)

@@ -136,7 +136,8 @@ def _write_config(config: ViTConfig) -> Settings:
     arguments: dict[str, object] = {**write_pool(config), "num_reg_tokens": config.num_registers}
     if any(name in list_shapes(config) for name in POSITION_ROWS):
         arguments["use_fc_norm"] = config.norm_order == "pool_norm"
-        return write_timm_config(config, "eva_giant_patch14_224", arguments)
+        architecture = "eva02_enormous_patch14_clip_224" if config.encoder.post_norm else "eva_giant_patch14_224"
+        return write_timm_config(config, architecture, arguments)
     arguments["init_values"] = config.encoder.layer_scale
     if gated:
         arguments["swiglu_align_to"] = 1
