@@ -12,7 +12,7 @@ from ..._spec import PartSpec
 from ...encoder import EncoderOptions
 from ...model import ViT, ViTConfig
 from ...nn import list_arrays
-from ...position import LearnedPosition
+from ...position import LearnedPosition, RelativeBiasPosition
 from .._configuration import make_outline
 from ._preprocess import is_prepared_alike
 from ._processor import find_preprocess_obstacle
@@ -112,7 +112,7 @@ def show_value(value: object, other: object) -> str:
 
 def _is_same(ours: eqx.Module, theirs: eqx.Module) -> bool:
     """Whether two parts without their numbers are the same. The rule for other sizes belongs to the library."""
-    if isinstance(ours, LearnedPosition) and isinstance(theirs, LearnedPosition):
+    if isinstance(ours, LearnedPosition | RelativeBiasPosition) and type(ours) is type(theirs):
         shapes = ({name: array.shape for name, array in list_arrays(part).items()} for part in (ours, theirs))
         return next(shapes) == next(shapes)
     structures = (cast(object, jax.tree.structure(part)) for part in (ours, theirs))
