@@ -119,6 +119,17 @@ def test_list_shows_options_with_their_defaults(capsys: pytest.CaptureFixture[st
     assert "    option zero: bool = False" in capsys.readouterr().out.splitlines()
 
 
+def test_a_reader_of_the_output_that_stops_is_no_error() -> None:
+    """As in `vitrail list | head -1`."""
+    command = [sys.executable, "-m", "vitrail", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == b""
+    assert run.returncode == 141
+
+
 def test_list_with_plugins(tmp_path: Path):
     """In a process of its own: they are listed from their metadata, and none is imported."""
     (tmp_path / "good_pool.py").write_text("raise SystemExit('imported')\n")

@@ -1,5 +1,6 @@
 """Parses a command line, runs the command, and prints errors."""
 
+import os
 import signal
 import sys
 import threading
@@ -66,6 +67,10 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         with _exit_at_sigterm():
             _run(_parse(args))
+            sys.stdout.flush()
+    except BrokenPipeError:  # a reader of the output that stops, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there at exit
+        return 141  # what a shell calls the end by SIGPIPE
     except KeyboardInterrupt:
         print("vitrail: stopped", file=sys.stderr)
         return 130
