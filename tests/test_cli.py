@@ -120,8 +120,8 @@ def test_list_shows_options_with_their_defaults(capsys: pytest.CaptureFixture[st
 
 
 def test_a_reader_of_the_output_that_stops_is_no_error() -> None:
-    """As in `vitrail list | head -1`."""
-    command = [sys.executable, "-m", "vitrail", "list"]
+    """As in `vitrail list pools | head -1`."""
+    command = [sys.executable, "-m", "vitrail", "list", "pools"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         assert run.stdout is not None
         assert run.stderr is not None
