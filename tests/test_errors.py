@@ -219,7 +219,7 @@ def test_an_argument_that_a_function_does_not_have_says_where_it_goes(call: Call
          "remat of vitrail.Execution() must be 'products', 'attention' or 'blocks', got the string 'block': "
          "did you mean 'blocks'?"),
         (lambda: build(norm_order="pool-norm", key=KEY),
-         "norm_order of vitrail.vit() must be 'norm_pool' or 'pool_norm', got the string 'pool-norm': "
+         "norm_order of vitrail.vit() must be 'norm_pool', 'pool_norm' or 'none', got the string 'pool-norm': "
          "did you mean 'pool_norm'?"),
         (lambda: vitrail.vit("S/16", num_classes=np.int64(3), key=KEY),  # type: ignore[arg-type]
          "num_classes of vitrail.vit() must be an int or None, got the int64 3: pass int(num_classes)"),
@@ -630,7 +630,7 @@ def make_row(name: str) -> vitrail.lab.PoolRow:
         (lambda: vitrail.compile(small_model()), "<CompiledViT: batches of images of 8 x 12 x 3>"),
         (lambda: vitrail.BIG_VISION, "<Init big_vision>"),
         (lambda: dataclasses.replace(vitrail.BIG_VISION), "<Init with initializers of its own>"),
-        (lambda: vitrail.weights.LAYOUTS["torchvision"], "<Layout torchvision: torchvision's VisionTransformer>"),
+        (lambda: vitrail.weights.LAYOUTS["torchvision"], "<Layout torchvision>"),
     ],
 )  # fmt: skip
 def test_a_value_prints_what_it_is_in_one_line(make: Callable[[], object], printed: str) -> None:

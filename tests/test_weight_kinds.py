@@ -25,23 +25,22 @@ class TwoConfig(JSONConfig):
     image: vitrail.ViTConfig
     depth: int
 
-    def build(self, *, key: Any) -> "Two":
+    def build(self, *, execution: Any = vitrail.Execution(), dropout: Any = vitrail.Dropout(), key: Any) -> "Two":
         image_key, beside_key = jax.random.split(key)
         size = dataclasses.replace(self.image.size, depth=self.depth)
         beside = vitrail.Encoder(size, options=vitrail.EncoderOptions(), init=vitrail.TRUNC_NORMAL, key=beside_key)
-        return Two(self.image.build(key=image_key), beside, self)
+        image = self.image.build(execution=execution, dropout=dropout, key=image_key)
+        return Two(image, beside, self)
 
 
-class Two(eqx.Module):
+class Two(vitrail.systems.AbstractSystem):
     image: vitrail.ViT
     beside: vitrail.Encoder
     config: TwoConfig = eqx.field(static=True)
 
-    def with_execution(self, execution: vitrail.Execution) -> "Two":
-        return dataclasses.replace(self, image=self.image.with_execution(execution))
-
-    def with_dropout(self, dropout: vitrail.Dropout) -> "Two":
-        return dataclasses.replace(self, image=self.image.with_dropout(dropout))
+    def resized(self, image_size: Any, *, patch_size: Any = None) -> "Two":
+        image = self.image.resized(image_size, patch_size=patch_size)
+        return Two(image, self.beside, dataclasses.replace(self.config, image=image.config))
 
 
 IMAGE = LAYOUTS["hf_clip"] if LAYOUTS["hf_clip"].image is None else LAYOUTS["hf_clip"].image

@@ -18,7 +18,7 @@ from ._errors import blame_file
 from ._native import check_no_overrides, compare_arrays, is_native, name_dtypes, read_header, read_plugins
 from ._read import Config, choose_config, plan_model, recognise_file
 from .formats import AbstractSource, open_source
-from .layouts import Checkpoint, Part, has_no_bias, has_pooler
+from .layouts import Checkpoint, Part, has_pooler
 
 _T = TypeVar("_T")
 
@@ -217,7 +217,7 @@ def _make_own_card(
         unknown=unknown,
         dtypes=dtypes,
         assumed={},
-        embeds=embeds or has_pooler(image) or (image.classes is None and has_no_bias(image)),
+        embeds=embeds or has_pooler(image),
     )
 
 

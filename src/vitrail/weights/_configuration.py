@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from .._check import join_names
 from ..model import ViT, ViTConfig
 from ..nn import Dropout, Execution, is_shape, name_leaf
-from ..systems import DenseConfig, DINOConfig, ImageTextConfig, MAEConfig, SegmentAnythingConfig
+from ..systems import AbstractSystem, DenseConfig, DINOConfig, ImageTextConfig, MAEConfig, SegmentAnythingConfig
 from .formats import NumpyArray
 
 
@@ -55,30 +55,6 @@ class SystemConfiguration(Configuration, Protocol):
         ...
 
 
-@runtime_checkable
-class System(Configured, Protocol):
-    """A model that has a `ViT` as one of its parts."""
-
-    @property
-    def image(self) -> ViT:
-        """The image model."""
-        ...
-
-    def with_execution(self, execution: Execution) -> "System":
-        """The same model, computed in that way."""
-        ...
-
-    def with_dropout(self, dropout: Dropout) -> "System":
-        """The same model with that dropout."""
-        ...
-
-    def resized(
-        self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None
-    ) -> "System":
-        """The model for images or patches of another size."""
-        ...
-
-
 KINDS: Final[Mapping[str, type[Configuration]]] = MappingProxyType(
     {
         "vit": ViTConfig,
@@ -113,7 +89,7 @@ def parse_configuration(kind: str, text: str) -> Configuration:
     return KINDS[kind].from_json(text)
 
 
-def get_image_model(model: Configured) -> ViT:
+def get_image_model(model: object) -> ViT:
     """The image model of a system; a `ViT` as it is.
 
     **Raises:** `TypeError` if the model has none.
@@ -121,7 +97,7 @@ def get_image_model(model: Configured) -> ViT:
     match model:
         case ViT() as image:
             return image
-        case System(image=image):
+        case AbstractSystem(image=image):
             return image
         case _:
             raise TypeError(f"the model must be a ViT or have an image model, got a {type(model).__name__}")

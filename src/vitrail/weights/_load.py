@@ -11,7 +11,7 @@ from ..head import HeadFactory, NoHead
 from ..model import ViT, replace
 from ..nn import Dropout, Execution
 from ..pool import PoolFactory
-from ._configuration import System
+from ..systems import AbstractSystem
 from ._read import Config, read_model
 from .layouts import Part
 
@@ -119,7 +119,7 @@ def load(
     if sizes != (None, None) or ending != (KEEP, KEEP, KEEP):
         part = "image"
     model = cast(
-        ViT | System, read_model(path, layout=layout, config=config, part=part, prefix=prefix, convert=convert)
+        ViT | AbstractSystem, read_model(path, layout=layout, config=config, part=part, prefix=prefix, convert=convert)
     )
     model = model.with_execution(execution).with_dropout(dropout)
     if not isinstance(model, ViT):

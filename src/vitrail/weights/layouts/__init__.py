@@ -21,4 +21,4 @@ from ._settings import (
     read_settings_file as read_settings_file,
 )
 from ._table import LAYOUTS as LAYOUTS, Part as Part, WritableLayout as WritableLayout, recognise as recognise
-from ._vit import has_no_bias as has_no_bias, has_pooler as has_pooler
+from ._vit import has_pooler as has_pooler

@@ -119,7 +119,7 @@ class Layout(Generic[C]):
     """How vitrail writes the layout; `None` if it only reads it."""
 
     def __repr__(self) -> str:
-        return f"<Layout {self.name}: {self.title}>"
+        return f"<Layout {self.name}>"
 
     def shorten(self, names: Iterable[str]) -> list[str]:
         """The names of tensors without their prefix. All in one call, as each call is checked."""

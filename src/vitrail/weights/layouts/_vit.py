@@ -57,11 +57,6 @@ def has_pooler(config: ViTConfig) -> bool:
     return isinstance(config.head, PartSpec) and dict(config.head.options).get("activation") is not None
 
 
-def has_no_bias(config: ViTConfig) -> bool:
-    """Whether the head is a linear layer without a bias, as projections to an embedding are."""
-    return config.head == PartSpec("linear", (("bias", False),))
-
-
 def has_projection(config: ViTConfig) -> bool:
     """Whether CLIP's image tower ends with its projection."""
     return config.head != "none"
