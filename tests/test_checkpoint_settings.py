@@ -630,6 +630,10 @@ def test_one_of_two_models_is_chosen_by_its_prefix(tmp_path: Path) -> None:
             read(path, **settings)
         with pytest.raises(ValueError, match=r"prefix must be what some names in .* begin with, got 'ema\.'"):
             read(path, prefix="ema.", **settings)
+        with pytest.raises(ValueError, match=r"must end with the dot .*: pass prefix='first\.'"):
+            read(path, prefix="first", **settings)
+        with pytest.raises(CheckpointError, match=r"Its 2 tensors under 'first\.blocks\.0\.norm1\.' begin with 'bias"):
+            read(path, prefix="first.blocks.0.norm1.", **settings)
     plain = vitrail.load(published(DINOV2, tmp_path / "plain"), **DINOV2.options)
     assert eqx.tree_equal(vitrail.load(path, prefix="first.", **settings), plain)
     card = vitrail.model_card(path, prefix="first.", **settings)

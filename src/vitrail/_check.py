@@ -53,8 +53,8 @@ def check_not_negative(**values: float) -> None:
 
 
 def check_names(name: str, values: Iterable[object]) -> None:
-    """Raises a `TypeError` if one of several names, the argument `name`, is not a string: the check of types looks at
-    one of all."""
+    """Raises a `TypeError` if one of several names, the argument `name`, is not a string. beartype checks only one
+    item of a sequence."""
     if wrong := [value for value in values if not isinstance(value, str)]:
         raise TypeError(f"{name} must be strings, got {describe_value(wrong[0])} among them: pass a string")
 

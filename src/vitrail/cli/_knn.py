@@ -16,11 +16,12 @@ class Knn(LoadOptions):
     file: Path
     """A safetensors or npz file, an index of several, or a folder with one."""
     data: Path | None = None
-    """Your own images, as for `vitrail demo`; without it 5,000 digits of MNIST. They are prepared as the file says."""
+    """Your own images, as for `vitrail demo`; without it 5000 digits of MNIST. They are prepared as the file says."""
     neighbours: str = "10,20,100,200"
-    """How many neighbours vote: several numbers, separated by commas. Numbers above that of the images are left out."""
+    """How many neighbours vote: several numbers, separated by commas. Those larger than the number
+    of training images are left out."""
     temperature: float = 0.07
-    """Of the votes, whose weight is exp(cosine / temperature)."""
+    """The temperature of the votes: each has the weight exp(cosine / temperature)."""
     image_size: int | None = None
     """Height and width of the images in pixels, in place of those of the model."""
     batch_size: int = 50

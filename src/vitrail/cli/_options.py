@@ -18,7 +18,7 @@ class ReadOptions:
     config: str | None = None
     """Settings in JSON, in place of the config.json beside the file: '{"num_heads": 6}'."""
     prefix: str | None = None
-    """What the names of the tensors begin with, in a file of several models."""
+    """What the names of the tensors begin with, with the dot, in a file of several models: 'teacher.'."""
 
     def read_card(self, file: Path, part: Part = None) -> ModelCard:
         """What a file holds."""
@@ -42,8 +42,8 @@ class LoadOptions(ReadOptions):
 
 
 def refuse_options(when: str, **options: object) -> None:
-    """Raises a `ValueError` that names the first option that is given, not `None` or false, though `when` makes it
-    useless."""
+    """Raises a `ValueError` for the first option that has a value (not `None`, `False` or `()`), because it has no
+    effect `when`."""
     for name, value in options.items():
         if value is not None and value is not False and value != ():
             raise ValueError(f"{name.replace('_', '-')} has no effect {when}: leave it out")

@@ -44,7 +44,7 @@ class Segment(LoadOptions):
     box: str | None = None
     """left,top,right,bottom of a box around the object, in pixels."""
     single: bool = False
-    """Whether the prompt is clear, so that one mask is enough; without it, the best of several."""
+    """Whether to predict one mask, for a clear prompt; by default it is the best of several."""
     everything: bool = False
     """Whether to find all objects, over a grid of points."""
     points_per_side: int | None = None

@@ -14,8 +14,8 @@ _C = TypeVar("_C")
 
 
 class JSONConfig:
-    """A configuration that can be written as JSON: a frozen dataclass. Equal ones are equal with a part that is a
-    `functools.partial`, too; a subclass with a `__post_init__` of its own calls this one."""
+    """A configuration that can be written as JSON: a frozen dataclass. Configurations with equal `functools.partial`
+    parts compare equal. A subclass with a `__post_init__` of its own calls this one."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(cast(Any, self)):

@@ -28,7 +28,8 @@ class RelativeBiasPosition(AbstractPosition):
 
     For images of another size the table of distances is resampled: by the rule `"geometric"` of BEiT, in which the
     distances of the old table grow geometrically to cover those of the new one, near ones more densely than far ones,
-    with linear interpolation as in timm; or as an image by `"bilinear"`, as in Hugging Face.
+    with linear interpolation as in timm, where both sides are resampled even if only one changes; or as an image by
+    `"bilinear"`, as in Hugging Face.
 
     ??? cite
 

@@ -133,8 +133,9 @@ def recognise(
     found = _drop_inner(found)
     if not found:
         raise CheckpointError(
-            f"{source.path} has no layout that vitrail knows. Its {len(source.tensors):,} tensors begin with "
-            f"{join_names(list(source.tensors)[:3])}{_find_nearest(source, known)}"
+            f"{source.path} has no layout that vitrail knows. Its {len(first.tensors):,} tensors"
+            f"{f' under {prefix!r}' if prefix else ''} begin with {join_names(list(first.tensors)[:3])}"
+            f"{_find_nearest(first, known)}"
         )
     if len({checkpoint.prefix for checkpoint in found}) > 1:
         prefixes = join_names(dict.fromkeys(checkpoint.prefix for checkpoint in found))
@@ -185,6 +186,8 @@ def _cut_prefix(source: AbstractSource, prefix: str) -> RenamedSource:
             f"prefix must be what some names in {source.path} begin with, got {prefix!r}: the first are "
             f"{join_names(list(source.tensors)[:3])}"
         )
+    if all(name.startswith(".") for name in scope.tensors):
+        raise ValueError(f"prefix must end with the dot that follows it in {source.path}: pass prefix='{prefix}.'")
     return scope
 
 
