@@ -352,13 +352,14 @@ def test_the_pool_of_timms_arguments_is_read(arguments: dict[str, Any], pool: An
     [
         ({"act_layer": "mish"}, "'act_layer' beside .* must be one of .*, got 'mish'"),
         ({"norm_layer": "rmsnorm"}, "'norm_layer' beside .* must be 'layernorm', got 'rmsnorm'"),
-        ({"final_norm": False}, "'final_norm' beside .* must be true, got False"),
         (
             {"global_pool": "max", "pool_include_prefix": True},
             "'pool_include_prefix' beside .* must be false for .*'max'",
         ),
-        ({"scale_attn_norm": True}, "'scale_attn_norm', which vitrail does not know"),
-        ({"proj_bias": False}, "'proj_bias', which vitrail does not know"),
+        ({"scale_mlp": True}, "'scale_mlp', which vitrail does not know"),
+        ({"final_norm": False}, "'final_norm' beside .* must be True for these tensors, got False"),
+        ({"proj_bias": False}, "'proj_bias' beside .* must be True for these tensors, got False"),
+        ({"scale_attn_norm": True}, "'scale_attn_norm' beside .* must be False for these tensors, got True"),
         ({"pos_embed": "none"}, "'pos_embed', which vitrail does not know"),
         ({"block_fn": "ResPostBlock"}, "'block_fn', which vitrail does not know"),
         ({"norm_layer": "layernorm"}, "'norm_layer' beside .* must be that of AIMv2, got 'layernorm'"),

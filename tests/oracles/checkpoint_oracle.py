@@ -119,6 +119,10 @@ TIMM_ROPE: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_pe_core_tiny_patch16_384": ("timm_pe", {"attn_pool_num_heads": 4}),
     "vit_pe_core_base_patch16_224": ("timm_pe", {"ref_feat_shape": (5, 3), "num_classes": 0}),
     "vit_pe_core_gigantic_patch14_448": ("timm_pe", {"mlp_ratio": 1.5}),
+    "vit_tiny_patch16_224 norms within, no biases": (
+        "timm",
+        {"proj_bias": False, "scale_attn_norm": True, "scale_mlp_norm": True, "final_norm": False},
+    ),
     "eva02_tiny_patch14_224": ("timm_eva", {}),
     "eva02_base_patch14_448": ("timm_eva", {"ref_feat_shape": (5, 3)}),
     "eva02_base_patch16_clip_224": ("timm_eva", {"num_classes": 0}),

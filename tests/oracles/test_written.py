@@ -100,6 +100,10 @@ FOR_TIMM: dict[str, tuple[str, ViTConfig]] = {
         "timm",
         base(pool=POOLS.configure("cls", num_tokens=2), head="distilled", num_registers=1, class_token=True),
     ),
+    "norms within, no biases": (
+        "timm",
+        base(norm_order="none", encoder=EncoderOptions(bias=False, attention_norm=True, mlp_norm=True)),
+    ),
     "odd width": ("timm", bare(size=vitrail.EncoderSize(dim=12, depth=1, num_heads=2, mlp_dim=41))),
     "dinov3": ("timm_eva", bare(position=DINOV3, num_registers=4, encoder=dataclasses.replace(SCALED, norm_eps=1e-5))),
     "dinov3, mean, no bias, oblong": (

@@ -13,7 +13,7 @@ from typing import Any, Final
 from ..._check import join_names
 from ..._spec import PartSpec
 from ...encoder import EncoderSize
-from ...model import ViTConfig
+from ...model import NormOrder, ViTConfig
 from ...pool import POOLS
 from .._errors import CheckpointError
 from ._checkpoint import Checkpoint
@@ -56,16 +56,15 @@ _HEADS: Final = (
 _KNOWN_ARGUMENTS: Final = re.compile(
     r"(img_size|patch_size|in_chans|num_classes|global_pool|embed_dim|depth|num_heads|mlp_ratio|qkv_bias|qk_norm)|"
     r"(init_values|class_token|no_embed_class|reg_tokens|num_reg_tokens|pre_norm|fc_norm|dynamic_img_(size|pad))|"
-    r"(act_layer|norm_layer|final_norm|use_fc_norm|swiglu_align_to|pool_include_prefix)|"
+    r"(act_layer|norm_layer|final_norm|proj_bias|scale_(attn|mlp)_norm|use_fc_norm|swiglu_align_to|pool_include_prefix)|"
     r"(weight_init|(pos_|patch_|proj_|attn_)?drop_rate|drop_path_rate|strict_img_size)"
 )
 
 _USUAL_ARGUMENTS: Final[Mapping[str, tuple[object, ...]]] = MappingProxyType(
     {
         "pos_embed": ("learn",),
-        "proj_bias": (True,),
         "fix_init": (True, False),
-        **dict.fromkeys(("scale_attn_norm", "scale_mlp_norm", "scale_mlp", "scale_attn_inner"), (False,)),
+        **dict.fromkeys(("scale_mlp", "scale_attn_inner"), (False,)),
         **dict.fromkeys(("use_post_norm", "use_pre_transformer_norm", "attn_only_layer_scale"), (False, None)),
         **dict.fromkeys(("embed_norm_layer", "mlp_layer", "attn_layer", "block_fn", "embed_layer"), (None,)),
     }
@@ -165,6 +164,13 @@ def read_pool(
     if include_prefix:
         return PartSpec("mean", (("include_prefix", True),))
     return next(ours for ours, theirs in _POOL_NAMES.items() if theirs == given) if attention is None else attention
+
+
+def read_norm_order(checkpoint: Checkpoint) -> NormOrder:
+    """Where the final norm stands, which its name tells."""
+    if "fc_norm.weight" in checkpoint:
+        return "pool_norm"
+    return "norm_pool" if "norm.weight" in checkpoint else "none"
 
 
 def read_image_size(checkpoint: Checkpoint, arguments: dict[str, Any]) -> Any:

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from ..._spec import PartSpec
 from ...encoder import EncoderOptions
-from ...model import NormOrder, ViTConfig
+from ...model import ViTConfig
 from .._errors import CheckpointError
 from .._rules import POSITION_ROWS, ZEROS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
 from ._layout import Layout
 from ._libraries import TIMM
-from ._timm import KERNEL, read_architecture, read_arguments, read_image_size, read_pool, read_size
+from ._timm import KERNEL, read_architecture, read_arguments, read_image_size, read_norm_order, read_pool, read_size
 from ._timm_vit import TIMM_VIT_IMAGE
 
 _ARGUMENTS: Final = (
@@ -53,7 +53,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         position=_read_position(checkpoint, arguments, name, covers),
         pool=_read_pool(checkpoint, arguments, name, eps, size.num_heads),
         head="none" if num_classes is None else "linear",
-        norm_order=_read_norm_order(checkpoint),
+        norm_order=read_norm_order(checkpoint),
         class_token=class_token,
         num_registers=registers,
         encoder=EncoderOptions(
@@ -66,12 +66,6 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
             channels, checkpoint.count_unread(patch, read_image_size(checkpoint, arguments))
         ),
     )
-
-
-def _read_norm_order(checkpoint: Checkpoint) -> NormOrder:
-    if "fc_norm.weight" in checkpoint:
-        return "pool_norm"
-    return "norm_pool" if "norm.weight" in checkpoint else "none"
 
 
 def _read_size(

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from ..._check import join_names
 from ..._spec import PartSpec
 from ...encoder import EncoderOptions
-from ...model import ViTConfig
+from ...model import NormOrder, ViTConfig
 from ...nn import ActivationName
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
@@ -28,6 +28,7 @@ from ._timm import (
     read_arguments,
     read_head,
     read_image_size,
+    read_norm_order,
     read_pool,
     read_size,
     write_pool,
@@ -79,6 +80,19 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     eps = _read_eps(checkpoint, arguments)
     num_classes, head = read_head(checkpoint)
     distilled = "head_dist.weight" in checkpoint
+    encoder = EncoderOptions(
+        qkv_bias="blocks.0.attn.qkv.bias" in checkpoint,
+        bias="blocks.0.attn.proj.bias" in checkpoint,
+        qk_norm="blocks.0.attn.q_norm.weight" in checkpoint,
+        activation=activation,
+        norm_eps=eps,
+        pre_norm=pre_norm,
+        attention_norm="blocks.0.attn.norm.weight" in checkpoint,
+        mlp_norm="blocks.0.mlp.norm.weight" in checkpoint,
+        layer_scale=1.0 if "blocks.0.ls1.gamma" in checkpoint else None,
+    )
+    norm_order = read_norm_order(checkpoint)
+    _check_arguments(checkpoint, arguments, encoder, norm_order)
     return ViTConfig(
         image_size=image_size,
         patch_size=patch,
@@ -90,21 +104,32 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         position=use_learned("torch_bicubic_antialias", covers_prefix=covers),
         pool=choose_pool(checkpoint, arguments, name, activation, eps, size.num_heads),
         head="distilled" if distilled else head,
-        norm_order="pool_norm" if "fc_norm.weight" in checkpoint else "norm_pool",
+        norm_order=norm_order,
         class_token=class_token,
         num_registers=registers,
-        encoder=EncoderOptions(
-            qkv_bias="blocks.0.attn.qkv.bias" in checkpoint,
-            qk_norm="blocks.0.attn.q_norm.weight" in checkpoint,
-            activation=activation,
-            norm_eps=eps,
-            pre_norm=pre_norm,
-            layer_scale=1.0 if "blocks.0.ls1.gamma" in checkpoint else None,
-        ),
+        encoder=encoder,
         preprocess=checkpoint.find_preprocess(
             channels, checkpoint.count_unread(patch, read_image_size(checkpoint, arguments))
         ),
     )
+
+
+def _check_arguments(
+    checkpoint: Checkpoint, arguments: dict[str, Any], encoder: EncoderOptions, norm_order: NormOrder
+) -> None:
+    """Raises a `CheckpointError` if an argument says something else than the tensors."""
+    told = {
+        "final_norm": norm_order != "none",
+        "proj_bias": encoder.bias,
+        "scale_attn_norm": encoder.attention_norm,
+        "scale_mlp_norm": encoder.mlp_norm,
+    }
+    for name, value in told.items():
+        if bool(arguments.get(name, value)) != value:
+            raise CheckpointError(
+                f"the setting {name!r} beside {checkpoint.path} must be {value} for these tensors, got "
+                f"{arguments[name]!r}"
+            )
 
 
 def read_activation(
@@ -131,11 +156,6 @@ def _read_eps(checkpoint: Checkpoint, arguments: dict[str, Any]) -> float:
         raise CheckpointError(
             f"the setting 'norm_layer' beside {checkpoint.path} must be 'layernorm', got {given!r}, which vitrail does "
             "not know"
-        )
-    if arguments.get("final_norm") is False and "fc_norm.weight" not in checkpoint:
-        raise CheckpointError(
-            f"the setting 'final_norm' beside {checkpoint.path} must be true, got False: vitrail has no ViT without a "
-            "final norm"
         )
     return 1e-5 if "norm_pre.weight" in checkpoint and not given else 1e-6
 
@@ -211,6 +231,10 @@ def _write_config(config: ViTConfig) -> Settings:
         "class_token": "backbone.class_token" in shapes,
         "pre_norm": encoder.pre_norm,
         "fc_norm": config.norm_order == "pool_norm",
+        "final_norm": config.norm_order != "none",
+        "proj_bias": encoder.bias,
+        "scale_attn_norm": encoder.attention_norm,
+        "scale_mlp_norm": encoder.mlp_norm,
     }
     if not gated:
         arguments["act_layer"] = encoder.activation
@@ -262,6 +286,8 @@ def _map(config: ViTConfig) -> tuple[Rule, ...]:
             scales=("ls1.gamma", "ls2.gamma"),
             qk_norms=("attn.q_norm", "attn.k_norm"),
         ),
+        map_names("blocks.{i}.attn.norm.*", "backbone.encoder.stack.attention.norm.*"),
+        map_names("blocks.{i}.mlp.norm.*", "backbone.encoder.stack.mlp.norm.*"),
         map_names("fc_norm.*" if config.norm_order == "pool_norm" else "norm.*", FINAL_NORM),
         map_names("attn_pool.latent", "readout.pool.queries", "1 n d -> n d"),
         map_names(("attn_pool.q.*", "attn_pool.kv.*"), "readout.pool.attention.qkv.*", parts=(1, 2)),
