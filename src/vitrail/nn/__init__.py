@@ -69,6 +69,7 @@ from ._resample import (
     resample as resample,
     resample_at as resample_at,
     resize_kernel as resize_kernel,
+    weigh_axes as weigh_axes,
 )
 from ._rotation import Rotation as Rotation
 from ._softmax import attention_weights as attention_weights, masked_softmax as masked_softmax

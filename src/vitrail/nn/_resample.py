@@ -1,5 +1,6 @@
 """Resampling of tables and kernels along their axes, by the rules of published code."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import jax
@@ -25,9 +26,17 @@ def resample(table: Float[Array, "*old dim"], size: tuple[int, ...], rule: Resiz
     """Resamples all axes but the last to other lengths."""
     if table.shape[:-1] == size:
         return table
-    for axis, length in enumerate(size):
-        weights = make_interpolation(table.shape[axis], length, rule).astype(table.dtype)
-        table = jnp.moveaxis(jnp.tensordot(weights, table, (1, axis), precision="highest"), 0, axis)
+    return weigh_axes(
+        table, [make_interpolation(old, new, rule) for old, new in zip(table.shape[:-1], size, strict=True)]
+    )
+
+
+def weigh_axes(
+    table: Float[Array, "*old dim"], weights: Sequence[Float[np.ndarray, "_new _old"]]
+) -> Float[Array, "*new dim"]:
+    """Resamples all axes but the last by how much each new sample takes from each old one, axis by axis."""
+    for axis, along in enumerate(weights):
+        table = jnp.moveaxis(jnp.tensordot(along.astype(table.dtype), table, (1, axis), precision="highest"), 0, axis)
     return table
 
 

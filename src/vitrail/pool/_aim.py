@@ -76,8 +76,8 @@ class AIMPool(AbstractWeighingPool):
         self.out_dim = dim
 
     def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
-        _, values = self._project(tokens)
-        gathered = jnp.einsum("hn,hnd->hd", self.weights(tokens).astype(values.dtype), values)
+        keys, values = self._project(tokens)
+        gathered = jnp.einsum("hn,hnd->hd", self._weigh(tokens, keys).astype(values.dtype), values)
         return self.project(gathered.reshape(-1))
 
     def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
@@ -90,6 +90,9 @@ class AIMPool(AbstractWeighingPool):
         How much the query takes from each patch: one row for each head, which sums to one.
         """
         keys, _ = self._project(tokens)
+        return self._weigh(tokens, keys)
+
+    def _weigh(self, tokens: Tokens, keys: Float[Array, "heads patches head_dim"]) -> Float[Array, "heads patches"]:
         query = self.query.reshape(self.num_heads, 1, -1).astype(keys.dtype)
         return attention_weights(query, keys, read_patches(tokens)[1])[:, 0]
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._tokens import Tokens
-from ..nn import ParameterKinds, RelativeBias, resample
+from ..nn import ParameterKinds, RelativeBias, resample, weigh_axes
 from ._base import AbstractPosition
 from ._grid import check_grid
 
@@ -136,10 +136,7 @@ def _resample_geometric(
     if table.shape[:2] == size:
         return table
     # Where one side alone changes, timm resamples the other too, by the smallest ratio that it tries.
-    for axis, length in enumerate(size):
-        weights = jnp.asarray(_weigh_distances(table.shape[axis], length), table.dtype)
-        table = jnp.moveaxis(jnp.tensordot(weights, table, (1, axis), precision="highest"), 0, axis)
-    return table
+    return weigh_axes(table, [_weigh_distances(old, new) for old, new in zip(table.shape[:2], size, strict=True)])
 
 
 def _weigh_distances(old: int, new: int) -> Float[np.ndarray, "new old"]:

@@ -13,8 +13,12 @@ BOTH: Final = ".*"
 """Stands for `.weight` and `.bias` at the end of a name."""
 POSITION_ROWS: Final = ("backbone.position.class_token", "backbone.position.registers", "backbone.position.patches")
 """The rows of a learned position embedding, if one tensor of the file holds them all."""
+LEARNED_ROPE_ROWS: Final = tuple(name.replace(".position.", ".position.learned.") for name in POSITION_ROWS)
+"""The same rows where the position rotates, too."""
 RELATIVE_ROWS: Final = ("backbone.position.patches", "backbone.position.prefix")
 """The rows of a table of relative positions."""
+QKV: Final = "backbone.encoder.stack.attention.qkv."
+"""What the weight and the bias of queries, keys and values begin with."""
 FINAL_NORM: Final = ("backbone.norm.*", "readout.norm.*")
 """The final norm. A model has one or the other."""
 

@@ -15,8 +15,6 @@ from .._rules import POSITION_ROWS, RELATIVE_ROWS, Rule, map_names
 from ._checkpoint import Checkpoint
 from ._vit import use_learned
 
-QKV: Final = "backbone.encoder.stack.attention.qkv."
-
 
 @dataclass(frozen=True)
 class Tables:

@@ -15,7 +15,7 @@ from ..._spec import PartSpec
 from ...encoder import EncoderOptions, EncoderSize
 from ...model import ViTConfig
 from .._errors import CheckpointError
-from .._rules import FINAL_NORM, ZEROS, Rule, map_block, map_names
+from .._rules import FINAL_NORM, QKV, ZEROS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
 from ._hugging_face import MASK_TOKEN, read_activation, select_settings, write_config
 from ._layout import Export, Layout, Settings
@@ -29,7 +29,6 @@ _PATCHES: Final = 14
 """The side of the images of the published models, in patches."""
 _ALSO_SATELLITE: Final = (1024, 4096)
 """The widths of models that are published for photographs and for pictures from satellites, whose means differ."""
-_QKV: Final = "backbone.encoder.stack.attention.qkv."
 
 
 # --- Meta ---------------------------------------------------------------------------------------------------------
@@ -73,8 +72,8 @@ def _map_meta(config: ViTConfig) -> tuple[Rule, ...]:
         map_names("patch_embed.proj.*", "backbone.patch.*"),
         map_names("cls_token", "backbone.class_token", "1 1 d -> d"),
         map_names("storage_tokens", "backbone.registers", "1 n d -> n d"),
-        map_names(qkv + "weight", _QKV + "weight"),
-        map_names(qkv + "bias", _QKV + "bias", mask=qkv + "bias_mask"),
+        map_names(qkv + "weight", QKV + "weight"),
+        map_names(qkv + "bias", QKV + "bias", mask=qkv + "bias_mask"),
         *map_block(
             "blocks.{i}.",
             norm1="norm1",
@@ -145,8 +144,8 @@ def _map_hugging_face(config: ViTConfig, *, layer: str) -> tuple[Rule, ...]:
         map_names("embeddings.patch_embeddings.*", "backbone.patch.*"),
         map_names("embeddings.cls_token", "backbone.class_token", "1 1 d -> d"),
         map_names("embeddings.register_tokens", "backbone.registers", "1 n d -> n d"),
-        map_names((q + "weight", k + "weight", v + "weight"), _QKV + "weight"),
-        map_names((q + "bias", ZEROS, v + "bias"), _QKV + "bias"),
+        map_names((q + "weight", k + "weight", v + "weight"), QKV + "weight"),
+        map_names((q + "bias", ZEROS, v + "bias"), QKV + "bias"),
         *map_block(
             layer,
             norm1="norm1",

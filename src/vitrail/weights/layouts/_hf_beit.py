@@ -10,8 +10,8 @@ from typing import Final
 from ...encoder import EncoderOptions, EncoderSize
 from ...model import ViTConfig
 from .._errors import CheckpointError
-from .._rules import FINAL_NORM, ZEROS, Rule, map_block, map_names
-from ._beit import COMPUTED, IGNORED, QKV, Tables, is_relative, is_shared, map_position, read_position
+from .._rules import FINAL_NORM, QKV, ZEROS, Rule, map_block, map_names
+from ._beit import COMPUTED, IGNORED, Tables, is_relative, is_shared, map_position, read_position
 from ._checkpoint import Checkpoint
 from ._hf_vit import HF_KERNEL, IN_MEMORY, OF_BEIT, ON_THE_HUB, BlockNames
 from ._hugging_face import MASK_TOKEN, read_activation, select_settings, write_config, write_labels

@@ -16,6 +16,7 @@ from ...encoder import EncoderSize
 from ...model import NormOrder, ViTConfig
 from ...pool import POOLS
 from .._errors import CheckpointError
+from .._rules import QKV, ZEROS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
 from ._layout import Settings
 from ._preprocess import find_full_size
@@ -211,6 +212,28 @@ def write_timm_config(
             "classifier": ["head", "head_dist"] if config.head == "distilled" else "head",
         },
     }
+
+
+def map_eva_block(
+    hidden: str | tuple[str, str] = "mlp.fc1", *, bias: tuple[str, ...] = ("attn.q_bias", ZEROS, "attn.v_bias")
+) -> tuple[Rule, ...]:
+    """The rules of a block of timm's `Beit` and `Eva` whose queries, keys and values are one tensor, with the names of
+    its hidden layer and of their bias."""
+    block = "blocks.{i}."
+    return (
+        map_names(f"{block}attn.qkv.weight", QKV + "weight"),
+        map_names([name if name == ZEROS else block + name for name in bias], QKV + "bias"),
+        *map_block(
+            block,
+            norm1="norm1",
+            qkv=(),
+            project="attn.proj",
+            norm2="norm2",
+            hidden=hidden,
+            out="mlp.fc2",
+            scales=("gamma_1", "gamma_2"),
+        ),
+    )
 
 
 def write_pool(config: ViTConfig) -> Settings:

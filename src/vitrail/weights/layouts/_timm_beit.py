@@ -8,13 +8,14 @@ from typing import Final
 
 from ...encoder import EncoderOptions, EncoderSize
 from ...model import ViTConfig
-from .._rules import FINAL_NORM, ZEROS, Rule, map_block, map_names
-from ._beit import COMPUTED, IGNORED, QKV, Tables, is_shared, map_position, read_position
+from .._rules import FINAL_NORM, Rule, map_names
+from ._beit import COMPUTED, IGNORED, Tables, is_shared, map_position, read_position
 from ._checkpoint import Checkpoint
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
 from ._timm import (
     KERNEL,
+    map_eva_block,
     read_architecture,
     read_arguments,
     read_head,
@@ -66,23 +67,11 @@ def _read_config_timm(checkpoint: Checkpoint) -> ViTConfig:
 
 
 def _map_timm(config: ViTConfig) -> tuple[Rule, ...]:
-    block = "blocks.{i}."
     return (
         map_names("patch_embed.proj.*", "backbone.patch.*"),
         map_names("cls_token", "backbone.class_token", "1 1 d -> d"),
         map_position(config, _TIMM),
-        map_names(f"{block}attn.qkv.weight", QKV + "weight"),
-        map_names((f"{block}attn.q_bias", ZEROS, f"{block}attn.v_bias"), QKV + "bias"),
-        *map_block(
-            block,
-            norm1="norm1",
-            qkv=(),
-            project="attn.proj",
-            norm2="norm2",
-            hidden="mlp.fc1",
-            out="mlp.fc2",
-            scales=("gamma_1", "gamma_2"),
-        ),
+        *map_eva_block(),
         map_names("fc_norm.*" if config.norm_order == "pool_norm" else "norm.*", FINAL_NORM),
         map_names("head.*", "readout.head.linear.*"),
     )

@@ -12,7 +12,7 @@ from ..._spec import PartSpec
 from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from .._errors import CheckpointError
-from .._rules import FINAL_NORM, POSITION_ROWS, ZEROS, Rule, map_block, map_names
+from .._rules import FINAL_NORM, LEARNED_ROPE_ROWS, POSITION_ROWS, QKV, ZEROS, Rule, map_names
 from ._checkpoint import Checkpoint
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
@@ -21,6 +21,7 @@ from ._timm import (
     KERNEL,
     OPEN_CLIP_HEAD,
     OPEN_CLIP_TRUNK,
+    map_eva_block,
     read_architecture,
     read_arguments,
     read_head,
@@ -37,7 +38,6 @@ _ARGUMENTS: Final = (
     r"scale_(mlp|attn_inner)"
 )
 """What follows from the tensors or the architecture, or is read here."""
-_LEARNED_ROWS: Final = tuple(name.replace(".position.", ".position.learned.") for name in POSITION_ROWS)
 
 
 def _read_config(checkpoint: Checkpoint) -> ViTConfig:
@@ -62,7 +62,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         position = _read_rotation(checkpoint, arguments) if eva02 else use_learned("torch_bicubic_antialias")
         rows = checkpoint.get_shape("pos_embed", 3)[1]
         image_size = checkpoint.find_image_size(rows - 1 - registers, patch, image_size)
-    (num_classes, head), pool = read_head(checkpoint), _read_pool(checkpoint, arguments, name)
+    (num_classes, head), pool = read_head(checkpoint), _read_pool(checkpoint, arguments, name, eva02)
     enormous = dim == 1792
     # The other EVA-02 have 64 channels a head, DINOv3's H+ has 20 heads.
     usual = dim // 64 if eva02 or (gated and dim == 1280) else 16 if enormous else None
@@ -113,12 +113,11 @@ def _read_rotation(checkpoint: Checkpoint, arguments: dict[str, Any]) -> PartSpe
     return PartSpec("learned_rope", tuple(options.items()))
 
 
-def _read_pool(checkpoint: Checkpoint, arguments: dict[str, Any], name: str) -> str | PartSpec:
+def _read_pool(checkpoint: Checkpoint, arguments: dict[str, Any], name: str, eva02: bool) -> str | PartSpec:
     """The pool. EVA-CLIP and LingBot read the class token, and have the tensors of EVA and DINOv3, which do not."""
     dim = checkpoint.get_kernel(KERNEL).dim
     if "blocks.0.attn.norm.weight" in checkpoint:  # EVA-02's CLIP alone has it
         return read_pool(checkpoint, arguments, name, "token")
-    eva02 = "pos_embed" in checkpoint and _is_gated(checkpoint)
     shared = ("pos_embed" in checkpoint and not eva02) or "blocks.0.attn.q_bias" in checkpoint or dim == 1536
     if not name and shared and "global_pool" not in checkpoint.settings:
         raise checkpoint.ask(
@@ -163,38 +162,23 @@ def _write_eva02(config: ViTConfig) -> Settings:
 
 def _map(config: ViTConfig) -> tuple[Rule, ...]:
     gated = config.encoder.activation == "swiglu"
-    qkv = "backbone.encoder.stack.attention.qkv."
     learned = isinstance(config.position, PartSpec) and config.position.name == "learned_rope"
     apart = learned and config.encoder.mlp_norm
     block, stack = "blocks.{i}.", "backbone.encoder.stack."
+    hidden = ("mlp.fc1_g", "mlp.fc1_x") if gated and (apart or not learned) else "mlp.fc1"
+    separate = (
+        map_names([f"{block}attn.{name}_proj.weight" for name in "qkv"], QKV + "weight"),
+        map_names((block + "attn.q_proj.bias", ZEROS, block + "attn.v_proj.bias"), QKV + "bias"),
+    )
     return (
+        *(separate if apart else ()),  # where both are named, the first counts
         map_names("patch_embed.proj.*", "backbone.patch.*"),
         map_names("cls_token", "backbone.class_token", "1 1 d -> d"),
         map_names("reg_token", "backbone.registers", "1 n d -> n d"),
-        map_names("pos_embed", _LEARNED_ROWS if learned else POSITION_ROWS, "1 n d -> n d"),
-        *(
-            (
-                map_names([f"{block}attn.{name}_proj.weight" for name in "qkv"], qkv + "weight"),
-                map_names((block + "attn.q_proj.bias", ZEROS, block + "attn.v_proj.bias"), qkv + "bias"),
-            )
-            if apart
-            else (
-                map_names(block + "attn.qkv.weight", qkv + "weight"),
-                map_names((block + "attn.q_bias", ZEROS, block + "attn.v_bias"), qkv + "bias"),
-            )
-        ),
+        map_names("pos_embed", LEARNED_ROPE_ROWS if learned else POSITION_ROWS, "1 n d -> n d"),
         map_names(block + "attn.norm.*", stack + "attention.norm.*"),
         map_names(block + "mlp.norm.*", stack + "mlp.norm.*"),
-        *map_block(
-            "blocks.{i}.",
-            norm1="norm1",
-            qkv=(),
-            project="attn.proj",
-            norm2="norm2",
-            hidden=("mlp.fc1_g", "mlp.fc1_x") if gated and (apart or not learned) else "mlp.fc1",
-            out="mlp.fc2",
-            scales=("gamma_1", "gamma_2"),
-        ),
+        *map_eva_block(hidden),
         map_names("fc_norm.*" if config.norm_order == "pool_norm" else "norm.*", FINAL_NORM),
         map_names("head.*", "readout.head.linear.*"),
         map_names(OPEN_CLIP_HEAD + ".*", "readout.head.linear.*"),

@@ -12,11 +12,20 @@ from ..._spec import PartSpec
 from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from .._errors import CheckpointError
-from .._rules import POSITION_ROWS, ZEROS, Rule, map_block, map_names
+from .._rules import LEARNED_ROPE_ROWS, POSITION_ROWS, Rule, map_names
 from ._checkpoint import Checkpoint
 from ._layout import Layout
 from ._libraries import TIMM
-from ._timm import KERNEL, read_architecture, read_arguments, read_image_size, read_norm_order, read_pool, read_size
+from ._timm import (
+    KERNEL,
+    map_eva_block,
+    read_architecture,
+    read_arguments,
+    read_image_size,
+    read_norm_order,
+    read_pool,
+    read_size,
+)
 from ._timm_vit import TIMM_VIT_IMAGE
 
 _ARGUMENTS: Final = (
@@ -25,7 +34,6 @@ _ARGUMENTS: Final = (
     r"head_init_scale)"
 )
 """What follows from the tensors or the architecture, is read here, or only training needs."""
-_LEARNED_ROWS: Final = tuple(name.replace(".position.", ".position.learned.") for name in POSITION_ROWS)
 
 
 def _read_config(checkpoint: Checkpoint) -> ViTConfig:
@@ -127,26 +135,12 @@ def _map(config: ViTConfig) -> tuple[Rule, ...]:
     """That of timm's ViT, but for the positions, the scales, and a bias of queries and values alone."""
     learned = isinstance(config.position, PartSpec) and config.position.name == "learned_rope"
     fused = not (isinstance(config.position, PartSpec) and dict(config.position.options).get("rule") == "eva")
-    qkv = "backbone.encoder.stack.attention.qkv."
-    bias = "attn.qkv.bias" if fused else ("attn.q_bias", ZEROS, "attn.v_bias")
-    names = (bias,) if isinstance(bias, str) else bias
     shared = [rule for rule in TIMM_VIT_IMAGE.rules(config) if not rule.ours[0].startswith("backbone.encoder.stack.")]
     return (
         *(rule for rule in shared if rule.ours != POSITION_ROWS),
         map_names("rope.freqs", f"backbone.position.{'rotary.' if learned else ''}frequencies"),
-        map_names("pos_embed", _LEARNED_ROWS if learned else POSITION_ROWS, "1 n d -> n d"),
-        map_names("blocks.{i}.attn.qkv.weight", qkv + "weight"),
-        map_names([name if name == ZEROS else "blocks.{i}." + name for name in names], qkv + "bias"),
-        *map_block(
-            "blocks.{i}.",
-            norm1="norm1",
-            qkv=(),
-            project="attn.proj",
-            norm2="norm2",
-            hidden="mlp.fc1",
-            out="mlp.fc2",
-            scales=("gamma_1", "gamma_2"),
-        ),
+        map_names("pos_embed", LEARNED_ROPE_ROWS if learned else POSITION_ROWS, "1 n d -> n d"),
+        *(map_eva_block(bias=("attn.qkv.bias",)) if fused else map_eva_block()),
     )
 
 
