@@ -22,6 +22,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/vitrail-tests-{os.getpid()}")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every worker and subprocess compiles the package anew
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests are about numbers, which a GPU computes less exactly
 
 import jax

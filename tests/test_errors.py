@@ -29,9 +29,11 @@ import pytest
 import wrong_parts
 import wrong_pools
 from helpers import small_config, small_model
+from jaxtyping import Array, Float
 
 import vitrail
 from vitrail._extras import require
+from vitrail._typecheck import check
 from vitrail.images import Dataset, Examples, Preprocess
 
 KEY = jax.random.key(0)
@@ -346,6 +348,28 @@ def test_an_own_part_that_returns_something_else_is_named(part: dict[str, Any], 
     for function in (model, eqx.filter_jit(model)):
         with pytest.raises(ValueError, match=re.escape(message)):
             function(jnp.zeros((8, 12, 3)))
+
+
+@pytest.mark.parametrize("hint", [str, "str", Float[Array, ""] | str])
+def test_a_wrong_result_and_a_wrong_call_are_told_by_beartype_and_by_jaxtyping_alike(hint: Any) -> None:
+    def double(x: int, *, key: str = "") -> Any:
+        if key == "bad":
+            raise TypeError("of the function's own")
+        return str(2 * x) if key else (2 * x,)
+
+    double.__annotations__["return"] = hint
+    called = check(double)
+    assert called(2, key="good") == "4"
+    for call, message in (
+        (lambda: called(2), r"the result of .*double\(\) must be .*a str, got the tuple \(4,\)"),
+        (lambda: called(), r".*double\(\) needs x \(an int\): pass x=\.\.\."),
+        (lambda: called("a", kex="good"), r".*double\(\) has no argument kex: did you mean key\?"),
+        (lambda: called("a"), r"x of .*double\(\) must be an int, got the string 'a'"),
+    ):
+        with pytest.raises(vitrail.CallError, match=message):
+            call()
+    with pytest.raises(TypeError, match=r"^of the function's own$"):
+        called(2, key="bad")
 
 
 # Labels ----------------------------------------------------------------------------------------------------------

@@ -1,14 +1,16 @@
 """Checks the arguments and the result of every function of the package, by jaxtyping with beartype.
 
-jaxtyping's messages print every argument whole. Those of vitrail are written by `_explain`, and raised as `CallError`.
+A function that names no array has no shapes to compare: beartype alone checks it, in a tenth of the time. The messages
+of both print every argument whole. Those of vitrail are written by `_explain`, and raised as `CallError`.
 """
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ForwardRef, ParamSpec, Self, TypeVar, cast, get_args
 
 import jaxtyping
 from jaxtyping import AnnotationError, TypeCheckError
@@ -45,9 +47,86 @@ def start() -> None:
 def check(value: _T) -> _T:
     """Returns a function, or a class whose dataclass has made its `__init__`, with its calls checked."""
     made = vars(value).get("__init__") if dataclasses.is_dataclass(value) else value
-    if isinstance(made, FunctionType) and not hasattr(made, "__wrapped__"):
-        made.__signature__ = _Signature.make(made)  # pyright: ignore[reportFunctionMemberAccess]
-    return cast(Any, jaxtyping).jaxtyped(value, typechecker=_typecheck)
+    if not isinstance(made, FunctionType) or hasattr(made, "__wrapped__"):
+        return value
+    made.__signature__ = _Signature.make(made)  # pyright: ignore[reportFunctionMemberAccess]
+    if made is value:
+        return cast(_T, _check_calls(made))
+    cast(Any, value).__init__ = _check_calls(made)
+    return value
+
+
+def _check_calls(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Returns a function that is checked from its first call on: to make all checks at once takes half of the import
+    time."""
+    checked: Callable[_P, _R] | None = None
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        nonlocal checked
+        if checked is None:
+            if not _started:
+                return function(*args, **kwargs)
+            shaped = any(map(_names_an_array, function.__annotations__.values()))
+            # What a generator yields is not its result.
+            if shaped or inspect.isgeneratorfunction(function):
+                checked = cast("Callable[_P, _R]", jaxtyping.jaxtyped(function, typechecker=_check_shapes))
+            else:
+                checked = _check_types(function)
+        return checked(*args, **kwargs)
+
+    return call
+
+
+def _names_an_array(hint: Any) -> bool:
+    """Whether an annotation has one of jaxtyping in it, or is a text, which jaxtyping knows to read."""
+    if isinstance(hint, TypeVar):
+        hint = (hint.__bound__, *hint.__constraints__)
+    if isinstance(hint, list | tuple):  # the arguments of a Callable
+        return any(map(_names_an_array, cast("Sequence[Any]", hint)))
+    return (
+        isinstance(hint, str | ForwardRef)
+        or type(hint).__module__.startswith("jaxtyping")
+        or any(map(_names_an_array, get_args(hint)))
+    )
+
+
+def _check_types(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Returns a function with its arguments and result checked by beartype."""
+    from beartype import beartype
+
+    conf = make_conf(violation_param_type=_WrongArgumentError, violation_return_type=_WrongResultError)
+    checked = beartype(conf=conf)(function)
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return checked(*args, **kwargs)
+        except TypeError:
+            signature.bind(*args, **kwargs)  # raises if it was this
+            raise
+        except (_WrongArgumentError, _WrongResultError) as error:
+            problem = error
+        signature.bind(*args, **kwargs)  # raises if another argument is missing or unknown
+        result = [_find_result(problem)] if isinstance(problem, _WrongResultError) else []
+        raise _make_error(function, signature, args, kwargs, problem, *result) from None
+
+    return call
+
+
+class _WrongArgumentError(Exception):
+    """An argument does not fit its annotation."""
+
+
+class _WrongResultError(Exception):
+    """The result does not fit its annotation."""
+
+
+def _find_result(error: Exception) -> object:
+    """The result that beartype found wrong, which its error does not hold."""
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((found["__beartype_pith_0"] for found in frames if "__beartype_pith_0" in found), error)
 
 
 class _Signature(inspect.Signature):
@@ -104,47 +183,50 @@ class _Signature(inspect.Signature):
         self._positional = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
 
 
-def _typecheck(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Returns a function with its arguments and result checked.
+def _check_shapes(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """What jaxtyping calls to check the arguments of a function, and its result, which it passes as one more."""
+    from beartype import beartype
 
-    The check is generated at the first call: for all functions at once it would take half of the import time.
-    """
-    checked: Callable[_P, _R] | None = None
+    checked = beartype(conf=make_conf())(function)
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        nonlocal checked
-        if checked is None:
-            if not _started:
-                return function(*args, **kwargs)
-            checked = _make_check(function)
         try:
             return checked(*args, **kwargs)
         except AnnotationError:
             raise
         except Exception as error:
             problem = error
-        from ._explain import explain_violation
-
-        try:
-            message = explain_violation(function, args, kwargs, problem)
-        except Exception:  # a value that cannot even be described must not hide that it is wrong
-            message = f"{getattr(function, '__qualname__', 'a function')}() got a value of a wrong type: {problem}"[
-                :400
-            ]
-        raise CallError(message) from None
+        signature = inspect.signature(function)
+        if signature.return_annotation in (Any, signature.empty):
+            raise _make_error(function, signature, args, kwargs, problem) from None
+        *parameters, last = signature.parameters.values()
+        signature = signature.replace(parameters=parameters)
+        result = kwargs.pop(last.name)
+        raise _make_error(function, signature, args, kwargs, problem, result) from None
 
     return call
 
 
-def _make_check(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    from beartype import beartype
+def _make_error(
+    function: Callable[..., Any],
+    signature: inspect.Signature,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    problem: Exception,
+    *result: object,
+) -> CallError:
+    from ._explain import explain_violation
 
-    return beartype(conf=make_conf())(function)
+    try:
+        return CallError(explain_violation(function, signature, args, kwargs, problem, *result))
+    except Exception:  # a value that cannot even be described must not hide that it is wrong
+        name = getattr(function, "__qualname__", "a function")
+        return CallError(f"{name}() got a value of a wrong type: {problem}"[:400])
 
 
-def make_conf() -> "BeartypeConf":
+def make_conf(**options: Any) -> "BeartypeConf":
     """How beartype checks: by the numeric tower of PEP 484, an int is accepted as a float, as by a type checker."""
     from beartype import BeartypeConf
 
-    return BeartypeConf(is_pep484_tower=True, is_color=False)
+    return BeartypeConf(is_pep484_tower=True, is_color=False, **options)

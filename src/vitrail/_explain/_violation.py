@@ -32,13 +32,18 @@ _MOST_ITEMS: Final = 1000
 
 
 def explain_violation(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], problem: Exception
+    function: Callable[..., Any],
+    signature: inspect.Signature,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    problem: Exception,
+    *result: object,
 ) -> str:
     """Returns which argument, or the result, does not fit its annotation. `problem` is what beartype says about it."""
-    signature = inspect.signature(function)
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     values = list(_list_values(signature, bound.arguments))
+    values += [(None, signature.return_annotation, value) for value in result]
     name = name_object(function.__module__, getattr(function, "__qualname__", "function"))
     # beartype looks at one item of many, and not at the same one each time.
     wrong = [each for each in values if not _fits(each[2], each[1]) or _find_wrong_item(each[1], each[2])]
@@ -60,22 +65,15 @@ def explain_violation(
 
 
 def _list_values(signature: inspect.Signature, arguments: Mapping[str, Any]) -> Iterator[tuple[str | None, Any, Any]]:
-    """The name, the annotation and the value of each argument, and of the result with the name `None`."""
-    result = None
-    if signature.return_annotation not in (Any, signature.empty):
-        result = list(signature.parameters)[-1]  # jaxtyping passes the result as one more argument, and names it
+    """The name, the annotation and the value of each argument."""
     for p in signature.parameters.values():
-        if p.name == result:
-            continue
         hint = Any if p.annotation is p.empty else p.annotation
         if p.kind is p.VAR_POSITIONAL:
             yield from ((p.name, hint, item) for item in arguments[p.name])
         elif p.kind is p.VAR_KEYWORD:
-            yield from ((key, hint, item) for key, item in arguments[p.name].items() if key != result)
+            yield from ((key, hint, item) for key, item in arguments[p.name].items())
         else:
             yield p.name, hint, arguments[p.name]
-    if result is not None:
-        yield None, signature.return_annotation, arguments[result]
 
 
 def _fits(value: object, hint: Any) -> bool:
