@@ -265,6 +265,23 @@ def test_sigterm_ends_a_comparison_without_leaving_tokens(folder: Path, tmp_path
     assert sorted(path.name for path in out.iterdir()) == ["pools", "run.json"]
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_within_a_callback_of_the_garbage_collector_ends_the_program(number: int, status: int):
+    """Python drops what is raised there."""
+    program = f"""if True:
+        import gc, signal, sys, time
+        from vitrail.cli import _main
+        def wait(command):
+            gc.callbacks.append(lambda *_: gc.callbacks.pop() and signal.raise_signal({number}))
+            gc.collect()
+            time.sleep(30)
+        _main.list_parts = wait
+        sys.exit(_main.main(["list", "pools"]))"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == status, ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

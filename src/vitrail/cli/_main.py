@@ -65,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"vitrail {__version__}")
         return 0
     try:
-        with _exit_at_sigterm():
+        with _end_at_signals():
             _run(_parse(args))
             sys.stdout.flush()
     except BrokenPipeError:  # a reader of the output that stops, as `head` does
@@ -119,8 +119,12 @@ def _run(command: _Command) -> None:
 
 
 @contextmanager
-def _exit_at_sigterm() -> Generator[None]:
-    """Ends the program at SIGTERM as at any exit, so that temporary files are removed."""
+def _end_at_signals() -> Generator[None]:
+    """Ends the program at SIGTERM as at any exit, so that temporary files are removed.
+
+    Python drops an exception that is raised within a callback of the garbage collector, where JAX has one: a SIGTERM or
+    a Ctrl-C that comes just then is sent again.
+    """
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if not ours:
         yield
@@ -129,11 +133,20 @@ def _exit_at_sigterm() -> Generator[None]:
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
+    def send_again(dropped: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(dropped.exc_value, SystemExit | KeyboardInterrupt):
+            hook(dropped)
+            return
+        number = signal.SIGINT if isinstance(dropped.exc_value, KeyboardInterrupt) else signal.SIGTERM
+        threading.Timer(0.05, os.kill, [os.getpid(), number]).start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, send_again
     signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.unraisablehook = hook
 
 
 def _parse(args: Sequence[str] | None) -> _Command:
