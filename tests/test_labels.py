@@ -90,6 +90,28 @@ def test_relative_positions_belong_to_their_blocks():
     assert labels["backbone.neck.weight"] == label("matrix", (3,), False)
 
 
+@pytest.mark.parametrize(
+    ("position", "own", "shared"),
+    [
+        ("relative_bias", ("patches", "prefix"), ()),
+        (POSITIONS.configure("relative_bias", shared=True), (), ("patches", "prefix")),
+        ("rope_mixed", ("frequencies",), ()),
+        (POSITIONS.configure("learned_rope", mixed=True), ("rotary.frequencies",), ("learned.patches",)),
+    ],
+    ids=str,
+)
+def test_positions_of_each_block_belong_to_their_blocks(position: Any, own: tuple[str, ...], shared: tuple[str, ...]):
+    model = outline(position=position)
+    for part in (model, model.backbone.position):
+        labels = {name.removeprefix("backbone.position."): label for name, label in labels_of(part).items()}
+        for names, label in (own, ((1, 2), True)), (shared, ((0,), False)):
+            for name in names:
+                assert labels[name] == vitrail.ParameterLabel("position", *label)
+    for name in own:
+        assert attrgetter(name)(model.backbone.position).shape[0] == model.config.size.depth
+    assert labels_of(model)["backbone.encoder.stack.mlp.out.bias"].layers == (1, 2)
+
+
 def test_layers_of_equinox_are_known_and_what_a_part_does_not_name_is_other():
     class Part(eqx.Module):
         layers: list[Any]

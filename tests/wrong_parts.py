@@ -423,6 +423,13 @@ class MisspeltLayer(eqx.Module):
     parameter_kinds: ClassVar[Any] = {"scales": "norm"}
 
 
+class UnsplitLayer(eqx.Module):
+    """A layer of a position within a part, which misspells the array of the blocks."""
+
+    scale: Any
+    block_fields: ClassVar[Any] = ("scales",)
+
+
 def half(inner: Any, x: Any, key: Any) -> Any:
     return inner(jnp.where(jnp.arange(x.shape[-1]) < x.shape[-1] // 2, x, jnp.zeros_like(x)))
 
@@ -468,6 +475,11 @@ HEADS: dict[str, Wrong] = {
     "has a layer that names a field that there is not": Wrong(
         head(make=lambda inner: eqx.tree_at(lambda h: h.linear.bias, inner, [MisspeltLayer(inner.linear.bias)])),
         "parameter_kinds of MisspeltLayer must name fields .*, got 'scales': these are 'scale'",
+        "parameter_kinds_name_its_arrays",
+    ),
+    "has a layer that splits a field that there is not": Wrong(
+        head(make=lambda inner: eqx.tree_at(lambda h: h.linear.bias, inner, [UnsplitLayer(inner.linear.bias)])),
+        "block_fields of UnsplitLayer must name fields .*, got 'scales': these are 'scale'",
         "parameter_kinds_name_its_arrays",
     ),
     "fits one width": Wrong(

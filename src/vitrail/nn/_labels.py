@@ -62,6 +62,16 @@ class HasStacks(Protocol):
         ...
 
 
+@runtime_checkable
+class HasBlockFields(Protocol):
+    """A module with arrays that act within the blocks of the encoder after it, as those of a position can."""
+
+    @property
+    def block_fields(self) -> tuple[str, ...]:
+        """The fields whose first axis counts these blocks."""
+        ...
+
+
 def parameter_labels(model: object) -> Any:
     """Says what each parameter of a model is, for an optimiser that treats parameters differently.
 
@@ -102,6 +112,8 @@ def parameter_labels(model: object) -> Any:
                         starts[id(node)] = first + 1
                         first += 2 + max(max(numbers, default=0) for numbers in blocks.values())
                     layers = tuple(starts[id(node)] + number for number in blocks[field])
+                elif isinstance(node, HasBlockFields) and field in node.block_fields and _is_parameter(leaf):
+                    layers = tuple(range(first + 1, first + 1 + cast(Any, leaf).shape[0]))
             node = _get_child(node, key)
         if not _is_parameter(leaf):
             return leaf

@@ -67,6 +67,11 @@ class RelativeBiasPosition(AbstractPosition):
         self.resize = resize
 
     @property
+    def block_fields(self) -> tuple[str, ...]:
+        """The tables that have an axis over the blocks, where they are not shared."""
+        return tuple(name for name, axes in (("patches", 3), ("prefix", 2)) if np.ndim(getattr(self, name)) > axes)
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the patches that the table was made for."""
         rows, cols = self.patches.shape[-3:-1]

@@ -28,8 +28,9 @@ class MixedRotaryPosition(AbstractPosition):
     """
 
     parameter_kinds: ClassVar[ParameterKinds] = {"frequencies": "position"}
+    block_fields: ClassVar[tuple[str, ...]] = ("frequencies",)
 
-    frequencies: Float[Array, "2 depth heads pairs"]
+    frequencies: Float[Array, "depth 2 heads pairs"]
 
     def __init__(self, *, head_dim: int, num_heads: int, depth: int, base: float = 10.0, key: PRNGKeyArray):
         """**Arguments:**
@@ -57,14 +58,14 @@ class MixedRotaryPosition(AbstractPosition):
             )
             for along in (jnp.cos, jnp.sin)
         ]
-        self.frequencies = jnp.stack(waves)
+        self.frequencies = jnp.stack(waves, axis=1)
 
     def __call__(self, tokens: Tokens) -> Tokens:
         return tokens
 
     def in_attention(self, tokens: Tokens) -> Rotation | None:
         rows, cols = (index.astype(jnp.float32) for index in tokens.coordinates)
-        along_cols, along_rows = self.frequencies.astype(jnp.float32)
+        along_cols, along_rows = self.frequencies.astype(jnp.float32).swapaxes(0, 1)
         angles = jnp.einsum("dhp,n->dhnp", along_cols, cols, precision="highest")
         angles = angles + jnp.einsum("dhp,n->dhnp", along_rows, rows, precision="highest")
         return Rotation(angles, num_prefix=tokens.num_prefix, interleaved=True)

@@ -15,27 +15,38 @@ _KINDS: Final = cast("tuple[str, ...]", get_args(ParameterKind))
 
 
 def parameter_kinds_name_its_arrays(subject: Subject) -> Iterator[str]:
-    """`parameter_kinds`, where a module has them, name fields that hold its arrays, and kinds that there are."""
+    """`parameter_kinds` and `block_fields`, where a module has them, name fields that hold its arrays, and kinds that
+    there are."""
     seen: set[type] = set()
     for module in _list_modules(subject.made):
-        if hasattr(module, "parameter_kinds") and type(module) not in seen:
+        if type(module) not in seen:
             seen.add(type(module))
             yield from _find_misspelt(module)
 
 
 def _find_misspelt(module: Any) -> Iterator[str]:
-    who, kinds = f"parameter_kinds of {type(module).__name__}", module.parameter_kinds
+    owner, kinds = type(module).__name__, getattr(module, "parameter_kinds", {})
     if not isinstance(kinds, Mapping):
-        yield f"{who} must be a dictionary from the names of fields to kinds, got {describe_value(kinds)}"
+        yield (
+            f"parameter_kinds of {owner} must be a dictionary from the names of fields to kinds, got "
+            f"{describe_value(kinds)}"
+        )
         return
+    kinds = cast("Mapping[Any, Any]", kinds)
     fields = [field.name for field in dataclasses.fields(module) if not field.metadata.get("static", False)]
     known = [name for name in fields if _holds_arrays(getattr(module, name))]
-    for name, kind in cast("Mapping[Any, Any]", kinds).items():
-        if name not in known:
+    for who, names in (("parameter_kinds", kinds), ("block_fields", getattr(module, "block_fields", ()))):
+        for name in (name for name in names if name not in known):
             which = f"these are {join_names(known)}" if known else "it has none"
-            yield f"{who} must name fields of this class that hold arrays, not modules, got {name!r}: {which}"
+            yield (
+                f"{who} of {owner} must name fields of this class that hold arrays, not modules, got {name!r}: {which}"
+            )
+    for name, kind in kinds.items():
         if kind not in _KINDS:
-            yield f"{who} must give one of the kinds {join_names(_KINDS)} for {name!r}, got {describe_value(kind)}"
+            yield (
+                f"parameter_kinds of {owner} must give one of the kinds {join_names(_KINDS)} for {name!r}, got "
+                f"{describe_value(kind)}"
+            )
 
 
 def _holds_arrays(value: Any) -> bool:

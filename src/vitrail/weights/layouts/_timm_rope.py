@@ -138,7 +138,7 @@ def _map(config: ViTConfig) -> tuple[Rule, ...]:
     shared = [rule for rule in TIMM_VIT_IMAGE.rules(config) if not rule.ours[0].startswith("backbone.encoder.stack.")]
     return (
         *(rule for rule in shared if rule.ours != POSITION_ROWS),
-        map_names("rope.freqs", f"backbone.position.{'rotary.' if learned else ''}frequencies"),
+        map_names("rope.freqs", f"backbone.position.{'rotary.' if learned else ''}frequencies", "a n h p -> n a h p"),
         map_names("pos_embed", LEARNED_ROPE_ROWS if learned else POSITION_ROWS, "1 n d -> n d"),
         *(map_eva_block(bias=("attn.qkv.bias",)) if fused else map_eva_block()),
     )
