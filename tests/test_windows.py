@@ -36,6 +36,7 @@ OPTIONS = {
     "relative, none looks at all": WindowOptions(size=2, relative_grid=GRID),
     "windows as large as the grid": WindowOptions(size=5, global_blocks=(1,), relative_grid=GRID),
 }
+WINDOWS, NECK = {"windows": WindowOptions(2)}, {"neck_dim": 6}
 
 
 def encoder(windows: WindowOptions, options: EncoderOptions = EncoderOptions()) -> WindowedEncoder:
@@ -184,17 +185,45 @@ def test_a_model_with_windows_and_a_neck_is_a_model_like_any_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("part", "changes", "message"),
     [
-        ({"windows": WindowOptions(2), "pool": "cls"}, r"each cell of the grid \(2, 3\), got 7 tokens"),
-        ({"windows": WindowOptions(2), "num_registers": 3}, r"each cell of the grid \(2, 3\), got 9 tokens"),
-        ({"neck_dim": 6, "pool": "cls"}, "no registers before a neck, got 1"),
-        ({"windows": WindowOptions(2), "position": "rope"}, "got Rotation"),
+        *(
+            (part, changes, f"windows and a neck take patches alone, got a class token: use .*, in place of {which}")
+            for part in (WINDOWS, NECK)
+            for changes, which in (
+                ({"pool": "cls"}, "the pool 'cls'"),
+                ({"class_token": True}, ".* and class_token=True"),
+            )
+        ),
+        *(
+            (
+                WINDOWS,
+                {"position": name},
+                f"position embedding '{name}' acts within attention, .*: use position='learned'",
+            )
+            for name in ("rope", "rope_mixed", "learned_rope", "relative_bias")
+        ),
     ],
+    ids=str,
 )
-def test_what_does_not_go_with_windows_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_parts_that_do_not_go_with_windows_or_a_neck_are_refused(
+    part: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    model = eqx.filter_eval_shape(small_config(**part).build, key=KEY)
     with pytest.raises(ValueError, match=message):
-        small_model(**changes)(random_array(8, 12, 3))
+        eqx.filter_eval_shape(small_config(**part, **changes).build, key=KEY)
+    with pytest.raises(ValueError, match=message):
+        eqx.filter_eval_shape(lambda: vitrail.replace(model, **changes, key=KEY))
+
+
+def test_tokens_that_windows_and_necks_do_not_take_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"each cell of the grid \(4, 5\), got 2 tokens"):
+        encoder(WindowOptions(2))(TOKENS.patches[:2])
+    rotation = vitrail.Rotation(jnp.zeros((20, 2)), num_prefix=0, interleaved=True)
+    with pytest.raises(ValueError, match="got Rotation"):
+        encoder(WindowOptions(2))(TOKENS.patches, position=rotation)
+    with pytest.raises(ValueError, match="no registers before a neck, got 1"):
+        Neck(8, 6, init=vitrail.TRUNC_NORMAL, key=KEY)(tokens_of(jnp.zeros((1, 8)), TOKENS.patches, GRID))
 
 
 @pytest.mark.parametrize(
@@ -208,6 +237,8 @@ def test_what_does_not_go_with_windows_is_refused(changes: dict[str, Any], messa
             "global_blocks must be different blocks from 0 to 2",
         ),
         (lambda: small_config(neck_dim=0), "neck_dim must be positive"),
+        (lambda: small_config(**WINDOWS, num_registers=3), "num_registers must be 0 with windows or a neck"),
+        (lambda: small_config(**NECK, num_registers=3), "num_registers must be 0 with windows or a neck"),
         (lambda: RelativePosition((2, 0), 4), "grid must be positive"),
     ],
 )

@@ -85,6 +85,10 @@ class ViTConfig(JSONConfig):
             check_positive(neck_dim=self.neck_dim)
         if isinstance(self.num_registers, bool) or self.num_registers < 0:
             raise ValueError(f"num_registers must be at least 0, got {self.num_registers}: pass 0 for none")
+        if self.num_registers and (self.windows is not None or self.neck_dim is not None):
+            raise ValueError(
+                f"num_registers must be 0 with windows or a neck, which take patches alone, got {self.num_registers}"
+            )
         if self.preprocess is not None and self.preprocess.channels != self.channels:
             raise ValueError(
                 f"preprocess must have the channels of the model, {self.channels}, got {self.preprocess.channels}: "

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from .._registry import Registry
 from .._spec import PartSpec
+from .._tokens import Tokens
 from ..dense import READOUTS
 from ..encoder import Encoder, Neck, WindowedEncoder, make_windowed_encoder
 from ..head import HEADS, AbstractHead, HeadContext
@@ -73,7 +75,10 @@ def make_encoder(config: ViTConfig, *, key: PRNGKeyArray) -> Encoder | WindowedE
 
 
 def make_position(config: ViTConfig, *, class_token: bool, key: PRNGKeyArray) -> AbstractPosition:
-    """The position embedding of a configuration, for tokens with a class token or without."""
+    """The position embedding of a configuration, for tokens with a class token or without.
+
+    **Raises:** `ValueError` if it acts within attention, and there are windows.
+    """
     context = PositionContext(
         dim=config.size.dim,
         grid=config.grid,
@@ -84,7 +89,20 @@ def make_position(config: ViTConfig, *, class_token: bool, key: PRNGKeyArray) ->
         depth=config.size.depth,
         init=INITS[config.init],
     )
-    return POSITIONS.build(config.position, context, key=key)
+    position = POSITIONS.build(config.position, context, key=key)
+    if config.windows is not None:
+
+        def act() -> object:
+            return position.in_attention(
+                Tokens(jnp.zeros((config.grid[0] * config.grid[1], config.size.dim)), config.grid)
+            )
+
+        if eqx.filter_eval_shape(act) is not None:
+            raise ValueError(
+                f"{POSITIONS.describe(config.position)} acts within attention, which windows do not take: use "
+                "position='learned', or the windows' own (WindowOptions(relative_grid=...))"
+            )
+    return position
 
 
 def make_pool(config: ViTConfig, *, key: PRNGKeyArray) -> AbstractPool:
@@ -96,14 +114,21 @@ def make_pool(config: ViTConfig, *, key: PRNGKeyArray) -> AbstractPool:
 def needs_class_token(config: ViTConfig, pool: AbstractPool) -> bool:
     """Whether a model with that pool has a class token.
 
-    **Raises:** `ValueError` if the pool reads a class token that the configuration excludes.
+    **Raises:** `ValueError` if the pool reads a class token that the configuration excludes, or windows or a neck would
+    get one.
     """
     if pool.needs_class_token and config.class_token is False:
         raise ValueError(
             f"{POOLS.describe(config.pool)} reads the class token, got class_token=False: use class_token=None or "
             "another pool"
         )
-    return pool.needs_class_token if config.class_token is None else config.class_token
+    needed = pool.needs_class_token if config.class_token is None else config.class_token
+    if needed and (config.windows is not None or config.neck_dim is not None):
+        raise ValueError(
+            "windows and a neck take patches alone, got a class token: use class_token=None and a pool that does not "
+            f"read it, in place of {POOLS.describe(config.pool)} and class_token={config.class_token}"
+        )
+    return needed
 
 
 def make_readout(config: ViTConfig, pool: AbstractPool, *, key: PRNGKeyArray) -> Readout:
