@@ -157,7 +157,7 @@ def test_layout_and_config_can_be_given(tmp_path: Path) -> None:
 
 def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) -> None:
     model = vitrail.load(published(VIT, tmp_path), pool="gem", key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"'readout.pool.log_power' has no name in this layout"):
+    with pytest.raises(ValueError, match=r"pool 'gem' would be read as 'cls'"):
         vitrail.save(model, tmp_path / "m", layout="hf_vit")
     for unknown in ("mae", "TIMM"):  # one that is read but not written, and one that there is not
         with pytest.raises(TypeError, match=rf"^layout must be one of 'vitrail', 'timm', .*, got '{unknown}'$"):
@@ -188,13 +188,19 @@ def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) ->
             {"encoder": vitrail.EncoderOptions(qkv_bias=False)},
             "it would be read as timm's VisionTransformer",
         ),
-        ("hf_vit", {"num_registers": 2}, "has positions for 17 patches"),
+        ("hf_vit", {"position": "sincos2d"}, "lacks the tensor .* position='sincos2d'"),
+        ("hf_vit", {"patch": "conv_stem"}, "'backbone.patch.*' has no name there"),
         ("hf_vit", {"pool": "mean", "class_token": True}, "pool 'mean' would be read as 'cls'"),
         ("hf_vit", {"norm_order": "pool_norm"}, "norm_order 'pool_norm' would be read as 'norm_pool'"),
         ("hf_vit", {"position": vitrail.POSITIONS.configure("learned", covers_prefix=False)}, "has positions for"),
         ("hf_dinov2", {}, "has no layout|would be read as"),
-        ("hf_dinov2", {"encoder": vitrail.EncoderOptions(layer_scale=1.0)}, "'readout.head.linear.weight'"),
-        ("hf_clip", {"encoder": vitrail.EncoderOptions(pre_norm=True)}, "'backbone.patch.bias' has no name"),
+        ("hf_dinov2", {"encoder": vitrail.EncoderOptions(layer_scale=1.0)}, "pool 'cls' would be read as 'cls_mean'"),
+        ("hf_vit", {"num_registers": 2}, "has positions for 17 patches, .* with num_registers=2, class_token"),
+        (
+            "hf_clip",
+            {"encoder": vitrail.EncoderOptions(pre_norm=True)},
+            "patch 'conv' would be read as conv.bias=False.",
+        ),
     ],
     ids=str,
 )
@@ -287,6 +293,35 @@ def test_a_model_that_a_library_cannot_build_is_not_written(
     with pytest.raises(ValueError, match=message):
         vitrail.save(model, tmp_path / "m", layout=layout)
     assert not list(tmp_path.iterdir())
+
+
+NORMS: dict[str, Any] = {
+    "bias": False,
+    "norm": "rms",
+    "post_norm": True,
+    "attention_norm": True,
+    "mlp_norm": True,
+    "norm_order": "none",
+    "neck_dim": 8,
+    "windows": vitrail.WindowOptions(2),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("layout", ["hf_vit", "hf_dinov2"])
+def test_an_option_that_a_layout_does_not_know_is_named(layout: Any, name: str, tmp_path: Path) -> None:
+    is_dinov2 = layout == "hf_dinov2"
+    options = vitrail.EncoderOptions(layer_scale=1.0 if is_dinov2 else None)
+    of_encoder = {name: NORMS[name]} if hasattr(options, name) else {}
+    model = small_model(
+        **{"image_size": (16, 16), "class_token": is_dinov2 and name not in ("windows", "neck_dim"), **NONE},
+        encoder=dataclasses.replace(options, **of_encoder),
+        **({} if of_encoder else {name: NORMS[name]}),
+    )
+    with pytest.raises(
+        ValueError, match=rf"{name}[ =].*would be read as|'backbone.neck|of a model with .*class_token=False"
+    ):
+        vitrail.save(model, tmp_path / "m", layout=layout)
 
 
 @pytest.mark.parametrize(

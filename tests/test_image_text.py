@@ -396,14 +396,18 @@ RELU = EncoderOptions(activation="relu", norm_eps=1e-5)
 @pytest.mark.parametrize(
     ("layout", "config", "message"),
     [
-        ("hf_clip", config_of(has_bias=True), "'bias' has no name in this layout"),
+        ("hf_clip", config_of(has_bias=True), "'bias' has no name there"),
         ("hf_clip", config_of(text_config(causal=False)), "the causal of the text, False, would be read as True"),
         (
             "hf_clip",
             config_of(text_config(pooling="last")),
             r"cannot be built: end_of_text must be an id in \[0, 20\), .*got 49407",
         ),
-        ("hf_clip", config_of(text_config(projection_bias=True)), "'text.projection.bias' has no name"),
+        (
+            "hf_clip",
+            config_of(text_config(projection_bias=True)),
+            "the projection_bias of the text, True, would be read as False",
+        ),
         ("hf_clip", config_of(image_size=(16, 20)), "image_size must be square there, got 16 x 20"),
         ("hf_siglip", config_of(), "'image.backbone.class_token' has no name"),
         ("openai_clip", config_of(text_config(encoder=RELU)), "the encoder of the text, .*would be read as"),

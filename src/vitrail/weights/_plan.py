@@ -95,9 +95,9 @@ def fill_array(steps: Sequence[Step], name: str, out: NumpyArray, source: Abstra
 
 
 def export_arrays(rules: Sequence[Rule], arrays: Arrays) -> dict[str, NumpyArray]:
-    """Turns the arrays of a model into the tensors of a layout.
+    """Turns the arrays of a model that have names in a layout into its tensors.
 
-    **Raises:** `ValueError` if an array has no name in the layout, or is not zero and the layout does not store it.
+    **Raises:** `ValueError` if an array is not zero and the layout does not store it.
     """
     tensors: dict[str, NumpyArray] = {}
     done: set[Slot] = set()
@@ -119,12 +119,12 @@ def export_arrays(rules: Sequence[Rule], arrays: Arrays) -> dict[str, NumpyArray
                     f"{slots[0].name!r} must be zero where this layout does not store it, got other numbers: save the "
                     "model in vitrail's own format"
                 )
-    if unnamed := sorted(arrays.keys() - {slot.name for slot in done}):
-        raise ValueError(
-            f"{unnamed[0]!r} has no name in this layout, whose library does not know that part: save the model in "
-            "vitrail's own format"
-        )
     return tensors
+
+
+def list_unnamed(rules: Sequence[Rule], arrays: Arrays) -> list[str]:
+    """The arrays of a model that have no names in a layout."""
+    return sorted(arrays.keys() - {slot.name for _, slots in _expand(rules, arrays) for slot in slots})
 
 
 def _expand(rules: Sequence[Rule], arrays: Arrays) -> Iterator[tuple[Rule, tuple[Slot, ...]]]:

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from .._check import join_names
 from .._files import write_whole
 from ..nn import list_arrays
-from ._configuration import Configuration, Configured
+from ._configuration import Configured, get_image_config
 from ._errors import CheckpointError
 from ._kept import read_kept
 from ._native import write_native
-from ._plan import export_arrays
+from ._plan import export_arrays, list_unnamed
 from ._read import NEEDS_BESIDE, choose_config, explain_gaps, plan_model
 from .formats import AbstractSource, ArraySource, NumpyArray, write_safetensors
 from .layouts import (
@@ -25,6 +25,7 @@ from .layouts import (
     PROCESSOR,
     PROCESSORS,
     AnyLayout,
+    Checkpoint,
     Export,
     Settings,
     WrittenBeside,
@@ -38,6 +39,8 @@ else:
     WritableLayout = str  # save checks it itself: the error of a type checker fills pages
 
 _TENSORS: Final = "model.safetensors"
+_WITHOUT_SETTINGS: Final = ("num_registers", "class_token", "patch", "position", "pool")
+"""What tensors say in most layouts, where no setting does: a model with another one cannot be read back at all."""
 _UNFINISHED: Final = "vitrail.save did not finish writing this folder: save the model again\n"
 """What the settings hold while the other files are replaced. It is not JSON, so that no library opens the folder."""
 
@@ -116,7 +119,7 @@ def save(
     settings.pop(export.settings)
     settings[export.settings] = config
     source = ArraySource(path / _TENSORS, tensors)
-    if problem := _find_misreading(source, settings, known, export, model.config):
+    if problem := _find_misreading(source, settings, known, export, model):
         raise ValueError(
             f"model must be one that {known.title} can be, to be written as {layout!r}: {problem}. Save it in "
             "vitrail's own format"
@@ -155,21 +158,33 @@ def _find_misreading(
     settings: Mapping[str, Settings],
     layout: AnyLayout,
     export: Export[Any],
-    config: Configuration,
+    model: Configured,
 ) -> str:
     """How the folder would be read as another model than was written; the empty string if it would not."""
+    beside, problem = WrittenBeside(settings), ""
+    found = find_settings(source.path, beside)
     try:
-        beside = WrittenBeside(settings)
-        checkpoint = recognise(source, find_settings(source.path, beside), beside=beside)
+        checkpoint = recognise(source, found, beside=beside)
         if checkpoint.layout is not layout:
-            return f"it would be read as {checkpoint.layout.title}"
-        read = choose_config(checkpoint, None)
-        _, plan = plan_model(checkpoint, read, convert=False)
+            problem = f"it would be read as {checkpoint.layout.title}"
     except CheckpointError as error:
-        return f"when it is read back, {error}"
-    if problem := explain_gaps(checkpoint, plan):
-        return f"when it is read back, {source.path} {problem}"
-    return export.find_misreading(config, read) or export.find_obstacle(config)
+        problem = f"when it is read back, {error}"
+    # An option that the layout does not know explains more than a tensor that it changes.
+    checkpoint = Checkpoint(source, layout, found, beside)
+    try:
+        read = choose_config(checkpoint, None)
+        if differs := export.find_misreading(model.config, read):
+            return differs
+        _, plan = plan_model(checkpoint, read, convert=False)
+        if gaps := explain_gaps(checkpoint, plan):
+            problem = problem or f"when it is read back, {source.path} {gaps}"
+    except CheckpointError as error:
+        image = get_image_config(model.config)
+        options = ", ".join(f"{name}={getattr(image, name)!r}" for name in _WITHOUT_SETTINGS)
+        problem = f"{problem or f'when it is read back, {error}'} (of a model with {options})"
+    if unnamed := list_unnamed(layout.rules(model.config), list_arrays(model)):
+        return f"{unnamed[0]!r} has no name there"
+    return problem or export.find_obstacle(model.config)
 
 
 def _write_folder(folder: Path, tensors: Mapping[str, NumpyArray], settings: Mapping[str, Settings]) -> None:

@@ -19,10 +19,15 @@ from ._processor import find_preprocess_obstacle
 
 _COMPARED: Final = (
     "encoder",
+    "size",
+    "channels",
     "windows",
+    "neck_dim",
     "norm_order",
     "num_registers",
     "image_size",
+    "patch_size",
+    "num_classes",
     "classes",
     "patch",
     "position",
