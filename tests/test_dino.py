@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import equinox as eqx
 import jax
@@ -254,6 +254,35 @@ def test_half_precision_computes_the_heads_too(network: vitrail.DINO) -> None:
     assert not np.array_equal(
         run(half.with_dropout(vitrail.Dropout(0.5)), image, key=jax.random.key(0)).scores, output.scores
     )
+
+
+@final
+class DroppingHead(vitrail.AbstractHead):
+    """Drops half of the scores of a head in training."""
+
+    inner: vitrail.AbstractHead
+    dim: int = eqx.field(static=True)
+    out_dim: int = eqx.field(static=True)
+
+    def __init__(self, inner: vitrail.AbstractHead) -> None:
+        self.inner = inner
+        self.dim = inner.dim
+        self.out_dim = inner.out_dim
+
+    def __call__(self, x: Any, *, key: Any = None) -> Any:
+        return eqx.nn.Dropout(0.5)(self.inner(x), key=key, inference=key is None)
+
+
+def test_what_a_head_drops_in_training_is_dropped(network: vitrail.DINO) -> None:
+    dropping = eqx.tree_at(lambda n: (n.head, n.patch_head), network, replace_fn=DroppingHead)
+    image, key = random_array(8, 12, 3), jax.random.key(0)
+    plain, dropped = run(dropping, image), run(dropping, image, key=key)
+    assert not np.any(plain.scores == 0)
+    assert 0 < np.sum(dropped.scores == 0) < dropped.scores.size
+    assert_close(dropped.embedding, plain.embedding)
+    scores, fewer = dropping.score_patches(plain.patches), dropping.score_patches(plain.patches, key=key)
+    assert_close(fewer, np.where(fewer == 0, 0, 2 * wide(scores)))
+    assert 0 < np.sum(fewer == 0) < fewer.size
 
 
 def test_several_crops_are_each_alone_and_positions_learn_from_small_ones(network: vitrail.DINO) -> None:

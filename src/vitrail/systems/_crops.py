@@ -24,7 +24,7 @@ def apply_to_crops(
     - `network`: the student or the teacher.
     - `crops`: of each image.
     - `hidden`: true for each patch that the mask token takes the place of; `None` for none.
-    - `key`: for dropout and stochastic depth, another for each crop; `None` means inference.
+    - `key`: for what is random in training, another for each crop; `None` means inference.
 
     **Returns:**
 

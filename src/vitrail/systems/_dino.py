@@ -158,7 +158,7 @@ class DINO(AbstractSystem):
 
         - `image`: one image, `Float[Array, "height width channels"]`.
         - `hidden`: true for each patch that the mask token takes the place of; `None` for none.
-        - `key`: for dropout and stochastic depth; `None` means inference.
+        - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
 
@@ -167,14 +167,16 @@ class DINO(AbstractSystem):
         **Raises:** `ValueError` or `TypeError` if the image does not fit, or if patches are hidden and there is no mask
         token.
         """
-        encode_key, pool_key = split_key(key, 2)
+        encode_key, pool_key, head_key = split_key(key, 3)
         backbone = self.image.backbone
         tokens = self._hide(backbone.make_tokens(image), hidden)
         tokens = backbone.encode(backbone.place(tokens), key=encode_key)
         embedding = self.image.readout.pool_tokens(tokens, key=pool_key)
-        return DINOOutput(_score(self.head, embedding), embedding, tokens.patches)
+        return DINOOutput(_score(self.head, embedding, head_key), embedding, tokens.patches)
 
-    def score_patches(self, patches: Float[Array, "*batch dim"]) -> Float[Array, "*batch prototypes"]:
+    def score_patches(
+        self, patches: Float[Array, "*batch dim"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*batch prototypes"]:
         """Scores patch tokens by the patch head, or by the head of the image if there is no other.
 
         With many prototypes the scores of all patches take much memory: pass those that the loss needs
@@ -183,12 +185,13 @@ class DINO(AbstractSystem):
         **Arguments:**
 
         - `patches`: patch tokens of `DINOOutput.patches`.
+        - `key`: for what is random in the head in training; `None` means inference.
 
         **Returns:**
 
         The scores of the prototypes for each, in float32.
         """
-        return _score(self.head if self.patch_head is None else self.patch_head, patches)
+        return _score(self.head if self.patch_head is None else self.patch_head, patches, key)
 
     def resized(self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None) -> "DINO":
         image = self.image.resized(image_size, patch_size=patch_size)
@@ -210,6 +213,8 @@ class DINO(AbstractSystem):
         return dataclasses.replace(tokens, patches=patches)
 
 
-def _score(head: AbstractHead, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch prototypes"]:
+def _score(
+    head: AbstractHead, x: Float[Array, "*batch dim"], key: PRNGKeyArray | None
+) -> Float[Array, "*batch prototypes"]:
     """The scores of a head, computed in the dtype of its input, in float32."""
-    return to_dtype(head, x.dtype)(x).astype(jnp.float32)
+    return to_dtype(head, x.dtype)(x, key=key).astype(jnp.float32)

@@ -1,7 +1,7 @@
 """MAE: an image model that reads some of the patches, and a decoder that predicts the pixels of the others."""
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, cast, final
 
 import equinox as eqx
 import jax
@@ -13,7 +13,7 @@ from .._check import check_image
 from .._tokens import Tokens
 from ..encoder import Encoder
 from ..model import ViT
-from ..nn import Execution, Linear, Norm, ParameterKinds, to_dtype
+from ..nn import Execution, Linear, Norm, ParameterKinds, split_key, to_dtype
 from ..position import AbstractPosition
 from ._base import AbstractSystem
 
@@ -161,19 +161,21 @@ class MaskedAutoencoder(AbstractSystem):
 
         - `image`: one image, of the size and channels of the image model.
         - `ratio`: how many of the patches are hidden.
-        - `key`: for the choice of patches.
-        - `noise`: a number for each patch, in place of `key`: the patches with the smallest are kept.
+        - `key`: for the choice of patches, and for dropout and stochastic depth in the image model.
+        - `noise`: a number for each patch: those with the smallest are kept. With it the key is for dropout alone,
+            and `None` means inference.
 
         **Returns:**
 
         The prediction, which patches were hidden, and the loss. Where the model predicts normalised pixels, the mean
         and the deviation of the true patch bring the prediction back to the units of the image.
 
-        **Raises:** `ValueError` if the image or the noise does not fit, if `ratio` hides all patches or none, or if not
-        exactly one of `key` and `noise` is given.
+        **Raises:** `ValueError` if the image or the noise does not fit, if `ratio` hides all patches or none, or if
+        neither `key` nor `noise` is given.
         """
-        kept = choose_patches(self._draw_noise(key, noise), ratio)
-        predicted = self(image, kept)
+        choice_key, model_key = split_key(key, 2)
+        kept = choose_patches(self._draw_noise(choice_key, noise), ratio)
+        predicted = self(image, kept, key=model_key)
         targets = self.patchify(image)
         masked = jnp.ones(targets.shape[0], bool).at[kept].set(False)
         mean = targets.mean(axis=1, keepdims=True)
@@ -200,13 +202,12 @@ class MaskedAutoencoder(AbstractSystem):
         self, key: PRNGKeyArray | None, noise: Float[Array | np.ndarray, " noises"] | None
     ) -> Float[Array, " patches"]:
         number = self.config.image.grid[0] * self.config.image.grid[1]
-        if (key is None) == (noise is None):
+        if noise is None and key is None:
             raise ValueError(
-                "reconstruct needs one of key and noise to choose the patches, got "
-                f"{'neither' if key is None else 'both'}: pass key=jax.random.key(0)"
+                "reconstruct needs key or noise to choose the patches, got neither: pass key=jax.random.key(0)"
             )
         if noise is None:
-            return jax.random.uniform(key, (number,)) if key is not None else jnp.zeros(number)
+            return jax.random.uniform(cast(PRNGKeyArray, key), (number,))
         if noise.shape != (number,):
             raise ValueError(f"noise must have a number for each of the {number} patches, got {noise.shape[0]}")
         return jnp.asarray(noise)
