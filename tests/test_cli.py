@@ -293,6 +293,7 @@ def test_a_signal_within_a_callback_of_the_garbage_collector_ends_the_program(nu
         (["--weights", "nowhere"], "nowhere"),
         (["--weights", "model", "--image-size", "9"], "image_size must be 8 x 8, that of the weights, got 9"),
         (["--weights", "model", "--patch-size", "2"], "patch-size has no effect with --weights: leave it out"),
+        (["--weights", "model", "--seed", "0"], "seed has no effect with --weights: leave it out"),
         (["--prefix", "model."], "prefix has no effect without --weights: leave it out"),
         (["--token-budget", "-1"], "token_budget must be finite and not negative"),
     ],

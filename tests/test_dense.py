@@ -417,6 +417,8 @@ def test_predict_writes_a_depth_at_the_size_of_the_photograph(
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     assert main(["predict", str(folder), str(photograph), "--out", str(tmp_path / "depth.png")]) == 0
     assert "31 x 20 pixels from " in capsys.readouterr().out
+    assert main(["predict", str(folder), str(photograph), "--out", str(tmp_path / "d.png"), "--top", "5"]) == 1
+    assert "top has no effect with a map of numbers: leave it out" in capsys.readouterr().err
     model: Dense = vitrail.load(folder)
     preprocess: Any = model.config.image.preprocess
     with Image.open(photograph) as picture:

@@ -57,8 +57,8 @@ class Compare(LoadOptions):
     backbone_pool: str | None = None
     """The pool of the backbone that is trained first, by default cls_mean. It has an advantage, because the tokens are
     trained for it."""
-    seed: int = 0
-    """For the backbone that is trained first."""
+    seed: int | None = None
+    """For the backbone that is trained first, by default 0."""
     token_budget: float = 2.0
     """GiB of tokens to hold in memory; larger ones are in a temporary file in the folder of --out."""
     out: Path = Path("vitrail-compare")
@@ -69,7 +69,7 @@ def run_compare(command: Compare) -> None:
     """Loads images and a backbone, compares, and writes the results."""
     started = time.perf_counter()
     require("matplotlib", extra="demo")
-    check_seed(command.seed)
+    check_seed(command.seed or 0)
     recipe = dataclasses.replace(
         PROBE_RECIPE, epochs=command.epochs, batch_size=command.batch_size, learning_rate=command.learning_rate
     )
@@ -77,7 +77,8 @@ def run_compare(command: Compare) -> None:
         file_options = {name: getattr(command, name) for name in ("layout", "config", "prefix", "convert")}
         refuse_options("without --weights", **file_options)
     else:
-        refuse_options("with --weights", patch_size=command.patch_size, backbone_pool=command.backbone_pool)
+        of_backbone = {name: getattr(command, name) for name in ("patch_size", "backbone_pool", "seed")}
+        refuse_options("with --weights", **of_backbone)
     given = None if command.weights is None else command.load_model(command.weights, part="image")
     data = _load_data(command, given)
     command.out.mkdir(parents=True, exist_ok=True)
@@ -161,10 +162,10 @@ def _load_data(command: Compare, model: ViT | None) -> Dataset:
 def _train_backbone(command: Compare, data: Dataset) -> ViT:
     """Trains the demo's model, or loads it from the folder of an earlier run."""
     path, note = command.out / "backbone.safetensors", command.out / "backbone.json"
-    pool = command.backbone_pool or "cls_mean"
+    pool, seed = command.backbone_pool or "cls_mean", command.seed or 0
     config = make_small_config(data, patch_size=command.patch_size, pool=pool)
     images = hashlib.sha256(data.train.images.tobytes() + data.train.labels.astype("int32").tobytes()).hexdigest()
-    description = {"config": config.to_json(), "recipe": repr(Recipe()), "seed": command.seed, "images": images}
+    description = {"config": config.to_json(), "recipe": repr(Recipe()), "seed": seed, "images": images}
     if note.exists() and path.exists():
         before = read_object(note)
         if before != description:
@@ -175,7 +176,7 @@ def _train_backbone(command: Compare, data: Dataset) -> ViT:
             )
         print(f"backbone: {path} of an earlier run")
         return load(path, part="image", execution=EXECUTION)
-    build_key, fit_key = jax.random.split(jax.random.key(command.seed))
+    build_key, fit_key = jax.random.split(jax.random.key(seed))
     check_classifier(eqx.filter_eval_shape(config.build, key=build_key), data)
     with show_progress() as report:
         model = fit(

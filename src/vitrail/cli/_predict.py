@@ -44,8 +44,8 @@ class Predict(LoadOptions):
     """An image file."""
     more_images: tuple[Path, ...]
     """More image files."""
-    top: int = 5
-    """The number of classes to print."""
+    top: int | None = None
+    """The number of classes to print, by default 5."""
     classes: str | None = None
     """Classes in words, separated by commas, for a file with both towers of CLIP or SigLIP: "cat,dog,red sofa". Needs
     the extra `text`."""
@@ -97,7 +97,7 @@ def run_predict(command: Predict) -> None:
         logits = np.asarray(eqx.filter_jit(model)(_make_input(preprocess, pixels)))
         check_outputs(f"logits for {image}", logits[None])
         print(image)
-        _print_classes(model.config, _compute_probabilities(model, logits), command.top)
+        _print_classes(model.config, _compute_probabilities(model, logits), _count_top(command))
         if command.attention is not None:
             pictures.append(_draw_attention(model, preprocess, pixels))
     raise_problems(problems)
@@ -116,12 +116,14 @@ def _predict_map(command: Predict, model: Dense) -> None:
         )
     check_picture("out", command.out, images)
     preprocess = choose_preprocess(command.preprocess, command.file, model.image.config)
+    if model.config.num_classes is None:
+        refuse_options("with a map of numbers", top=command.top)
     problems: list[str] = []
     channels = model.image.config.channels
     picture = read_picture(command.image, lambda picture: to_picture(picture, channels), problems)
     raise_problems(problems)
     assert picture is not None
-    lines, pixels = predict_map(model, preprocess, picture, top=command.top)
+    lines, pixels = predict_map(model, preprocess, picture, top=_count_top(command))
     print(command.image)
     for line in lines:
         print(f"  {line}")
@@ -130,11 +132,15 @@ def _predict_map(command: Predict, model: Dense) -> None:
 
 
 def _check_command(command: Predict) -> None:
-    check_positive(top=command.top)
+    check_positive(top=_count_top(command))
     if command.classes is None:
         refuse_options("without --classes", templates=command.templates)
     if command.attention is not None:
         check_picture("attention", command.attention, (command.image, *command.more_images))
+
+
+def _count_top(command: Predict) -> int:
+    return 5 if command.top is None else command.top
 
 
 def _load_classifier(command: Predict, classes: list[str] | None) -> ViT:
