@@ -128,6 +128,25 @@ def test_an_interrupted_save_leaves_what_was_there(tmp_path: Path, monkeypatch: 
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+def test_a_model_in_a_larger_file_is_read_by_its_prefix_and_configuration(tmp_path: Path) -> None:
+    student, teacher = small_model(), small_model(seed=1)
+    names = {"student.": student, "teacher.": teacher}
+    for name, model in names.items():
+        vitrail.save(model, tmp_path / f"{name}safetensors")
+    tensors = {n + k: v for n in names for k, v in load_file(tmp_path / f"{n}safetensors").items()}
+    save_file(tensors, tmp_path / "both.safetensors")
+    for prefix, model in names.items():
+        given: dict[str, Any] = {"prefix": prefix, "config": model.config}
+        assert eqx.tree_equal(vitrail.load(tmp_path / "both.safetensors", **given), model)
+        card = vitrail.model_card(tmp_path / "both.safetensors", **given)
+        assert (card.layout, card.missing, len(card.ignored)) == ("vitrail", (), len(tensors) // 2)
+    with pytest.raises(vitrail.CheckpointError, match=r"vitrail's own, with its configuration in the header or as con"):
+        vitrail.load(tmp_path / "both.safetensors", prefix="student.")
+    wider = small_config(size=vitrail.EncoderSize(dim=8, depth=2, num_heads=2, mlp_dim=24))
+    with pytest.raises(vitrail.CheckpointError, match=r"layout 'vitrail', has 'backbone.*which does not fit"):
+        vitrail.load(tmp_path / "both.safetensors", prefix="student.", config=wider)
+
+
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"/nowhere is not a folder: make it before writing .*/nowhere/m"):
         vitrail.save(small_model(), tmp_path / "nowhere" / "m")

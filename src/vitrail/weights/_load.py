@@ -94,7 +94,8 @@ def load(
         system, settings as in the library's `config.json`, or the path of such a file. Settings that the layout does
         not read are an error, unless they are a whole `config.json`.
     - `prefix`: what the names of the tensors begin with, as `"teacher.backbone."`, in a file that has several models.
-        The prefix of a single model is found without it.
+        The prefix of a single model is found without it. Where the names after it are vitrail's own, pass the
+        configuration too: `prefix="student.", config=model.config`.
     - `part`: `"image"` for the image model of a system alone; `None` for all that the file holds. The image model is
         also what one of the next five arguments or a `ViTConfig` asks for.
     - `image_size`, `patch_size`: the sizes for the model to read. What depends on them is resampled, as in

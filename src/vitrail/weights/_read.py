@@ -16,14 +16,17 @@ from ._configuration import Configuration, Configured, fill_outline, get_image_m
 from ._errors import CheckpointError, blame_file
 from ._native import check_no_overrides, is_native, read_native
 from ._plan import Plan, fill_array, make_plan
-from .formats import AbstractSource, NumpyArray, allocate, open_source
+from .formats import AbstractSource, NumpyArray, RenamedSource, allocate, open_source
 from .layouts import (
     Checkpoint,
     FilesBeside,
     GivenSettings,
+    Layout,
+    Library,
     Part,
     Settings,
     find_settings,
+    map_names,
     read_settings_file,
     recognise,
 )
@@ -100,9 +103,30 @@ def recognise_file(
         beside = FilesBeside(source, opened)
         with blame_file(source.path):
             settings = _choose_settings(source, config, beside)
+        ours = None
+        if isinstance(config, Configuration) and layout is None and (part is None or isinstance(config, ViTConfig)):
+            ours = _name_as_ours(source, config, prefix)
         if isinstance(config, ViTConfig):
             part = "image"
-        yield recognise(source, settings, layout=layout, part=part, prefix=prefix, beside=beside)
+        yield ours or recognise(source, settings, layout=layout, part=part, prefix=prefix, beside=beside)
+
+
+def _name_as_ours(source: AbstractSource, config: Configuration, prefix: str | None) -> Checkpoint | None:
+    """A file in which the arrays of a configuration have vitrail's own names; `None` for another file."""
+    scope = RenamedSource(source, prefix or "")
+    rules = tuple(map_names(name, name) for name in list_arrays(make_outline(config)))
+    if not all(name in scope.tensors for rule in rules for name in rule.theirs):
+        return None
+    layout = Layout[Any](
+        name="vitrail",
+        title="a model under vitrail's own names",
+        library=Library("vitrail"),
+        read_config=lambda checkpoint: config,
+        rules=lambda config: rules,
+        signature=(),
+        kind=type(config),
+    )
+    return Checkpoint(scope, layout, {})
 
 
 def _choose_settings(source: AbstractSource, config: Config, beside: FilesBeside) -> Settings:

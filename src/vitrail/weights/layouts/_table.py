@@ -168,7 +168,8 @@ def _find_nearest(source: AbstractSource, known: Sequence[AnyLayout]) -> str:
     )
     missing, foreign = list_missing(nearest), [wanted for wanted in nearest.foreign if is_there(wanted)]
     if not any(map(is_there, nearest.signature)):
-        return f"; the layouts are vitrail's own, with its configuration in the header, and {join_names(LAYOUTS)}"
+        ours = "vitrail's own, with its configuration in the header or as config="
+        return f"; the layouts are {ours}, and {join_names(LAYOUTS)}"
     what = f"lacks {', '.join(missing)}"
     if not missing:
         what = (
