@@ -46,7 +46,7 @@ EXTRAS = (
 )
 
 LAYERS = (
-    {"_check", "_explain", "_extras", "_files", "_hook", "_keep", "_plugins", "_typecheck"},
+    {"_check", "_explain", "_extras", "_factory", "_files", "_hook", "_keep", "_plugins", "_typecheck"},
     {"nn"},
     {"_patched", "_registry", "_spec", "_tokens"},
     {"images"},

@@ -15,7 +15,8 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from jaxtyping import PRNGKeyArray
 
-from ._check import describe_value, join_names, warn
+from ._check import join_names, warn
+from ._factory import check_factory, list_bound, list_parameters
 from ._plugins import NO_PLUGINS, are_plugins_off, explain_misplaced, find_misplaced, name_origin
 from ._spec import PartSpec, Plain
 
@@ -229,7 +230,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
 
         The parameters by name, in the order of the signature.
         """
-        parameters = _list_parameters(self[name])
+        parameters = list_parameters(self[name])
         return {option: parameter for option, parameter in parameters.items() if option not in self._given}
 
     def build(self, choice: str | PartSpec | Callable[..., P], context: C, *, key: PRNGKeyArray) -> P:
@@ -253,7 +254,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         if not isinstance(context, self.context):
             raise TypeError(f"context must be a {self.context.__name__}, got {type(context).__name__}")
         factory, options = self._resolve(choice)
-        parameters, bound = _list_parameters(factory), _list_bound(factory)
+        parameters, bound = list_parameters(factory), list_bound(factory)
         arguments: dict[str, object] = dict(options)
         for name in self._given:
             if name in parameters and name not in bound:
@@ -304,7 +305,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         if isinstance(choice, PartSpec):
             spec = self.configure(choice.name, **dict(choice.options))
             return self[spec.name], dict(spec.options)
-        self._check_factory(choice, "got", TypeError)
+        check_factory(choice, self._part, self.kind, "got", TypeError)
         return choice, {}
 
     def _load(self, plugin: EntryPoint) -> Callable[..., P]:
@@ -316,30 +317,8 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
                 f"{who} does not load: {type(error).__name__}: {error}. Fix or uninstall that package, or turn "
                 f"plugins off with {NO_PLUGINS}=1"
             ) from error
-        self._check_factory(factory, f"but {who} is", PluginError)
+        check_factory(factory, self._part, self.kind, f"but {who} is", PluginError)
         return cast("Callable[..., P]", factory)
-
-    def _check_factory(self, factory: object, who: str, error: type[Exception]) -> None:
-        """Raises an error unless this can be a factory. `who` is what follows the expectation: `got`, `but ... is`."""
-        if isinstance(factory, self._part) or (dataclasses.is_dataclass(factory) and not isinstance(factory, type)):
-            raise error(
-                f"a {self.kind} must be given as a name, a class or a functools.partial, {who} an instance of "
-                f"{type(factory).__name__}: pass the class, and bind its options with functools.partial"
-            )
-        is_class = isinstance(factory, type)
-        if not callable(factory) or (is_class and (not issubclass(factory, self._part) or inspect.isabstract(factory))):
-            raise error(
-                f"a {self.kind} must be a class that extends vitrail.{self._part.__name__}, or a function that returns "
-                f"one, {who} {describe_value(cast(object, factory))}"
-            )
-        try:
-            _list_parameters(factory)
-        except (TypeError, ValueError) as cause:
-            bound = _list_bound(factory)
-            unknown = bound.difference(inspect.signature(cast(Any, factory).func).parameters) if bound else bound
-            why = f"it has no argument {join_names(sorted(unknown))}" if unknown else cause
-            given = describe_value(factory)
-            raise error(f"a {self.kind} must have a signature that fits, {who} {given}: {why}") from cause
 
     def _refuse_unknown(self, name: str) -> NoReturn:
         for plugin in self._misplaced:
@@ -352,25 +331,6 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         hint = f"did you mean {join_names(near)}? " if near else ""
         off = f" (plugins are off: {NO_PLUGINS} is set)" if are_plugins_off() else ""
         return f"there is no {self.kind} {name!r}: {hint}known are {join_names(self)}{off}"
-
-
-def _list_parameters(factory: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
-    """The parameters that a factory names. `*args` and `**kwargs` name none.
-
-    **Raises:** `TypeError` for a parameter that cannot be passed by name.
-    """
-    parameters = inspect.signature(factory).parameters
-    if positional := [name for name, p in parameters.items() if p.kind is p.POSITIONAL_ONLY]:
-        raise TypeError(f"{join_names(positional)} cannot be passed by name")
-    unnamed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {name: p for name, p in parameters.items() if p.kind not in unnamed}
-
-
-def _list_bound(factory: object) -> frozenset[str]:
-    """The names of the arguments that a `functools.partial` binds; none for any other factory."""
-    if not isinstance(factory, functools.partial):
-        return frozenset()
-    return frozenset(cast("functools.partial[object]", factory).keywords)
 
 
 def _to_plain(option: str, value: object) -> Plain:

@@ -1,6 +1,6 @@
 """The model: a configuration and the parts that it names, assembled into one forward pass."""
 
-from ._backbone import Backbone as Backbone, reset_unsaved as reset_unsaved
+from ._backbone import Backbone as Backbone
 from ._build import vit as vit
 from ._compile import CompiledViT as CompiledViT, compile as compile
 from ._config import NormOrder as NormOrder, ViTConfig as ViTConfig

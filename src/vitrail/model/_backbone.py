@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, TypeVar, cast, final
+from typing import ClassVar, Literal, cast, final
 
 import equinox as eqx
 import jax
@@ -349,20 +349,3 @@ class Backbone(eqx.Module):
             position=old.position.resized(new.grid),
             encoder=old.encoder.resized(new.grid) if isinstance(old.encoder, WindowedEncoder) else old.encoder,
         )
-
-
-_T = TypeVar("_T")
-
-
-def reset_unsaved(tree: _T) -> _T:
-    """Gives every backbone in a PyTree the defaults of what is never saved, so that structures can be compared."""
-
-    def reset(node: object) -> object:
-        return (
-            dataclasses.replace(node, execution=Execution(), dropout=Dropout()) if isinstance(node, Backbone) else node
-        )
-
-    def is_backbone(node: object) -> bool:
-        return isinstance(node, Backbone)
-
-    return cast(_T, jax.tree.map(reset, tree, is_leaf=is_backbone))

@@ -1,5 +1,6 @@
 """Vitrail's own file: safetensors, with the configuration and a digest of each array in its header."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -12,8 +13,8 @@ import jax
 import numpy as np
 
 from .._check import join_names
-from ..model import list_plugins, reset_unsaved
-from ..nn import list_arrays
+from ..model import Backbone, list_plugins
+from ..nn import Dropout, Execution, list_arrays
 from ._configuration import (
     Configuration,
     Configured,
@@ -51,7 +52,7 @@ def write_native(model: Configured, path: Path) -> None:
     header = {"format": _FORMAT, "kind": name_kind(model.config), "config": model.config.to_json()}
     arrays, outline = list_arrays(model), make_outline(model.config)
     _check_same("model", arrays, list_arrays(outline), ValueError)
-    ours, theirs = (cast(object, eqx.filter_eval_shape(reset_unsaved, tree)) for tree in (model, outline))
+    ours, theirs = (cast(object, eqx.filter_eval_shape(_reset_unsaved, tree)) for tree in (model, outline))
     if jax.tree.structure(ours) != jax.tree.structure(theirs):
         raise ValueError(
             "model has a part or a setting that its configuration does not describe, so another model would be loaded: "
@@ -61,6 +62,20 @@ def write_native(model: Configured, path: Path) -> None:
     header["plugins"] = json.dumps(list_plugins(model.config))
     header["sha256"] = json.dumps({name: _digest_array(array) for name, array in written.items()})
     write_safetensors(written, path, header | {"header_sha256": _digest_header(header)})
+
+
+def _reset_unsaved(tree: object) -> object:
+    """Gives every backbone in a PyTree the defaults of what is never saved, so that structures can be compared."""
+
+    def is_backbone(node: object) -> bool:
+        return isinstance(node, Backbone)
+
+    def reset(node: object) -> object:
+        if not isinstance(node, Backbone):
+            return node
+        return dataclasses.replace(node, execution=Execution(), dropout=Dropout())
+
+    return cast(object, jax.tree.map(reset, tree, is_leaf=is_backbone))
 
 
 def is_native(source: AbstractSource) -> bool:
