@@ -100,9 +100,9 @@ def returns_the_logits_it_declares(subject: Subject) -> Iterator[str]:
     out = run_compiled(subject.call, part, x, None)
     if out.shape != (part.out_dim,):
         yield f"the output for one vector must have the shape ({part.out_dim},) by its out_dim, got {out.shape}"
-    rows = jnp.stack([x, 2 * x + 1, -x])
-    together = run_compiled(subject.call, part, rows, None)
-    expected = jnp.stack([run_compiled(subject.call, part, row, None) for row in rows])
+    rows = np.stack([np.asarray(x), 2 * np.asarray(x) + 1, -np.asarray(x)])
+    together = run_compiled(subject.call, part, jnp.asarray(rows), None)
+    expected = np.stack([np.asarray(run_compiled(subject.call, part, jnp.asarray(row), None)) for row in rows])
     if difference := differ(together, expected, 1e-5):
         yield f"the output for several tokens must be that of each alone, but {difference}"
     if num_classes not in (None, 1) and np.all((np.asarray(together) >= 0) & (np.asarray(together) <= 1)):

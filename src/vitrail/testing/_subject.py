@@ -82,6 +82,38 @@ def run_compiled(call: Callable[..., Any], *args: Any) -> Any:
     return call(*args)
 
 
+def to_host(values: Any) -> Any:
+    """A PyTree with NumPy's arrays. What is only compared or rearranged needs no program for each of its shapes."""
+    return tree.map(_get_array, values)
+
+
+def _get_array(leaf: Any) -> Any:
+    return np.asarray(leaf) if eqx.is_array(leaf) else leaf
+
+
+def to_device(values: Any) -> Any:
+    """A PyTree with JAX's arrays in place of NumPy's."""
+    return tree.map(_put_array, values)
+
+
+def _put_array(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
+def to_bfloat16(values: Any) -> Any:
+    """A PyTree with all its floating-point arrays in bfloat16."""
+
+    def narrow(leaf: Any) -> Any:
+        return jnp.asarray(np.asarray(leaf).astype(jnp.bfloat16)) if eqx.is_inexact_array(leaf) else leaf
+
+    return tree.map(narrow, values)
+
+
+def are_equal(one: Any, other: Any) -> bool:
+    """Whether two PyTrees have the same structure and the same numbers."""
+    return bool(eqx.tree_equal(to_host(one), to_host(other)))
+
+
 def find_obstacle(subject: Subject) -> str | None:
     """Says why the part cannot be built or called; `None` if it can."""
     try:
@@ -177,7 +209,7 @@ def _fill_randomly(outline: Any, seed: int, scale: float) -> Any:
             return eqx.tree_at(_get_variance, tree.map(draw, leaf), replace_fn=jnp.abs)
         if not isinstance(leaf, jax.ShapeDtypeStruct):
             return leaf
-        return jnp.asarray(rng.normal(scale=scale, size=leaf.shape), leaf.dtype)
+        return jnp.asarray(rng.normal(scale=scale, size=leaf.shape).astype(leaf.dtype))
 
     return tree.map(draw, outline, is_leaf=_has_statistics)
 
@@ -213,7 +245,7 @@ def draw_part(subject: Subject, *, seed: int = 0, scale: float = 0.4) -> Any:
 
 def draw_array(*shape: int, seed: int = 0) -> Any:
     """Returns an array of normal numbers."""
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
 def draw_tokens(dim: int, grid: tuple[int, int], *, class_token: bool, num_registers: int, seed: int = 0) -> Tokens:

@@ -10,7 +10,7 @@ import numpy as np
 from .._tokens import Tokens
 from ..pool import AbstractWeighingPool
 from ._mask import MASK, fill_masked, run, set_mask
-from ._subject import Subject, differ, draw_part, redraw, run_compiled, trace, tree
+from ._subject import Subject, differ, draw_part, redraw, run_compiled, to_bfloat16, trace, tree
 
 _ORDER: Final = np.array([4, 2, 0, 5, 1, 3])
 _DRAWS: Final = 6
@@ -51,8 +51,7 @@ def _find_changes(part: AbstractWeighingPool, tokens: Tokens, masked: Tokens) ->
     shuffled = set_mask(placed, MASK[_ORDER])
     if difference := differ(_weigh(part, shuffled), _weigh(part, masked)[:, _ORDER], 1e-5):
         yield f"weights must follow the places of the patches, but {difference}"
-    half: Any = tree.map(_to_bfloat16, (part, tokens))
-    if (dtype := trace(_call_weights, *half).dtype) != jnp.float32:
+    if (dtype := trace(_call_weights, *to_bfloat16((part, tokens))).dtype) != jnp.float32:
         yield f"weights must be at least in float32, got {dtype} for tokens in bfloat16"
 
 
@@ -100,7 +99,3 @@ def _weigh(part: Any, tokens: Tokens) -> np.ndarray:
 
 def _enlarge(x: Any) -> Any:
     return 3 * x
-
-
-def _to_bfloat16(x: Any) -> Any:
-    return x.astype(jnp.bfloat16) if jnp.issubdtype(x.dtype, jnp.floating) else x
