@@ -1,5 +1,6 @@
 """The kinds of models that can be read and written: what builds each, and the names of its arrays."""
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Protocol, cast, runtime_checkable
@@ -117,6 +118,7 @@ def get_image_config(config: Configuration) -> ViTConfig:
             raise TypeError(f"the model must be a ViT or have an image model, got a {type(config).__name__}")
 
 
+@functools.lru_cache  # reading and writing a file ask for it several times, and it takes most of their time
 def make_outline(config: Configuration) -> Configured:
     """The model of a configuration with shapes and dtypes in place of its arrays. Nothing is computed."""
     return cast(Configured, eqx.filter_eval_shape(config.build, key=jax.random.key(0)))
