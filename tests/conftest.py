@@ -1,5 +1,6 @@
 """Settings of every test, made before JAX starts."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -9,11 +10,14 @@ from pathlib import Path
 
 # Most of the time goes into compiling tiny programs, for which XLA takes less at its lowest optimisation level and with
 # its older code generator for fusions (JAX 0.10.1, a gradient of a small model: 0.80 s, 0.47 s, 0.14 s). XLA ends the
-# process at a flag that it does not know: JAX 0.12 has that generator no longer.
+# process at a flag that it does not know: JAX 0.12 has that generator no longer. One tiny program gains nothing from
+# being split into parts that are compiled in parallel: 8 % of the time of a test.
 os.environ["XLA_FLAGS"] = " ".join(
     (
         "--xla_backend_optimization_level=0",
-        "--xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else "",
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        if version("jax").startswith("0.10.")
+        else "",
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=2",
     )
@@ -23,11 +27,16 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/vit
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every worker and subprocess compiles the package anew
+# No test reads the line of source that each operation of a compiled program came from, and to write them takes a tenth.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests are about numbers, which a GPU computes less exactly
 
 import jax
 import pytest
 from hypothesis import settings
+
+# What is traced makes many objects and little garbage; to search a heap as large as JAX's for it takes a tenth as well.
+gc.set_threshold(200_000, 50, 100)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
