@@ -81,8 +81,14 @@ def published(case: Case, folder: Path) -> Path:
 
 
 def differences(case: Case, path: Path, images: dict[tuple[int, int], np.ndarray] | None = None) -> dict[str, float]:
+    """What `differences_of` returns for the image model in a file."""
+    return differences_of(case, vitrail.load(path, part="image", **case.options), images)
+
+
+def differences_of(
+    case: Case, model: vitrail.ViT, images: dict[tuple[int, int], np.ndarray] | None = None
+) -> dict[str, float]:
     """By size and output, the largest difference from the original, relative to the largest number."""
-    model = vitrail.load(path, part="image", **case.options)
     given = {size: (images or {}).get(size, image_of(size, model.config.channels)) for size in case.outputs}
     found: dict[str, float] = {}
     packed = None if case.max_patches is None else _packed_outputs(model, given, case.max_patches)

@@ -116,8 +116,12 @@ RUNS: dict[str, Callable[[Any, Arrays], Mapping[str, Any]]] = {
 
 
 def compare(case: SystemCase, path: Path) -> dict[str, float]:
+    """What `compare_model` returns for the model in a file."""
+    return compare_model(case, vitrail.load(path, **case.options))
+
+
+def compare_model(case: SystemCase, model: Any) -> dict[str, float]:
     """By output, the largest difference from the original, relative to the largest number."""
-    model = vitrail.load(path, **case.options)
     actual = RUNS[type(model).__name__](model, case.inputs)
     found: dict[str, float] = {}
     for name, expected in case.outputs.items():

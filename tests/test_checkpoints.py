@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_cases import TOLERANCE, differences, image_of, load_cases, published, tensors_of
+from checkpoint_cases import TOLERANCE, differences, differences_of, image_of, load_cases, published, tensors_of
 from helpers import image_for, prefix_of, run, small_model
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -38,9 +39,21 @@ def image_layout(name: str) -> Layout[Any]:
     return LAYOUTS[name].image or LAYOUTS[name]
 
 
+@pytest.fixture(scope="module")
+def load_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], vitrail.ViT]:
+    """Publishes and loads the image model of the case of a name, once."""
+
+    @functools.cache
+    def load(name: str) -> vitrail.ViT:
+        path = published(CASES[name], tmp_path_factory.mktemp("checkpoint"))
+        return vitrail.load(path, part="image", **CASES[name].options)
+
+    return load
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_a_checkpoint_gives_the_numbers_of_its_library(name: str, tmp_path: Path) -> None:
-    found = differences(CASES[name], published(CASES[name], tmp_path))
+def test_a_checkpoint_gives_the_numbers_of_its_library(name: str, load_case: Callable[[str], vitrail.ViT]) -> None:
+    found = differences_of(CASES[name], load_case(name))
     assert max(found.values()) <= TOLERANCE, found
 
 
@@ -48,9 +61,10 @@ WRITABLE = {name: case for name, case in CASES.items() if image_layout(case.layo
 
 
 @pytest.mark.parametrize("name", WRITABLE)
-def test_a_layout_is_written_back_to_the_bit(name: str, tmp_path: Path) -> None:
-    case = WRITABLE[name]
-    model = vitrail.load(published(case, tmp_path), part="image", **case.options)
+def test_a_layout_is_written_back_to_the_bit(
+    name: str, tmp_path: Path, load_case: Callable[[str], vitrail.ViT]
+) -> None:
+    case, model = WRITABLE[name], load_case(name)
     vitrail.save(model, tmp_path / "again", layout=case.layout)  # type: ignore[arg-type]
     layout = image_layout(case.layout)
     written, given = load_file(tmp_path / "again/model.safetensors"), tensors_of(case)

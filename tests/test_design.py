@@ -251,12 +251,13 @@ ALONE = """
     for room in ("lab", "show", "train", "weights", "testing", "cli"):
         importlib.import_module(f"{vitrail.__name__}.{room}")
     import jax, jax.numpy as jnp
-    model = vitrail.vit("Ti/16", pool="gem", num_classes=3, image_size=32, key=jax.random.key(0))
+    def classify(image):  # one program for all, built and run
+        return vitrail.vit("Ti/16", pool="gem", num_classes=3, image_size=32, key=jax.random.key(0))(image)
     try:
         vitrail.MeanPool("wide")
     except TypeError as error:
         print(type(error).__name__)
-    print(vitrail.__file__, vitrail.__version__, model(jnp.zeros((32, 32, 3))).shape)
+    print(vitrail.__file__, vitrail.__version__, jax.jit(classify)(jnp.zeros((32, 32, 3))).shape)
 """
 
 

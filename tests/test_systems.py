@@ -1,6 +1,7 @@
 """Systems: checkpoints of the original libraries give their numbers, are written back, and hold an image model."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from checkpoint_cases import TOLERANCE
 from safetensors.numpy import load_file
-from system_cases import compare, load_system_cases
+from system_cases import compare_model, load_system_cases
 
 import vitrail
 from vitrail.weights import LAYOUTS
@@ -22,16 +23,29 @@ IMAGE = vitrail.ViTConfig(
 WRITABLE = {name: case for name, case in CASES.items() if case.writable and LAYOUTS[case.layout].export is not None}
 
 
+@pytest.fixture(scope="module")
+def load_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
+    """Publishes and loads the system of a name, once."""
+
+    @functools.cache
+    def load(name: str) -> tuple[Path, Any]:
+        path = CASES[name].publish(tmp_path_factory.mktemp("system"))
+        return path, vitrail.load(path, **CASES[name].options)
+
+    return load
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_a_system_gives_the_numbers_of_its_library(name: str, tmp_path: Path) -> None:
-    found = compare(CASES[name], CASES[name].publish(tmp_path))
+def test_a_system_gives_the_numbers_of_its_library(name: str, load_case: Callable[[str], tuple[Path, Any]]) -> None:
+    found = compare_model(CASES[name], load_case(name)[1])
     assert max(found.values()) <= TOLERANCE, found
 
 
 @pytest.mark.parametrize("name", WRITABLE)
-def test_a_system_is_written_back_to_the_bit(name: str, tmp_path: Path) -> None:
-    case = WRITABLE[name]
-    model = vitrail.load(case.publish(tmp_path / "given"), **case.options)
+def test_a_system_is_written_back_to_the_bit(
+    name: str, tmp_path: Path, load_case: Callable[[str], tuple[Path, Any]]
+) -> None:
+    case, (_, model) = WRITABLE[name], load_case(name)
     vitrail.save(model, tmp_path / "again", layout=case.layout)  # type: ignore[arg-type]
     given, written = case.tensors(), load_file(tmp_path / "again" / "model.safetensors")
     layout = LAYOUTS[case.layout]
@@ -44,18 +58,18 @@ def test_a_system_is_written_back_to_the_bit(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_image_model_of_a_system_loads_alone(name: str, tmp_path: Path) -> None:
-    case = CASES[name]
-    path = case.publish(tmp_path / "given")
-    model = vitrail.load(path, **case.options)
+def test_the_image_model_of_a_system_loads_alone(
+    name: str, tmp_path: Path, load_case: Callable[[str], tuple[Path, Any]]
+) -> None:
+    case, (path, model) = CASES[name], load_case(name)
     vitrail.save(model, tmp_path / "own.safetensors")
     assert vitrail.load(tmp_path / "own.safetensors").config == model.config
     alone = case.options if case.image_options is None else case.image_options
     for file, options in ((path, alone), (tmp_path / "own.safetensors", {})):
         image = vitrail.load(file, part="image", **options)
         assert type(image) is vitrail.ViT
-        same = eqx.tree_equal(jax.tree.leaves(image.backbone), jax.tree.leaves(model.image.backbone))
-        assert bool(same)
+        leaves, expected = (jax.tree.leaves(backbone) for backbone in (image.backbone, model.image.backbone))
+        assert all(np.array_equal(*pair) for pair in zip(leaves, expected, strict=True))
         card = vitrail.model_card(file, part="image", config=options.get("config"))
         assert card.parameters == sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(image, eqx.is_array)))
         assert card.missing == card.unknown == ()
