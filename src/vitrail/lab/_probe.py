@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast, final
+from typing import Any, ClassVar, Final, final
 
 import equinox as eqx
 import jax
@@ -12,7 +12,22 @@ from jaxtyping import Array, Float, Float32, Int, Integer, PRNGKeyArray
 
 from .._spec import PartSpec
 from ..model import Readout, ViT
-from ..train import Progress, Recipe, Scalar, apply_in_batches, check_outputs, cross_entropy, make_batches, optimise
+from ..train import (
+    AbstractObjective,
+    Batch,
+    Outcome,
+    Progress,
+    Recipe,
+    Scalar,
+    Training,
+    apply_in_batches,
+    check_outputs,
+    compare_with,
+    cross_entropy,
+    make_batches,
+    make_targets,
+    run_steps,
+)
 from ._tokens import SequenceForm, StoredTokens
 
 _BATCH: Final = 250
@@ -85,10 +100,10 @@ def train_probe(
     standard = Standard(features)
     # A pool without parameters and randomness returns the same vectors in every step: only the head is trained.
     settled = _is_settled(probe, stored)
-    inputs, loss = (features, _compute_head_loss) if settled else (stored.train, _compute_loss)
-    feed = ((inputs[which], labels[which]) for which in order)
-    fixed = standard, stored.form, recipe.label_smoothing
-    trained = optimise(probe, loss, feed, len(order), recipe, fixed=fixed, key=steps_key, report=report)
+    inputs = features if settled else stored.train
+    batches = ({"features": inputs[which], "label": labels[which]} for which in order)
+    training = Training(_TokensObjective(standard, None if settled else stored.form), recipe, len(order))
+    trained = run_steps(training, training.start(probe, key=steps_key), batches, report=report).best_model
     return trained, standard
 
 
@@ -138,32 +153,30 @@ def compute_batch_logits(
     return jax.vmap(classify)(sequences)
 
 
-def _compute_loss(
-    probe: Any,
-    sequences: Float[Array, "batch tokens dim"],
-    labels: Integer[Array, " batch"],
-    key: PRNGKeyArray,
-    fixed: tuple[Standard, SequenceForm, float],
-) -> tuple[Scalar, Scalar]:
-    standard, form, smoothing = fixed
+@final
+class _TokensObjective(AbstractObjective):
+    """The cross-entropy of a probe on stored tokens, or on what its pool makes of them."""
 
-    def classify(sequence: Float[Array, "tokens dim"], key: PRNGKeyArray) -> Float[Array, " classes"]:
-        return cast(Array, probe.head(standard(probe.pool_tokens(form.divide(sequence), key=key)), key=key))
+    inputs: ClassVar[tuple[str, ...]] = ("features", "label")
 
-    logits = jax.vmap(classify)(sequences, jax.random.split(key, len(sequences)))
-    return cross_entropy(logits, labels, smoothing)
+    standard: Standard
+    form: SequenceForm | None = eqx.field(static=True)
 
+    def __init__(self, standard: Standard, form: SequenceForm | None):
+        self.standard = standard
+        self.form = form
 
-def _compute_head_loss(
-    probe: Any,
-    features: Float[Array, "batch features"],
-    labels: Integer[Array, " batch"],
-    key: PRNGKeyArray,
-    fixed: tuple[Standard, SequenceForm, float],
-) -> tuple[Scalar, Scalar]:
-    standard, _, smoothing = fixed
+    def prepare(self, model: Any, *, key: PRNGKeyArray) -> Any:
+        return model
 
-    def classify(features: Float[Array, " features"]) -> Float[Array, " classes"]:
-        return cast(Array, probe.head(standard(features)))
+    def __call__(
+        self, model: Any, batch: Batch, *, carried: Any, progress: Scalar, key: PRNGKeyArray
+    ) -> tuple[Scalar, Outcome]:
+        def classify(features: Float[Array, "..."], key: PRNGKeyArray) -> Float[Array, " classes"]:
+            if self.form is not None:
+                features = model.pool_tokens(self.form.divide(features), key=key)
+            return model.head(self.standard(features), key=key)
 
-    return cross_entropy(jax.vmap(classify)(features), labels, smoothing)
+        logits = jax.vmap(classify)(batch["features"], jax.random.split(key, len(batch["features"])))
+        loss = cross_entropy(logits, make_targets(batch["label"], logits.shape[1]))
+        return loss, Outcome({"accuracy": compare_with(batch["label"], logits)})

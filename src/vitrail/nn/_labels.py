@@ -9,7 +9,7 @@ import jax
 
 from ._arrays import is_shape
 
-ParameterKind = Literal["matrix", "bias", "norm", "position", "token", "other"]
+ParameterKind = Literal["matrix", "bias", "norm", "position", "token", "adapter", "other"]
 """What an array of a model is: the weight of a linear or convolutional layer (`"matrix"`), its bias, the scale or shift
 of a norm, a position embedding, a learned token or query, or something else, as a layer scale or a pool's exponent."""
 

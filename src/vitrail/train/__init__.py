@@ -1,4 +1,4 @@
-"""Training on images: a recipe, `fit`, `evaluate`, and the loop that they share with the pooling lab.
+"""Training on images: objectives, recipes, the step, `fit` and `evaluate`.
 
 Its libraries are those of the extra `train`.
 """
@@ -17,11 +17,34 @@ from ._fit import (
     check_channels as check_channels,
     check_classifier as check_classifier,
     fit as fit,
+    make_objective as make_objective,
 )
 from ._knn import (
     NearestNeighbours as NearestNeighbours,
     knn as knn,
     rank_by_neighbours as rank_by_neighbours,
 )
-from ._loop import Progress as Progress, Scalar as Scalar, cross_entropy as cross_entropy, optimise as optimise
-from ._recipe import Recipe as Recipe
+from ._loop import Progress as Progress, StopTraining as StopTraining, run_steps as run_steps
+from ._optimiser import make_schedule as make_schedule
+from ._recipe import RECIPES as RECIPES, Recipe as Recipe
+from ._state import Training as Training, TrainState as TrainState
+from .objectives import (
+    OBJECTIVES as OBJECTIVES,
+    AbstractObjective as AbstractObjective,
+    Batch as Batch,
+    ClassifyObjective as ClassifyObjective,
+    CLIPObjective as CLIPObjective,
+    DINOObjective as DINOObjective,
+    MAEObjective as MAEObjective,
+    ObjectiveContext as ObjectiveContext,
+    ObjectiveFactory as ObjectiveFactory,
+    Outcome as Outcome,
+    ProbeObjective as ProbeObjective,
+    Scalar as Scalar,
+    compare_with as compare_with,
+    contrast as contrast,
+    contrast_pairs as contrast_pairs,
+    cross_entropy as cross_entropy,
+    make_targets as make_targets,
+    normalise_images as normalise_images,
+)

@@ -39,7 +39,9 @@ def show_progress() -> Generator[Callable[[Progress], None]]:
         task = bar.add_task("compiling", total=None, figures="", left="")
 
         def report(progress: Progress) -> None:
-            figures = f"loss {progress.loss:.3f}  accuracy {progress.accuracy:6.1%}"
+            figures = f"loss {progress.loss:.3f}"
+            if "accuracy" in progress.metrics:
+                figures += f"  accuracy {progress.metrics['accuracy']:6.1%}"
             if progress.step > 1:
                 figures += f"  {progress.images_per_second:,.0f} images/s"
             bar.update(

@@ -1,19 +1,21 @@
 """Training a model on images."""
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, cast, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from ..images import Dataset, Preprocess
 from ..model import ViT, replace
 from ._batches import make_batches
-from ._loop import Batch, Progress, Scalar, cross_entropy, optimise
+from ._loop import Progress, run_steps
 from ._recipe import Recipe
+from ._state import Training
+from .objectives import OBJECTIVES, AbstractObjective, Batch, ObjectiveContext
 
 
 @runtime_checkable
@@ -23,18 +25,15 @@ class Classifier(Protocol):
     def __call__(self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]: ...
 
 
-M = TypeVar("M", bound=Classifier)
-
-
 def fit(
-    model: M,
+    model: Any,
     data: Dataset,
     recipe: Recipe,
     *,
     key: PRNGKeyArray,
     report: Callable[[Progress], object] | None = None,
-) -> M:
-    """Trains a model on the training images of a data set.
+) -> Any:
+    """Trains a model on the training images of a data set, for the objective of the recipe.
 
     !!! example
 
@@ -46,60 +45,70 @@ def fit(
 
     **Arguments:**
 
-    - `model`: takes one image, normalised by `data.preprocess`, and returns one logit for each class.
+    - `model`: a `ViT`, which the objective makes a system of if it trains one, or the system itself. To classify, any
+        module that takes one image, normalised by `data.preprocess`, and returns one logit for each class.
     - `data`: the data set. Its `train` is used, its `test` is not.
     - `recipe`: the settings of the run.
     - `key`: for the order of the images, their augmentation and what is random in the model. The same key gives the
         same weights on the same machine.
-    - `report`: is called with the `Progress` after the first step, after every tenth, and after the last.
+    - `report`: is called with the `Progress` after the first step, after every tenth, and after the last. If it raises
+        `StopTraining`, the run ends there.
 
     **Returns:**
 
-    The trained model; the configuration of a `vitrail.ViT` has the preprocessing and the class names of the data. The
-    model that was passed does not change.
+    The trained model, with the mean of its weights if the recipe takes one; the configuration of a `vitrail.ViT` has
+    the preprocessing and the class names of the data. The model that was passed does not change.
 
-    **Raises:** `ValueError` if the model does not take the images or return one logit for each class, or if a batch is
-    larger than all epochs together; `FloatingPointError` that names the first step whose loss is not finite;
-    `MissingExtraError` if optax or grain is not installed.
+    **Raises:** `ValueError` if the objective cannot train the model, if the model does not take the images or return
+    one logit for each class, or if a batch is larger than all epochs together; `FloatingPointError` that names the
+    first step whose loss is not finite; `MissingExtraError` if optax or grain is not installed.
     """
-    check_classifier(model, data)
+    order_key, steps_key, fresh_key = jax.random.split(key, 3)
+    objective = make_objective(recipe, data.preprocess)
+    if "label" in objective.inputs:
+        check_classifier(model, data)
+    prepared = _describe_data(objective.prepare(model, key=fresh_key), data)
+    seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
 
     def load(which: Int[np.ndarray, " batch"]) -> Batch:
-        return data.train.images[which], data.train.labels[which]
+        found = {"image": data.train.images[which], "label": data.train.labels[which]}
+        return {name: found[name] for name in objective.inputs}
 
-    order_key, steps_key = jax.random.split(key)
-    seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
     steps, feed = make_batches(load, len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed)
-    fixed = recipe, data.preprocess
-    described = _describe_data(model, data)
-    return optimise(described, _compute_loss, feed, steps, recipe, fixed=fixed, key=steps_key, report=report)
+    training = Training(objective, recipe, steps)
+    state = training.start(prepared, key=steps_key)
+    return run_steps(training, state, _add_inputs(objective, prepared, feed, seed), report=report).best_model
 
 
-def _describe_data(model: M, data: Dataset) -> M:
+def make_objective(recipe: Recipe, preprocess: Preprocess) -> AbstractObjective:
+    """Makes the objective of a recipe.
+
+    **Arguments:**
+
+    - `recipe`: names it.
+    - `preprocess`: how pixels are normalised.
+
+    **Returns:**
+
+    The objective.
+
+    **Raises:** what `OBJECTIVES.build` raises.
+    """
+    return OBJECTIVES.build(recipe.objective, ObjectiveContext(preprocess=preprocess), key=jax.random.key(0))
+
+
+def _add_inputs(objective: AbstractObjective, model: Any, batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
+    for step, batch in enumerate(batches):
+        yield objective.add_inputs(model, batch, seed=(seed + step) % 2**32)
+
+
+def _describe_data(model: Any, data: Dataset) -> Any:
     """The model with the preprocessing and the class names of the data in its configuration, if it has one."""
     if not isinstance(model, ViT):
         return model
     # A head of the user's own may count the classes elsewhere.
     classes = data.classes if model.config.num_classes == len(data.classes) else None
-    return cast(M, replace(model, classes=classes, preprocess=data.preprocess))
-
-
-def _compute_loss(
-    model: Any,
-    images: UInt8[Array, "batch height width channels"],
-    labels: Integer[Array, " batch"],
-    key: PRNGKeyArray,
-    fixed: tuple[Recipe, Preprocess],
-) -> tuple[Scalar, Scalar]:
-    recipe, preprocess = fixed
-    augment_key, model_key = jax.random.split(key)
-    augmented = recipe.augmentation(images.astype(jnp.float32), key=augment_key)
-
-    def classify(image: Float[Array, "height width channels"], key: PRNGKeyArray) -> Float[Array, " classes"]:
-        return model(image, key=key)
-
-    logits = jax.vmap(classify)(preprocess.normalise(augmented), jax.random.split(model_key, len(images)))
-    return cross_entropy(logits, labels, recipe.label_smoothing)
+    return replace(model, classes=classes, preprocess=data.preprocess)
 
 
 def check_channels(model: ViT, data: Dataset) -> None:

@@ -1,21 +1,30 @@
 """The settings of a training run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
 
 from .._check import check_above_zero, check_not_negative, check_positive, check_rate
+from .._spec import PartSpec
 from ..images import Augmentation
+from ..model import JSONConfig
+from .objectives import ObjectiveFactory
+
+_REFERENCE_BATCH: Final = 256
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to train: AdamW, with a learning rate that rises linearly and falls along a cosine to zero.
+class Recipe(JSONConfig):
+    """How to train: for what, how long, and by which rule.
 
-    The defaults are those of `vitrail demo`, chosen for a small model on a few thousand digits.
+    The defaults are those of `vitrail demo`, chosen for a small model on a few thousand digits. `RECIPES` has those of
+    the papers.
 
     ??? cite
 
         Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019, arXiv:1711.05101, and *SGDR*, ICLR
-        2017, arXiv:1608.03983; label smoothing: Szegedy et al. 2016, arXiv:1512.00567.
+        2017, arXiv:1608.03983. Lion: Chen et al. 2023, arXiv:2302.06675. Muon: Jordan et al. 2024.
     """
 
     epochs: int = 28
@@ -29,15 +38,132 @@ class Recipe:
     weight_decay: float = 0.05
     """Acts on the weights of linear and convolutional layers, not on biases, norms, positions, prefix tokens or the
     queries of pools."""
-    clip_norm: float = 1.0
-    """The largest norm of the gradient of a step; a larger one is scaled down to it."""
-    label_smoothing: float = 0.0
-    """The probability that is spread evenly over all classes."""
+    clip_norm: float | None = 1.0
+    """The largest norm of the gradient of a step; a larger one is scaled down to it. `None` for no limit."""
     augmentation: Augmentation = Augmentation(rotate=10.0, shift=2 / 28, scale=0.1)
-    """How training images are augmented."""
+    """How training images are augmented on the device."""
+    objective: str | PartSpec | ObjectiveFactory = "classify"
+    """What the model is trained for: a name of `OBJECTIVES`, or one with options."""
+    optimiser: Literal["adamw", "lion", "sgd", "muon"] = "adamw"
+    """The rule of optax: AdamW, Lion, SGD with a momentum of 0.9, or Muon for matrices and AdamW for the rest."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls to zero after it has risen; `"constant"`: it stays."""
+    beta2: float = 0.999
+    """The share of the running mean of squares that stays in AdamW, and that of the momentum in Lion."""
+    scale_learning_rate: bool = False
+    """Whether `learning_rate` is for 256 images and grows with `batch_size` (Goyal et al. 2017, arXiv:1706.02677)."""
+    layer_decay: float = 1.0
+    """The factor of the learning rate from one block to the block before it (Clark et al. 2020, arXiv:2003.10555)."""
+    train: tuple[str, ...] = ()
+    """The parts that are trained, by the names of fields: `("readout",)`, `("readout.head", "encoder")`; empty for all.
+    Of a model with adapters only these are, and what is named here."""
+    freeze: tuple[str, ...] = ()
+    """The parts that are not trained."""
+    accumulate: int = 1
+    """In how many parts a batch is computed, one after the other: as many times less memory, the same step."""
+    average: float = 0.0
+    """The share of the running mean of the weights that stays in a step, 0.9999 for long runs; 0 for no mean. It is
+    less at first: `(1 + step) / (10 + step)`."""
 
     def __post_init__(self) -> None:
-        check_positive(epochs=self.epochs, batch_size=self.batch_size)
-        check_rate(warmup=self.warmup, label_smoothing=self.label_smoothing)
-        check_above_zero(learning_rate=self.learning_rate, clip_norm=self.clip_norm)
+        super().__post_init__()
+        check_positive(epochs=self.epochs, batch_size=self.batch_size, accumulate=self.accumulate)
+        check_rate(warmup=self.warmup, beta2=self.beta2, average=self.average)
+        check_above_zero(learning_rate=self.learning_rate, clip_norm=self.clip_norm, layer_decay=self.layer_decay)
         check_not_negative(weight_decay=self.weight_decay)
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate must divide batch_size={self.batch_size}, got {self.accumulate}: change one of them"
+            )
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The highest learning rate for this size of a batch."""
+        return self.learning_rate * (self.batch_size / _REFERENCE_BATCH if self.scale_learning_rate else 1)
+
+
+def _specify(name: str, **options: bool | int | float | str) -> PartSpec:
+    return PartSpec(name, tuple(sorted(options.items())))
+
+
+_PLAIN: Final = Augmentation()
+_MIRROR: Final = Augmentation(flip=True)
+
+RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
+    {
+        "finetune": Recipe(
+            epochs=20,
+            batch_size=64,
+            learning_rate=5e-4,
+            scale_learning_rate=True,
+            layer_decay=0.65,
+            augmentation=_MIRROR,
+            objective=_specify("classify", smoothing=0.1),
+        ),
+        "probe": Recipe(
+            epochs=20,
+            batch_size=128,
+            learning_rate=3e-3,
+            weight_decay=1e-4,
+            augmentation=_PLAIN,
+            objective="probe",
+            train=("readout",),
+        ),
+        "scratch": Recipe(
+            epochs=90,
+            batch_size=1024,
+            learning_rate=1e-3,
+            warmup=10_000 / 112_590,
+            weight_decay=1e-4 / 1e-3,
+            augmentation=_MIRROR,
+            objective=_specify("classify", mixup=0.2),
+        ),
+        "mae": Recipe(
+            epochs=800,
+            batch_size=4096,
+            learning_rate=1.5e-4,
+            scale_learning_rate=True,
+            warmup=0.05,
+            beta2=0.95,
+            clip_norm=None,
+            augmentation=_MIRROR,
+            objective="mae",
+        ),
+        "dino": Recipe(
+            epochs=100,
+            batch_size=512,
+            learning_rate=5e-4,
+            scale_learning_rate=True,
+            warmup=0.1,
+            weight_decay=0.04,
+            clip_norm=3.0,
+            augmentation=_PLAIN,
+            objective="dino",
+        ),
+        "clip": Recipe(
+            epochs=32,
+            batch_size=32_768,
+            learning_rate=5e-4,
+            warmup=2000 / 390_000,
+            weight_decay=0.2,
+            beta2=0.98,
+            clip_norm=None,
+            augmentation=_PLAIN,
+            objective="clip",
+        ),
+    }
+)
+"""Recipes by name, with their sources.
+
+- `finetune`: of a pretrained model. The rates of MAE's fine-tuning (He et al. 2022, table 9: base rate 5e-4 to 1e-3,
+  layer decay 0.65 to 0.75, decay 0.05, smoothing 0.1), with fewer epochs.
+- `probe`: the pool and the head alone; the settings of `vitrail compare`.
+- `scratch`: Beyer, Zhai and Kolesnikov, *Better plain ViT baselines for ImageNet-1k*, 2022, arXiv:2205.01580, for S/16:
+  90 epochs, batch 1,024, rate 1e-3 with 10,000 steps of warm-up, decay 1e-4 apart from the rate, gradient norm 1 and
+  mixup 0.2. RandAugment is left to the data set.
+- `mae`: He et al., *Masked Autoencoders Are Scalable Vision Learners*, 2022, table 8.
+- `dino`: Caron et al. 2021; decay 0.04 stays, where the paper raises it to 0.4.
+- `clip`: Radford et al. 2021, table 18, ViT-B.
+
+Batches are those of the papers: pass `dataclasses.replace(RECIPES["mae"], batch_size=64)` for one machine.
+"""

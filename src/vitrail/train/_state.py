@@ -1,0 +1,225 @@
+"""The state of a run, and a step of it."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, cast, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from .._check import check_positive
+from ._optimiser import find_trained, make_optimiser
+from ._recipe import Recipe
+from .objectives import AbstractObjective, Batch, Outcome, Scalar
+
+
+@final
+class TrainState(eqx.Module):
+    """All that a step changes: one PyTree."""
+
+    model: Any
+    """What is trained."""
+    average: Any
+    """The running mean of the arrays that are trained; `None` if the recipe has none."""
+    optimiser: Any
+    """The state of the optimiser."""
+    carried: Any
+    """What the objective carries from step to step."""
+    step: Int[Array, ""]
+    """The number of steps done."""
+    key: PRNGKeyArray
+    """What the randomness of each step is drawn from. It stays the same."""
+
+    def __init__(self, model: Any, average: Any, optimiser: Any, carried: Any, step: Int[Array, ""], key: PRNGKeyArray):
+        """**Arguments:** the fields."""
+        self.model = model
+        self.average = average
+        self.optimiser = optimiser
+        self.carried = carried
+        self.step = step
+        self.key = key
+
+    @property
+    def best_model(self) -> Any:
+        """The model with the averaged arrays if there are any, else the model."""
+        return self.model if self.average is None else eqx.combine(self.average, self.model)
+
+
+@final
+class Training(eqx.Module):
+    """What is the same in every step: the objective, the recipe, and how many steps there are.
+
+    !!! example
+
+        ```python
+        training = vitrail.train.Training(objective, recipe, steps=1000)
+        state = training.start(model, key=key)
+        for batch in batches:
+            state, metrics = training.step(state, batch)
+        ```
+    """
+
+    objective: AbstractObjective
+    """What the model is trained for."""
+    recipe: Recipe = eqx.field(static=True)
+    """How it is trained."""
+    steps: int = eqx.field(static=True)
+    """The number of steps of the whole run: the schedules depend on it."""
+
+    def __init__(self, objective: AbstractObjective, recipe: Recipe, steps: int):
+        """**Arguments:** the fields.
+
+        **Raises:** `ValueError` if there is no step, or the objective compares the images of a batch, and the recipe
+        divides it.
+        """
+        check_positive(steps=steps)
+        if recipe.accumulate > 1 and not objective.is_mean:
+            raise ValueError(
+                f"accumulate must be 1 for the objective {type(objective).__name__}, which compares the images of a "
+                f"batch with each other, got {recipe.accumulate}"
+            )
+        self.objective = objective
+        self.recipe = recipe
+        self.steps = steps
+
+    def start(self, model: Any, *, key: PRNGKeyArray) -> TrainState:
+        """**Arguments:**
+
+        - `model`: what `objective.prepare` returns.
+        - `key`: for all that is random.
+
+        **Returns:**
+
+        The state before the first step. It has copies of the arrays, because a step reuses their memory.
+
+        **Raises:** `ValueError` if nothing of the model is trained; `MissingExtraError` if optax is not installed.
+        """
+        model = _copy(model)
+        trained, _ = _divide_model(model, self.recipe)
+        average = _copy(trained) if self.recipe.average else None
+        optimiser = make_optimiser(self.recipe, self.steps).init(trained)
+        carried = _copy(self.objective.start(model))
+        return TrainState(model, average, optimiser, carried, jnp.zeros((), jnp.int32), jnp.array(key))
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Mapping[str, Scalar]]:
+        """Takes one step. It is a pure function, compiled once for each shape of a batch.
+
+        **Arguments:**
+
+        - `state`: before the step. Its memory is reused: go on with the state that is returned.
+        - `batch`: what the objective needs.
+
+        **Returns:**
+
+        The state after the step; the loss, the norm of the gradient before clipping, and the metrics of the objective.
+        """
+        return _step((self, batch), state)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _step(given: tuple[Training, Batch], state: TrainState) -> tuple[TrainState, Mapping[str, Scalar]]:
+    (training, batch), recipe = given, given[0].recipe
+    trained, fixed = _divide_model(state.model, recipe)
+    progress = state.step / training.steps
+    augment_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
+    if "image" in batch:
+        image = recipe.augmentation(batch["image"].astype(jnp.float32), key=augment_key)
+        batch = {**batch, "image": image}
+
+    gradient, outcome, loss = _differentiate(training, trained, fixed, batch, state.carried, progress, key)
+    optimiser = make_optimiser(recipe, training.steps)
+    # optax mixes integers and floats, which strict promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, optimiser_state = optimiser.update(gradient, state.optimiser, trained)
+    model: Any = eqx.combine(cast(Any, eqx.apply_updates(trained, updates)), fixed)
+    model, carried = training.objective.finish(model, outcome.carried, progress=progress)
+
+    average = state.average
+    if average is not None:
+        average = _move(average, _divide_model(model, recipe)[0], _find_share(recipe, state.step))
+    state = TrainState(model, average, optimiser_state, carried, state.step + 1, state.key)
+    return state, {"loss": loss, "gradient": _compute_norm(gradient), **outcome.metrics}
+
+
+def _differentiate(
+    training: Training, trained: Any, fixed: Any, batch: Batch, carried: Any, progress: Scalar, key: PRNGKeyArray
+) -> tuple[Any, Outcome, Scalar]:
+    """The gradient, the outcome and the loss of a batch, all of it at once or in parts one after the other."""
+
+    def compute(trained: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Scalar, Outcome]:
+        model = eqx.combine(trained, fixed)
+        return training.objective(model, batch, carried=carried, progress=progress, key=key)
+
+    differentiate = cast(Any, eqx.filter_value_and_grad(compute, has_aux=True))
+    parts = training.recipe.accumulate
+    if parts == 1:
+        (loss, outcome), gradient = differentiate(trained, batch, key)
+        return gradient, outcome, loss
+
+    def add(total: Any, part: tuple[Batch, PRNGKeyArray]) -> tuple[Any, None]:
+        (loss, outcome), gradient = differentiate(trained, *part)
+        return jax.tree.map(_add, total, (gradient, outcome.metrics, loss)), None
+
+    divided = jax.tree.map(functools.partial(_divide, parts), batch)
+    keys = jax.random.split(key, parts)
+    first = jax.tree.map(_get_first, (divided, keys))
+    (loss, outcome), gradient = cast(Any, eqx.filter_eval_shape(differentiate, trained, *first))
+    zeros = jax.tree.map(_make_zeros, (gradient, outcome.metrics, loss))
+    total, _ = jax.lax.scan(add, zeros, (divided, keys))
+    gradient, metrics, loss = jax.tree.map(functools.partial(_scale, parts), total)
+    return gradient, Outcome(metrics, carried), loss
+
+
+def _add(one: Any, other: Any) -> Any:
+    return one + other
+
+
+def _scale(parts: int, total: Any) -> Any:
+    return total / parts
+
+
+def _divide(parts: int, x: Any) -> Any:
+    """The parts of a batch, along a first axis. Each has images of all places of the batch, so that a batch that is
+    divided over devices stays so."""
+    return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+
+def _get_first(x: Any) -> Any:
+    return x[0]
+
+
+def _make_zeros(x: Any) -> Any:
+    return jnp.zeros(x.shape, x.dtype)
+
+
+def _find_share(recipe: Recipe, step: Int[Array, ""]) -> Scalar:
+    """The share of the mean that stays: less at first, so that it forgets the fresh weights."""
+    done = step.astype(jnp.float32)
+    return jnp.minimum(recipe.average, (1 + done) / (10 + done))
+
+
+def _move(average: Any, model: Any, share: Scalar) -> Any:
+    def move(old: Any, new: Any) -> Any:
+        return (share * old + (1 - share) * new).astype(old.dtype)
+
+    return jax.tree.map(move, average, model)
+
+
+def _compute_norm(gradient: Any) -> Scalar:
+    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(gradient)]
+    return jnp.sqrt(sum(squares, jnp.zeros(())))
+
+
+def _copy(tree: Any) -> Any:
+    def copy(leaf: Any) -> Any:
+        return jnp.array(leaf) if isinstance(leaf, jax.Array | np.ndarray) else leaf
+
+    return jax.tree.map(copy, tree)
+
+
+def _divide_model(model: Any, recipe: Recipe) -> tuple[Any, Any]:
+    """What is trained of a model, and the rest."""
+    return cast(tuple[Any, Any], eqx.partition(model, find_trained(model, recipe)))
