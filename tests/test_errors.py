@@ -386,7 +386,7 @@ def test_labels_are_taken_in_every_dtype_of_whole_numbers(dtype: Any) -> None:
     evaluation = vitrail.train.evaluate(model, data)
     assert evaluation.accuracy == np.mean(np.argmax(evaluation.logits, 1) == [0, 1, 2, 1])
     logits = jnp.asarray(evaluation.logits)
-    loss, _ = vitrail.train.cross_entropy(logits, jnp.asarray(labels), 0.0)
+    loss = vitrail.train.cross_entropy(logits, vitrail.train.make_targets(jnp.asarray(labels), 3))
     chances = np.exp(evaluation.logits) / np.exp(evaluation.logits).sum(1, keepdims=True)
     np.testing.assert_allclose(loss, -np.log(chances[np.arange(4), [0, 1, 2, 1]]).mean(), rtol=1e-5)
     assert vitrail.images.hold_out(np.repeat(labels, 5)).sum() == 4
@@ -420,7 +420,7 @@ def test_labels_that_are_no_numbers_of_classes_say_what_to_pass(labels: Any) -> 
     advice = ": pass the numbers of classes: labels.astype('int32'), or labels.argmax(-1) of one-hot rows"
     for message in (
         message_of(lambda: Examples(IMAGES, labels)),
-        message_of(lambda: vitrail.train.cross_entropy(jnp.zeros((4, 4)), jnp.asarray(labels), 0.0)),
+        message_of(lambda: vitrail.train.make_targets(jnp.asarray(labels), 4)),
     ):
         assert message.startswith("labels of vitrail.")
         assert advice in message.splitlines()[0]

@@ -55,7 +55,19 @@ def make_optimiser(recipe: Recipe, steps: int) -> Optimiser:
 
 
 def make_schedule(recipe: Recipe, steps: int) -> Any:
-    """Makes the learning rate of each step: it rises linearly, and then falls along a cosine or a line, or stays."""
+    """Makes the learning rate of each step: it rises linearly, and then falls along a cosine or a line, or stays.
+
+    **Arguments:**
+
+    - `recipe`: its settings.
+    - `steps`: the number of steps of the run.
+
+    **Returns:**
+
+    A schedule of optax: a function of the step.
+
+    **Raises:** `MissingExtraError` if optax is not installed.
+    """
     optax = require("optax", extra="train")
     peak, warmup = recipe.peak_learning_rate, min(round(recipe.warmup * steps), steps - 1)
     rest = max(steps - warmup, 1)

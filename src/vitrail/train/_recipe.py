@@ -1,5 +1,6 @@
 """The settings of a training run."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -75,6 +76,11 @@ class Recipe(JSONConfig):
             raise ValueError(
                 f"accumulate must divide batch_size={self.batch_size}, got {self.accumulate}: change one of them"
             )
+
+    def __repr__(self) -> str:
+        """Only what is not a default."""
+        changed = (f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default)
+        return f"Recipe({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in changed)})"
 
     @property
     def peak_learning_rate(self) -> float:

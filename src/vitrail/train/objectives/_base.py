@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast, final
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from ...images import Preprocess
 
@@ -116,13 +116,29 @@ class AbstractObjective(eqx.Module):
 
 
 def normalise_images(preprocess: Preprocess, batch: Batch) -> Float[Array, "batch height width channels"]:
-    """The images of a batch as a model reads them."""
+    """**Arguments:**
+
+    - `preprocess`: how pixels are normalised.
+    - `batch`: has `"image"`.
+
+    **Returns:**
+
+    The images as a model reads them.
+    """
     return preprocess.normalise(cast(Array, batch["image"]))
 
 
-def compare_with(labels: Array, logits: Float[Array, "batch classes"]) -> Scalar:
-    """The share of a batch whose largest logit is that of its label."""
-    return jnp.mean((jnp.argmax(logits, axis=1) == labels).astype(jnp.float32))
+def compare_with(labels: Integer[Array, " batch"], logits: Float[Array, "batch classes"]) -> Scalar:
+    """**Arguments:**
+
+    - `labels`: the class of each image.
+    - `logits`: of each image.
+
+    **Returns:**
+
+    The share of the images whose largest logit is that of their class.
+    """
+    return jnp.mean((jnp.argmax(logits, axis=1) == labels.astype(jnp.int32)).astype(jnp.float32))
 
 
 @dataclass(frozen=True, kw_only=True)

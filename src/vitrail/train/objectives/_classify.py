@@ -115,7 +115,16 @@ def draw_box(share: Scalar, size: tuple[int, int], *, key: PRNGKeyArray) -> Bool
 def make_targets(
     labels: Integer[Array, " batch"], num_classes: int, smoothing: float = 0.0
 ) -> Float[Array, "batch classes"]:
-    """The target of each image: a share of `smoothing` evenly over all classes, the rest for its own."""
+    """**Arguments:**
+
+    - `labels`: the class of each image.
+    - `num_classes`: how many classes there are.
+    - `smoothing`: the share of a target that is spread evenly over all classes.
+
+    **Returns:**
+
+    The target of each image.
+    """
     one_hot = jax.nn.one_hot(labels.astype(jnp.int32), num_classes)
     return (1 - smoothing) * one_hot + smoothing / num_classes
 
@@ -125,7 +134,16 @@ def cross_entropy(
     targets: Float[Array, "batch classes"],
     loss: Literal["softmax", "sigmoid"] = "softmax",
 ) -> Scalar:
-    """The mean cross-entropy of a batch: see `ClassifyObjective`."""
+    """**Arguments:**
+
+    - `logits`: of each image.
+    - `targets`: what they should say, as `make_targets` returns it.
+    - `loss`: one question about all classes, or one about each: see `ClassifyObjective`.
+
+    **Returns:**
+
+    The mean cross-entropy of the batch.
+    """
     if loss == "sigmoid":
         each = targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits)
     else:

@@ -78,13 +78,28 @@ class CLIPObjective(AbstractObjective):
 
 
 def contrast(logits: Float[Array, "images texts"]) -> Scalar:
-    """The mean of the cross-entropy of each image over the texts, and of each text over the images."""
+    """**Arguments:**
+
+    - `logits`: of each image and each text; those that belong together are on the diagonal.
+
+    **Returns:**
+
+    The mean of the cross-entropy of each image over the texts, and of each text over the images.
+    """
     right = jnp.sum(logits * jnp.eye(len(logits), dtype=logits.dtype), axis=1)
     over_texts, over_images = (jax.nn.logsumexp(logits, axis=axis) for axis in (1, 0))
     return jnp.mean((over_texts + over_images) / 2 - right)
 
 
 def contrast_pairs(logits: Float[Array, "images texts"]) -> Scalar:
-    """The sum over all texts of the cross-entropy of the question whether each fits an image; the mean over images."""
+    """**Arguments:**
+
+    - `logits`: as in `contrast`.
+
+    **Returns:**
+
+    The cross-entropy of the question whether a text belongs to an image: the sum over the texts, the mean over the
+    images.
+    """
     signs = 2 * jnp.eye(len(logits), dtype=logits.dtype) - 1
     return -jnp.sum(jax.nn.log_sigmoid(signs * logits)) / len(logits)
