@@ -43,6 +43,7 @@ EXTRAS = (
     "einops",
     "torch",
     "tokenizers",
+    "orbax",
 )
 
 LAYERS = (
@@ -53,7 +54,8 @@ LAYERS = (
     {"patch", "position", "pool", "head", "encoder", "dense"},
     {"model"},
     {"systems"},
-    {"train", "weights", "testing"},
+    {"weights", "testing"},
+    {"train"},
     {"show"},
     {"lab"},
     {"cli"},

@@ -523,7 +523,7 @@ def test_an_error_is_a_type_check_error_and_can_be_pickled() -> None:
 # Extras ----------------------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).parent.parent
-NOT_THEIR_IMPORT = {"PIL": "pillow"}
+NOT_THEIR_IMPORT = {"orbax": "orbax-checkpoint", "PIL": "pillow"}
 
 
 def list_requirements(extra: str, table: dict[str, list[str]]) -> set[str]:

@@ -5,6 +5,12 @@ Its libraries are those of the extra `train`.
 
 from ._bar import show_progress as show_progress
 from ._batches import make_batches as make_batches
+from ._checkpoints import CheckpointError as CheckpointError, Checkpoints as Checkpoints
+from ._classifier import (
+    Classifier as Classifier,
+    check_channels as check_channels,
+    check_classifier as check_classifier,
+)
 from ._evaluate import (
     Evaluation as Evaluation,
     apply_in_batches as apply_in_batches,
@@ -12,13 +18,7 @@ from ._evaluate import (
     evaluate as evaluate,
     iterate_batches as iterate_batches,
 )
-from ._fit import (
-    Classifier as Classifier,
-    check_channels as check_channels,
-    check_classifier as check_classifier,
-    fit as fit,
-    make_objective as make_objective,
-)
+from ._fit import fit as fit, make_objective as make_objective
 from ._knn import (
     NearestNeighbours as NearestNeighbours,
     knn as knn,

@@ -12,7 +12,13 @@ B = TypeVar("B")
 
 
 def make_batches(
-    load: Callable[[Int[np.ndarray, " batch"]], B], length: int, *, epochs: int, batch_size: int, seed: int
+    load: Callable[[Int[np.ndarray, " batch"]], B],
+    length: int,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
 ) -> tuple[int, Iterator[B]]:
     """Makes shuffled batches.
 
@@ -22,6 +28,7 @@ def make_batches(
     - `length`: the number of images.
     - `epochs`, `batch_size`: as in `Recipe`.
     - `seed`: for the order. Each epoch has another.
+    - `start`: how many batches are left out at the beginning.
 
     **Returns:**
 
@@ -40,4 +47,4 @@ def make_batches(
         )
     # One thread that loads ahead is enough, and leaves the cores to the model.
     ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
-    return steps, cast("Iterator[B]", iter(order.map(load).to_iter_dataset(ahead)))
+    return steps, cast("Iterator[B]", iter(order[start:].map(load).to_iter_dataset(ahead)))

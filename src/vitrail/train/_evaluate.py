@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Float32, Int, Integer, Shaped, UInt8
 
 from .._check import check_positive
 from ..images import Dataset, Preprocess
-from ._fit import Classifier, check_classifier
+from ._classifier import Classifier, check_classifier
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,26 @@
 """Training a model on images."""
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, cast, runtime_checkable
+from pathlib import Path
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Int, PRNGKeyArray
 
-from ..images import Dataset, Preprocess
+from ..images import Dataset, Examples, Preprocess
 from ..model import ViT, replace
 from ._batches import make_batches
+from ._classifier import check_classifier
+from ._evaluate import evaluate
 from ._loop import Progress, run_steps
 from ._recipe import Recipe
-from ._state import Training
+from ._run import Run, catch_signals
+from ._state import Training, TrainState
 from .objectives import OBJECTIVES, AbstractObjective, Batch, ObjectiveContext
-
-
-@runtime_checkable
-class Classifier(Protocol):
-    """What can be trained: a module that returns the logits of one image, as `vitrail.ViT` does."""
-
-    def __call__(self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]: ...
 
 
 def fit(
@@ -32,6 +30,9 @@ def fit(
     *,
     key: PRNGKeyArray,
     report: Callable[[Progress], object] | None = None,
+    folder: Path | str | None = None,
+    validation: Examples | None = None,
+    keep_every: int | None = None,
 ) -> Any:
     """Trains a model on the training images of a data set, for the objective of the recipe.
 
@@ -53,6 +54,12 @@ def fit(
         same weights on the same machine.
     - `report`: is called with the `Progress` after the first step, after every tenth, and after the last. If it raises
         `StopTraining`, the run ends there.
+    - `folder`: keeps the run: checkpoints, `metrics.jsonl`, and the last and the best model as files. The same call
+        goes on where it was interrupted, and gives the same numbers to the bit. After SIGTERM or Ctrl-C the state is
+        saved before the program ends.
+    - `validation`: labelled images, not those of `data.test`, whose accuracy is measured each time that the run is kept
+        and says which model is the best.
+    - `keep_every`: how many steps are between two checkpoints; `None` for an epoch.
 
     **Returns:**
 
@@ -74,10 +81,39 @@ def fit(
         found = {"image": data.train.images[which], "label": data.train.labels[which]}
         return {name: found[name] for name in objective.inputs}
 
-    steps, feed = make_batches(load, len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed)
+    def make_feed(start: int) -> tuple[int, Iterator[Batch]]:
+        steps, batches = make_batches(
+            load, len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed, start=start
+        )
+        return steps, _add_inputs(objective, prepared, batches, seed, start)
+
+    steps, feed = make_feed(0)
     training = Training(objective, recipe, steps)
     state = training.start(prepared, key=steps_key)
-    return run_steps(training, state, _add_inputs(objective, prepared, feed, seed), report=report).best_model
+    if folder is None:
+        return run_steps(training, state, feed, report=report).best_model
+    run = Run(Path(folder), training, state, data=f"{data!r} {data.preprocess}", seed=seed)
+    with contextlib.closing(run.checkpoints):
+        state = run.restore(state)
+        _, feed = make_feed(int(state.step))
+
+        def keep(state: TrainState) -> None:
+            run.keep(state, None if validation is None else _measure(state.best_model, data, validation))
+
+        def write(progress: Progress) -> None:
+            run.report(progress)
+            if report is not None:
+                report(progress)
+
+        every = keep_every or max(1, round(steps / recipe.epochs))
+        with catch_signals() as signals:
+            state = run_steps(training, state, feed, report=write, keep=keep, keep_every=every, stop=signals)
+            run.checkpoints.wait()
+    return state.best_model
+
+
+def _measure(model: Any, data: Dataset, validation: Examples) -> float:
+    return evaluate(model, dataclasses.replace(data, test=validation)).accuracy
 
 
 def make_objective(recipe: Recipe, preprocess: Preprocess) -> AbstractObjective:
@@ -97,8 +133,10 @@ def make_objective(recipe: Recipe, preprocess: Preprocess) -> AbstractObjective:
     return OBJECTIVES.build(recipe.objective, ObjectiveContext(preprocess=preprocess), key=jax.random.key(0))
 
 
-def _add_inputs(objective: AbstractObjective, model: Any, batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
-    for step, batch in enumerate(batches):
+def _add_inputs(
+    objective: AbstractObjective, model: Any, batches: Iterator[Batch], seed: int, start: int
+) -> Iterator[Batch]:
+    for step, batch in enumerate(batches, start=start):
         yield objective.add_inputs(model, batch, seed=(seed + step) % 2**32)
 
 
@@ -109,43 +147,3 @@ def _describe_data(model: Any, data: Dataset) -> Any:
     # A head of the user's own may count the classes elsewhere.
     classes = data.classes if model.config.num_classes == len(data.classes) else None
     return replace(model, classes=classes, preprocess=data.preprocess)
-
-
-def check_channels(model: ViT, data: Dataset) -> None:
-    """Checks that the images of a data set have the channels that a model reads.
-
-    **Arguments:**
-
-    - `model`: a ViT.
-    - `data`: the data set.
-
-    **Raises:** `ValueError` if they do not.
-    """
-    channels = model.config.channels
-    if channels != data.channels:
-        raise ValueError(
-            f"model must have the channels of the images, {data.channels}, got {channels}: load the images with "
-            f"channels={channels}, or build the model with channels={data.channels}"
-        )
-
-
-def check_classifier(model: Any, data: Dataset) -> None:
-    """Checks that a model takes the images of a data set, and returns one logit for each class. Only shapes are
-    computed.
-
-    **Arguments:**
-
-    - `model`: what `fit` takes.
-    - `data`: the data set.
-
-    **Raises:** `ValueError` if it does not.
-    """
-    if isinstance(model, ViT):
-        check_channels(model, data)
-    image = jax.ShapeDtypeStruct((*data.image_size, data.channels), jnp.float32)
-    logits = cast(jax.ShapeDtypeStruct, eqx.filter_eval_shape(model, image))
-    if logits.shape != (len(data.classes),):
-        raise ValueError(
-            f"model must return logits of shape ({len(data.classes)},), got {logits.shape}: build the model "
-            f"with num_classes={len(data.classes)}, a pool that returns one vector, and a head with classes"
-        )

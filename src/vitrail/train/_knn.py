@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Float32, Int, Integer, UInt8
 from .._check import check_above_zero, check_positive
 from ..images import Dataset, Preprocess
 from ..model import ViT
+from ._classifier import check_channels
 from ._evaluate import apply_in_batches, check_outputs
-from ._fit import check_channels
 
 NEIGHBOURS: Final = (10, 20, 100, 200)
 """How many neighbours vote in DINO and DINOv2. 20 is usually the best."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -63,6 +63,9 @@ def run_steps(
     batches: Iterator[Batch],
     *,
     report: Callable[[Progress], object] | None,
+    keep: Callable[[TrainState], object] | None = None,
+    keep_every: int = 1,
+    stop: Sequence[object] = (),
 ) -> TrainState:
     """Takes a step with each batch.
 
@@ -72,10 +75,13 @@ def run_steps(
     - `state`: before the first step.
     - `batches`: one for each step.
     - `report`: is called with the `Progress` after the first step, after every tenth, and after the last.
+    - `keep`: is called after every `keep_every` steps and after the last with the state, whose losses were finite.
+    - `keep_every`: how often.
+    - `stop`: a list. When it is no longer empty, the run ends after the step, and `keep` is called.
 
     **Returns:**
 
-    The state after the last step, or after the step whose report raised `StopTraining`.
+    The state after the last step, or after the step whose report raised `StopTraining` or in which it stopped.
 
     **Raises:** `FloatingPointError` that names the first step whose loss is not finite, at the next report.
     """
@@ -91,7 +97,9 @@ def run_steps(
         state, metrics = training.step(state, {name: jnp.asarray(array) for name, array in batch.items()})
         number += 1
         recent.append(metrics)
-        if number == first + 1 or number % _REPORT_EVERY == 0 or number == training.steps:
+        ends = bool(stop) or number == training.steps
+        is_kept = keep is not None and (ends or number % keep_every == 0)
+        if number == first + 1 or number % _REPORT_EVERY == 0 or ends or is_kept:
             values = [{name: float(value) for name, value in each.items()} for each in jax.device_get(recent)]
             recent = []
             _check_losses(training, [each["loss"] for each in values], number)
@@ -104,6 +112,10 @@ def run_steps(
                     report(Progress(number, training.steps, seen, means, seconds, waited, state))
                 except StopTraining:
                     return state
+        if is_kept and keep is not None:
+            keep(state)
+        if stop:
+            return state
 
 
 def _check_losses(training: Training, losses: list[float], last: int) -> None:

@@ -1,0 +1,163 @@
+"""Checkpoints of a run: written in the background, complete or absent, and checked when they are read."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Shaped
+
+from .._extras import require
+from ..nn import list_arrays, name_leaf
+from ._state import TrainState
+
+_ARRAYS: Final = "arrays"
+_FACTS: Final = "facts"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, is not that of this run, or is damaged. The message names it."""
+
+
+class Checkpoints:
+    """The checkpoints of a run in a folder, the last few of them."""
+
+    def __init__(self, folder: Path, *, keep: int = 2):
+        """**Arguments:**
+
+        - `folder`: where they are; it is made.
+        - `keep`: how many stay.
+
+        **Raises:** `MissingExtraError` if orbax is not installed.
+        """
+        orbax = require("orbax.checkpoint", extra="train")
+        options = orbax.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._folder = folder
+        self._args = orbax.args
+        self._manager = orbax.CheckpointManager(folder.resolve(), options=options)
+
+    def close(self) -> None:
+        """Waits for what is being written, and ends the threads that write."""
+        self._manager.close()
+
+    @property
+    def last(self) -> int | None:
+        """The number of steps of the last complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Saves a state in the background. A checkpoint of the same step stays as it is.
+
+        **Arguments:**
+
+        - `state`: its arrays are copied before this returns.
+
+        **Raises:** `CheckpointError` if this or the one before could not be written.
+        """
+        step = int(state.step)
+        if step == self.last:
+            return
+        arrays = _list_arrays(state)
+        facts = {name: _describe(array) for name, array in arrays.items()}
+        try:
+            self._manager.wait_until_finished()
+            self._manager.save(
+                step,
+                args=self._args.Composite(
+                    **{_ARRAYS: self._args.StandardSave(arrays), _FACTS: self._args.JsonSave(facts)}
+                ),
+            )
+        except Exception as error:
+            raise self._explain(error) from error
+
+    def wait(self) -> None:
+        """Waits until all is on the disk.
+
+        **Raises:** `CheckpointError` if it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._explain(error) from error
+
+    def restore(self, like: TrainState) -> TrainState:
+        """Reads the last checkpoint.
+
+        **Arguments:**
+
+        - `like`: a state of the same run, as `Training.start` makes it.
+
+        **Returns:**
+
+        The state, equal to the bit. `like`, if there is no checkpoint.
+
+        **Raises:** `CheckpointError` if it has other arrays, or one of them is not what was written.
+        """
+        step = self.last
+        if step is None:
+            return like
+        wanted = _list_arrays(like)
+        place = self._folder / str(step)
+        facts = self._read(step, _FACTS, self._args.JsonRestore())
+        expected = {name: _describe(array)[:2] for name, array in wanted.items()}
+        found = {name: list(fact)[:2] for name, fact in facts.items()}
+        if found != expected:
+            names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+            raise CheckpointError(
+                f"{place} must have the arrays of this run, got others, the first of them {names[0]!r}: it is "
+                f"{found.get(names[0], 'missing')} there and {expected.get(names[0], 'missing')} here"
+            )
+        arrays = self._read(step, _ARRAYS, self._args.StandardRestore({k: np.zeros_like(v) for k, v in wanted.items()}))
+        for name, array in arrays.items():
+            if _describe(np.asarray(array)) != list(facts[name]):
+                raise CheckpointError(f"{place} is damaged: {name!r} is not what was written. {self._advise(step)}")
+        return _fill(like, arrays)
+
+    def _read(self, step: int, item: str, arguments: Any) -> Mapping[str, Any]:
+        try:
+            return self._manager.restore(step, args=self._args.Composite(**{item: arguments}))[item]
+        except Exception as error:
+            raise CheckpointError(
+                f"{self._folder / str(step)} is damaged: {str(error).splitlines()[0][:200]}. {self._advise(step)}"
+            ) from error
+
+    def _advise(self, step: int) -> str:
+        others = [other for other in self._manager.all_steps() if other != step]
+        return f"Remove that folder to go on from step {max(others, default=0)}"
+
+    def _explain(self, error: Exception) -> CheckpointError:
+        left = "no checkpoint is complete" if self.last is None else f"the checkpoint of step {self.last} is complete"
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        return CheckpointError(f"a checkpoint could not be written to {self._folder}: {reason}; {left}")
+
+
+def _list_arrays(state: TrainState) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Copies of the arrays of a state by name; a key as its numbers."""
+    return {name: np.array(_strip_key(array)) for name, array in list_arrays(state).items()}
+
+
+def _strip_key(leaf: Any) -> Any:
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return cast(Any, jax.random.key_data)(leaf) if is_key else leaf
+
+
+def _fill(like: TrainState, arrays: Mapping[str, Any]) -> TrainState:
+    def fill(path: Any, leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        array = jnp.asarray(arrays[name_leaf(path)])
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return cast(Any, jax.random).wrap_key_data(array, impl=jax.random.key_impl(leaf))
+        return array
+
+    return cast(TrainState, jax.tree_util.tree_map_with_path(fill, like))
+
+
+def _describe(array: Shaped[np.ndarray, "..."]) -> list[Any]:
+    """Shape, dtype and digest, as JSON has them."""
+    digest = hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"").hexdigest()
+    return [list(array.shape), str(array.dtype), digest]

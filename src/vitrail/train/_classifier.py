@@ -1,0 +1,58 @@
+"""What classifies, and whether it fits a data set."""
+
+from typing import Any, Protocol, cast, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+from ..images import Dataset
+from ..model import ViT
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """What can be trained: a module that returns the logits of one image, as `vitrail.ViT` does."""
+
+    def __call__(self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]: ...
+
+
+def check_channels(model: ViT, data: Dataset) -> None:
+    """Checks that the images of a data set have the channels that a model reads.
+
+    **Arguments:**
+
+    - `model`: a ViT.
+    - `data`: the data set.
+
+    **Raises:** `ValueError` if they do not.
+    """
+    channels = model.config.channels
+    if channels != data.channels:
+        raise ValueError(
+            f"model must have the channels of the images, {data.channels}, got {channels}: load the images with "
+            f"channels={channels}, or build the model with channels={data.channels}"
+        )
+
+
+def check_classifier(model: Any, data: Dataset) -> None:
+    """Checks that a model takes the images of a data set, and returns one logit for each class. Only shapes are
+    computed.
+
+    **Arguments:**
+
+    - `model`: what `fit` takes.
+    - `data`: the data set.
+
+    **Raises:** `ValueError` if it does not.
+    """
+    if isinstance(model, ViT):
+        check_channels(model, data)
+    image = jax.ShapeDtypeStruct((*data.image_size, data.channels), jnp.float32)
+    logits = cast(jax.ShapeDtypeStruct, eqx.filter_eval_shape(model, image))
+    if logits.shape != (len(data.classes),):
+        raise ValueError(
+            f"model must return logits of shape ({len(data.classes)},), got {logits.shape}: build the model "
+            f"with num_classes={len(data.classes)}, a pool that returns one vector, and a head with classes"
+        )
