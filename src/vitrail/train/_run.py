@@ -162,7 +162,7 @@ def _compare(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _digest(model: Any) -> str:
-    structure: object = jax.tree.structure(model)
+    structure = cast(Any, jax.tree.structure)(model)
     digest = hashlib.sha256(str(structure).encode())
     for array in list_arrays(model).values():
         digest.update(np.asarray(array).tobytes())
