@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 import pytest
 from helpers import small_model
@@ -263,6 +264,33 @@ def test_sigterm_ends_a_comparison_without_leaving_tokens(folder: Path, tmp_path
         finally:
             run.kill()
     assert sorted(path.name for path in out.iterdir()) == ["pools", "run.json"]
+
+
+def test_train_goes_on_and_its_model_is_fine_tuned(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("vitrail.cli._setup.SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
+    run = ["train", "--data", str(folder), "--image-size", "8", "--batch-size", "8", "--epochs", "4"]
+    options = [*run, "--validation", "0.2", "--out", str(tmp_path / "run")]
+    for _ in range(2):
+        assert main(options) == 0
+        printed = capsys.readouterr().out
+        assert "12 images to learn from, 4 held out, 2 classes" in printed
+        assert "test accuracy" in printed
+    best = tmp_path / "run" / "best.safetensors"
+    assert main([*run, "--model", str(best), "--recipe", "probe", "--out", str(tmp_path / "probe")]) == 0
+    before, after = (vitrail.load(path) for path in (best, tmp_path / "probe" / "last.safetensors"))
+    assert eqx.tree_equal(before.backbone, after.backbone)
+    assert not eqx.tree_equal(before.readout, after.readout)
+    capsys.readouterr()
+    for wrong, message in (
+        (["--recipe", "x"], "recipe must be one of demo, finetune"),
+        (["--model", "nope"], "or a size and a patch, as S/16"),
+        (["--objective", "clip"], "the objective clip needs text with each image"),
+        (["--epochs", "5", "--validation", "0.2", "--out", str(tmp_path / "run")], "got another recipe"),
+    ):
+        assert main([*run, *wrong]) == 1
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

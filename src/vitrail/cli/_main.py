@@ -24,11 +24,13 @@ from ._predict import Predict, run_predict
 from ._reconstruct import Reconstruct, run_reconstruct
 from ._search import Search, run_search
 from ._segment import Segment, run_segment
+from ._train import Train, run_train
 from ._weights import Convert, Inspect, run_convert, run_inspect
 
 _EXTRAS: Final[Mapping[str, Literal["demo", "torch"]]] = MappingProxyType(
     {
         "demo": "demo",
+        "train": "demo",
         "compare": "demo",
         "knn": "demo",
         "look": "demo",
@@ -89,13 +91,15 @@ def _format_error(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else " ".join(str(error).split())
 
 
-_Command = Demo | Compare | Knn | List | Inspect | Predict | Look | Reconstruct | Search | Segment | Convert
+_Command = Demo | Train | Compare | Knn | List | Inspect | Predict | Look | Reconstruct | Search | Segment | Convert
 
 
 def _run(command: _Command) -> None:
     match command:
         case Demo():
             run_demo(command)
+        case Train():
+            run_train(command)
         case Compare():
             run_compare(command)
         case Knn():

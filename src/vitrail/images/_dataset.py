@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
 
-from .._check import check_seed
+from .._check import check_rate, check_seed
 from ._preprocess import Preprocess
 
 _HELD_OUT: Final = 0.2
@@ -137,8 +137,10 @@ def measure_preprocess(examples: Examples) -> Preprocess:
     return Preprocess("cover", "bicubic", tuple(means), tuple(std if std > 1e-6 else 1.0 for std in stds))
 
 
-def hold_out(labels: Integer[np.ndarray, " images"], *, seed: int = 0) -> Bool[np.ndarray, " images"]:
-    """Chooses the images to hold out at random: a fifth of each class, at least one.
+def hold_out(
+    labels: Integer[np.ndarray, " images"], *, seed: int = 0, share: float = _HELD_OUT
+) -> Bool[np.ndarray, " images"]:
+    """Chooses the images to hold out at random: a share of each class, at least one image.
 
     The choice depends only on the labels and the seed, so it is the same on every machine.
 
@@ -146,6 +148,7 @@ def hold_out(labels: Integer[np.ndarray, " images"], *, seed: int = 0) -> Bool[n
 
     - `labels`: of all images.
     - `seed`: for the choice, in [0, 2**32).
+    - `share`: how much of each class is held out.
 
     **Returns:**
 
@@ -154,13 +157,14 @@ def hold_out(labels: Integer[np.ndarray, " images"], *, seed: int = 0) -> Bool[n
     **Raises:** `ValueError` if a class has one image only, or the seed is out of range.
     """
     check_seed(seed)
+    check_rate(share=share)
     random = np.random.RandomState(seed)  # whose numbers no version of NumPy changes
     mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if len(members) < MIN_PER_CLASS:
             raise ValueError(f"labels must have each class at least {MIN_PER_CLASS} times, got class {label} once")
-        mask[random.permutation(members)[: max(1, round(_HELD_OUT * len(members)))]] = True
+        mask[random.permutation(members)[: max(1, round(share * len(members)))]] = True
     return mask
 
 

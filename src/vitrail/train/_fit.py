@@ -72,6 +72,11 @@ def fit(
     """
     order_key, steps_key, fresh_key = jax.random.split(key, 3)
     objective = make_objective(recipe, data.preprocess)
+    if missing := set(objective.inputs) - {"image", "label"}:
+        raise ValueError(
+            f"the objective {recipe.objective} needs {', '.join(sorted(missing))} with each image, got images and "
+            "labels: take its steps with `Training` on batches of your own"
+        )
     if "label" in objective.inputs:
         check_classifier(model, data)
     prepared = _describe_data(objective.prepare(model, key=fresh_key), data)
