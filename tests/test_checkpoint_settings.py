@@ -626,7 +626,7 @@ def test_one_of_two_models_is_chosen_by_its_prefix(tmp_path: Path) -> None:
     path = renamed(DINOV2, tmp_path / "both.safetensors", lambda name: f"first.{name}", **seconds)
     for read in (vitrail.load, vitrail.model_card):
         with pytest.raises(
-            CheckpointError, match=r"several models, .* '(first|second)\.', '(first|second)\.': pass prefix="
+            CheckpointError, match=r"several models, .* '(first|second)\.', '(first|second)\.': pass prefix=, or"
         ):
             read(path, **settings)
         with pytest.raises(ValueError, match=r"prefix must be what some names in .* begin with, got 'ema\.'"):
@@ -792,3 +792,13 @@ def test_images_of_a_beit_are_prepared_as_published(case: Case, interpolation: s
     expected = (fit, interpolation, (0.5,) * 3)
     assert preprocess is not None
     assert (preprocess.fit, preprocess.interpolation, preprocess.mean) == expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_names": list("abcde")}])
+def test_the_head_of_perception_encoder_makes_embeddings_unless_its_classes_have_names(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """timm calls the width of the published embedding `num_classes`."""
+    case = CASES["timm vit_pe_core_tiny_patch16_384"]
+    card = vitrail.model_card(beside(case, tmp_path, settings))
+    assert card.embeds == (not settings)

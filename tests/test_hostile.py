@@ -120,7 +120,7 @@ QKV = "blocks.1.attn.qkv.weight"
         (lambda t: t.update({"blocks.7.norm1.weight": t["norm.weight"]}), "without a gap"),
         (lambda t: t.update({QKV: t[QKV].T.copy()}), rf"'{QKV}' as F32\[16, 48\], which does not fit .*\[48, 16\]"),
         (lambda t: t.update({QKV: t[QKV][:-1]}), rf"'{QKV}' as F32\[47, 16\]"),
-        (lambda t: t.update({QKV: t[QKV].astype(np.float64)}), rf"'{QKV}' as F64.*convert=True to make it float32"),
+        (lambda t: t.update({QKV: t[QKV].astype(np.float64)}), rf"'{QKV}' as F64.*pass convert=True"),
         (lambda t: t.update({QKV: t[QKV].astype(np.float16)}), rf"'{QKV}' as F16.*pass convert=True"),
         (lambda t: t.update({QKV: t[QKV].astype(ml_dtypes.bfloat16)}), rf"'{QKV}' as BF16.*pass convert=True"),
         (lambda t: t.update({QKV: t[QKV].astype(np.int32)}), rf"'{QKV}' as I32\[48, 16\], but needs .*\[48, 16\]$"),

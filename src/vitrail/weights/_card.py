@@ -173,7 +173,8 @@ def _make_card(checkpoint: Checkpoint, config: Configuration) -> ModelCard:
         unknown=tuple(name for name, why in reasons.items() if why is None),
         dtypes=Counter(info.dtype for name, info in name_dtypes(checkpoint.tensors).items() if name in plan.used),
         assumed=checkpoint.assumed,
-        embeds=isinstance(config, ImageTextConfig) or not plan.used.isdisjoint(layout.embeds),
+        embeds=isinstance(config, ImageTextConfig)
+        or (get_image_config(config).classes is None and not plan.used.isdisjoint(layout.embeds)),
     )
 
 

@@ -157,7 +157,7 @@ def _explain_misfit(
     for name, info in {**infos, **masks}.items():
         if info.dtype != "F32" and not (convert and info.dtype in ("F64", "F16", "BF16")):
             can_convert = not convert and info.dtype.endswith(("F64", "F16"))
-            hint = ": pass convert=True to make it float32" if can_convert else ""
+            hint = ": pass convert=True, or --convert, to make it float32" if can_convert else ""
             return f"{name!r} as {info}, but needs {needed}{hint}", False
     misfit = f"{', '.join(f'{name!r} as {info}' for name, info in infos.items())}, which does not fit {needed}"
     shapes = [shape for shape in (_view_shape(rule, info) for info in infos.values()) if shape]

@@ -114,7 +114,7 @@ class Layout(Generic[C]):
     computed: tuple[tuple[str, Callable[[C], NumpyArray]], ...] = ()
     """Patterns of ignored names that vitrail computes itself, and the numbers that they must have."""
     embeds: tuple[str, ...] = ()
-    """Names of the heads that return an embedding instead of the scores of classes."""
+    """Names of the heads that return an embedding instead of the scores of classes, unless settings name these."""
     export: Export[C] | None = None
     """How vitrail writes the layout; `None` if it only reads it."""
 

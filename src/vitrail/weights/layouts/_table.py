@@ -140,7 +140,8 @@ def recognise(
     if len({checkpoint.prefix for checkpoint in found}) > 1:
         prefixes = join_names(dict.fromkeys(checkpoint.prefix for checkpoint in found))
         raise CheckpointError(
-            f"{source.path} has several models, whose names begin with {prefixes}: pass prefix= to choose one"
+            f"{source.path} has several models, whose names begin with {prefixes}: pass prefix=, or "
+            "--prefix, to choose one"
         )
     if len(found) > 1:
         # Some architectures of timm have the same tensors: then its name of them decides.

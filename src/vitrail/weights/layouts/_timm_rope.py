@@ -175,6 +175,7 @@ TIMM_PE: Final = dataclasses.replace(
     title="timm's Eva (Perception Encoder)",
     signature=(KERNEL, "blocks.0.attn.qkv.bias", "norm_pre.weight", "attn_pool.latent", "pos_embed"),
     foreign=("mask_token", "reg_token", "blocks.0.ls1.gamma", "blocks.0.gamma_1"),
+    embeds=("head.weight",),
     architectures=re.compile(r"vit_pe_core_(tiny|small|base|large|gigantic)_patch\d+_\d+"),
 )
 TIMM_PE_FEATURES: Final = dataclasses.replace(
