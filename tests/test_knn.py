@@ -121,6 +121,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert [line.split()[:2] for line in printed[-2:]] == [
         [str(number), f"{accuracy:.2%}"] for number, accuracy in expected.accuracy.items()
     ]
+    # One size for all, whatever the file does with pictures.
+    half = (0.5,) * 3
+    for fit, options in (("native", {"patch_size": (4, 4), "max_patches": 6}), ("keep", {"multiple": 4}), ("pad", {})):
+        kept = vitrail.Preprocess(fit, "bilinear", half, half, **options)
+        vitrail.save(vitrail.replace(model, preprocess=kept), tmp_path / "kept.safetensors")
+        assert (
+            main(["knn", str(tmp_path / "kept.safetensors"), "--data", str(tmp_path / "photos"), "--neighbours", "1"])
+            == 0
+        )
+        squash = vitrail.Preprocess("squash", "bilinear", half, half)
+        loaded = images.load_images(tmp_path / "photos", image_size=(8, 12), preprocess=squash, channels=3)
+        accuracy = vitrail.knn(model, loaded, neighbours=(1,)).accuracy[1]
+        printed = capsys.readouterr().out
+        assert "preprocess: images are squashed" in printed
+        assert printed.splitlines()[-1].split()[1] == f"{accuracy:.2%}"
     for wrong, message in (
         (["--neighbours", "ten"], "neighbours must be whole numbers separated by commas, as 10,20, got 'ten'"),
         (["--neighbours", "0"], "neighbours must be positive"),

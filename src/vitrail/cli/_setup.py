@@ -1,6 +1,5 @@
 """What the commands share: images, the small model of the demo, and formats."""
 
-import dataclasses
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,9 +38,9 @@ def load_data_for(model: ViT, folder: Path | None) -> Dataset:
     preprocess = model.config.preprocess
     if preprocess is None:
         print("preprocess: not known for the weights, so the normalisation is measured on the training images")
-    elif preprocess.fit == "pad":
-        print("preprocess: images are squashed, because data sets cannot be padded")
-        preprocess = dataclasses.replace(preprocess, fit="squash")
+    elif preprocess.fit in ("pad", "keep", "native"):
+        print("preprocess: images are squashed, because those of a data set have one size and no padding")
+        preprocess = preprocess.squash()
     return load_data(folder, model.config.image_size, preprocess, model.config.channels)
 
 

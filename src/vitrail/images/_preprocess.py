@@ -1,7 +1,7 @@
 """How pictures are prepared for a model."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, overload
 
 import numpy as np
@@ -197,6 +197,11 @@ class Preprocess:
         The height and the width.
         """
         return size[0] + self.unread[0], size[1] + self.unread[1]
+
+    def squash(self) -> "Preprocess":
+        """Returns the same with `fit="squash"`, which gives each picture the full size, in place of a `fit` that keeps
+        its proportions."""
+        return replace(self, fit="squash", multiple=1, patch_size=None, max_patches=None)
 
     def compute_kept_size(self, picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
         """Computes what a picture is scaled to by `fit="keep"`, as Hugging Face's `DPTImageProcessor` does it.

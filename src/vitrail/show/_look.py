@@ -1,6 +1,5 @@
 """Pictures of what a model sees: attention by head, and principal components of the patch tokens."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -128,7 +127,7 @@ def _draw(
     if preprocess is None:
         raise ValueError("preprocess must be given, because the configuration of the model does not have it: got None")
     if preprocess.fit in ("keep", "native"):  # panels of one size
-        preprocess = dataclasses.replace(preprocess, fit="squash", multiple=1, patch_size=None, max_patches=None)
+        preprocess = preprocess.squash()
     if image_size is not None:
         model = model.resized(image_size)
     size = model.config.image_size
