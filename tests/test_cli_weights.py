@@ -348,7 +348,9 @@ def test_half_precision_is_said_and_converted(
     save_file({name: array.astype(np.float16) for name, array in tensors_of(HF).items()}, path)
     assert main(["inspect", str(path)]) == 0
     assert f"dtypes      float16 ({len(HF.shapes)}): use convert to make them float32" in capsys.readouterr().out
-    assert "pass convert=True to make it float32" in error_of(["predict", str(path), str(photograph)], capsys)
+    assert "pass convert=True, or --convert, to make it float32" in error_of(
+        ["predict", str(path), str(photograph)], capsys
+    )
     assert main(["predict", str(path), str(photograph), "--convert"]) == 0
     assert "%" in capsys.readouterr().out
 
@@ -411,3 +413,5 @@ def test_a_missing_file_is_said_before_pytorch_is_asked_for(tmp_path: Path, caps
 def test_convert_wants_to_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = error_of(["convert", str(tmp_path / "m.pt"), str(tmp_path / "m.safetensors")], capsys)
     assert "from-torch must be given" in said
+    said = error_of(["convert", "--from-torch", str(tmp_path / "m.pt"), str(tmp_path / "m.png")], capsys)
+    assert "out must end in .safetensors" in said

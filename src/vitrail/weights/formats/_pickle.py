@@ -66,10 +66,12 @@ def convert_torch(path: Path | str, out: Path | str, *, pick: str | None = None)
 
     **Raises:** `CheckpointError` if the file holds no tensors, several dictionaries of them, objects that are made by
     code, or tensors that safetensors cannot hold; `MissingExtraError` if PyTorch is not installed; `ValueError` if
-    PyTorch is older than 2.10, whose `weights_only` is not safe, or nothing has the name in `pick`; `OSError` if the
-    file cannot be read.
+    PyTorch is older than 2.10, whose `weights_only` is not safe, if `out` does not end in `.safetensors`, or if nothing
+    has the name in `pick`; `OSError` if the file cannot be read.
     """
-    path = Path(path)
+    path, out = Path(path), Path(out)
+    if out.suffix != ".safetensors":
+        raise ValueError(f"out must end in .safetensors, which is what is written, got {out}")
     path.stat()  # a missing file is an error before anybody installs PyTorch for it
     torch = _import_torch()
     safetensors: Any = require("safetensors.torch", extra="weights")
@@ -79,7 +81,7 @@ def convert_torch(path: Path | str, out: Path | str, *, pick: str | None = None)
     if not tensors:
         raise CheckpointError(f"{path} must hold tensors by name, got none")
     copies = _copy_tensors(path, tensors, torch)
-    write_whole(Path(out), lambda part: safetensors.save_file(copies, part, metadata={"format": "pt"}))
+    write_whole(out, lambda part: safetensors.save_file(copies, part, metadata={"format": "pt"}))
     return len(copies), left_out
 
 
