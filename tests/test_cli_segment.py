@@ -71,6 +71,11 @@ def test_all_masks_are_numbered(file: Path, photo: Path, tmp_path: Path, capsys:
     assert f"  {len(found)} masks in all" in capsys.readouterr().out
     assert main(["segment", str(file), str(photo), "--everything", "--points-per-side", "2", "--out", str(out)]) == 0
     assert "  0 masks in all" in capsys.readouterr().out
+    wrong = ["--points-per-side", "0"]
+    assert main(["segment", str(file), str(photo), "--everything", *wrong, "--out", str(out)]) == 1
+    captured = capsys.readouterr()
+    assert "points_per_side must be positive" in captured.err
+    assert captured.out == ""
 
 
 @pytest.mark.parametrize(

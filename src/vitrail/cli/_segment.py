@@ -70,6 +70,7 @@ def run_segment(command: Segment) -> None:
     """Finds masks, prints their quality and writes them."""
     require("PIL", extra="weights")
     prompt = _parse_prompt(command)
+    search = _make_search(command)
     _check_files(command)
     problems: list[str] = []
     pixels = read_picture(command.image, _to_rgb, problems)
@@ -86,7 +87,7 @@ def run_segment(command: Segment) -> None:
             f"{'an image model' if card.kind == 'vit' else card.kind} ({card.title}): use the file that was published"
         )
     print(command.image)
-    masks = _find_all(model, pixels, command) if command.everything else [_find_one(model, pixels, prompt, command)]
+    masks = _find_all(model, pixels, search) if command.everything else [_find_one(model, pixels, prompt, command)]
     size = pixels.shape[0], pixels.shape[1]
     write_picture(_number_masks(masks, size) if command.everything else masks[0].astype(np.uint8) * 255, command.out)
     print(f"mask: {command.out}")
@@ -116,17 +117,21 @@ def _find_one(
 
 
 def _find_all(
-    model: SegmentAnything, pixels: UInt8[np.ndarray, "height width 3"], command: Segment
+    model: SegmentAnything, pixels: UInt8[np.ndarray, "height width 3"], search: MaskSearch
 ) -> list[Bool[np.ndarray, "height width"]]:
     """All masks, the largest first."""
-    given = {name: value for name, value in _list_search_options(command).items() if value is not None}
-    found = find_masks(model, pixels, search=replace(MaskSearch(), **cast(Any, given)))
+    found = find_masks(model, pixels, search=search)
     found.sort(key=_get_area, reverse=True)
     for number, one in enumerate(found[:_SHOWN]):
         box = ",".join(map(str, one.box))
         print(f"  mask {number + 1}  quality {one.quality:.3f}  {one.area:,} pixels  in {box}")
-    print(f"  {len(found)} masks in all")
+    print(f"  {len(found)} mask{'' if len(found) == 1 else 's'} in all")
     return [one.mask for one in found]
+
+
+def _make_search(command: Segment) -> MaskSearch:
+    given = {name: value for name, value in _list_search_options(command).items() if value is not None}
+    return replace(MaskSearch(), **cast(Any, given))
 
 
 def _list_search_options(command: Segment) -> dict[str, float | None]:
