@@ -463,4 +463,4 @@ def test_predict_takes_out_for_maps_alone(photograph: Path, tmp_path: Path, caps
     classifier = image_config(num_classes=2, head="linear").build(key=KEY)
     vitrail.save(classifier, tmp_path / "m.safetensors")
     assert main(["predict", str(tmp_path / "m.safetensors"), str(photograph), "--out", str(tmp_path / "o.png")]) == 1
-    assert "out is for a model of dense prediction, got one that is a vit" in capsys.readouterr().err
+    assert "out is for a model of dense prediction, and" in capsys.readouterr().err

@@ -238,7 +238,8 @@ def test_an_argument_that_a_function_does_not_have_says_where_it_goes(call: Call
          "activation of vitrail.EncoderOptions() must be 'gelu', 'gelu_tanh', 'quick_gelu', 'relu', 'silu', 'tanh' or "
          "'swiglu', got the string 'swishglu': did you mean 'swiglu'?"),
         (lambda: vitrail.replace("S/16", pool="max", key=KEY),  # type: ignore[arg-type]
-         "model must be a ViT or a Dense, got the string 'S/16': pass a model that was built or loaded"),
+         "model must be a ViT or a Dense, got the string 'S/16': pass one that was built or loaded, as the image model "
+         "of a system, model.image"),
         (lambda: vitrail.save("x.safetensors", small_model()),  # type: ignore[arg-type]
          "model of vitrail.save() must be a vitrail.weights.Configured, got the string 'x.safetensors': "
          "model and path are in each other's place"),

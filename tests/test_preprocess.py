@@ -151,6 +151,7 @@ def with_exif(exif: bytes) -> Image.Image:
         (PIXELS / 255, ValueError, "must have dtype uint8 or uint16, got float64"),
         (PIXELS.astype(np.int64), ValueError, "got int64"),
         (PIXELS[None], ValueError, r"got \(1, 6, 8, 3\): move the channels last"),
+        (PIXELS[:0], ValueError, r"got \(0, 8, 3\): it has no pixels"),
         (PIXELS[..., :2], ValueError, r"got \(6, 8, 2\)"),
         (PIXELS[:0], ValueError, r"got \(0, 8, 3\)"),
         (Image.new("F", (8, 6)), ValueError, "mode F"),

@@ -138,7 +138,8 @@ def _advise_plain(name: str, hint: Any, value: Any, fits: Fits) -> str:
     if int in list_members(hint) and is_a(value, float) and value.is_integer():
         return f"pass {int(value)}"
     if any(_takes_several(member) and fits((value,), member) for member in list_members(hint)):
-        return f"pass ({write_value(value)},)"
+        written = write_value(value)
+        return f"pass ({name if written == '...' else written},)"
     if is_a(value, list) and any(get_origin(m) is tuple and fits(tuple(value), m) for m in list_members(hint)):
         return f"pass {shorten(repr(tuple(value)), 40)}, a tuple"
     return ""

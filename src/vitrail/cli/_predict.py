@@ -73,7 +73,7 @@ def run_predict(command: Predict) -> None:
         _predict_map(command, command.load_model(command.file))
         return
     if command.out is not None:
-        raise ValueError(f"out is for a model of dense prediction, got one that is a {whole.kind}: leave it out")
+        raise ValueError(f"out is for a model of dense prediction, and {command.file} holds another: leave it out")
     card = whole
     if whole.kind != "vit":
         card = command.read_card(command.file, part="image")

@@ -79,7 +79,7 @@ def _from_array(array: Shaped[np.ndarray, "..."]) -> PILImage:
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
         raise ValueError(
             "image must have shape (height, width), or (height, width, channels) with 1, 3 or 4 channels, got "
-            f"{array.shape}: move the channels last"
+            f"{array.shape}: {'it has no pixels' if 0 in array.shape else 'move the channels last'}"
         )
     pixels = _to_eight_bits(array) if str(array.dtype) == "uint16" else array
     return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and channels == 1 else pixels)

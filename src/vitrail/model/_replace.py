@@ -131,7 +131,8 @@ def replace(
         return model.replaced(readout=readout, num_classes=num_classes, classes=classes, preprocess=preprocess, key=key)
     if not isinstance(model, ViT):
         raise CallError(
-            f"model must be a ViT or a Dense, got {describe_value(model)}: pass a model that was built or loaded"
+            f"model must be a ViT or a Dense, got {describe_value(model)}: pass one that was built or loaded, as the "
+            "image model of a system, model.image"
         )
     if readout is not KEEP:
         raise ValueError("a ViT has no dense readout to replace: put one on it with vitrail.make_dense(model, readout)")
