@@ -65,6 +65,8 @@ from .model import (
     ViT as ViT,
     ViTConfig as ViTConfig,
     compile as compile,
+    lora as lora,
+    merge as merge,
     replace as replace,
     vit as vit,
     vit_forward as vit_forward,
@@ -77,6 +79,8 @@ from .nn import (
     MLP as MLP,
     TRUNC_NORMAL as TRUNC_NORMAL,
     ActivationName as ActivationName,
+    AdaptedLinear as AdaptedLinear,
+    Adapter as Adapter,
     Attention as Attention,
     AttentionStrategy as AttentionStrategy,
     Dropout as Dropout,
@@ -192,8 +196,10 @@ if _typing.TYPE_CHECKING:
         convert_torch as convert_torch,
         from_hub as from_hub,
         load as load,
+        load_adapters as load_adapters,
         model_card as model_card,
         save as save,
+        save_adapters as save_adapters,
     )
 else:
     # Imported when they are asked for: together they take longer to import than all the rest.
@@ -232,8 +238,10 @@ else:
         "from_hub": "weights",
         "knn": "train",
         "load": "weights",
+        "load_adapters": "weights",
         "model_card": "weights",
         "save": "weights",
+        "save_adapters": "weights",
     }
 
     _ROOMS = ("cli", "lab", "show", "systems", "testing", "train", "weights")

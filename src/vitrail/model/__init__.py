@@ -5,6 +5,14 @@ from ._build import vit as vit
 from ._compile import CompiledViT as CompiledViT, compile as compile
 from ._config import NormOrder as NormOrder, ViTConfig as ViTConfig
 from ._json import JSONConfig as JSONConfig
+from ._lora import (
+    attach_adapters as attach_adapters,
+    has_adapters as has_adapters,
+    lora as lora,
+    merge as merge,
+    remove_adapters as remove_adapters,
+    remove_readouts as remove_readouts,
+)
 from ._parts import list_plugins as list_plugins
 from ._presets import PRESETS as PRESETS
 from ._readout import Readout as Readout

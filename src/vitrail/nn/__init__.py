@@ -43,6 +43,7 @@ from ._labels import (
     parameter_labels as parameter_labels,
 )
 from ._linear import Linear as Linear
+from ._lora import AdaptedLinear as AdaptedLinear, Adapter as Adapter
 from ._mlp import MLP as MLP
 from ._norm import (
     FrozenBatchNorm as FrozenBatchNorm,

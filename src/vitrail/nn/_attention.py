@@ -13,6 +13,7 @@ from ._in_attention import InAttention
 from ._init import Init, draw_separately
 from ._intermediates import NO_TAP, Tap
 from ._linear import Linear
+from ._lora import AdaptedLinear
 from ._norm import Norm, NormName, make_norm
 from ._relative_bias import RelativeBias
 from ._remat import ATTENDED, PRODUCT, checkpoint_name
@@ -44,11 +45,11 @@ class Attention(eqx.Module):
         Vaswani et al., *Attention Is All You Need*, 2017, arXiv:1706.03762, section 3.2.
     """
 
-    qkv: Linear
+    qkv: Linear | AdaptedLinear
     q_norm: Norm | None
     k_norm: Norm | None
     norm: Norm | None
-    project: Linear
+    project: Linear | AdaptedLinear
     num_heads: int = eqx.field(static=True)
 
     def __init__(
@@ -183,14 +184,14 @@ class Attention(eqx.Module):
         else:
             if position is not None:
                 raise ValueError("position needs attention of tokens to each other, got context: leave one of them out")
-            inner = self.project.weight.shape[1]
-            q = self._split_heads(_take_rows(self.qkv, 0, inner)(x))
+            inner = self.qkv.out_dim // 3
+            q = self._split_heads(self.qkv.take_rows(0, inner)(x))
             if values is None:
-                kv = _take_rows(self.qkv, inner, 3 * inner)(context)
+                kv = self.qkv.take_rows(inner, 3 * inner)(context)
                 k, v = kv.reshape(context.shape[0], 2, self.num_heads, -1).transpose(1, 2, 0, 3)
             else:
-                k = self._split_heads(_take_rows(self.qkv, inner, 2 * inner)(context))
-                v = self._split_heads(_take_rows(self.qkv, 2 * inner, 3 * inner)(values))
+                k = self._split_heads(self.qkv.take_rows(inner, 2 * inner)(context))
+                v = self._split_heads(self.qkv.take_rows(2 * inner, 3 * inner)(values))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if isinstance(position, Rotation):
@@ -207,12 +208,3 @@ def choose_heads(dim: int, num_heads: int | None) -> int:
         return dim // 64 if dim % 64 == 0 else 1
     check_positive(num_heads=num_heads)
     return num_heads
-
-
-def _take_rows(linear: Linear, start: int, stop: int) -> Linear:
-    """The layer that returns some of the outputs of another."""
-
-    def take(leaf: Float[Array, "out ..."]) -> Float[Array, "rows ..."]:
-        return leaf[start:stop]
-
-    return jax.tree.map(take, linear)

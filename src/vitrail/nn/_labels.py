@@ -11,7 +11,8 @@ from ._arrays import is_shape
 
 ParameterKind = Literal["matrix", "bias", "norm", "position", "token", "adapter", "other"]
 """What an array of a model is: the weight of a linear or convolutional layer (`"matrix"`), its bias, the scale or shift
-of a norm, a position embedding, a learned token or query, or something else, as a layer scale or a pool's exponent."""
+of a norm, a position embedding, a learned token or query, a matrix of `vitrail.lora` (`"adapter"`), or something else,
+as a layer scale or a pool's exponent."""
 
 ParameterKinds = Mapping[str, ParameterKind]
 """What the arrays of a module are, by the names of its fields."""

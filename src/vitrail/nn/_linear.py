@@ -40,6 +40,11 @@ class Linear(eqx.Module):
         self.weight = weight_init(weight_key, (out_dim, in_dim), jnp.dtype(jnp.float32))
         self.bias = None if bias_init is None else bias_init(bias_key, (out_dim,), jnp.dtype(jnp.float32))
 
+    @property
+    def out_dim(self) -> int:
+        """The width of what it returns."""
+        return self.weight.shape[-2]
+
     def __call__(self, x: Float[Array, "*batch {self.weight.shape[-1]}"]) -> Float[Array, "*batch out_dim"]:
         """**Arguments:**
 
@@ -51,3 +56,18 @@ class Linear(eqx.Module):
         """
         y = x @ self.weight.T
         return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
+
+    def take_rows(self, start: int, stop: int) -> "Linear":
+        """**Arguments:**
+
+        - `start`, `stop`: the first of the outputs to keep, and the first after them.
+
+        **Returns:**
+
+        The layer that returns these.
+        """
+
+        def take(leaf: Float[Array, "out_dim ..."]) -> Float[Array, "rows ..."]:
+            return leaf[start:stop]
+
+        return jax.tree.map(take, self)

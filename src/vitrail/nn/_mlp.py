@@ -12,6 +12,7 @@ from ._drop import drop_elements
 from ._init import Init, draw_separately
 from ._intermediates import NO_TAP, Tap
 from ._linear import Linear
+from ._lora import AdaptedLinear
 from ._norm import Norm, NormName, make_norm
 from ._remat import PRODUCT, checkpoint_name
 
@@ -30,9 +31,9 @@ class MLP(eqx.Module):
         2021, arXiv:2110.09456, and EVA-02.
     """
 
-    hidden: Linear
+    hidden: Linear | AdaptedLinear
     norm: Norm | None
-    out: Linear
+    out: Linear | AdaptedLinear
     activation: ActivationName | Literal["swiglu"] = eqx.field(static=True)
 
     def __init__(

@@ -1,5 +1,6 @@
 """Weights in files: vitrail's own, and checkpoints as libraries publish them."""
 
+from ._adapters import load_adapters as load_adapters, save_adapters as save_adapters
 from ._card import ModelCard as ModelCard, model_card as model_card
 from ._configuration import Configuration as Configuration, Configured as Configured
 from ._errors import CheckpointError as CheckpointError

@@ -27,6 +27,8 @@ from ._errors import CheckpointError, blame_file, shorten_error
 from .formats import AbstractSource, NumpyArray, TensorInfo, write_safetensors
 
 _FORMAT: Final = "vitrail 2"
+ADAPTERS: Final = "vitrail adapters 1"
+"""The format of a file of `save_adapters`."""
 _COVERED: Final = ("kind", "config", "plugins", "sha256")
 """What the digest of the header covers."""
 _DTYPES: Final[Mapping[str, str]] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
@@ -60,7 +62,7 @@ def write_native(model: Configured, path: Path) -> None:
         )
     written = {name: np.asarray(array) for name, array in arrays.items()}
     header["plugins"] = json.dumps(list_plugins(model.config))
-    header["sha256"] = json.dumps({name: _digest_array(array) for name, array in written.items()})
+    header["sha256"] = json.dumps({name: digest_array(array) for name, array in written.items()})
     write_safetensors(written, path, header | {"header_sha256": _digest_header(header)})
 
 
@@ -101,7 +103,7 @@ def read_native(source: AbstractSource) -> Configured:
 
     def read(name: str, leaf: jax.ShapeDtypeStruct) -> NumpyArray:
         array = source.read(name)
-        if digests.get(name) != _digest_array(array):
+        if digests.get(name) != digest_array(array):
             raise CheckpointError(f"{path} is damaged: the array {name!r} differs from what was saved")
         return array
 
@@ -111,6 +113,8 @@ def read_native(source: AbstractSource) -> Configured:
 def read_header(source: AbstractSource) -> tuple[Configuration, dict[str, str]]:
     """Reads the configuration and the digests of the arrays."""
     path, header = source.path, source.metadata
+    if header["format"] == ADAPTERS:
+        raise CheckpointError(f"{path} holds adapters alone: load their model, then vitrail.load_adapters(model, path)")
     if header["format"] != _FORMAT:
         raise CheckpointError(
             f"{path} must have the format {_FORMAT!r}, got {header['format']!r}: read it with the vitrail that wrote it"
@@ -164,7 +168,8 @@ def _describe(array: Any) -> str:
     return f"{array.dtype}{list(array.shape)}"
 
 
-def _digest_array(array: NumpyArray) -> str:
+def digest_array(array: NumpyArray) -> str:
+    """The SHA-256 of the numbers of an array."""
     ordered = np.asarray(array, order="C")
     return hashlib.sha256(cast(Any, ordered.reshape(-1).view(np.uint8))).hexdigest()
 

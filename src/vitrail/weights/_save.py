@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from .._check import join_names
 from .._files import write_whole
+from ..model import has_adapters
 from ..nn import list_arrays
 from ._configuration import Configured, get_image_config
 from ._errors import CheckpointError
@@ -78,12 +79,17 @@ def save(
         as the `mask_token` of DINOv2 or the attention head of SigLIP's classifier, is written again. `None` leaves it
         out, and the library gives it fresh numbers.
 
-    **Raises:** `ValueError` if the configuration holds code in place of names, does not describe the model, or is one
-    that the library cannot build or would read as another, or if `path` is a file where a folder is needed;
-    `TypeError` if `layout` is not one that vitrail writes; `OSError` if a file cannot be written; `MissingExtraError`
-    if safetensors is not installed. After an error in the model nothing is written.
+    **Raises:** `ValueError` if the model has adapters, if the configuration holds code in place of names, does not
+    describe the model, or is one that the library cannot build or would read as another, or if `path` is a file where a
+    folder is needed; `TypeError` if `layout` is not one that vitrail writes; `OSError` if a file cannot be written;
+    `MissingExtraError` if safetensors is not installed. After an error in the model nothing is written.
     """
     path = Path(path)
+    if has_adapters(model):
+        raise ValueError(
+            "model must be without adapters, got one that has: save vitrail.merge(model), or the adapters alone with "
+            "vitrail.save_adapters(model, path)"
+        )
     if layout == "vitrail":
         if keep is not None:
             raise ValueError("keep must be None for vitrail's own format, which has the model alone")
