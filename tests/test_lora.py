@@ -183,7 +183,7 @@ def test_a_model_with_adapters_is_an_ordinary_pytree(plain: vitrail.ViT, adapted
     )
 
 
-def test_training_changes_adapters_and_what_the_recipe_names(plain: vitrail.ViT) -> None:
+def test_training_changes_adapters_and_what_the_recipe_names(plain: vitrail.ViT, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 12, 3)).astype(np.uint8)
     examples = vitrail.images.Examples(pixels, np.arange(20, dtype=np.int32) % 5)
     data = vitrail.images.Dataset(
@@ -191,10 +191,13 @@ def test_training_changes_adapters_and_what_the_recipe_names(plain: vitrail.ViT)
     )
     recipe = train.Recipe(epochs=1, batch_size=10, train=("readout.head",))
     model = vitrail.lora(plain, key=KEY)
-    before, after = parameters(model), parameters(train.fit(model, data, recipe, key=KEY))
+    trained = train.fit(model, data, recipe, key=KEY, folder=tmp_path / "run")
+    before, after = parameters(model), parameters(trained)
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     head = {".readout.head.linear.weight", ".readout.head.linear.bias"}
     assert changed == {name for name in before if ".adapters" in name} | head
+    saved = vitrail.load(tmp_path / "run" / "last.safetensors")
+    assert eqx.tree_equal(saved, vitrail.merge(trained))
 
 
 # Errors ------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import __version__
 from .._files import read_object, write_whole
-from ..model import JSONConfig
+from ..model import JSONConfig, has_adapters, merge
 from ..nn import list_arrays
 from ..weights import save
 from ._checkpoints import Checkpoints
@@ -93,6 +93,7 @@ class Run:
 
     def keep(self, state: TrainState, accuracy: float | None) -> None:
         """Saves a checkpoint, and the model as a file: `last.safetensors`, and `best.safetensors` if it is the best.
+        Adapters of `vitrail.lora` are merged in the files.
 
         **Arguments:**
 
@@ -108,6 +109,7 @@ class Run:
                 self.best = accuracy
                 names.append("best.safetensors")
         if isinstance(getattr(model, "config", None), JSONConfig):
+            model = merge(model) if has_adapters(model) else model
             for name in names:
                 save(model, self.folder / name)
 

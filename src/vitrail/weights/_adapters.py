@@ -143,15 +143,15 @@ def _read_settings(source: AbstractSource) -> _Settings:
         raise CheckpointError(f"{source.path} is damaged: its header differs from what was saved")
     try:
         found: dict[str, Any] = json.loads(header[_SETTINGS])
-        return _Settings(**(found | {"also": tuple(found["also"])}))
+        found["also"] = tuple(found["also"])
+        return _Settings(**found)
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise CheckpointError(f"{source.path} has a header that this vitrail cannot read: {error}") from error
 
 
 def _list_adapters(model: object) -> dict[str, Adapter]:
     """The adapters of a model by names as `backbone.encoder.stack.attention.qkv.adapters.q`."""
-    found: Any = jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_adapter)
-    leaves = cast("list[tuple[tuple[Any, ...], object]]", found)
+    leaves: Any = cast(Any, jax.tree_util.tree_leaves_with_path)(model, is_leaf=_is_adapter)
     return {name_leaf(keys): leaf for keys, leaf in leaves if isinstance(leaf, Adapter)}
 
 
