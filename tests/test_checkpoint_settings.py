@@ -351,7 +351,7 @@ def test_the_pool_of_timms_arguments_is_read(arguments: dict[str, Any], pool: An
     ("arguments", "message"),
     [
         ({"act_layer": "mish"}, "'act_layer' beside .* must be one of .*, got 'mish'"),
-        ({"norm_layer": "rmsnorm"}, "'norm_layer' beside .* must be 'layernorm', got 'rmsnorm'"),
+        ({"norm_layer": "groupnorm"}, "'norm_layer' beside .* must be 'layernorm' or 'rmsnorm', got 'groupnorm'"),
         (
             {"global_pool": "max", "pool_include_prefix": True},
             "'pool_include_prefix' beside .* must be false for .*'max'",

@@ -13,7 +13,7 @@ from ..._check import join_names
 from ..._spec import PartSpec
 from ...encoder import EncoderOptions
 from ...model import NormOrder, ViTConfig
-from ...nn import ActivationName
+from ...nn import ActivationName, NormName
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
 from ._checkpoint import Checkpoint
@@ -77,7 +77,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     covers, image_size = _read_positions(checkpoint, arguments, patch, int(class_token) + registers)
     size = read_size(checkpoint, arguments, name, dim, patch)
     activation = read_activation(checkpoint, arguments, name, gated=gated)
-    eps = _read_eps(checkpoint, arguments)
+    norm, eps = _read_norm(checkpoint, arguments)
     num_classes, head = read_head(checkpoint)
     distilled = "head_dist.weight" in checkpoint
     encoder = EncoderOptions(
@@ -85,6 +85,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         bias="blocks.0.attn.proj.bias" in checkpoint,
         qk_norm="blocks.0.attn.q_norm.weight" in checkpoint,
         activation=activation,
+        norm=norm,
         norm_eps=eps,
         pre_norm=pre_norm,
         attention_norm="blocks.0.attn.norm.weight" in checkpoint,
@@ -149,15 +150,16 @@ def read_activation(
     return "swiglu" if gated else _ACTIVATIONS[given]
 
 
-def _read_eps(checkpoint: Checkpoint, arguments: dict[str, Any]) -> float:
-    """The `norm_eps` of the arguments, or else of the architecture: CLIP's has a norm before the first block."""
+def _read_norm(checkpoint: Checkpoint, arguments: dict[str, Any]) -> tuple[NormName, float]:
+    """The `norm` and `norm_eps` of the arguments, or else of the architecture: CLIP's has a norm before the first
+    block."""
     given = arguments.get("norm_layer")
-    if given not in (None, "", "layernorm"):
+    if given not in (None, "", "layernorm", "rmsnorm"):
         raise CheckpointError(
-            f"the setting 'norm_layer' beside {checkpoint.path} must be 'layernorm', got {given!r}, which vitrail does "
-            "not know"
+            f"the setting 'norm_layer' beside {checkpoint.path} must be 'layernorm' or 'rmsnorm', got {given!r}, which "
+            "vitrail does not know"
         )
-    return 1e-5 if "norm_pre.weight" in checkpoint and not given else 1e-6
+    return "rms" if given == "rmsnorm" else "layer", 1e-5 if "norm_pre.weight" in checkpoint and not given else 1e-6
 
 
 def _check_plain(checkpoint: Checkpoint) -> None:
@@ -238,6 +240,8 @@ def _write_config(config: ViTConfig) -> Settings:
     }
     if not gated:
         arguments["act_layer"] = encoder.activation
+    if encoder.norm == "rms":
+        arguments["norm_layer"] = "rmsnorm"
     if isinstance(config.pool, PartSpec) and dict(config.pool.options).get("include_prefix"):
         arguments["pool_include_prefix"] = True
     if distilled:
