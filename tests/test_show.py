@@ -227,6 +227,8 @@ def test_a_picture_of_its_own_size_is_squashed_into_its_panel(tmp_path: Path) ->
     model = small_model(pool="mean", preprocess=native)
     pictures = [np.zeros((30, 10, 3), np.uint8), np.full((8, 40, 3), 200, np.uint8)]
     show.draw_look(model, pictures, tmp_path / "own.png")
-    squash = vitrail.Preprocess("squash", "bilinear", half, half)
+    pad, squash = (vitrail.Preprocess(fit, "bilinear", half, half) for fit in ("pad", "squash"))
+    show.draw_look(model, pictures, tmp_path / "padded.png", preprocess=pad)
     show.draw_look(vitrail.replace(model, preprocess=squash), pictures, tmp_path / "squashed.png")
-    assert (tmp_path / "own.png").read_bytes() == (tmp_path / "squashed.png").read_bytes()
+    for name in ("own.png", "padded.png"):  # the padding would be the first component
+        assert (tmp_path / name).read_bytes() == (tmp_path / "squashed.png").read_bytes()

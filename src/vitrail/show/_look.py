@@ -38,8 +38,8 @@ def draw_attention(
     - `path`: the file to write, `.png`, `.pdf` or `.svg`.
     - `image_size`: height and width in pixels for the model to read, as in `ViT.resized`: more pixels give finer maps.
         `None` for those of the model.
-    - `preprocess`: how the pictures are prepared; `None` for what the configuration of the model says. One that gives
-        each picture a size of its own squashes it here.
+    - `preprocess`: how the pictures are prepared; `None` for what the configuration of the model says. One that pads
+        a picture, or gives each a size of its own, squashes it here.
 
     **Raises:** `ValueError` if there are no pictures, if nothing says how they are prepared, if a size does not fit, or
     if the model has attention within windows; `FloatingPointError` if the attention is not finite; `MissingExtraError`
@@ -126,7 +126,7 @@ def _draw(
     preprocess = model.config.preprocess if preprocess is None else preprocess
     if preprocess is None:
         raise ValueError("preprocess must be given, because the configuration of the model does not have it: got None")
-    if preprocess.fit in ("keep", "native"):  # panels of one size
+    if preprocess.fit in ("pad", "keep", "native"):  # panels of one size, and components of the picture alone
         preprocess = preprocess.squash()
     if image_size is not None:
         model = model.resized(image_size)
