@@ -133,7 +133,8 @@ def test_forms_and_the_final_norm() -> None:
         (ValueError, "form must be 'sequence'", {"at": ("attention_weights",), "form": "grid"}, {}),
         (ValueError, "norm=True needs 'tokens' in at", {"at": ("keys",), "norm": True}, {}),
         (ValueError, "got .* no norm and no neck", {"norm": True}, {"norm_order": "pool_norm"}),
-        (ValueError, "got .* a norm and a neck", {"norm": True}, {"neck_dim": 8, "num_registers": 0, "class_token": None, "pool": "mean"}),
+        (ValueError, "got .* a norm and a neck", {"norm": True},
+         {"neck_dim": 8, "num_registers": 0, "class_token": None, "pool": "mean"}),
         (TypeError, "form", {"form": "NCHW"}, {}),
     ],
 )  # fmt: skip

@@ -142,7 +142,8 @@ def _end_at_signals() -> Generator[None]:
             hook(dropped)
             return
         number = signal.SIGINT if isinstance(dropped.exc_value, KeyboardInterrupt) else signal.SIGTERM
-        threading.Timer(0.05, os.kill, [os.getpid(), number]).start()
+        # Not before the callback is over, also on a busy machine.
+        threading.Timer(0.5, os.kill, [os.getpid(), number]).start()
 
     hook, sys.unraisablehook = sys.unraisablehook, send_again
     signal.signal(signal.SIGTERM, leave)

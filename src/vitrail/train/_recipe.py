@@ -79,8 +79,9 @@ class Recipe(JSONConfig):
 
     def __repr__(self) -> str:
         """Only what is not a default."""
-        changed = (f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default)
-        return f"Recipe({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in changed)})"
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        shown = (f"{name}={value if isinstance(value, PartSpec) else repr(value)}" for name, value in values.items())
+        return f"Recipe({', '.join(shown)})"
 
     @property
     def peak_learning_rate(self) -> float:

@@ -164,15 +164,19 @@ def _read_norm(checkpoint: Checkpoint, arguments: dict[str, Any]) -> tuple[NormN
 
 def _check_plain(checkpoint: Checkpoint) -> None:
     """Raises a `CheckpointError` if a file without settings is not a plain ViT."""
-    for name, there, kind in (
-        ("norm_pre.weight", True, "of CLIP"),
-        ("attn_pool.latent", True, "of SigLIP"),
-        ("cls_token", False, "without a class token"),
-    ):
-        if (name in checkpoint) == there:
+    kinds = {
+        "of CLIP": "norm_pre.weight" in checkpoint,
+        "of SigLIP": "attn_pool.latent" in checkpoint,
+        "without a class token": "cls_token" not in checkpoint,
+        "with a norm within its attention, as BEiT-3": "blocks.0.attn.norm.weight" in checkpoint,
+        "with a norm within its MLP, as BEiT-3": "blocks.0.mlp.norm.weight" in checkpoint,
+        "without a final norm, as RADIO": "norm.weight" not in checkpoint and "fc_norm.weight" not in checkpoint,
+    }
+    for kind, found in kinds.items():
+        if found:
             raise CheckpointError(
-                f"{checkpoint.path} is a ViT {kind}, whose tensors do not say which activation and norm it has: put "
-                "its config.json beside it, or pass config={'architecture': ...} with timm's name of it"
+                f"{checkpoint.path} is a ViT {kind}, whose tensors do not say which activation, norm and heads it has: "
+                "put its config.json beside it, or pass config={'architecture': ...} with timm's name of it"
             )
     if not any(name in checkpoint for name in _NOT_OF_META):
         raise checkpoint.ask(
