@@ -188,8 +188,8 @@ def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("layout", "changes", "message"),
     [
-        ("timm", {"position": "sincos2d"}, "has no layout"),
-        ("timm", {"position": "rope"}, "has no layout"),
+        ("timm", {"position": "sincos2d"}, "has no 'pos_embed'"),
+        ("timm", {"position": "rope"}, "has no 'pos_embed'"),
         ("timm", {"pool": "sum"}, "'global_pool' beside .* got 'sum'"),
         (
             "timm",

@@ -124,6 +124,7 @@ TIMM_ROPE: dict[str, tuple[str, dict[str, Any]]] = {
         {"proj_bias": False, "scale_attn_norm": True, "scale_mlp_norm": True, "final_norm": False},
     ),
     "vit_tiny_patch16_224 RMSNorm": ("timm", {"norm_layer": "rmsnorm", "qk_norm": True}),
+    "vit_tiny_patch16_224 without positions": ("timm", {"pos_embed": "none"}),
     "eva02_tiny_patch14_224": ("timm_eva", {}),
     "eva02_base_patch14_448": ("timm_eva", {"ref_feat_shape": (5, 3)}),
     "eva02_base_patch16_clip_224": ("timm_eva", {"num_classes": 0}),

@@ -63,8 +63,13 @@ _NOT_OF_META: Final = (
 """Of these, MAE's encoder and DINO's backbone have none, which have timm's names."""
 
 
+_USUAL_SIZE: Final = 224
+"""Of an image, in timm's constructor."""
+
+
 def _read_config(checkpoint: Checkpoint) -> ViTConfig:
-    name, arguments = read_architecture(checkpoint), read_arguments(checkpoint)
+    name = read_architecture(checkpoint)
+    arguments = read_arguments(checkpoint, more="" if "pos_embed" in checkpoint else "pos_embed")
     dim, channels, patch = checkpoint.get_kernel(KERNEL)
     class_token, pre_norm = "cls_token" in checkpoint, "norm_pre.weight" in checkpoint
     if not name:
@@ -102,7 +107,7 @@ def _read_config(checkpoint: Checkpoint) -> ViTConfig:
         num_classes=num_classes,
         classes=checkpoint.find_classes(num_classes),
         patch="conv" if "patch_embed.proj.bias" in checkpoint else PartSpec("conv", (("bias", False),)),
-        position=use_learned("torch_bicubic_antialias", covers_prefix=covers),
+        position=use_learned("torch_bicubic_antialias", covers_prefix=covers) if "pos_embed" in checkpoint else "none",
         pool=choose_pool(checkpoint, arguments, name, activation, eps, size.num_heads),
         head="distilled" if distilled else head,
         norm_order=norm_order,
@@ -204,6 +209,14 @@ def _read_positions(
     checkpoint: Checkpoint, arguments: dict[str, Any], patch: tuple[int, int], num_prefix: int
 ) -> tuple[bool, tuple[int, int]]:
     """Whether the table of positions has rows for the prefix, and the size of the images."""
+    if "pos_embed" not in checkpoint:
+        if arguments.get("pos_embed") != "none":
+            raise CheckpointError(
+                f"{checkpoint.path} has no 'pos_embed', and no setting says that its model has no positions: put its "
+                "config.json beside it, or pass config={'architecture': ..., 'model_args': {'pos_embed': 'none'}}"
+            )
+        rows, cols = checkpoint.count_patches(patch, read_image_size(checkpoint, arguments) or _USUAL_SIZE)
+        return False, (rows * patch[0], cols * patch[1])
     rows = checkpoint.get_shape("pos_embed", 3)[1]
     image_size = read_image_size(checkpoint, arguments)
     patches = None if image_size is None else math.prod(checkpoint.count_patches(patch, image_size))
@@ -246,6 +259,8 @@ def _write_config(config: ViTConfig) -> Settings:
         arguments["act_layer"] = encoder.activation
     if encoder.norm == "rms":
         arguments["norm_layer"] = "rmsnorm"
+    if config.position == "none":
+        arguments["pos_embed"] = "none"
     if isinstance(config.pool, PartSpec) and dict(config.pool.options).get("include_prefix"):
         arguments["pool_include_prefix"] = True
     if distilled:
@@ -315,9 +330,13 @@ TIMM_VIT_IMAGE: Final = Layout(
     library=TIMM,
     read_config=_read_config,
     rules=_map,
-    signature=(KERNEL, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "pos_embed"),
+    signature=(KERNEL, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"),
     foreign=(
         "mask_token",
+        "storage_tokens",
+        "rope_embed.periods",
+        "blocks.0.attn.relative_position_bias_table",
+        "rel_pos_bias.relative_position_bias_table",
         "decoder_embed.weight",
         "head.last_layer.weight_v",
         "head.last_layer.parametrizations.weight.original1",
