@@ -96,7 +96,7 @@ def test_damage_is_found(tmp_path: Path, whole: dict[str, Any]):
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     with pytest.raises(
-        train.CheckpointError, match=r"checkpoints/28 is damaged: .* Remove that folder to go on from step 21"
+        vitrail.weights.CheckpointError, match=r"checkpoints/28 is damaged: .* Remove that folder to go on from step 21"
     ):
         fit(folder)
     shutil.rmtree(place)

@@ -1,12 +1,11 @@
 """Compares pools: runs the backbone once, then trains every pool on its tokens."""
 
 import dataclasses
-import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import equinox as eqx
 import jax
@@ -19,7 +18,7 @@ from .._check import check_not_negative, check_positive
 from .._spec import PartSpec
 from ..images import Augmentation, Dataset
 from ..model import Readout, ViT
-from ..nn import count_parameters
+from ..nn import count_parameters, digest_arrays
 from ..pool import POOLS, AbstractPool, AbstractWeighingPool
 from ..train import Progress, Recipe, check_channels, rank_by_neighbours
 from ._probe import (
@@ -211,20 +210,12 @@ def _describe(model: ViT, data: Dataset, recipe: Recipe, seeds: int) -> dict[str
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array))]
     parts = [(part.images, part.labels.astype(np.int32)) for part in (data.train, data.test)]
     return {
-        "model": _digest(arrays, repr((model.config, model.backbone.execution))),
-        "data": _digest([array for part in parts for array in part], repr((data.classes, data.preprocess))),
+        "model": digest_arrays(arrays, repr((model.config, model.backbone.execution))),
+        "data": digest_arrays([array for part in parts for array in part], repr((data.classes, data.preprocess))),
         "recipe": repr(recipe),
         "seeds": str(seeds),
         "vitrail": __version__,
     }
-
-
-def _digest(arrays: Iterable[Any], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
-    for array in arrays:
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.asarray(array, order="C").tobytes())
-    return digest.hexdigest()
 
 
 def _pick_map_images(data: Dataset) -> tuple[int, ...]:

@@ -3,6 +3,9 @@
 from ._activation import ACTIVATIONS as ACTIVATIONS, ActivationName as ActivationName
 from ._arrays import (
     count_parameters as count_parameters,
+    digest_array as digest_array,
+    digest_arrays as digest_arrays,
+    is_in_part as is_in_part,
     is_shape as is_shape,
     list_arrays as list_arrays,
     name_leaf as name_leaf,

@@ -1,9 +1,13 @@
 """The arrays of a module."""
 
+import hashlib
+from collections.abc import Iterable
 from typing import Any, cast
 
 import equinox as eqx
 import jax
+import numpy as np
+from jaxtyping import Shaped
 
 
 def list_arrays(tree: object) -> dict[str, Any]:
@@ -15,6 +19,27 @@ def list_arrays(tree: object) -> dict[str, Any]:
 def name_leaf(keys: tuple[Any, ...]) -> str:
     """The name of a leaf, as `backbone.norm.weight`."""
     return jax.tree_util.keystr(keys, simple=True, separator=".")
+
+
+def is_in_part(name: str, part: str) -> bool:
+    """Whether an array is in a part of a model, both by the names of fields: `readout.head.weight` is in `readout` and
+    in `head`."""
+    return f".{part}." in f".{name}."
+
+
+def digest_array(array: Shaped[np.ndarray, "..."]) -> str:
+    """The SHA-256 of the numbers of an array."""
+    ordered = np.asarray(array, order="C")
+    return hashlib.sha256(cast(Any, ordered.reshape(-1).view(np.uint8))).hexdigest()
+
+
+def digest_arrays(arrays: Iterable[Any], text: str) -> str:
+    """The SHA-256 of a text and of some arrays with their shapes and dtypes."""
+    digest = hashlib.sha256(text.encode())
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.asarray(array, order="C").tobytes())
+    return digest.hexdigest()
 
 
 def is_shape(leaf: object) -> bool:

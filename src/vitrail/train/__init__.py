@@ -5,7 +5,7 @@ Its libraries are those of the extra `train`.
 
 from ._bar import show_progress as show_progress
 from ._batches import make_batches as make_batches
-from ._checkpoints import CheckpointError as CheckpointError, Checkpoints as Checkpoints
+from ._checkpoints import Checkpoints as Checkpoints
 from ._classifier import (
     Classifier as Classifier,
     check_channels as check_channels,

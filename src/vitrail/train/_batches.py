@@ -40,11 +40,17 @@ def make_batches(
     grain = require("grain", extra="train")
     order = grain.MapDataset.source(np.arange(length)).seed(seed).shuffle().repeat(epochs)
     order = order.batch(batch_size, drop_remainder=True)
-    steps = len(order)
+    steps = count_steps(length, epochs=epochs, batch_size=batch_size)
+    # One thread that loads ahead is enough, and leaves the cores to the model.
+    ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+    return steps, cast("Iterator[B]", iter(order[start:].map(load).to_iter_dataset(ahead)))
+
+
+def count_steps(length: int, *, epochs: int, batch_size: int) -> int:
+    """The number of batches of `make_batches`, and its `ValueError` if there is none."""
+    steps = epochs * length // batch_size
     if steps == 0:
         raise ValueError(
             f"batch_size must be at most {epochs * length}, the images of all epochs together, got {batch_size}"
         )
-    # One thread that loads ahead is enough, and leaves the cores to the model.
-    ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
-    return steps, cast("Iterator[B]", iter(order[start:].map(load).to_iter_dataset(ahead)))
+    return steps

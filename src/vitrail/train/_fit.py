@@ -13,7 +13,7 @@ from jaxtyping import Int, PRNGKeyArray
 
 from ..images import Dataset, Examples, Preprocess
 from ..model import ViT, replace
-from ._batches import make_batches
+from ._batches import count_steps, make_batches
 from ._classifier import check_classifier
 from ._evaluate import evaluate
 from ._loop import Progress, run_steps
@@ -86,21 +86,20 @@ def fit(
         found = {"image": data.train.images[which], "label": data.train.labels[which]}
         return {name: found[name] for name in objective.inputs}
 
-    def make_feed(start: int) -> tuple[int, Iterator[Batch]]:
-        steps, batches = make_batches(
-            load, len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed, start=start
-        )
-        return steps, _add_inputs(objective, prepared, batches, seed, start)
+    def make_feed(start: int) -> Iterator[Batch]:
+        options = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "seed": seed, "start": start}
+        _, batches = make_batches(load, len(data.train), **options)
+        return _add_inputs(objective, prepared, batches, seed, start)
 
-    steps, feed = make_feed(0)
+    steps = count_steps(len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size)
     training = Training(objective, recipe, steps)
     state = training.start(prepared, key=steps_key)
     if folder is None:
-        return run_steps(training, state, feed, report=report).best_model
+        return run_steps(training, state, make_feed(0), report=report).best_model
     run = Run(Path(folder), training, state, data=f"{data!r} {data.preprocess}", seed=seed)
     with contextlib.closing(run.checkpoints):
         state = run.restore(state)
-        _, feed = make_feed(int(state.step))
+        feed = make_feed(int(state.step))
 
         def keep(state: TrainState) -> None:
             run.keep(state, None if validation is None else _measure(state.best_model, data, validation))

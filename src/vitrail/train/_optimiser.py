@@ -1,7 +1,6 @@
 """The optimiser of a recipe, and which arrays it trains."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._extras import require
-from ..nn import ParameterLabel, parameter_labels
+from ..nn import ParameterLabel, is_in_part, name_leaf, parameter_labels
 from ._recipe import Recipe
 
 
@@ -92,18 +91,16 @@ def find_trained(model: Any, recipe: Recipe) -> Any:
     parts: dict[str, None] = {}
 
     def choose(path: tuple[Any, ...], label: object) -> bool:
-        if not isinstance(label, ParameterLabel):
+        if not isinstance(label, ParameterLabel):  # a leaf that is no parameter, as a function or a number
             return False
-        names = [str(getattr(key, "name", getattr(key, "idx", getattr(key, "key", "")))) for key in path]
-        parts.update(dict.fromkeys(".".join(names[:end]) for end in (1, 2)))
-        named, frozen = (
-            {part for part in given if _contains(names, part.split("."))} for given in (recipe.train, recipe.freeze)
-        )
+        name = name_leaf(path)
+        parts.update(dict.fromkeys(name_leaf(path[:end]) for end in (1, 2)))
+        named, frozen = ({part for part in given if is_in_part(name, part)} for given in (recipe.train, recipe.freeze))
         found.update(named, frozen)
         is_default = label.kind == "adapter" if adapted else not recipe.train
         return (is_default or bool(named)) and not frozen
 
-    chosen = jax.tree_util.tree_map_with_path(choose, labels)
+    chosen = jax.tree_util.tree_map_with_path(choose, labels, is_leaf=_is_none)
     if unknown := [part for part in (*recipe.train, *recipe.freeze) if part not in found]:
         raise ValueError(
             f"train and freeze must name parts of the model, got {unknown[0]!r}: it has {', '.join(parts)} and what is "
@@ -111,20 +108,11 @@ def find_trained(model: Any, recipe: Recipe) -> Any:
         )
     if not any(jax.tree.leaves(chosen)):
         raise ValueError(f"something must be trained, got train={recipe.train} and freeze={recipe.freeze}")
-
-    # Leaves without a label, as functions and numbers, are not trained.
-    def fill(leaf: object, choice: object) -> bool:
-        return choice is True
-
-    return jax.tree.map(fill, model, chosen, is_leaf=_is_none)
+    return chosen
 
 
 def _is_none(node: object) -> bool:
     return node is None
-
-
-def _contains(names: Sequence[str], part: Sequence[str]) -> bool:
-    return any(list(names[i : i + len(part)]) == list(part) for i in range(len(names) - len(part) + 1))
 
 
 def _select_matrices(parameters: Any) -> Any:

@@ -89,10 +89,6 @@ class Recipe(JSONConfig):
         return self.learning_rate * (self.batch_size / _REFERENCE_BATCH if self.scale_learning_rate else 1)
 
 
-def _specify(name: str, **options: bool | int | float | str) -> PartSpec:
-    return PartSpec(name, tuple(sorted(options.items())))
-
-
 _PLAIN: Final = Augmentation()
 _MIRROR: Final = Augmentation(flip=True)
 
@@ -105,7 +101,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             scale_learning_rate=True,
             layer_decay=0.65,
             augmentation=_MIRROR,
-            objective=_specify("classify", smoothing=0.1),
+            objective=PartSpec("classify", (("smoothing", 0.1),)),
         ),
         "probe": Recipe(
             epochs=20,
@@ -123,7 +119,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             warmup=10_000 / 112_590,
             weight_decay=1e-4 / 1e-3,
             augmentation=_MIRROR,
-            objective=_specify("classify", mixup=0.2),
+            objective=PartSpec("classify", (("mixup", 0.2),)),
         ),
         "mae": Recipe(
             epochs=800,

@@ -1,6 +1,5 @@
 """A run in a folder: what it is, its checkpoints, its metrics, and its models as files."""
 
-import hashlib
 import json
 import os
 import platform
@@ -15,12 +14,11 @@ from types import FrameType
 from typing import Any, Final, cast
 
 import jax
-import numpy as np
 
 from .. import __version__
 from .._files import read_object, write_whole
 from ..model import JSONConfig, has_adapters, merge
-from ..nn import list_arrays
+from ..nn import digest_arrays, list_arrays
 from ..weights import save
 from ._checkpoints import Checkpoints
 from ._loop import Progress
@@ -51,7 +49,7 @@ class Run:
             "steps": training.steps,
             "data": data,
             "seed": seed,
-            "model": _digest(state.model),
+            "model": digest_arrays(list_arrays(state.model).values(), str(cast(Any, jax.tree.structure)(state.model))),
         }
         found = folder / _FACTS
         if found.exists():
@@ -62,7 +60,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             facts["versions"] = {"vitrail": __version__, "jax": version("jax"), "python": platform.python_version()}
             facts["command"] = sys.argv
-            _write_json(found, facts)
+            write_whole(found, lambda part: part.write_text(json.dumps(facts, indent=2)))
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
     def restore(self, state: TrainState) -> TrainState:
@@ -75,13 +73,12 @@ class Run:
         The state of the last checkpoint; metrics of later steps are removed.
         """
         state = self.checkpoints.restore(state)
-        path, lines = self.folder / _METRICS, []
+        path = self.folder / _METRICS
         if path.exists():
             every, last = path.read_text().splitlines(), int(state.step)
             kept = [line for line in every if _read_line(line).get("step", last + 1) <= last]
-            lines = [f"{line}\n" for line in kept]
             self.best = max((_read_line(line).get("validation", -1.0) for line in kept), default=-1.0)
-            write_whole(path, lambda part: part.write_text("".join(lines)))
+            write_whole(path, lambda part: part.write_text("".join(f"{line}\n" for line in kept)))
         return state
 
     def report(self, progress: Progress) -> None:
@@ -161,18 +158,6 @@ def _compare(path: Path, facts: Mapping[str, Any]) -> None:
                 f"{path.parent} must have this run, got another {name}: {found.get(name)} there, {value} here. Pass a "
                 "new folder, or the arguments of that run"
             )
-
-
-def _digest(model: Any) -> str:
-    structure = cast(Any, jax.tree.structure)(model)
-    digest = hashlib.sha256(str(structure).encode())
-    for array in list_arrays(model).values():
-        digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _write_json(path: Path, value: object) -> None:
-    write_whole(path, lambda part: part.write_text(json.dumps(value, indent=2)))
 
 
 def _read_line(line: str) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._check import check_positive
+from .._extras import require
+from ..systems import update_teacher
 from ._optimiser import find_trained, make_optimiser
 from ._recipe import Recipe
 from .objectives import AbstractObjective, Batch, Outcome, Scalar
@@ -98,7 +100,7 @@ class Training(eqx.Module):
         **Raises:** `ValueError` if nothing of the model is trained; `MissingExtraError` if optax is not installed.
         """
         model = _copy(model)
-        trained, _ = _divide_model(model, self.recipe)
+        trained = cast(Any, eqx.filter(model, find_trained(model, self.recipe)))
         average = _copy(trained) if self.recipe.average else None
         optimiser = make_optimiser(self.recipe, self.steps).init(trained)
         carried = _copy(self.objective.start(model))
@@ -122,7 +124,8 @@ class Training(eqx.Module):
 @eqx.filter_jit(donate="all-except-first")
 def _step(given: tuple[Training, Batch], state: TrainState) -> tuple[TrainState, Mapping[str, Scalar]]:
     (training, batch), recipe = given, given[0].recipe
-    trained, fixed = _divide_model(state.model, recipe)
+    chosen = find_trained(state.model, recipe)
+    trained, fixed = cast(tuple[Any, Any], eqx.partition(state.model, chosen))
     progress = state.step / training.steps
     augment_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
     if "image" in batch:
@@ -134,14 +137,15 @@ def _step(given: tuple[Training, Batch], state: TrainState) -> tuple[TrainState,
     # optax mixes integers and floats, which strict promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, trained)
+        norm = require("optax", extra="train").tree.norm(gradient)
     model: Any = eqx.combine(cast(Any, eqx.apply_updates(trained, updates)), fixed)
     model, carried = training.objective.finish(model, outcome.carried, progress=progress)
 
     average = state.average
     if average is not None:
-        average = _move(average, _divide_model(model, recipe)[0], _find_share(recipe, state.step))
+        average = update_teacher(average, cast(Any, eqx.filter(model, chosen)), _find_share(recipe, state.step))
     state = TrainState(model, average, optimiser_state, carried, state.step + 1, state.key)
-    return state, {"loss": loss, "gradient": _compute_norm(gradient), **outcome.metrics}
+    return state, {"loss": loss, "gradient": norm, **outcome.metrics}
 
 
 def _differentiate(
@@ -201,25 +205,8 @@ def _find_share(recipe: Recipe, step: Int[Array, ""]) -> Scalar:
     return jnp.minimum(recipe.average, (1 + done) / (10 + done))
 
 
-def _move(average: Any, model: Any, share: Scalar) -> Any:
-    def move(old: Any, new: Any) -> Any:
-        return (share * old + (1 - share) * new).astype(old.dtype)
-
-    return jax.tree.map(move, average, model)
-
-
-def _compute_norm(gradient: Any) -> Scalar:
-    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(gradient)]
-    return jnp.sqrt(sum(squares, jnp.zeros(())))
-
-
 def _copy(tree: Any) -> Any:
     def copy(leaf: Any) -> Any:
         return jnp.array(leaf) if isinstance(leaf, jax.Array | np.ndarray) else leaf
 
     return jax.tree.map(copy, tree)
-
-
-def _divide_model(model: Any, recipe: Recipe) -> tuple[Any, Any]:
-    """What is trained of a model, and the rest."""
-    return cast(tuple[Any, Any], eqx.partition(model, find_trained(model, recipe)))

@@ -13,9 +13,9 @@ from jaxtyping import Array
 
 from .._check import check_names, join_names
 from ..model import attach_adapters, has_adapters, remove_adapters, remove_readouts
-from ..nn import Adapter, list_arrays, name_leaf
+from ..nn import Adapter, digest_array, is_in_part, list_arrays, name_leaf
 from ._errors import CheckpointError
-from ._native import ADAPTERS, digest_array, name_dtypes
+from ._native import ADAPTERS, name_dtypes
 from .formats import AbstractSource, TensorInfo, open_source, write_safetensors
 
 M = TypeVar("M")
@@ -64,10 +64,10 @@ def save_adapters(model: object, path: Path | str, *, also: tuple[str, ...] = ()
     if len(kinds) > 1:
         raise ValueError(f"model must have adapters of one rank and alpha, got {sorted(kinds)}: save each tower apart")
     (rank, alpha), plain = kinds.pop(), list_arrays(remove_adapters(model))
-    if unknown := [part for part in also if not any(_names(name, part) for name in plain)]:
+    if unknown := [part for part in also if not any(is_in_part(name, part) for name in plain)]:
         raise ValueError(f"also must name parts of the model, got {unknown[0]!r}: its arrays are {join_names(plain)}")
     arrays = {f"{name}.{field}": getattr(adapter, field) for name, adapter in adapters.items() for field in ("a", "b")}
-    arrays |= {name: array for name, array in plain.items() if any(_names(name, part) for part in also)}
+    arrays |= {name: array for name, array in plain.items() if any(is_in_part(name, part) for part in also)}
     written = {name: np.asarray(array) for name, array in arrays.items()}
     targets, digests = {name.rpartition(".")[2] for name in adapters}, {n: digest_array(a) for n, a in written.items()}
     settings = _Settings(rank, alpha, sorted(targets), also, _digest_backbone(model, also), digests)
@@ -118,7 +118,7 @@ def load_adapters(model: M, path: Path | str) -> M:
 
         def fill(keys: tuple[Any, ...], leaf: Any) -> Any:
             name = name_leaf(keys)
-            return read(name, leaf.shape, leaf.dtype) if any(_names(name, part) for part in also) else leaf
+            return read(name, leaf.shape, leaf.dtype) if any(is_in_part(name, part) for part in also) else leaf
 
         if _digest_backbone(model, also) != settings.backbone:
             raise CheckpointError(
@@ -162,14 +162,9 @@ def _is_adapter(node: object) -> bool:
 def _digest_backbone(model: object, also: tuple[str, ...]) -> str:
     """The digest of all arrays but those of adapters, readouts and the parts that are saved too."""
     arrays = list_arrays(remove_readouts(remove_adapters(model)))
-    kept = {name: np.asarray(a) for name, a in arrays.items() if not any(_names(name, part) for part in also)}
+    kept = {name: np.asarray(a) for name, a in arrays.items() if not any(is_in_part(name, part) for part in also)}
     return _digest(json.dumps({name: [str(a.dtype), a.shape, digest_array(a)] for name, a in sorted(kept.items())}))
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _names(name: str, part: str) -> bool:
-    """Whether an array is in a part, by the names of fields."""
-    return f".{part}." in f".{name}."

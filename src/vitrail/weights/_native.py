@@ -14,7 +14,7 @@ import numpy as np
 
 from .._check import join_names
 from ..model import Backbone, list_plugins
-from ..nn import Dropout, Execution, list_arrays
+from ..nn import Dropout, Execution, digest_array, list_arrays
 from ._configuration import (
     Configuration,
     Configured,
@@ -166,12 +166,6 @@ def _check_same(who: str, arrays: Mapping[str, Any], expected: Mapping[str, Any]
 
 def _describe(array: Any) -> str:
     return f"{array.dtype}{list(array.shape)}"
-
-
-def digest_array(array: NumpyArray) -> str:
-    """The SHA-256 of the numbers of an array."""
-    ordered = np.asarray(array, order="C")
-    return hashlib.sha256(cast(Any, ordered.reshape(-1).view(np.uint8))).hexdigest()
 
 
 def _digest_header(header: Mapping[str, str]) -> str:

@@ -82,8 +82,7 @@ def _read_size(
     """Whether a table has rows for the prefix, and the size of the images, which the name ends with."""
     given = read_image_size(checkpoint, arguments) or int(name.rpartition("_")[2])
     if "pos_embed" not in checkpoint:
-        rows, cols = checkpoint.count_patches(patch, given)
-        return False, (rows * patch[0], cols * patch[1])
+        return False, checkpoint.floor_size(given, patch)
     number = checkpoint.get_shape("pos_embed", 3)[1]
     covers = number != math.prod(checkpoint.count_patches(patch, given))
     return covers, checkpoint.find_image_size(number - (num_prefix if covers else 0), patch, given)

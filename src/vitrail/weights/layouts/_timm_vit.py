@@ -61,8 +61,6 @@ _NOT_OF_META: Final = (
     "blocks.0.attn.q_norm.weight",
 )
 """Of these, MAE's encoder and DINO's backbone have none, which have timm's names."""
-
-
 _USUAL_SIZE: Final = 224
 """Of an image, in timm's constructor."""
 
@@ -215,8 +213,7 @@ def _read_positions(
                 f"{checkpoint.path} has no 'pos_embed', and no setting says that its model has no positions: put its "
                 "config.json beside it, or pass config={'architecture': ..., 'model_args': {'pos_embed': 'none'}}"
             )
-        rows, cols = checkpoint.count_patches(patch, read_image_size(checkpoint, arguments) or _USUAL_SIZE)
-        return False, (rows * patch[0], cols * patch[1])
+        return False, checkpoint.floor_size(read_image_size(checkpoint, arguments) or _USUAL_SIZE, patch)
     rows = checkpoint.get_shape("pos_embed", 3)[1]
     image_size = read_image_size(checkpoint, arguments)
     patches = None if image_size is None else math.prod(checkpoint.count_patches(patch, image_size))
