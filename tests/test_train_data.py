@@ -466,6 +466,9 @@ def test_a_bad_file_is_named(tmp_path: Path, damage: Callable[[Path], str], sent
         images.load_images(tmp_path)
     assert sentence in str(caught.value)
     assert str(tmp_path / name) in str(caught.value) or name in str(caught.value)
+    with pytest.raises(DataError) as quick:
+        images.load_images(tmp_path, lazy=True).check_files()
+    assert str(quick.value) == str(caught.value)
 
 
 def test_a_folder_that_holds_no_classes(tmp_path: Path):
@@ -491,6 +494,106 @@ def test_labels_and_channels_that_do_not_fit_are_refused():
         ValueError, match="preprocess has 1 channels, got images with 3: load the images with channels=1"
     ):
         images.Dataset("x", _examples([0, 1], 3), _examples([0], 3), ("a", "b"), grey)
+
+
+# Images that stay in their files -------------------------------------------------------------------------------
+
+
+def test_pictures_are_read_as_from_memory(tmp_path: Path):
+    write_folder(tmp_path, per_class=6)
+    eager, lazy = (images.load_images(tmp_path, image_size=(8, 12), lazy=lazy) for lazy in (False, True))
+    assert lazy.preprocess == eager.preprocess
+    assert repr(lazy.train) == repr(eager.train)
+    for part, expected in ((lazy.train, eager.train), (lazy.test, eager.test)):
+        pictures = part.images
+        assert isinstance(pictures, images.Pictures)
+        assert (pictures.shape, pictures.dtype) == (expected.images.shape, expected.images.dtype)
+        assert np.array_equal(part.labels, expected.labels)
+        for which in (slice(None), slice(1, None, 2), np.array([1, 0, 1]), part.labels == 1, 0, -1):
+            assert np.array_equal(pictures[which], expected.images[which])
+    assert isinstance(lazy.train[lazy.train.labels == 1].images, images.Pictures)
+    with Image.open(lazy.train.images.get_path(3)) as image:
+        assert np.array_equal(lazy.train.open(3), image)
+    assert np.array_equal(np.asarray(eager.train.open(3)), eager.train.images[3])
+    write_folder(tmp_path / "grey", mode="L")
+    assert images.load_images(tmp_path / "grey", lazy=True).channels == 1
+
+
+def test_a_model_sees_pictures_as_it_sees_an_array(tmp_path: Path):
+    write_folder(tmp_path)
+    config = make_config()
+    model = config.build(key=jax.random.key(0))
+    eager, lazy = (images.load_folder(tmp_path, image_size=(8, 8), channels=1, lazy=lazy) for lazy in (False, True))
+    recipe = train.Recipe(epochs=2, batch_size=4)
+    fitted = [train.fit(model, data, recipe, key=jax.random.key(0)) for data in (eager, lazy)]
+    logits = [train.evaluate(model, data).logits for model, data in zip(fitted, (eager, lazy), strict=True)]
+    assert np.array_equal(*logits)
+    found = [train.knn(model, data, neighbours=3).ranked for data in (eager, lazy)]
+    assert np.array_equal(*found)
+    damaged = lazy.train.images.get_path(5)
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    with pytest.raises(DataError, match="cannot be decoded as PNG"):
+        train.fit(model, lazy, recipe, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_broken_pictures_are_left_out_and_listed(tmp_path: Path, lazy: bool):
+    write_folder(tmp_path, per_class=6)
+    expected = images.load_images(tmp_path, image_size=(8, 8), held_out=0.5)
+    names = [damage(tmp_path) for damage in (_cut("cat/cut.png"), _cut("dog/a.jpg"), _write("dog/b.png", b"-"))]
+    # Damage in the middle, which no quick check finds.
+    picture(40, 40).save(tmp_path / "cat" / "worn.png")
+    content = bytearray((tmp_path / "cat" / "worn.png").read_bytes())
+    content[200:240] = bytes(40)
+    (tmp_path / "cat" / "worn.png").write_bytes(content)
+    data = images.load_images(tmp_path, image_size=(8, 8), held_out=0.5, lazy=lazy, skip_broken=True)
+    assert [line.split(" ")[0] for line in data.skipped] == [
+        str(tmp_path / n) for n in (names[0], "cat/worn.png", *names[1:])
+    ]
+    for part, other in ((data.train, expected.train), (data.test, expected.test)):
+        assert np.array_equal(part.images[:], other.images)
+        assert np.array_equal(part.labels, other.labels)
+    data.check_files()
+    for path in (tmp_path / "dog").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="must have an image of each class that can be decoded, got none of 1 classes"):
+        images.load_images(tmp_path, lazy=lazy, skip_broken=True)
+
+
+def test_a_good_picture_with_more_behind_it_is_not_broken(tmp_path: Path):
+    write_folder(tmp_path)
+    for suffix in ("jpg", "png", "webp"):
+        path = tmp_path / "cat" / f"more.{suffix}"
+        picture(9, 9).save(path)
+        path.write_bytes(path.read_bytes() + b"the notes of a camera")
+    images.load_images(tmp_path, lazy=True).check_files()
+
+
+def test_images_are_held_out_by_a_share_or_by_name(tmp_path: Path):
+    write_folder(tmp_path / "all", per_class=6)
+    data = images.load_images(tmp_path / "all", held_out=0.5, lazy=True)
+    assert np.bincount(data.train.labels).tolist() == np.bincount(data.test.labels).tolist() == [3, 3]
+    assert not set(data.train.images.names) & set(data.test.images.names)
+    (tmp_path / "test.txt").write_text("cat/3.png\n\ndog/0.png\ncat/1.png\n")
+    for skip in (False, True):
+        data = images.load_images(tmp_path / "all", held_out=tmp_path / "test.txt", lazy=True, skip_broken=skip)
+        assert data.test.images.names.tolist() == [b"cat/1.png", b"cat/3.png", b"dog/0.png"]
+        assert len(data.train) == 9
+        (tmp_path / "all" / "cat" / "0.png").rename(tmp_path / "all" / "cat" / "00.png")
+        (tmp_path / "all" / "cat" / "0.png").write_bytes(b"broken, so that the numbers move")
+    for text, sentence in (
+        ("cat/3.png\nbird/1.png\n", "as 'cat/0.png', got 1 others: 'bird/1.png'"),
+        ("", "must name some of the images"),
+    ):
+        (tmp_path / "test.txt").write_text(text)
+        with pytest.raises(DataError, match=sentence):
+            images.load_images(tmp_path / "all", held_out=tmp_path / "test.txt", lazy=True)
+    with pytest.raises(DataError, match="must be a text with the name of an image in each line"):
+        images.load_images(tmp_path / "all", held_out=tmp_path / "none.txt", lazy=True)
+    write_folder(tmp_path / "divided" / "train")
+    write_folder(tmp_path / "divided" / "val")
+    with pytest.raises(ValueError, match="held_out cannot be used with"):
+        images.load_images(tmp_path / "divided", held_out=0.5)
 
 
 # One pipeline ----------------------------------------------------------------------------------------------------
@@ -559,15 +662,19 @@ def test_preprocessing_that_a_data_set_cannot_have_is_refused(tmp_path: Path):
         images.load_folder(tmp_path, preprocess=padded)
 
 
-def test_a_model_is_trained_on_images_with_its_channels(tmp_path: Path):
-    write_folder(tmp_path)
-    config = vitrail.ViTConfig(
+def make_config() -> vitrail.ViTConfig:
+    return vitrail.ViTConfig(
         image_size=(8, 8),
         patch_size=(4, 4),
         channels=1,
         size=vitrail.EncoderSize(dim=8, depth=1, num_heads=1, mlp_dim=8),
         num_classes=2,
     )
+
+
+def test_a_model_is_trained_on_images_with_its_channels(tmp_path: Path):
+    write_folder(tmp_path)
+    config = make_config()
     model = config.build(key=jax.random.key(0))
     data = images.load_folder(tmp_path, image_size=(8, 8), channels=model.config.channels)
     assert train.evaluate(model, data).logits.shape == (2, 2)

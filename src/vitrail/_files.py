@@ -169,3 +169,8 @@ def _flush(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def count_cores() -> int:
+    """Counts the cores that this process may use: so many files are decoded at a time."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

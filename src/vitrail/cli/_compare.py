@@ -164,7 +164,7 @@ def _train_backbone(command: Compare, data: Dataset) -> ViT:
     path, note = command.out / "backbone.safetensors", command.out / "backbone.json"
     pool, seed = command.backbone_pool or "cls_mean", command.seed or 0
     config = make_small_config(data, patch_size=command.patch_size, pool=pool)
-    images = hashlib.sha256(data.train.images.tobytes() + data.train.labels.astype("int32").tobytes()).hexdigest()
+    images = hashlib.sha256(data.train.identity.tobytes() + data.train.labels.astype("int32").tobytes()).hexdigest()
     description = {"config": config.to_json(), "recipe": repr(Recipe()), "seed": seed, "images": images}
     if note.exists() and path.exists():
         before = read_object(note)

@@ -6,12 +6,10 @@ Loading pictures needs the extra `train` or `weights`, the digits the extra `dem
 from ._augment import Augmentation as Augmentation
 from ._crops import Crops as Crops
 from ._dataset import (
-    DataError as DataError,
     Dataset as Dataset,
     Examples as Examples,
     hold_out as hold_out,
     measure_preprocess as measure_preprocess,
-    raise_problems as raise_problems,
 )
 from ._folder import load_folder as load_folder
 from ._idx import load_idx as load_idx
@@ -19,4 +17,6 @@ from ._load import load_images as load_images
 from ._mnist import load_mnist as load_mnist
 from ._open import FORMATS as FORMATS
 from ._picture import to_picture as to_picture
+from ._pictures import Pictures as Pictures
 from ._preprocess import CLIP as CLIP, HALF as HALF, IMAGENET as IMAGENET, Preprocess as Preprocess
+from ._problems import DataError as DataError, raise_problems as raise_problems

@@ -1,37 +1,36 @@
-"""Labelled images in memory, divided into those to learn from and those held out."""
+"""Labelled images, divided into those to learn from and those held out."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
 
 from .._check import check_rate, check_seed
+from ._picture import to_picture
+from ._pictures import Pictures, pick_evenly
 from ._preprocess import Preprocess
+from ._problems import raise_problems
 
-_HELD_OUT: Final = 0.2
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+else:
+    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+
+HELD_OUT: Final = 0.2
+_MEASURED: Final = 2048
+"""Of how many files the normalisation is measured."""
 MIN_PER_CLASS: Final = 2
 """The smallest number of images of a class: one to learn from, and one to hold out."""
 
 
-class DataError(ValueError):
-    """A file or folder of images is not what it should be. The message names it."""
-
-
-def raise_problems(problems: list[str]) -> None:
-    """Raises a `DataError` that lists problems, one a line, if there are any."""
-    if len(problems) == 1:
-        raise DataError(problems[0])
-    if problems:
-        raise DataError("\n  ".join((f"{len(problems)} files or folders cannot be used:", *problems)))
-
-
 @dataclass(frozen=True)
 class Examples:
-    """Images and their labels, in memory."""
+    """Images and their labels, in memory or in files."""
 
-    images: UInt8[np.ndarray, "images height width channels"]
-    """The pixels, one byte a channel: one channel if grey, three if RGB."""
+    images: UInt8[np.ndarray, "images height width channels"] | Pictures
+    """The pixels, one byte a channel: one channel if grey, three if RGB. Or `Pictures`, which are decoded when they are
+    read."""
     labels: Integer[np.ndarray, " images"]
     """The class of each image, counted from 0, in any dtype of whole numbers."""
 
@@ -57,7 +56,30 @@ class Examples:
 
         Those examples.
         """
-        return Examples(self.images[which], self.labels[which])
+        images = self.images.select(which) if isinstance(self.images, Pictures) else self.images[which]
+        return Examples(images, self.labels[which])
+
+    @property
+    def identity(self) -> Shaped[np.ndarray, "..."]:
+        """What tells these images from others: their pixels, or the names of their files."""
+        return self.images.names if isinstance(self.images, Pictures) else self.images
+
+    def open(self, index: int | Integer[np.ndarray, ""]) -> PILImage:
+        """Opens one image.
+
+        **Arguments:**
+
+        - `index`: its number.
+
+        **Returns:**
+
+        A picture of Pillow, grey or RGB: of a file at its own size.
+
+        **Raises:** `DataError` if it cannot be decoded.
+        """
+        if isinstance(self.images, Pictures):
+            return self.images.open(index)
+        return to_picture(self.images[int(index)], self.images.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -75,6 +97,8 @@ class Dataset:
     preprocess: Preprocess
     """How the images were resized, and how their pixels are normalised for the model. The loaders measure the
     normalisation on `train`; a pretrained model needs its own."""
+    skipped: tuple[str, ...] = ()
+    """What is wrong with each file that was left out because it cannot be decoded."""
 
     def __post_init__(self) -> None:
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
@@ -103,6 +127,14 @@ class Dataset:
             f"of {shape}, {len(self.classes)} classes ({shown}{more})>"
         )
 
+    def check_files(self) -> None:
+        """Looks for broken files, quickly: see `Pictures.find_broken`. Images in memory are not checked again.
+
+        **Raises:** `DataError` that lists them.
+        """
+        files = [part.images for part in (self.train, self.test) if isinstance(part.images, Pictures)]
+        raise_problems([problem for pictures in files for problem in pictures.find_broken().values()])
+
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images in pixels."""
@@ -119,7 +151,7 @@ def measure_preprocess(examples: Examples) -> Preprocess:
 
     **Arguments:**
 
-    - `examples`: the images to learn from.
+    - `examples`: the images to learn from. Of more than 2,048 `Pictures` that many are read, at equal distances.
 
     **Returns:**
 
@@ -127,8 +159,10 @@ def measure_preprocess(examples: Examples) -> Preprocess:
     images; 1 for the standard deviation of a channel that is the same everywhere.
     """
     # Counting the 256 values needs no copy of the images in floating point, and the sums are exact.
-    channels = range(examples.images.shape[-1])
-    counts = [np.bincount(examples.images[..., channel].ravel(), minlength=256) for channel in channels]
+    images = examples.images
+    if isinstance(images, Pictures):
+        images = images[pick_evenly(len(images), _MEASURED)]
+    counts = [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(images.shape[-1])]
     values = np.arange(256) / 255
     means = [float(np.average(values, weights=count)) for count in counts]
     stds = [
@@ -138,9 +172,9 @@ def measure_preprocess(examples: Examples) -> Preprocess:
 
 
 def hold_out(
-    labels: Integer[np.ndarray, " images"], *, seed: int = 0, share: float = _HELD_OUT
+    labels: Integer[np.ndarray, " images"], *, seed: int = 0, share: float = HELD_OUT
 ) -> Bool[np.ndarray, " images"]:
-    """Chooses the images to hold out at random: a share of each class, at least one image.
+    """Chooses the images to hold out at random: a share of each class, at least one image, and never all.
 
     The choice depends only on the labels and the seed, so it is the same on every machine.
 
@@ -154,7 +188,7 @@ def hold_out(
 
     A mask, true for each image that is held out.
 
-    **Raises:** `ValueError` if a class has one image only, or the seed is out of range.
+    **Raises:** `ValueError` if a class has one image only, or the seed or the share is out of range.
     """
     check_seed(seed)
     check_rate(share=share)
@@ -164,20 +198,30 @@ def hold_out(
         members = np.flatnonzero(labels == label)
         if len(members) < MIN_PER_CLASS:
             raise ValueError(f"labels must have each class at least {MIN_PER_CLASS} times, got class {label} once")
-        mask[random.permutation(members)[: max(1, round(share * len(members)))]] = True
+        many = min(max(1, round(share * len(members))), len(members) - 1)
+        mask[random.permutation(members)[:many]] = True
     return mask
 
 
-def split(
-    name: str, examples: Examples, classes: tuple[str, ...], preprocess: Preprocess | None, *, seed: int
+def divide(
+    name: str,
+    examples: Examples,
+    mask: Bool[np.ndarray, " images"],
+    classes: tuple[str, ...],
+    preprocess: Preprocess | None,
+    skipped: tuple[str, ...] = (),
 ) -> Dataset:
-    """Divides examples by `hold_out`. Without `preprocess` the normalisation is measured."""
-    mask = hold_out(examples.labels, seed=seed)
-    return make_dataset(name, examples[~mask], examples[mask], classes, preprocess)
+    """Divides examples into those to learn from and those of a mask. Without `preprocess` it is measured."""
+    return make_dataset(name, examples[~mask], examples[mask], classes, preprocess, skipped)
 
 
 def make_dataset(
-    name: str, train: Examples, test: Examples, classes: tuple[str, ...], preprocess: Preprocess | None
+    name: str,
+    train: Examples,
+    test: Examples,
+    classes: tuple[str, ...],
+    preprocess: Preprocess | None,
+    skipped: tuple[str, ...] = (),
 ) -> Dataset:
     """A data set. Without `preprocess` the normalisation is measured on the training images."""
-    return Dataset(name, train, test, classes, measure_preprocess(train) if preprocess is None else preprocess)
+    return Dataset(name, train, test, classes, preprocess or measure_preprocess(train), skipped)

@@ -9,9 +9,10 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
-from ._dataset import DataError, Dataset, Examples, make_dataset
+from ._dataset import Dataset, Examples, make_dataset
 from ._open import MAX_PIXELS
 from ._preprocess import Preprocess
+from ._problems import DataError
 from ._resize import resize_all
 
 _IMAGES_MAGIC: Final = 0x00000803  # unsigned bytes, three axes

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from .._extras import require
-from ._dataset import Dataset, Examples, split
+from ._dataset import Dataset, Examples, divide, hold_out
 from ._preprocess import Preprocess
 from ._resize import resize_all
 
@@ -47,4 +47,5 @@ def load_mnist(
     rows = table.reshape(5000, 28 * 28 + 1)
     images = resize_all(rows[:, :-1].reshape(-1, 28, 28), image_size, preprocess, channels)
     examples = Examples(images, rows[:, -1].astype(np.int32))
-    return split("5,000 digits of MNIST", examples, tuple("0123456789"), preprocess, seed=seed)
+    mask = hold_out(examples.labels, seed=seed)
+    return divide("5,000 digits of MNIST", examples, mask, tuple("0123456789"), preprocess)

@@ -1,5 +1,6 @@
 """Opens files of images."""
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import UInt8
 
-from ._dataset import DataError
 from ._preprocess import Preprocess
+from ._problems import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -27,8 +28,8 @@ MAX_PIXELS: Final = 50_000_000
 """The most pixels that an image can have; a larger one is an error before it is decoded."""
 
 
-def open_image(path: Path) -> PILImage:
-    """Opens an image without decoding it.
+def open_image(path: Path, file: io.BytesIO | None = None) -> PILImage:
+    """Opens an image without decoding it: from a file in memory if there is one, which `path` then only names.
 
     **Raises:** `DataError` if it is not an image of the format of its name, is animated, or has too many pixels.
     """
@@ -37,7 +38,7 @@ def open_image(path: Path) -> PILImage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            image = Image.open(path)
+            image = Image.open(path if file is None else file)
             animated = image.format != "MPO" and getattr(image, "is_animated", False)
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} must have at most {MAX_PIXELS:,} pixels: {error}") from error
@@ -51,20 +52,52 @@ def open_image(path: Path) -> PILImage:
     return image
 
 
-def read_image(path: Path, resizer: Preprocess, size: tuple[int, int]) -> UInt8[np.ndarray, "height width channels"]:
+def read_image(
+    path: Path, resizer: Preprocess, size: tuple[int, int], file: io.BytesIO | None = None
+) -> UInt8[np.ndarray, "height width channels"]:
     """Reads an image at its final size.
 
     **Raises:** `DataError` if it cannot be decoded or resized, and what `open_image` raises.
     """
-    with open_image(path) as image:
-        try:
-            image.load()
-        except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
-            raise _make_decode_error(path, error) from error
+    with open_image(path, file) as image:
+        load_pixels(path, image)
         try:
             return resizer.resize(image, size)
         except ValueError as error:
             raise DataError(f"{path}: {error}") from error
+
+
+def load_pixels(path: Path, image: PILImage) -> None:
+    """Decodes an image.
+
+    **Raises:** `DataError` if that fails.
+    """
+    try:
+        image.load()
+    except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
+        raise _make_decode_error(path, error) from error
+
+
+def check_image(path: Path, file: io.BytesIO | None, *, decode: bool) -> None:
+    """Checks the header of an image, and decodes it if asked to or if it does not end as its format does.
+
+    **Raises:** `DataError` if it is broken.
+    """
+    with open_image(path, file) as image:
+        if decode or not _ends_well(path, file):
+            load_pixels(path, image)
+
+
+def _ends_well(path: Path, file: io.BytesIO | None) -> bool:
+    """Whether the last bytes of a file are those that its format ends with. Some good files have more behind them."""
+    with path.open("rb") if file is None else io.BytesIO(file.getbuffer()) as content:
+        begin = content.read(12)
+        size = content.seek(0, io.SEEK_END)
+        content.seek(-12, io.SEEK_END)  # no picture is shorter
+        end = content.read()
+    if begin[:4] == b"RIFF":
+        return int.from_bytes(begin[4:8], "little") + 8 <= size
+    return end.endswith(b"\xff\xd9") or end[4:8] == b"IEND"
 
 
 def _check_header(path: Path, image: PILImage, *, animated: bool) -> None:
@@ -82,4 +115,5 @@ def _check_header(path: Path, image: PILImage, *, animated: bool) -> None:
 
 def _make_decode_error(path: Path, error: Exception) -> DataError:
     expected = FORMATS[path.suffix.lower()][0]
-    return DataError(f"{path} cannot be decoded as {expected} ({type(error).__name__}: {error}): fix or delete it")
+    what = type(error).__name__ if "BytesIO" in str(error) else f"{type(error).__name__}: {error}"
+    return DataError(f"{path} cannot be decoded as {expected} ({what}): fix or delete it")

@@ -168,7 +168,7 @@ def _space_out(wanted: list[float], gap: float) -> list[float]:
 def _draw_cells(
     row: ComparedPool, comparison: ComparedPools, data: Dataset
 ) -> Float[np.ndarray, "images height width 3"]:
-    images = data.test.images[list(comparison.map_images)]
+    images = data.test.images[np.array(comparison.map_images)]
     assert row.maps is not None
     shares = jnp.asarray(row.maps * row.maps[0].size, jnp.float32)
     smooth = cast(Array, jax.image.resize(shares, (len(shares), *data.image_size), "linear"))

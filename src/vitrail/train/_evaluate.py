@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Integer, Shaped, UInt8
 
 from .._check import check_positive
-from ..images import Dataset, Preprocess
+from ..images import Dataset, Pictures, Preprocess
 from ._classifier import Classifier, check_classifier
 
 
@@ -107,7 +107,7 @@ def _compute_logits(
 
 
 def apply_in_batches(
-    function: Any, model: Any, inputs: Shaped[np.ndarray, "images ..."], fixed: Any, batch_size: int
+    function: Any, model: Any, inputs: Shaped[np.ndarray, "images ..."] | Pictures, fixed: Any, batch_size: int
 ) -> Float32[np.ndarray, "images ..."]:
     """Applies a compiled function of a model, a batch and fixed values to all inputs.
 
@@ -119,7 +119,7 @@ def apply_in_batches(
 
 
 def iterate_batches(
-    function: Any, model: Any, inputs: Shaped[np.ndarray, "images ..."], fixed: Any, batch_size: int
+    function: Any, model: Any, inputs: Shaped[np.ndarray, "images ..."] | Pictures, fixed: Any, batch_size: int
 ) -> Iterator[tuple[slice, Float32[np.ndarray, "batch ..."]]]:
     """Applies a compiled function to one batch of inputs after the other.
 

@@ -1,0 +1,233 @@
+"""Image files that are decoded when they are read."""
+
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, final
+
+import numpy as np
+from jaxtyping import Int, Integer, Shaped, UInt8
+
+from .._check import check_positive
+from .._extras import require
+from .._files import count_cores
+from ._open import check_image, open_image, read_image
+from ._picture import GREY_MODES, to_picture
+from ._preprocess import Preprocess
+from ._problems import DataError, raise_problems
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+else:
+    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+
+_SHARD: Final = ".tar/"
+"""What is between the name of a shard and the name of a picture in it."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Image files that are decoded when they are read, in place of an array of all images.
+
+    A slice, indices or a mask read those images as an array, in as many threads as the machine has cores. Nothing else
+    is in memory but the names of the files.
+
+    !!! example
+
+        ```python
+        pictures = images.Pictures("photos", ["a.jpg", "b.png"], (224, 224), preprocess)
+        pixels = pictures[:2]
+        ```
+    """
+
+    folder: Path
+    """The folder of the files."""
+    names: Shaped[np.ndarray, " images"]
+    """The name of each file within the folder, in bytes; of a picture in a tar file, that of the tar file before it."""
+    image_size: tuple[int, int]
+    """Height and width of the images after resizing."""
+    preprocess: Preprocess
+    """How the images are resized, and how many channels they have."""
+    spans: Int[np.ndarray, "images 2"] | None = None
+    """Where each picture begins in its tar file and how many bytes it has; `None` for files of their own."""
+
+    def __init__(
+        self,
+        folder: Path | str,
+        names: Sequence[str] | Shaped[np.ndarray, " images"],
+        image_size: tuple[int, int],
+        preprocess: Preprocess,
+        spans: Int[np.ndarray, "images 2"] | None = None,
+    ) -> None:
+        require("PIL", extra="train")
+        check_positive(image_size=image_size)
+        listed = names if isinstance(names, np.ndarray) else np.array([os.fsencode(name) for name in names], np.bytes_)
+        fields = {"folder": Path(folder), "names": listed, "image_size": image_size, "preprocess": preprocess}
+        for name, value in (*fields.items(), ("spans", spans)):
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"<Pictures: {len(self):,} files in {self.folder}, read as {' x '.join(map(str, self.shape[1:]))}>"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The shape of the array of all images: their number, height, width and channels."""
+        return len(self), *self.image_size, self.preprocess.channels
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        """That of pixels, one byte a channel."""
+        return np.dtype(np.uint8)
+
+    def __getitem__(
+        self, which: int | slice | Shaped[np.ndarray, " chosen"]
+    ) -> UInt8[np.ndarray, "*chosen height width channels"]:
+        """**Arguments:**
+
+        - `which`: a number, a slice, indices or a mask.
+
+        **Returns:**
+
+        That image or those images.
+
+        **Raises:** `DataError` that names each of them that cannot be decoded.
+        """
+        chosen = slice(which, which + 1 or None) if isinstance(which, int) else which
+        pixels, broken = self.select(chosen).read()
+        raise_problems(list(broken.values()))
+        return pixels[0] if isinstance(which, int) else pixels
+
+    def select(self, which: slice | Shaped[np.ndarray, " chosen"]) -> "Pictures":
+        """**Arguments:**
+
+        - `which`: a slice, indices or a mask.
+
+        **Returns:**
+
+        Those pictures, which are not read.
+        """
+        spans = None if self.spans is None else self.spans[which]
+        return replace(self, names=self.names[which], spans=spans)
+
+    def read(self) -> tuple[UInt8[np.ndarray, "images height width channels"], dict[int, str]]:
+        """Reads all images.
+
+        **Returns:**
+
+        The images, and by its number what is wrong with each one that cannot be decoded, whose pixels mean nothing.
+        """
+        pixels = np.empty(self.shape, np.uint8)
+
+        def read(index: int) -> None:
+            pixels[index] = read_image(self.get_path(index), self.preprocess, self.image_size, self._open_file(index))
+
+        return pixels, _collect(read, range(len(self)))
+
+    def find_broken(self, *, decode: bool = False) -> dict[int, str]:
+        """Finds files that are broken.
+
+        **Arguments:**
+
+        - `decode`: whether each file is decoded whole. Without, its header and its end are read, and it is decoded only
+            if it does not end as its format does: that is quick, finds files of another kind and those that are cut
+            off, but not each damage in the middle.
+
+        **Returns:**
+
+        What is wrong with each broken file, by its number.
+        """
+
+        def check(index: int) -> None:
+            check_image(self.get_path(index), self._open_file(index), decode=decode)
+
+        return _collect(check, range(len(self)))
+
+    def are_grey(self, *, at_most: int | None = None) -> bool:
+        """Finds out whether all pictures are grey.
+
+        **Arguments:**
+
+        - `at_most`: how many headers are read, at equal distances; `None` for all.
+
+        **Returns:**
+
+        Whether those are grey. One that cannot be opened counts as grey: its error is reported where it is read.
+        """
+        some = pick_evenly(len(self), at_most or len(self))
+        coloured = np.zeros(len(some), bool)
+
+        def check(place: int) -> None:
+            number = int(some[place])
+            with open_image(self.get_path(number), self._open_file(number)) as image:
+                coloured[place] = image.mode not in GREY_MODES
+
+        _collect(check, range(len(some)))
+        return not coloured.any()
+
+    def open(self, index: int | Integer[np.ndarray, ""]) -> PILImage:
+        """Opens one picture at its own size.
+
+        **Arguments:**
+
+        - `index`: its number.
+
+        **Returns:**
+
+        A picture of Pillow, upright, grey or RGB as `preprocess` says.
+
+        **Raises:** `DataError` if it cannot be decoded.
+        """
+        number = int(index)
+        path = self.get_path(number)
+        with open_image(path, self._open_file(number)) as image:
+            try:
+                return to_picture(image, self.preprocess.channels)
+            except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
+                raise DataError(f"{path} cannot be decoded ({type(error).__name__}: {error})") from error
+
+    def get_path(self, index: int) -> Path:
+        """**Arguments:**
+
+        - `index`: the number of a picture.
+
+        **Returns:**
+
+        The path of its file, or that of its tar file followed by its name in it.
+        """
+        return self.folder / os.fsdecode(self.names[index])
+
+    def _open_file(self, index: int) -> io.BytesIO | None:
+        """The bytes of a picture in a shard, `None` for a file."""
+        if self.spans is None:
+            return None
+        shard = os.fsdecode(self.names[index]).split(_SHARD)[0] + _SHARD[:-1]
+        begin, size = (int(number) for number in self.spans[index])
+        with (self.folder / shard).open("rb") as file:
+            file.seek(begin)
+            return io.BytesIO(file.read(size))
+
+
+def pick_evenly(length: int, at_most: int) -> Int[np.ndarray, " chosen"]:
+    """Some of the numbers below a length, at equal distances."""
+    return np.linspace(0, length - 1, min(length, at_most)).round().astype(np.int64)
+
+
+def _collect(function: Callable[[int], object], numbers: Iterable[int]) -> dict[int, str]:
+    """Calls a function for each number in as many threads as there are cores, and returns its errors by number."""
+
+    def call(number: int) -> str | None:
+        try:
+            function(number)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(count_cores()) as pool:
+        return {number: error for number, error in enumerate(pool.map(call, numbers)) if error is not None}
