@@ -243,6 +243,57 @@ def test_every_epoch_sees_every_image_once_in_another_order():
     assert len({tuple(epoch) for epoch in seen.tolist()}) == 3
 
 
+@pytest.mark.parametrize("transformed", [False, True])
+def test_batches_are_the_same_for_any_number_of_hosts_and_from_any_step(transformed: bool):
+    """50 images in batches of 12 leave 2, so that a batch crosses the end of an epoch and a part is left out."""
+
+    def draw(example: dict[str, Any], random: np.random.Generator) -> dict[str, Any]:
+        return {**example, "drawn": random.random(2)}
+
+    def make(start: int = 0, **shared: int) -> list[dict[str, np.ndarray]]:
+        steps, feed = train.make_batches(
+            lambda which: {"image": which},
+            50,
+            epochs=3,
+            batch_size=12,
+            seed=5,
+            start=start,
+            transform=draw if transformed else None,
+            **shared,
+        )
+        assert steps == 12
+        return list(feed)
+
+    def same(batches: list[Any], expected: list[Any]) -> bool:
+        return len(batches) == len(expected) and all(
+            np.array_equal(batch[name], other[name])
+            for batch, other in zip(batches, expected, strict=True)
+            for name in other
+        )
+
+    whole = make()
+    assert same(make(), whole)
+    for start in (1, 5, 12):
+        assert same(make(start), whole[start:])
+    for hosts in (2, 4):
+        shared = [make(3, host=host, hosts=hosts) for host in range(hosts)]
+        together = [
+            {
+                name: np.stack([part[name] for part in parts], axis=1).reshape(12, *parts[0][name].shape[1:])
+                for name in parts[0]
+            }
+            for parts in zip(*shared, strict=True)
+        ]
+        assert same(together, whole[3:])
+    if transformed:
+        drawn = np.concatenate([batch["drawn"] for batch in whole])
+        assert len(np.unique(drawn)) == drawn.size  # another for each image in each epoch
+    assert sorted(np.concatenate([batch["image"] for batch in whole])[:50].tolist()) == list(range(50))
+    for host, hosts in ((0, 5), (2, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="batch_size must be a multiple of hosts, and host below it"):
+            make(host=host, hosts=hosts)
+
+
 def test_augmentation_is_an_affine_map(data: images.Dataset):
     """Against SciPy's, with the same numbers."""
     pixels = jnp.abs(random_array(3, 9, 7, 2))

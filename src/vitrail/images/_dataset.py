@@ -64,7 +64,7 @@ class Examples:
         """What tells these images from others: their pixels, or the names of their files."""
         return self.images.names if isinstance(self.images, Pictures) else self.images
 
-    def open(self, index: int | Integer[np.ndarray, ""]) -> PILImage:
+    def open(self, index: int) -> PILImage:
         """Opens one image.
 
         **Arguments:**
@@ -79,7 +79,7 @@ class Examples:
         """
         if isinstance(self.images, Pictures):
             return self.images.open(index)
-        return to_picture(self.images[int(index)], self.images.shape[-1])
+        return to_picture(self.images[index], self.images.shape[-1])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
-from jaxtyping import Int, Integer, Shaped, UInt8
+from jaxtyping import Int, Shaped, UInt8
 
 from .._check import check_positive
 from .._extras import require
@@ -171,7 +171,7 @@ class Pictures:
         _collect(check, range(len(some)))
         return not coloured.any()
 
-    def open(self, index: int | Integer[np.ndarray, ""]) -> PILImage:
+    def open(self, index: int) -> PILImage:
         """Opens one picture at its own size.
 
         **Arguments:**
@@ -184,9 +184,8 @@ class Pictures:
 
         **Raises:** `DataError` if it cannot be decoded.
         """
-        number = int(index)
-        path = self.get_path(number)
-        with open_image(path, self._open_file(number)) as image:
+        path = self.get_path(index)
+        with open_image(path, self._open_file(index)) as image:
             try:
                 return to_picture(image, self.preprocess.channels)
             except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
