@@ -407,6 +407,8 @@ def bare(name: str, folder: Path, *, without: tuple[str, ...] = ()) -> Path:
             ("head",),
             "whether timm, MAE or DINO wrote it, .* pass layout='mae' or layout='dino'",
         ),
+        ("timm vit_tiny_patch16_224", ("pos_embed",), "has no 'pos_embed', .*config=.*{'pos_embed': 'none'}"),
+        ("timm vit_tiny_patch16_224", ("pos_embed", "head"), "has no 'pos_embed', .*config=.*{'pos_embed': 'none'}"),
         ("timm eva_giant_patch14_224", (), "which tokens its pool reads, .*'avg'} for EVA and DINOv3, .*'token'}"),
         ("timm vit_small_patch16_dinov3_qkvb", (), "which tokens its pool reads, .*'token'} for EVA-CLIP and LingBot"),
         ("transformers CLIPVisionModel", (), "which activation its CLIP has, .*'quick_gelu'} for OpenAI's"),
@@ -442,6 +444,11 @@ def test_a_backbone_with_one_register_is_asked_about(tmp_path: Path) -> None:
     ("name", "config", "assumed"),
     [
         ("timm vit_tiny_patch16_224", {"num_heads": 2}, {"architecture": "a plain ViT's", "global_pool": "token"}),
+        (
+            "timm vit_tiny_patch16_224 without positions",
+            {"architecture": "vit_tiny_patch16_224", "model_args": {"num_heads": 2, "pos_embed": ""}},
+            {"img_size": 224},
+        ),
         ("timm vit_small_patch16_dinov3", {"num_heads": 2}, {"global_pool": "avg"}),
         ("timm eva_giant_patch14_224", {"num_heads": 2, "global_pool": "token"}, {}),
         ("transformers CLIPVisionModel", {"num_attention_heads": 2, "hidden_act": "gelu"}, {"layer_norm_eps": 1e-5}),

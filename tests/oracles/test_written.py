@@ -82,6 +82,7 @@ FOR_TIMM: dict[str, tuple[str, ViTConfig]] = {
     "registers": ("timm", base(num_registers=3, encoder=SCALED)),
     "registers without positions": ("timm", base(num_registers=4, position=PATCHES, size=WIDE)),
     "registers, no class token": ("timm", base(num_registers=2, pool="mean", class_token=False)),
+    "no positions": ("timm", base(position="none")),
     "oblong": ("timm", bare(**OBLONG, preprocess=dataclasses.replace(SQUASH, crop=0.9))),
     "oblong patches": ("timm", base(image_size=(16, 24), patch_size=(4, 8), num_classes=1)),
     "grey": ("timm", base(channels=1, preprocess=Preprocess("squash", "bicubic", (0.5,), (0.2,)))),

@@ -114,7 +114,7 @@ def run_steps(
                     return state
         if is_kept and keep is not None:
             keep(state)
-        if stop:
+        if ends:  # not `stop`, which a signal can fill after the decision not to keep
             return state
 
 

@@ -68,6 +68,11 @@ _USUAL_SIZE: Final = 224
 def _read_config(checkpoint: Checkpoint) -> ViTConfig:
     name = read_architecture(checkpoint)
     arguments = read_arguments(checkpoint, more="" if "pos_embed" in checkpoint else "pos_embed")
+    if "pos_embed" not in checkpoint and arguments.get("pos_embed") not in ("none", ""):
+        raise CheckpointError(
+            f"{checkpoint.path} has no 'pos_embed', and no setting says that its model has no positions: put its "
+            "config.json beside it, or pass config={'architecture': ..., 'model_args': {'pos_embed': 'none'}}"
+        )
     dim, channels, patch = checkpoint.get_kernel(KERNEL)
     class_token, pre_norm = "cls_token" in checkpoint, "norm_pre.weight" in checkpoint
     if not name:
@@ -207,15 +212,12 @@ def _read_positions(
     checkpoint: Checkpoint, arguments: dict[str, Any], patch: tuple[int, int], num_prefix: int
 ) -> tuple[bool, tuple[int, int]]:
     """Whether the table of positions has rows for the prefix, and the size of the images."""
-    if "pos_embed" not in checkpoint:
-        if arguments.get("pos_embed") != "none":
-            raise CheckpointError(
-                f"{checkpoint.path} has no 'pos_embed', and no setting says that its model has no positions: put its "
-                "config.json beside it, or pass config={'architecture': ..., 'model_args': {'pos_embed': 'none'}}"
-            )
-        return False, checkpoint.floor_size(read_image_size(checkpoint, arguments) or _USUAL_SIZE, patch)
-    rows = checkpoint.get_shape("pos_embed", 3)[1]
     image_size = read_image_size(checkpoint, arguments)
+    if "pos_embed" not in checkpoint:
+        if image_size is None:
+            checkpoint.assumed["img_size"] = image_size = _USUAL_SIZE
+        return False, checkpoint.floor_size(image_size, patch)
+    rows = checkpoint.get_shape("pos_embed", 3)[1]
     patches = None if image_size is None else math.prod(checkpoint.count_patches(patch, image_size))
     covers = _covers_prefix(rows, num_prefix, patches, arguments.get("no_embed_class"))
     return covers, checkpoint.find_image_size(rows - (num_prefix if covers else 0), patch, image_size)
