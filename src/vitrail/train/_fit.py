@@ -2,25 +2,25 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Int, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from ..images import Dataset, Examples, Preprocess
 from ..model import ViT, replace
-from ._batches import count_steps, make_batches
+from ._batches import count_steps
 from ._classifier import check_classifier
 from ._evaluate import evaluate
+from ._feed import make_feed
 from ._loop import Progress, run_steps
 from ._recipe import Recipe
 from ._run import Run, catch_signals
 from ._state import Training, TrainState
-from .objectives import OBJECTIVES, AbstractObjective, Batch, ObjectiveContext
+from .objectives import OBJECTIVES, AbstractObjective, ObjectiveContext
 
 
 def fit(
@@ -82,24 +82,17 @@ def fit(
     prepared = _describe_data(objective.prepare(model, key=fresh_key), data)
     seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
 
-    def load(which: Int[np.ndarray, " batch"]) -> Batch:
-        found = {"image": data.train.images[which], "label": data.train.labels[which]}
-        return {name: found[name] for name in objective.inputs}
-
-    def make_feed(start: int) -> Iterator[Batch]:
-        options = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "seed": seed, "start": start}
-        _, batches = make_batches(load, len(data.train), **options)
-        return _add_inputs(objective, prepared, batches, seed, start)
-
     steps = count_steps(len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size)
     training = Training(objective, recipe, steps)
     state = training.start(prepared, key=steps_key)
     if folder is None:
-        return run_steps(training, state, make_feed(0), report=report).best_model
+        return run_steps(
+            training, state, make_feed(objective, prepared, data, recipe, seed=seed), report=report
+        ).best_model
     run = Run(Path(folder), training, state, data=f"{data!r} {data.preprocess}", seed=seed)
     with contextlib.closing(run.checkpoints):
         state = run.restore(state)
-        feed = make_feed(int(state.step))
+        feed = make_feed(objective, prepared, data, recipe, seed=seed, start=int(state.step))
 
         def keep(state: TrainState) -> None:
             run.keep(state, None if validation is None else _measure(state.best_model, data, validation))
@@ -135,13 +128,6 @@ def make_objective(recipe: Recipe, preprocess: Preprocess) -> AbstractObjective:
     **Raises:** what `OBJECTIVES.build` raises.
     """
     return OBJECTIVES.build(recipe.objective, ObjectiveContext(preprocess=preprocess), key=jax.random.key(0))
-
-
-def _add_inputs(
-    objective: AbstractObjective, model: Any, batches: Iterator[Batch], seed: int, start: int
-) -> Iterator[Batch]:
-    for step, batch in enumerate(batches, start=start):
-        yield objective.add_inputs(model, batch, seed=(seed + step) % 2**32)
 
 
 def _describe_data(model: Any, data: Dataset) -> Any:
