@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import final_norm, prefix_of, small_config
@@ -165,3 +166,29 @@ def test_conv_stem_is_drawn_by_the_scheme() -> None:
 def test_all_parameters_are_float32(models: dict[str, Any]) -> None:
     for model in models.values():
         assert {leaf.dtype.name for leaf in jax.tree.leaves(model)} == {"float32"}
+
+
+_JAX: dict[str, Any] = {
+    "trunc_normal": {"attention": jax.nn.initializers.normal(0.02), "position": jax.nn.initializers.normal(0.02)},
+    "big_vision": {
+        "patch": jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2),
+        "attention": jax.nn.initializers.xavier_uniform(in_axis=-1, out_axis=-2),
+        "mlp_bias": jax.nn.initializers.normal(1e-6),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("partitionable", [True, False])
+@pytest.mark.parametrize(("scheme", "part"), [(scheme, part) for scheme, parts in _JAX.items() for part in parts])
+def test_weights_are_those_of_jax(scheme: Any, part: str, partitionable: bool, kind: str):
+    key = jax.random.key(7, impl=kind)
+    with jax.threefry_partitionable(partitionable):
+        expected = np.asarray(_JAX[scheme][part](key, (35, 129), jnp.dtype(jnp.float32)))
+        found = np.asarray(getattr(vitrail.INITS[scheme], part)(key, (35, 129), jnp.dtype(jnp.float32)))
+        layer = vitrail.Linear(129, 35, weight_init=_JAX[scheme][part], key=key)
+        first = _JAX[scheme][part](jax.random.split(key)[0], (35, 129), jnp.dtype(jnp.float32))
+    assert np.array_equal(np.asarray(layer.weight), np.asarray(first))
+    if scheme == "trunc_normal":
+        assert np.array_equal(found, expected)
+    assert np.abs(found - expected).max() <= 3e-7 * np.abs(expected).max()

@@ -3,12 +3,11 @@
 from typing import Literal, final
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_above_zero, check_positive
 from .._tokens import Tokens
-from ..nn import TRUNC_NORMAL, ActivationName, Init
+from ..nn import TRUNC_NORMAL, ActivationName, Init, split_key
 from ._base import AbstractDenseReadout, check_class_token, check_layers
 from ._endings import DepthEnding, SegmentationEnding
 from ._fusion import Fusion
@@ -111,7 +110,7 @@ class DPTReadout(AbstractDenseReadout):
                 "hidden_dim, refine, depth_activation and max_depth are options of a depth, got them with "
                 f"num_classes={num_classes}: leave them out, or pass num_classes=None"
             )
-        reassemble_key, fusion_key, ending_key = jax.random.split(key, 3)
+        reassemble_key, fusion_key, ending_key = split_key(key, 3)
         self.reassemble = tuple(
             Reassemble(
                 dim,
@@ -123,11 +122,11 @@ class DPTReadout(AbstractDenseReadout):
                 init=init,
                 key=map_key,
             )
-            for width, scale, map_key in zip(widths, scales, jax.random.split(reassemble_key, len(layers)), strict=True)
+            for width, scale, map_key in zip(widths, scales, split_key(reassemble_key, len(layers)), strict=True)
         )
         self.fusion = tuple(
             Fusion(fusion_dim, first=i == 0, bias=fusion_bias, batch_norm=batch_norm, init=init, key=one_key)
-            for i, one_key in enumerate(jax.random.split(fusion_key, len(layers)))
+            for i, one_key in enumerate(split_key(fusion_key, len(layers)))
         )
         self.ending = (
             DepthEnding(

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..nn import Conv, FrozenBatchNorm, Init, Linear, resample
+from ..nn import Conv, FrozenBatchNorm, Init, Linear, resample, split_key
 
 
 @final
@@ -41,7 +41,7 @@ class DepthEnding(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        keys = jax.random.split(key, 4)
+        keys = split_key(key, 4)
         self.refine = Conv(dim, dim, weight_init=init.mlp, key=keys[0]) if refine else None
         self.conv1 = Conv(dim, dim // 2, weight_init=init.mlp, key=keys[1])
         self.conv2 = Conv(dim // 2, hidden_dim, weight_init=init.mlp, key=keys[2])
@@ -82,7 +82,7 @@ class SegmentationEnding(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        conv_key, out_key = jax.random.split(key)
+        conv_key, out_key = split_key(key)
         self.conv = Conv(dim, dim, bias=False, weight_init=init.mlp, key=conv_key)
         self.norm = FrozenBatchNorm(dim)
         self.out = Linear(dim, num_classes, weight_init=init.head, key=out_key)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..nn import Conv, FrozenBatchNorm, Init, Linear, resample
+from ..nn import Conv, FrozenBatchNorm, Init, Linear, resample, split_key
 
 
 @final
@@ -28,7 +28,7 @@ class ResidualUnit(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        key1, key2 = jax.random.split(key)
+        key1, key2 = split_key(key)
         self.conv1 = Conv(dim, dim, bias=bias, weight_init=init.mlp, key=key1)
         self.norm1 = FrozenBatchNorm(dim) if batch_norm else None
         self.conv2 = Conv(dim, dim, bias=bias, weight_init=init.mlp, key=key2)
@@ -66,7 +66,7 @@ class Fusion(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        skip_key, refine_key, project_key = jax.random.split(key, 3)
+        skip_key, refine_key, project_key = split_key(key, 3)
         make_unit = partial(ResidualUnit, dim, bias=bias, batch_norm=batch_norm, init=init)
         self.skip = None if first else make_unit(key=skip_key)
         self.refine = make_unit(key=refine_key)

@@ -3,12 +3,11 @@
 from typing import Literal, final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_above_zero
-from ..nn import ACTIVATIONS, ActivationName, Conv, Init, Linear, Upscale
+from ..nn import ACTIVATIONS, ActivationName, Conv, Init, Linear, Upscale, split_key
 from ._base import check_class_token
 
 ClassTokenUse = Literal["ignore", "add", "project"]
@@ -50,7 +49,7 @@ class Reassemble(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        read_key, project_key, resize_key, refine_key = jax.random.split(key, 4)
+        read_key, project_key, resize_key, refine_key = split_key(key, 4)
         projects = class_token == "project"
         self.read = Linear(2 * dim, dim, weight_init=init.mlp, key=read_key) if projects else None
         self.project = Linear(dim, width, weight_init=init.mlp, key=project_key)

@@ -3,7 +3,6 @@
 from typing import final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -54,7 +53,7 @@ class Block(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        attention_key, mlp_key = jax.random.split(key)
+        attention_key, mlp_key = split_key(key)
         scale = None if options.layer_scale is None else jnp.full(size.dim, options.layer_scale, jnp.float32)
         self.norm1 = make_norm(options.norm, size.dim, eps=options.norm_eps)
         self.attention = Attention(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._tokens import Tokens
-from ..nn import Init, LayerNorm, Linear, ParameterKinds
+from ..nn import Init, LayerNorm, Linear, ParameterKinds, split_key
 
 NECK_EPS = 1e-6
 """What the norms of a neck add to the variance, in SAM's code and in timm's. The norms of the blocks may differ."""
@@ -42,7 +42,7 @@ class Neck(eqx.Module):
         - `key`: for the weights.
         """
         check_positive(dim=dim, neck_dim=neck_dim)
-        project_key, key = jax.random.split(key)
+        project_key, key = split_key(key)
         self.project = Linear(dim, neck_dim, weight_init=init.mlp, bias_init=None, key=project_key)
         self.norm = LayerNorm(neck_dim, eps=NECK_EPS)
         flat = init.patch(key, (neck_dim, 9 * neck_dim), jnp.dtype(jnp.float32))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
-from ..nn import TRUNC_NORMAL, Init, Linear, ParameterKinds, normalise
+from ..nn import TRUNC_NORMAL, Init, Linear, ParameterKinds, normalise, split_key
 from ._base import AbstractHead
 from ._classes import check_num_classes
 
@@ -63,7 +63,7 @@ class CosineHead(AbstractHead):
         """
         self.dim = dim
         self.out_dim = check_num_classes(num_classes)
-        projection_key, key = jax.random.split(key)
+        projection_key, key = split_key(key)
         self.projection = None
         if projection_dim is not None:
             check_positive(projection_dim=projection_dim)

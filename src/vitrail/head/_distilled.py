@@ -3,10 +3,9 @@
 from typing import final
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..nn import TRUNC_NORMAL, Init, Linear
+from ..nn import TRUNC_NORMAL, Init, Linear, split_key
 from ._base import AbstractHead
 from ._classes import check_num_classes
 
@@ -55,7 +54,7 @@ class DistilledHead(AbstractHead):
             )
         self.dim = dim
         self.out_dim = check_num_classes(num_classes)
-        class_key, distillation_key = jax.random.split(key)
+        class_key, distillation_key = split_key(key)
         self.class_token = Linear(dim // 2, self.out_dim, weight_init=init.head, key=class_key)
         self.distillation_token = Linear(dim // 2, self.out_dim, weight_init=init.head, key=distillation_key)
 

@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
-from ..nn import ACTIVATIONS, TRUNC_NORMAL, ActivationName, Init, Linear
+from ..nn import ACTIVATIONS, TRUNC_NORMAL, ActivationName, Init, Linear, split_key
 from ._base import AbstractHead
 from ._classes import check_num_classes
 
@@ -52,7 +52,7 @@ class MLPHead(AbstractHead):
         """
         hidden_dim = dim if hidden_dim is None else hidden_dim
         check_positive(hidden_dim=hidden_dim)
-        hidden_key, key = jax.random.split(key)
+        hidden_key, key = split_key(key)
         self.dim = dim
         self.out_dim = check_num_classes(num_classes)
         self.hidden = Linear(dim, hidden_dim, weight_init=init.head, key=hidden_key)

@@ -8,12 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
-from ..nn import ACTIVATIONS, TRUNC_NORMAL, Init, Linear, ParameterKinds, normalise
+from ..nn import ACTIVATIONS, TRUNC_NORMAL, Init, Linear, ParameterKinds, draw_uniform, normalise, split_key
 from ._base import AbstractHead
 from ._classes import check_num_classes
-
-# PyTorch draws the weight of a linear layer so.
-_UNIFORM = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2)
 
 
 @final
@@ -69,7 +66,7 @@ class ProjectionHead(AbstractHead):
         """
         self.dim, self.out_dim = dim, check_num_classes(num_classes)
         check_positive(layers=layers, hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim)
-        last_key, *keys = jax.random.split(key, layers + 1)
+        last_key, *keys = split_key(key, layers + 1)
         widths = [dim, *(hidden_dim,) * (layers - 1), bottleneck_dim]
         bias_init = jax.nn.initializers.zeros if bias else None
         mlp = [
@@ -77,7 +74,8 @@ class ProjectionHead(AbstractHead):
             for i, width in enumerate(widths[:-1])
         ]
         self.hidden, self.bottleneck = tuple(mlp[:-1]), mlp[-1]
-        self.directions = _UNIFORM(last_key, (self.out_dim, bottleneck_dim), jnp.float32)
+        # PyTorch draws the weight of a linear layer so.
+        self.directions = draw_uniform(last_key, (self.out_dim, bottleneck_dim), bound=bottleneck_dim**-0.5)
         self.scales = jnp.ones(self.out_dim, jnp.float32) if scaled else None
 
     def __call__(

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import jax
 from jaxtyping import PRNGKeyArray
 
 from .._check import check_classes, check_divisible, check_heads, check_positive
@@ -11,7 +10,7 @@ from .._spec import PartSpec
 from ..encoder import NECK_EPS, EncoderOptions, EncoderSize, WindowOptions, check_blocks
 from ..head import HeadFactory
 from ..images import Preprocess
-from ..nn import Dropout, Execution, InitName
+from ..nn import Dropout, Execution, InitName, split_key
 from ..patch import PatchFactory
 from ..pool import PoolFactory
 from ..position import PositionFactory
@@ -136,7 +135,7 @@ class ViTConfig(JSONConfig):
         """
         from ._vit import ViT
 
-        backbone_key, readout_key = jax.random.split(key)
+        backbone_key, readout_key = split_key(key)
         readout = self.build_readout(key=readout_key)
         class_token = needs_class_token(self, readout.pool)
         backbone = make_backbone(self, class_token=class_token, execution=execution, dropout=dropout, key=backbone_key)
@@ -155,7 +154,7 @@ class ViTConfig(JSONConfig):
 
         **Raises:** what `build` raises.
         """
-        pool_key, head_key = jax.random.split(key)
+        pool_key, head_key = split_key(key)
         return make_readout(self, make_pool(self, key=pool_key), key=head_key)
 
 

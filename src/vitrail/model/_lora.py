@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 from .._check import check_above_zero, check_names, check_positive, join_names
 from ..dense import AbstractDenseReadout
 from ..head import AbstractHead
-from ..nn import MLP, AdaptedLinear, Adapter, Attention, Linear, name_leaf
+from ..nn import MLP, AdaptedLinear, Adapter, Attention, Linear, draw_uniform, name_leaf, split_key
 from ._readout import Readout
 
 M = TypeVar("M")
@@ -87,10 +87,9 @@ def lora(
         found.append(target)
         if target not in targets:
             return None
-        key, a_key = jax.random.split(key)
+        key, a_key = split_key(key)
         *blocks, out_dim, in_dim = rows.shape
-        bound = in_dim**-0.5
-        a = jax.random.uniform(a_key, (*blocks, rank, in_dim), rows.dtype, minval=-bound, maxval=bound)
+        a = draw_uniform(a_key, (*blocks, rank, in_dim), bound=in_dim**-0.5).astype(rows.dtype)
         b = jnp.zeros((*blocks, out_dim, rank), rows.dtype)
         return Adapter(a, b, start=start, alpha=float(rank if alpha is None else alpha))
 

@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
@@ -16,7 +15,7 @@ from .._tokens import Tokens
 from ..dense import READOUTS
 from ..encoder import Encoder, Neck, WindowedEncoder, make_windowed_encoder
 from ..head import HEADS, AbstractHead, HeadContext
-from ..nn import INITS, Dropout, Execution, Norm, make_norm
+from ..nn import INITS, Dropout, Execution, Norm, make_norm, split_key
 from ..patch import PATCHES, PatchContext
 from ..pool import POOLS, AbstractPool, PoolContext
 from ..position import POSITIONS, AbstractPosition, PositionContext
@@ -46,7 +45,7 @@ def make_backbone(
     config: ViTConfig, *, class_token: bool, execution: Execution, dropout: Dropout, key: PRNGKeyArray
 ) -> Backbone:
     """The backbone of a configuration, with a class token or without."""
-    patch_key, class_key, registers_key, position_key, encoder_key, neck_key = jax.random.split(key, 6)
+    patch_key, class_key, registers_key, position_key, encoder_key, neck_key = split_key(key, 6)
     dim, init = config.size.dim, INITS[config.init]
     context = PatchContext(dim=dim, patch_size=config.patch_size, channels=config.channels, init=init)
     registers = config.num_registers

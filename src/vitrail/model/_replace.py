@@ -14,7 +14,7 @@ from .._typecheck import CallError
 from ..dense import DenseReadoutFactory
 from ..head import HeadFactory
 from ..images import Preprocess
-from ..nn import INITS, Init, list_arrays, to_jax
+from ..nn import INITS, Init, list_arrays, split_key, to_jax
 from ..pool import PoolFactory
 from ..position import PositionFactory
 from ._backbone import Backbone
@@ -180,7 +180,7 @@ def _replace_parts(
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(before, f.name)}
     if changed <= {"classes", "preprocess"} and pool is KEEP and head is KEEP and position is KEEP:
         return dataclasses.replace(model, config=config)
-    keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
+    keys = split_key(jax.random.key(0) if key is None else key, 4)
     pool_key, token_key, position_key, head_key = keys
     readout, backbone = model.readout, model.backbone
 
@@ -225,7 +225,7 @@ def _with_class_token(backbone: Backbone, wanted: bool, init: Init, *, key: PRNG
         return backbone
     token = row = None
     if wanted:
-        token_key, row_key = jax.random.split(key)
+        token_key, row_key = split_key(key)
         shape, dtype = (1, backbone.encoder.dim), jnp.dtype(jnp.float32)
         token, row = init.class_token(token_key, shape, dtype)[0], init.position(row_key, shape, dtype)[0]
     position = backbone.position.with_class_token(row)

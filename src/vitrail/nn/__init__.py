@@ -12,11 +12,11 @@ from ._arrays import (
 )
 from ._attention import Attention as Attention, choose_heads as choose_heads
 from ._conv import Conv as Conv, Upscale as Upscale
+from ._draw import draw_normal as draw_normal, draw_uniform as draw_uniform, split_key as split_key
 from ._drop import (
     Dropout as Dropout,
     drop_branch as drop_branch,
     drop_elements as drop_elements,
-    split_key as split_key,
 )
 from ._dtype import at_least_float32 as at_least_float32
 from ._execution import AttentionStrategy as AttentionStrategy, Execution as Execution

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_heads, check_positive
 from ._attend import Bias, Mask, attend_by_cudnn, attend_by_head, attend_in_chunks, attend_in_halves, attend_plainly
+from ._draw import split_key
 from ._execution import AttentionStrategy
 from ._in_attention import InAttention
 from ._init import Init, draw_separately
@@ -86,7 +87,7 @@ class Attention(eqx.Module):
             inner_dim = dim
             check_heads("dim", dim, num_heads)
         check_heads("inner_dim", inner_dim, num_heads)
-        qkv_key, project_key = jax.random.split(key)
+        qkv_key, project_key = split_key(key)
         self.qkv = Linear(
             dim,
             3 * inner_dim,

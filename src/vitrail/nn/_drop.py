@@ -48,8 +48,3 @@ def drop_branch(
         return branch
     kept = jax.random.bernoulli(key, 1 - rate)
     return jnp.where(kept, branch / (1 - rate).astype(branch.dtype), jnp.zeros_like(branch))
-
-
-def split_key(key: PRNGKeyArray | None, num: int) -> tuple[PRNGKeyArray | None, ...]:
-    """Splits a key into `num` keys; without a key all are `None`."""
-    return (None,) * num if key is None else tuple(jax.random.split(key, num))

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._draw import draw_normal, draw_uniform, split_key
+
 InitName = Literal["trunc_normal", "big_vision"]
 """The names of the schemes in `INITS`."""
 
@@ -49,8 +51,22 @@ class Init:
         return f"<Init {named[0]}>" if named else "<Init with initializers of its own>"
 
 
-_normal = jax.nn.initializers.normal
 _zeros = jax.nn.initializers.zeros
+
+
+def _normal(std: float) -> Initializer:
+    def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype, /) -> Float[Array, "..."]:
+        return draw_normal(key, shape, std=std).astype(dtype)
+
+    return draw
+
+
+def _xavier(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype, /) -> Float[Array, "..."]:
+    return draw_uniform(key, shape, bound=(6 / (shape[-2] + shape[-1])) ** 0.5).astype(dtype)
+
+
+def _lecun(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype, /) -> Float[Array, "..."]:
+    return draw_normal(key, shape, std=shape[-1] ** -0.5, cut=True).astype(dtype)
 
 
 def draw_separately(initializer: Initializer, parts: int) -> Initializer:
@@ -58,7 +74,7 @@ def draw_separately(initializer: Initializer, parts: int) -> Initializer:
 
     def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype, /) -> Float[Array, "..."]:
         part = (shape[0] // parts, *shape[1:])
-        return jnp.concatenate([initializer(k, part, dtype) for k in jax.random.split(key, parts)])
+        return jnp.concatenate([initializer(k, part, dtype) for k in split_key(key, parts)])
 
     return draw
 
@@ -72,8 +88,6 @@ def _normal_by_width(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype
 # deviations, which reduces the standard deviation by 12 %; with wide bounds it returns the lower one once in some
 # millions.
 _normal_002 = _normal(0.02)
-_xavier = jax.nn.initializers.xavier_uniform(in_axis=-1, out_axis=-2)
-_lecun = jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
 
 TRUNC_NORMAL: Final[Init] = Init(
     patch=_normal_002,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._draw import split_key
 from ._init import Initializer
 from ._labels import ParameterKinds
 
@@ -36,7 +37,7 @@ class Linear(eqx.Module):
         - `bias_init`: draws the bias; `None` for no bias.
         - `key`: for both.
         """
-        weight_key, bias_key = jax.random.split(key)
+        weight_key, bias_key = split_key(key)
         self.weight = weight_init(weight_key, (out_dim, in_dim), jnp.dtype(jnp.float32))
         self.bias = None if bias_init is None else bias_init(bias_key, (out_dim,), jnp.dtype(jnp.float32))
 

@@ -3,11 +3,11 @@
 from typing import Literal, final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._activation import ACTIVATIONS, ActivationName
+from ._draw import split_key
 from ._drop import drop_elements
 from ._init import Init, draw_separately
 from ._intermediates import NO_TAP, Tap
@@ -59,7 +59,7 @@ class MLP(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        hidden_key, out_key = jax.random.split(key)
+        hidden_key, out_key = split_key(key)
         gated = activation == "swiglu"
         hidden_dim, hidden_init = (2 * mlp_dim, draw_separately(init.mlp, 2)) if gated else (mlp_dim, init.mlp)
         bias_init = init.mlp_bias if bias else None

@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_divisible
-from ..nn import TRUNC_NORMAL, Init, LayerNorm, Linear, ParameterKinds
+from ..nn import TRUNC_NORMAL, Init, LayerNorm, Linear, ParameterKinds, split_key
 from ._base import AbstractPatchEmbed
 from ._kernel import draw_kernel
 
@@ -66,7 +66,7 @@ class ConvStemPatchEmbed(AbstractPatchEmbed):
                 f"{dim}: each of its {depth} convolutions has twice the width of the one before"
             )
         widths = (channels, *(dim // 2 ** (depth - 1 - i) for i in range(depth)))
-        *keys, project_key = jax.random.split(key, depth + 1)
+        *keys, project_key = split_key(key, depth + 1)
         self.kernels = tuple(
             draw_kernel(width, fan_in, (3, 3), init, k)
             for fan_in, width, k in zip(widths[:-1], widths[1:], keys, strict=True)

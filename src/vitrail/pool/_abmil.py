@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_positive
 from .._tokens import Tokens
-from ..nn import BIG_VISION, Init, Linear, at_least_float32, masked_softmax
+from ..nn import BIG_VISION, Init, Linear, at_least_float32, masked_softmax, split_key
 from ._base import AbstractWeighingPool
 from ._read import read_patches, weigh_patches
 
@@ -47,7 +47,7 @@ class ABMILPool(AbstractWeighingPool):
         **Raises:** `ValueError` if `hidden_dim` is not positive.
         """
         check_positive(hidden_dim=hidden_dim)
-        keys = jax.random.split(key, 3)
+        keys = split_key(key, 3)
         self.signal = Linear(dim, hidden_dim, weight_init=init.mlp, bias_init=None, key=keys[0])
         self.gate = Linear(dim, hidden_dim, weight_init=init.mlp, bias_init=None, key=keys[1])
         self.score = Linear(hidden_dim, 1, weight_init=init.mlp, bias_init=None, key=keys[2])

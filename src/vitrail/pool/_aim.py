@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_heads
 from .._tokens import Tokens
-from ..nn import BIG_VISION, Init, Linear, ParameterKinds, attention_weights, choose_heads, draw_separately
+from ..nn import BIG_VISION, Init, Linear, ParameterKinds, attention_weights, choose_heads, draw_separately, split_key
 from ._base import AbstractWeighingPool
 from ._read import read_patches
 
@@ -61,7 +61,7 @@ class AIMPool(AbstractWeighingPool):
         """
         self.num_heads = choose_heads(dim, num_heads)
         check_heads("dim", dim, self.num_heads)
-        query_key, kv_key, project_key = jax.random.split(key, 3)
+        query_key, kv_key, project_key = split_key(key, 3)
         self.query = init.attention(query_key, (1, dim), jnp.dtype(jnp.float32))[0]
         self.kv = Linear(
             dim,

@@ -4,7 +4,6 @@ import dataclasses
 from typing import ClassVar, final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -20,6 +19,7 @@ from ..nn import (
     ParameterKinds,
     choose_heads,
     draw_separately,
+    split_key,
 )
 from ._base import AbstractWeighingPool
 from ._read import read_patches
@@ -81,7 +81,7 @@ class AttentionPool(AbstractWeighingPool):
         """
         mlp_dim = 4 * dim if mlp_dim is None else mlp_dim
         check_positive(num_queries=num_queries, mlp_dim=mlp_dim)
-        queries_key, attention_key, mlp_key = jax.random.split(key, 3)
+        queries_key, attention_key, mlp_key = split_key(key, 3)
         self.queries = draw_separately(init.attention, num_queries)(
             queries_key, (num_queries, dim), jnp.dtype(jnp.float32)
         )

@@ -3,13 +3,12 @@
 from typing import ClassVar, final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._check import check_above_zero, check_positive
 from .._tokens import Tokens
-from ..nn import BIG_VISION, MLP, Attention, Init, LayerNorm, ParameterKinds, choose_heads
+from ..nn import BIG_VISION, MLP, Attention, Init, LayerNorm, ParameterKinds, choose_heads, split_key
 from ._base import AbstractWeighingPool
 from ._read import read_patches
 
@@ -50,7 +49,7 @@ class ClassAttentionBlock(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        attention_key, mlp_key = jax.random.split(key)
+        attention_key, mlp_key = split_key(key)
         scale = jnp.full(dim, layer_scale, jnp.float32)
         self.norm1 = LayerNorm(dim, eps=norm_eps)
         self.attention = Attention(dim, num_heads, init=init, key=attention_key)
@@ -149,7 +148,7 @@ class ClassAttentionPool(AbstractWeighingPool):
         mlp_dim = 4 * dim if mlp_dim is None else mlp_dim
         check_positive(depth=depth, mlp_dim=mlp_dim)
         check_above_zero(layer_scale=layer_scale, norm_eps=norm_eps)
-        token_key, *block_keys = jax.random.split(key, depth + 1)
+        token_key, *block_keys = split_key(key, depth + 1)
         heads = choose_heads(dim, num_heads)
         self.class_token = init.class_token(token_key, (1, dim), jnp.dtype(jnp.float32))
         self.blocks = tuple(

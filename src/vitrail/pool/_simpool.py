@@ -3,13 +3,12 @@
 from typing import ClassVar, final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_above_zero
 from .._tokens import Tokens
-from ..nn import BIG_VISION, Init, LayerNorm, Linear, at_least_float32, attention_weights
+from ..nn import BIG_VISION, Init, LayerNorm, Linear, at_least_float32, attention_weights, split_key
 from ._base import AbstractWeighingPool
 from ._read import read_patches, take_mean
 
@@ -53,7 +52,7 @@ class SimPool(AbstractWeighingPool):
         **Raises:** `ValueError` if `gamma` is not above zero.
         """
         check_above_zero(gamma=gamma)
-        q_key, k_key = jax.random.split(key)
+        q_key, k_key = split_key(key)
         self.norm = LayerNorm(dim, eps=norm_eps)
         self.q = Linear(dim, dim, weight_init=init.attention, bias_init=None, key=q_key)
         self.k = Linear(dim, dim, weight_init=init.attention, bias_init=None, key=k_key)

@@ -4,12 +4,11 @@ import dataclasses
 from typing import Any, ClassVar, final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._tokens import Tokens
-from ..nn import TRUNC_NORMAL, Init, ParameterKinds, ResizeRule, Rotation, resample, resample_at
+from ..nn import TRUNC_NORMAL, Init, ParameterKinds, ResizeRule, Rotation, resample, resample_at, split_key
 from ._base import AbstractPosition
 from ._grid import check_grid, cover_grid, cover_own_grid
 
@@ -52,7 +51,7 @@ class FactorizedPosition(AbstractPosition):
         - `keep_aspect`: whether both are resampled to the longer side of the grid and then cut off, as there.
         - `key`: for the two tables.
         """
-        rows_key, cols_key = jax.random.split(key)
+        rows_key, cols_key = split_key(key)
         self.rows = init.position(rows_key, (grid[0], dim), jnp.dtype(jnp.float32))
         self.cols = init.position(cols_key, (grid[1], dim), jnp.dtype(jnp.float32))
         self.resize = resize

@@ -4,12 +4,11 @@ import dataclasses
 from typing import Any, ClassVar, Literal, final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._tokens import Tokens
-from ..nn import TRUNC_NORMAL, Init, ParameterKinds, ResizeRule, Rotation, resample, resample_at
+from ..nn import TRUNC_NORMAL, Init, ParameterKinds, ResizeRule, Rotation, resample, resample_at, split_key
 from ._base import AbstractPosition
 from ._grid import check_grid, cover_grid, cover_own_grid
 
@@ -78,9 +77,9 @@ class LearnedPosition(AbstractPosition):
             right, as in some of timm's `naflexvit` and C-RADIO.
         - `key`: for the table.
         """
-        prefix_key, patches_key = jax.random.split(key)
+        prefix_key, patches_key = split_key(key)
         dtype = jnp.dtype(jnp.float32)
-        class_key, registers_key = jax.random.split(prefix_key)
+        class_key, registers_key = split_key(prefix_key)
         covers_class_token, covers_registers = class_token and bool(covers_prefix), covers_prefix is True
         self.class_token = init.position(class_key, (1, dim), dtype)[0] if covers_class_token else None
         self.registers = (

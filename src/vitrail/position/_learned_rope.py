@@ -3,11 +3,10 @@
 from typing import Any, Literal, final
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._tokens import Tokens
-from ..nn import TRUNC_NORMAL, Init, ResizeRule, Rotation
+from ..nn import TRUNC_NORMAL, Init, ResizeRule, Rotation, split_key
 from ._base import AbstractPosition
 from ._learned import LearnedPosition
 from ._rope import RotaryPosition
@@ -64,7 +63,7 @@ class LearnedRotaryPosition(AbstractPosition):
 
         **Raises:** what `RotaryPosition` raises; `ValueError` if mixed rotation gets options that are not its own.
         """
-        learned_key, rotary_key = jax.random.split(key)
+        learned_key, rotary_key = split_key(key)
         self.learned = LearnedPosition(
             dim,
             grid=grid,

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
@@ -163,7 +162,7 @@ class DenseConfig(JSONConfig):
 
         **Raises:** what `ViTConfig.build` raises; `ValueError` if the readout does not go with the image model.
         """
-        image_key, readout_key = jax.random.split(key)
+        image_key, readout_key = split_key(key)
         image = self.image.build(execution=execution, dropout=dropout, key=image_key)
         return Dense(image, self.build_readout(image, key=readout_key), self)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
@@ -63,7 +62,7 @@ class DINOConfig(JSONConfig):
 
         **Raises:** what `ViTConfig.build` raises.
         """
-        image_key, head_key, patch_key = jax.random.split(key, 3)
+        image_key, head_key, patch_key = split_key(key, 3)
         image = self.image.build(execution=execution, dropout=dropout, key=image_key)
         token_dim, init = image.backbone.dim, INITS[self.image.init]
         context = HeadContext(

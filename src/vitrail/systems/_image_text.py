@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, Shaped
 
 from .._patched import PatchedImage
 from ..model import JSONConfig, ViT, ViTConfig
-from ..nn import Dropout, Execution, normalise
+from ..nn import Dropout, Execution, normalise, split_key
 from ._base import AbstractSystem
 from ._text import TextConfig, TextTower
 from ._tokenizer import TokenizerConfig
@@ -64,7 +63,7 @@ class ImageTextConfig(JSONConfig):
 
         **Raises:** what `ViTConfig.build` raises; `ValueError` if the embeddings of the towers differ in width.
         """
-        image_key, text_key = jax.random.split(key)
+        image_key, text_key = split_key(key)
         return ImageText(
             image=self.image.build(execution=execution, dropout=dropout, key=image_key),
             text=TextTower(self.text, key=text_key),

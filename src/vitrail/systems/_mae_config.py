@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from .._spec import PartSpec
 from ..encoder import Encoder, EncoderSize
 from ..model import JSONConfig, ViTConfig
-from ..nn import INITS, Dropout, Execution, Linear, make_norm
+from ..nn import INITS, Dropout, Execution, Linear, make_norm, split_key
 from ..position import POSITIONS, PositionContext, PositionFactory
 from ._mae import MAEDecoder, MaskedAutoencoder
 
@@ -44,7 +43,7 @@ class MAEConfig(JSONConfig):
 
         **Raises:** what `ViTConfig.build` raises.
         """
-        image_key, embed_key, token_key, position_key, encoder_key, predict_key = jax.random.split(key, 6)
+        image_key, embed_key, token_key, position_key, encoder_key, predict_key = split_key(key, 6)
         image = self.image.build(execution=execution, dropout=dropout, key=image_key)
         init, dim, backbone = INITS[self.image.init], self.decoder.dim, image.backbone
         context = PositionContext(

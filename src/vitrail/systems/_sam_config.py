@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import jax
 from jaxtyping import PRNGKeyArray
 
 from .._check import check_above_zero, check_heads, check_positive
 from ..model import JSONConfig, ViTConfig
-from ..nn import INITS, ActivationName, Dropout, Execution
+from ..nn import INITS, ActivationName, Dropout, Execution, split_key
 from ._sam_decoder import MaskDecoder
 from ._sam_prompt import PromptEncoder
 
@@ -111,7 +110,7 @@ class SegmentAnythingConfig(JSONConfig):
         """
         from ._sam import SegmentAnything
 
-        image_key, prompt_key, decoder_key = jax.random.split(key, 3)
+        image_key, prompt_key, decoder_key = split_key(key, 3)
         init = INITS[self.image.init]
         prompt = PromptEncoder(
             self.dim,

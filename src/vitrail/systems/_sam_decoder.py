@@ -18,6 +18,7 @@ from ..nn import (
     Linear,
     ParameterKinds,
     Upscale,
+    split_key,
 )
 
 FINAL_EPS: Final = 1e-5
@@ -69,7 +70,7 @@ class TwoWayBlock(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        own_key, to_key, mlp_key, from_key = jax.random.split(key, 4)
+        own_key, to_key, mlp_key, from_key = split_key(key, 4)
         self.attention = Attention(dim, num_heads, init=init, key=own_key)
         self.to_image = Attention(dim, num_heads, inner_dim=inner_dim, init=init, key=to_key)
         self.mlp = MLP(dim, mlp_dim, activation=activation, init=init, key=mlp_key)
@@ -125,7 +126,7 @@ class Perceptron(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        keys = jax.random.split(key, len(dims) - 1)
+        keys = split_key(key, len(dims) - 1)
         pairs = zip(dims[:-1], dims[1:], keys, strict=True)
         self.layers = tuple(Linear(a, b, weight_init=init.mlp, key=key) for a, b, key in pairs)
 
@@ -195,7 +196,7 @@ class MaskDecoder(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        keys = jax.random.split(key, 8)
+        keys = split_key(key, 8)
         self.quality_token = init.position(keys[0], (1, dim), jnp.dtype(jnp.float32))[0]
         self.mask_tokens = init.position(keys[1], (num_masks, dim), jnp.dtype(jnp.float32))
         self.blocks = tuple(
@@ -210,7 +211,7 @@ class MaskDecoder(eqx.Module):
                 init=init,
                 key=block_key,
             )
-            for i, block_key in enumerate(jax.random.split(keys[2], depth))
+            for i, block_key in enumerate(split_key(keys[2], depth))
         )
         self.to_image = Attention(dim, num_heads, inner_dim=inner_dim, init=init, key=keys[3])
         self.norm = LayerNorm(dim, eps=FINAL_EPS)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ..nn import ACTIVATIONS, ActivationName, Init, LayerNorm, Linear, ParameterKinds
+from ..nn import ACTIVATIONS, ActivationName, Init, LayerNorm, Linear, ParameterKinds, split_key
 from ..patch import ConvPatchEmbed
 
 NO_POINT: Final = -1
@@ -44,7 +44,7 @@ class MaskEmbed(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        first_key, second_key, project_key = jax.random.split(key, 3)
+        first_key, second_key, project_key = split_key(key, 3)
         few = channels // 4
         self.first = ConvPatchEmbed(few, patch_size=(2, 2), channels=1, init=init, key=first_key)
         self.first_norm = LayerNorm(few, eps=norm_eps)
@@ -105,7 +105,7 @@ class PromptEncoder(eqx.Module):
         - `init`: draws the weights.
         - `key`: for the weights.
         """
-        frequencies_key, labels_key, no_point_key, no_mask_key, mask_key = jax.random.split(key, 5)
+        frequencies_key, labels_key, no_point_key, no_mask_key, mask_key = split_key(key, 5)
         float32 = jnp.dtype(jnp.float32)
         self.frequencies = jax.random.normal(frequencies_key, (2, dim // 2), float32)
         self.labels = init.position(labels_key, (_LABELS, dim), float32)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._check import check_heads, check_positive
 from ..encoder import Encoder, EncoderOptions, EncoderSize
-from ..nn import INITS, Dropout, Execution, InitName, Linear, Norm, ParameterKinds, make_norm, to_dtype
+from ..nn import INITS, Dropout, Execution, InitName, Linear, Norm, ParameterKinds, make_norm, split_key, to_dtype
 
 TextPooling = Literal["end_of_text", "largest_id", "last", "first"]
 """The names of the rules in `TEXT_POOLINGS`."""
@@ -118,7 +118,7 @@ class TextTower(eqx.Module):
         - `config`: what the tower is.
         - `key`: for the weights.
         """
-        embedding_key, positions_key, encoder_key, projection_key = jax.random.split(key, 4)
+        embedding_key, positions_key, encoder_key, projection_key = split_key(key, 4)
         size, init, dtype = config.size, INITS[config.init], jnp.dtype(jnp.float32)
         self.embedding = init.position(embedding_key, (config.vocabulary, size.dim), dtype)
         self.positions = init.position(positions_key, (config.context, size.dim), dtype)
