@@ -1,8 +1,9 @@
 """The step of training: what it changes and what it does not, the mean of the weights, parts of a batch, objectives."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, final
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ from helpers import assert_close, parameters, small_config
 
 import vitrail
 from vitrail import images, systems, train
+from vitrail.testing import ContractError, check_objective
 
 SIZE = vitrail.EncoderSize(dim=16, depth=2, num_heads=2, mlp_dim=24)
 PLAIN = train.Recipe(
@@ -257,3 +259,85 @@ def test_a_report_can_end_a_run(model: vitrail.ViT):
 def test_recipes_are_written_and_read():
     for recipe in train.RECIPES.values():
         assert train.Recipe.from_json(recipe.to_json()) == recipe
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives_keep_the_contract(name: str):
+    check_objective(train.OBJECTIVES.configure(name, **OBJECTIVES[name]))
+
+
+@final
+class Counting(train.AbstractObjective):
+    """The mean of a linear readout, wrong in one thing."""
+
+    inputs = ("image",)
+    wrong: str = eqx.field(static=True)
+
+    def __init__(self, *, wrong: str = ""):
+        self.wrong = wrong
+
+    def prepare(self, model: Any, *, key: Any) -> Any:
+        return jax.tree.map(lambda x: x + 1 if eqx.is_array(x) else x, model) if self.wrong == "arrays" else model
+
+    def start(self, model: Any) -> Any:
+        return jnp.zeros((), jnp.int32)
+
+    def __call__(self, model: Any, batch: Any, *, carried: Any, progress: Any, key: Any) -> Any:
+        images = batch["image"] / 255
+        if self.wrong == "input":
+            images = images * batch["label"].mean()
+        logits = jax.vmap(model)(jax.lax.stop_gradient(images))
+        loss = jnp.mean(jnp.square(logits))
+        if self.wrong == "slope":
+            loss = 2 * loss - jax.lax.stop_gradient(loss)
+        elif self.wrong == "gradient":
+            loss = jax.lax.stop_gradient(loss)
+        elif self.wrong == "mean":
+            loss = loss * len(images)
+        elif self.wrong == "finite":
+            loss = loss / progress
+        carried = carried + jnp.float32(1) if self.wrong == "carried" else carried + 1
+        return loss, train.Outcome({"count": loss}, carried)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("arrays", "prepare must keep the arrays of the model, but changes .* of the backbone"),
+        ("input", "it cannot be called: KeyError: 'label'"),
+        ("slope", "the loss must rise along its gradient by its square"),
+        ("gradient", "the gradient must reach an array of the model, got zeros only"),
+        ("mean", "is_mean is true, but the loss of a batch is"),
+        ("finite", "loss must be finite, got (inf|nan) at progress 0.0"),
+        ("carried", "what a call returns as carried must have the structure, shapes and dtypes"),
+    ],
+)
+def test_a_wrong_objective_is_told_what_is_wrong(wrong: str, message: str):
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(ContractError, match=message):
+        check_objective(functools.partial(Counting, wrong=wrong))
+
+
+def test_a_right_objective_of_ones_own():
+    check_objective(Counting)
+
+
+def test_a_recipe_says_how_a_model_is_computed_in_training(model: vitrail.ViT):
+    """The loss in bfloat16 is that of float32 but for rounding, and the arrays stay in float32."""
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        recipe = dataclasses.replace(PLAIN, compute_dtype=dtype, dropout=vitrail.Dropout(rate=0.0))
+        training = make_training(recipe=recipe)
+        state = training.start(training.objective.prepare(model, key=jax.random.key(1)), key=jax.random.key(2))
+        batch = {name: jnp.asarray(array) for name, array in make_batch().items()}
+        state, metrics = training.step(state, batch)
+        assert state.model.backbone.execution.compute_dtype == dtype
+        assert {array.dtype for array in parameters(state.model).values()} == {np.dtype(np.float32)}
+        losses.append(float(metrics["loss"]))
+    assert losses[0] != losses[1]
+    assert abs(losses[0] - losses[1]) < 2e-2 * losses[0]
+    drop = dataclasses.replace(PLAIN, dropout=vitrail.Dropout(rate=0.5))
+    dropped = [take_steps(make_training(recipe=recipe), model, 1) for recipe in (PLAIN, drop)]
+    assert not np.array_equal(dropped[0].model.readout.head.linear.weight, dropped[1].model.readout.head.linear.weight)
+    assert train.Recipe.from_json(drop.to_json()) == drop
+    with pytest.raises(ValueError, match="compute_dtype and dropout of a recipe need a ViT or a system, got a Linear"):
+        make_training(recipe=drop).start(model.readout.head.linear, key=jax.random.key(0))

@@ -11,7 +11,14 @@ from ._check import join_names
 NO_PLUGINS: Final = "VITRAIL_NO_PLUGINS"
 """The environment variable that turns plugins off: any value but the empty one and `0`."""
 
-GROUPS: Final = ("vitrail.patches", "vitrail.positions", "vitrail.pools", "vitrail.heads", "vitrail.readouts")
+GROUPS: Final = (
+    "vitrail.patches",
+    "vitrail.positions",
+    "vitrail.pools",
+    "vitrail.heads",
+    "vitrail.readouts",
+    "vitrail.objectives",
+)
 """The entry-point groups in which other packages declare parts. No other group begins with `vitrail.`."""
 
 

@@ -13,9 +13,17 @@ from ..head import HEADS
 from ..patch import PATCHES
 from ..pool import POOLS
 from ..position import POSITIONS
+from ..train import OBJECTIVES
 
 _REGISTRIES: Final[Mapping[str, Registry[Any, Any]]] = MappingProxyType(
-    {"pools": POOLS, "patches": PATCHES, "positions": POSITIONS, "heads": HEADS, "readouts": READOUTS}
+    {
+        "pools": POOLS,
+        "patches": PATCHES,
+        "positions": POSITIONS,
+        "heads": HEADS,
+        "readouts": READOUTS,
+        "objectives": OBJECTIVES,
+    }
 )
 
 _CLASH: Final = "to use it, uninstall all but one"
@@ -26,7 +34,7 @@ class List:
     """Shows the registered parts of one kind: names and aliases, the summary and the options of the built-in parts, and
     the packages that the others are from."""
 
-    kind: Literal["pools", "patches", "positions", "heads", "readouts"]
+    kind: Literal["pools", "patches", "positions", "heads", "readouts", "objectives"]
     """Which parts."""
 
 

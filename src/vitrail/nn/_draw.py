@@ -33,7 +33,8 @@ def draw_normal(key: PRNGKeyArray, shape: tuple[int, ...], *, std: float, cut: b
     """
     high = math.erf(_CUT / math.sqrt(2)) if cut else 1.0
     low = -high if cut else np.nextafter(np.float32(-1), np.float32(0)).item()
-    return _draw(key, low, high, math.sqrt(2), std / _CUT_DEVIATION if cut else std, shape=shape, is_normal=True)
+    scale = std / _CUT_DEVIATION if cut else std
+    return cast(Any, _draw)(key, low, high, math.sqrt(2), scale, shape=shape, is_normal=True)
 
 
 def draw_uniform(key: PRNGKeyArray, shape: tuple[int, ...], *, bound: float) -> Float[Array, "..."]:
@@ -49,7 +50,7 @@ def draw_uniform(key: PRNGKeyArray, shape: tuple[int, ...], *, bound: float) -> 
 
     The numbers of `jax.random.uniform` from `-bound` to `bound`.
     """
-    return _draw(key, -bound, bound, 1.0, 1.0, shape=shape, is_normal=False)
+    return cast(Any, _draw)(key, -bound, bound, 1.0, 1.0, shape=shape, is_normal=False)
 
 
 @overload
@@ -68,7 +69,7 @@ def split_key(key: PRNGKeyArray | None, num: int = 2) -> tuple[PRNGKeyArray | No
 
     The keys of `jax.random.split`, one by one; without a key all are `None`.
     """
-    return (None,) * num if key is None else _split(key, num=num)
+    return (None,) * num if key is None else cast(Any, _split)(key, num=num)
 
 
 @functools.partial(jax.jit, static_argnames=("num",))

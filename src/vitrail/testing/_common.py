@@ -79,7 +79,8 @@ def fields_are_arrays_or_static(subject: Subject) -> Iterator[str]:
     if tree.structure(copy.deepcopy(part)) != structure:
         yield "a deep copy must have the same structure: its static fields must be equal to their copies"
     for field in dataclasses.fields(part):
-        if callable(getattr(part, field.name)) and field.metadata.get("static", False):
+        value = getattr(part, field.name)
+        if callable(value) and not dataclasses.is_dataclass(value) and field.metadata.get("static", False):
             yield f"its static field {field.name} must not be a function: use its name, which is pickled and copied"
         try:
             hash(getattr(part, field.name) if field.metadata.get("static", False) else None)

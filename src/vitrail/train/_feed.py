@@ -37,7 +37,7 @@ def make_feed(
         found = {"image": data.train.images[which], "label": data.train.labels[which]}
         return {name: found[name] for name in objective.inputs}
 
-    options = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "seed": seed, "start": start}
+    options: dict[str, Any] = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "seed": seed, "start": start}
     _, batches = make_batches(load, len(data.train), **options)
     for step, batch in enumerate(batches, start=start):
         yield objective.add_inputs(model, batch, seed=(seed + step) % 2**32)

@@ -10,6 +10,7 @@ from .._check import check_above_zero, check_not_negative, check_positive, check
 from .._spec import PartSpec
 from ..images import Augmentation
 from ..model import JSONConfig
+from ..nn import Dropout
 from .objectives import ObjectiveFactory
 
 _REFERENCE_BATCH: Final = 256
@@ -62,6 +63,11 @@ class Recipe(JSONConfig):
     """The parts that are not trained."""
     accumulate: int = 1
     """In how many parts a batch is computed, one after the other: as many times less memory, the same step."""
+    compute_dtype: Literal["float32", "bfloat16"] | None = None
+    """The dtype of the forward pass, as in `vitrail.Execution`; weights, gradients and the optimiser stay in float32.
+    `None` for that of the model."""
+    dropout: Dropout | None = None
+    """What is dropped at random; `None` for what the model says."""
     average: float = 0.0
     """The share of the running mean of the weights that stays in a step, 0.9999 for long runs; 0 for no mean. It is
     less at first: `(1 + step) / (10 + step)`."""

@@ -1,5 +1,6 @@
 """The state of a run, and a step of it."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, cast, final
@@ -12,7 +13,8 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._check import check_positive
 from .._extras import require
-from ..systems import update_teacher
+from ..model import ViT
+from ..systems import AbstractSystem, update_teacher
 from ._optimiser import find_trained, make_optimiser
 from ._recipe import Recipe
 from .objectives import AbstractObjective, Batch, Outcome, Scalar
@@ -97,9 +99,10 @@ class Training(eqx.Module):
 
         The state before the first step. It has copies of the arrays, because a step reuses their memory.
 
-        **Raises:** `ValueError` if nothing of the model is trained; `MissingExtraError` if optax is not installed.
+        **Raises:** `ValueError` if nothing of the model is trained, or the recipe sets `compute_dtype` or `dropout` and
+        the model is neither a `ViT` nor a system; `MissingExtraError` if optax is not installed.
         """
-        model = _copy(model)
+        model = _copy(_set_options(model, self.recipe))
         trained = cast(Any, eqx.filter(model, find_trained(model, self.recipe)))
         average = _copy(trained) if self.recipe.average else None
         optimiser = make_optimiser(self.recipe, self.steps).init(trained)
@@ -175,6 +178,21 @@ def _differentiate(
     total, _ = jax.lax.scan(add, zeros, (divided, keys))
     gradient, metrics, loss = jax.tree.map(functools.partial(_scale, parts), total)
     return gradient, Outcome(metrics, carried), loss
+
+
+def _set_options(model: Any, recipe: Recipe) -> Any:
+    """The same arrays, computed as the recipe says."""
+    if recipe.compute_dtype is None and recipe.dropout is None:
+        return model
+    if not isinstance(model, ViT | AbstractSystem):
+        raise ValueError(
+            f"compute_dtype and dropout of a recipe need a ViT or a system, got a {type(model).__name__}: set them in "
+            "the model, and leave them out of the recipe"
+        )
+    if recipe.compute_dtype is not None:
+        image = model if isinstance(model, ViT) else model.image
+        model = model.with_execution(dataclasses.replace(image.backbone.execution, compute_dtype=recipe.compute_dtype))
+    return model if recipe.dropout is None else model.with_dropout(recipe.dropout)
 
 
 def _add(one: Any, other: Any) -> Any:
