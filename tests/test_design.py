@@ -54,10 +54,10 @@ LAYERS = (
     {"patch", "position", "pool", "head", "encoder", "dense"},
     {"model"},
     {"systems"},
-    {"weights", "testing"},
+    {"weights"},
     {"train"},
     {"show"},
-    {"lab"},
+    {"lab", "testing"},
     {"cli"},
     {"__main__"},
 )
