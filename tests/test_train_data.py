@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -524,8 +524,23 @@ def test_a_model_sees_pictures_as_it_sees_an_array(tmp_path: Path):
     config = make_config()
     model = config.build(key=jax.random.key(0))
     eager, lazy = (images.load_folder(tmp_path, image_size=(8, 8), channels=1, lazy=lazy) for lazy in (False, True))
-    recipe = train.Recipe(epochs=2, batch_size=4)
-    fitted = [train.fit(model, data, recipe, key=jax.random.key(0)) for data in (eager, lazy)]
+    opened: set[tuple[int, int]] = set()
+
+    @dataclasses.dataclass(frozen=True)
+    class Resize(images.AbstractTransform):
+        at_own_size: ClassVar[bool] = True
+        preprocess: images.Preprocess
+        image_size: tuple[int, int]
+
+        def __call__(self, image: Image.Image, *, random: np.random.Generator) -> Image.Image:
+            opened.add(image.size)
+            return images.to_picture(self.preprocess.resize(image, self.image_size), 1)
+
+    recipe = train.Recipe(epochs=2, batch_size=4, transforms=("color_jitter",))
+    at_own_size = dataclasses.replace(recipe, transforms=(Resize, "color_jitter"))
+    chosen = ((eager, recipe), (lazy, at_own_size))
+    fitted = [train.fit(model, data, recipe, key=jax.random.key(0)) for data, recipe in chosen]
+    assert opened == {(30, 20)}
     logits = [train.evaluate(model, data).logits for model, data in zip(fitted, (eager, lazy), strict=True)]
     assert np.array_equal(*logits)
     found = [train.knn(model, data, neighbours=3).ranked for data in (eager, lazy)]

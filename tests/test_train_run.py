@@ -18,7 +18,13 @@ import vitrail
 from vitrail import images, train
 
 SIZE = vitrail.EncoderSize(dim=8, depth=1, num_heads=2, mlp_dim=8)
-RECIPE = train.Recipe(epochs=4, batch_size=8, average=0.9, augmentation=images.Augmentation(flip=True))
+RECIPE = train.Recipe(
+    epochs=4,
+    batch_size=8,
+    average=0.9,
+    augmentation=images.Augmentation(flip=True),
+    transforms=("random_resized_crop", "rand_augment", "random_erasing"),
+)
 KEY = jax.random.key(1)
 
 

@@ -38,6 +38,22 @@ def check_rate(**values: float) -> None:
             raise ValueError(f"{name} must be in [0, 1), got {value!r}: pass a probability, 0 to turn it off")
 
 
+def check_probability(**values: float) -> None:
+    """Raises a `ValueError` that names the first argument that is not a probability."""
+    for name, value in values.items():
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name} must be in [0, 1], got {value!r}")
+
+
+def check_range(most: float = math.inf, /, **values: tuple[float, float]) -> None:
+    """Raises a `ValueError` that names the first argument that is not a smaller and a larger number above zero."""
+    for name, (low, high) in values.items():
+        check_above_zero(**{name: low})
+        if not low <= high <= most or high == math.inf:
+            limit = "" if most == math.inf else f", at most {most:g}"
+            raise ValueError(f"{name} must be a smaller and a larger number{limit}, got {(low, high)}")
+
+
 def check_above_zero(**values: float | None) -> None:
     """Raises a `ValueError` that names the first argument that is neither finite and above zero nor `None`."""
     for name, value in values.items():

@@ -18,6 +18,7 @@ GROUPS: Final = (
     "vitrail.heads",
     "vitrail.readouts",
     "vitrail.objectives",
+    "vitrail.transforms",
 )
 """The entry-point groups in which other packages declare parts. No other group begins with `vitrail.`."""
 

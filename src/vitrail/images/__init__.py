@@ -20,3 +20,18 @@ from ._picture import to_picture as to_picture
 from ._pictures import Pictures as Pictures
 from ._preprocess import CLIP as CLIP, HALF as HALF, IMAGENET as IMAGENET, Preprocess as Preprocess
 from ._problems import DataError as DataError, raise_problems as raise_problems
+from .transforms import (
+    TRANSFORMS as TRANSFORMS,
+    AbstractTransform as AbstractTransform,
+    ColorJitter as ColorJitter,
+    HorizontalFlip as HorizontalFlip,
+    MultiCrop as MultiCrop,
+    RandAugment as RandAugment,
+    RandomErasing as RandomErasing,
+    RandomResizedCrop as RandomResizedCrop,
+    ThreeAugment as ThreeAugment,
+    TransformContext as TransformContext,
+    TransformFactory as TransformFactory,
+    augment as augment,
+    make_transforms as make_transforms,
+)

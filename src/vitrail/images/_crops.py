@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._check import check_above_zero, check_positive
+from .._check import check_positive, check_range
 
-_ATTEMPTS: Final = 10
+ATTEMPTS: Final = 10
+"""How many boxes are drawn until one fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +44,8 @@ class Crops:
 
     def __post_init__(self) -> None:
         check_positive(number=self.number, size=self.size)
-        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
-            check_above_zero(**{name: low})
-            if not low <= high < math.inf or (name == "scale" and high > 1):
-                raise ValueError(
-                    f"{name} must be a smaller and a larger number{', at most 1' if name == 'scale' else ''}, got "
-                    f"{(low, high)}"
-                )
+        check_range(1.0, scale=self.scale)
+        check_range(ratio=self.ratio)
 
     def __call__(
         self, images: Float[Array, "batch height width channels"], *, key: PRNGKeyArray
@@ -95,22 +91,25 @@ class Crops:
         """The first of ten boxes that fits into the image, or else the largest in the middle that has such a ratio."""
         area_key, ratio_key, place_key = jax.random.split(key, 3)
         low, high = self.scale
-        areas = height * width * jax.random.uniform(area_key, (_ATTEMPTS,), minval=low, maxval=high)
+        areas = height * width * jax.random.uniform(area_key, (ATTEMPTS,), minval=low, maxval=high)
         low, high = (math.log(number) for number in self.ratio)
-        ratios = jnp.exp(jax.random.uniform(ratio_key, (_ATTEMPTS,), minval=low, maxval=high))
+        ratios = jnp.exp(jax.random.uniform(ratio_key, (ATTEMPTS,), minval=low, maxval=high))
         wide, tall = jnp.round(jnp.sqrt(areas * ratios)), jnp.round(jnp.sqrt(areas / ratios))
         fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
         first = jnp.argmax(fits)
         down, across = jax.random.uniform(place_key, (2,))
         tall, wide = tall[first], wide[first]
         drawn = jnp.floor(down * (height - tall + 1)), jnp.floor(across * (width - wide + 1)), tall, wide
-        whole = jnp.asarray(self._find_middle(height, width), jnp.float32)
+        whole = jnp.asarray(find_middle(height, width, self.ratio), jnp.float32)
         return jnp.where(jnp.any(fits), jnp.stack(drawn), whole)
 
-    def _find_middle(self, height: int, width: int) -> tuple[int, int, int, int]:
-        low, high = self.ratio
-        tall, wide = min(height, round(width / low)), min(width, round(height * high))
-        return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+def find_middle(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    """The largest box in the middle of an image whose ratio of width to height is in a range: top, left, height and
+    width."""
+    low, high = ratio
+    tall, wide = min(height, round(width / low)), min(width, round(height * high))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
 
 
 def _interpolate(start: Float[Array, ""], length: Float[Array, ""], old: int, new: int) -> Float[Array, "new old"]:

@@ -20,8 +20,8 @@ class JSONConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(cast(Any, self)):
             choice: object = getattr(self, field.name)
-            if isinstance(choice, functools.partial):
-                object.__setattr__(self, field.name, make_comparable(cast("functools.partial[object]", choice)))
+            if isinstance(choice, functools.partial | tuple):
+                object.__setattr__(self, field.name, _make_comparable(choice))
 
     def to_json(self) -> str:
         """Writes the configuration as JSON, for `from_json`.
@@ -56,6 +56,12 @@ class JSONConfig:
         return cast(_C, _decode(cls.__name__, cls, values))
 
 
+def _make_comparable(choice: object) -> object:
+    if isinstance(choice, tuple):
+        return tuple(map(_make_comparable, cast("tuple[object, ...]", choice)))
+    return make_comparable(cast(Any, choice)) if isinstance(choice, functools.partial) else choice
+
+
 def _collect(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """The values of a JSON object; a `ValueError` for a name that it has twice, of which json would keep the last."""
     values = dict(pairs)
@@ -73,8 +79,10 @@ def _encode(name: str, value: object) -> object:
         return {"name": value.name, "options": dict(value.options)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _encode(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if value is None or isinstance(value, bool | int | float | str | tuple):
-        return cast(object, value)
+    if isinstance(value, tuple):
+        return [_encode(name, item) for item in cast("tuple[object, ...]", value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     raise ValueError(
         f"{name} must be a registered name to be written as JSON, got {describe_value(value)}: register the part in an "
         "entry point of your package, and use its name"
@@ -84,6 +92,9 @@ def _encode(name: str, value: object) -> object:
 def _decode(name: str, kind: Any, value: object) -> object:
     if dataclasses.is_dataclass(kind):
         return _decode_fields(name, kind, value)
+    if typing.get_origin(kind) is tuple and isinstance(value, list):
+        of_each = typing.get_args(kind)[0]  # alike in all tuples that hold parts
+        return tuple(_decode(name, of_each, item) for item in cast("list[object]", value))
     inner = next((option for option in typing.get_args(kind) if dataclasses.is_dataclass(option)), None)
     if inner is not None and isinstance(value, dict):
         return _decode_fields(name, inner, cast(object, value))

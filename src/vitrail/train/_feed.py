@@ -1,15 +1,43 @@
 """The batches of a run."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int
 
-from ..images import Dataset
+from ..images import (
+    TRANSFORMS,
+    AbstractTransform,
+    Dataset,
+    TransformContext,
+    augment,
+    make_transforms,
+    to_picture,
+)
+from ..model import ViT
 from ._batches import make_batches
 from ._recipe import Recipe
 from .objectives import AbstractObjective, Batch
+
+
+def make_host_transforms(
+    objective: AbstractObjective, model: Any, data: Dataset, recipe: Recipe
+) -> tuple[AbstractTransform, ...]:
+    """Makes the transforms of a recipe for a model and its images.
+
+    **Raises:** what `make_transforms` raises; `ValueError` if they make crops that the objective does not take.
+    """
+    image = model if isinstance(model, ViT) else getattr(model, "image", None)  # a system, or a user's classifier
+    patch_size = image.config.patch_size if isinstance(image, ViT) else (1, 1)
+    context = TransformContext(image_size=data.image_size, patch_size=patch_size, preprocess=data.preprocess)
+    transforms = make_transforms(recipe.transforms, context)
+    if transforms and transforms[-1].makes_crops and not objective.takes_crops:
+        raise ValueError(
+            f"transforms must give one image for the objective {recipe.objective}, got "
+            f"{TRANSFORMS.describe(recipe.transforms[-1])}: use random_resized_crop, or the objective dino"
+        )
+    return transforms
 
 
 def make_feed(
@@ -22,7 +50,7 @@ def make_feed(
     - `objective`: says which arrays a batch has.
     - `model`: what the objective prepared.
     - `data`: its training images are used.
-    - `recipe`: how many epochs, and how many images in a batch.
+    - `recipe`: how many epochs, how many images in a batch, and the transforms of each image.
     - `seed`: for all that is random.
     - `start`: how many batches are left out at the beginning.
 
@@ -30,14 +58,33 @@ def make_feed(
 
     The batches, loaded ahead.
 
-    **Raises:** what `make_batches` raises.
+    **Raises:** what `make_batches` and `make_host_transforms` raise.
     """
+    transforms = make_host_transforms(objective, model, data, recipe)
 
-    def load(which: Int[np.ndarray, " batch"]) -> Batch:
-        found = {"image": data.train.images[which], "label": data.train.labels[which]}
+    def read(which: int | Int[np.ndarray, " batch"]) -> Any:
+        """The images of a batch, or the picture of one number, which transforms take."""
+        if not transforms:
+            return data.train.images[which]
+        if transforms[0].at_own_size:
+            return data.train.open(cast(int, which))
+        return to_picture(data.train.images[which], data.channels)
+
+    def load(which: int | Int[np.ndarray, " batch"]) -> Batch:
+        found = {"image": read(which), "label": data.train.labels[which]}
         return {name: found[name] for name in objective.inputs}
 
-    options: dict[str, Any] = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "seed": seed, "start": start}
+    def transform(example: Batch, random: np.random.Generator) -> Batch:
+        others = {name: array for name, array in example.items() if name != "image"}
+        return {**others, **augment(example["image"], transforms, random=random)}
+
+    options: dict[str, Any] = {
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "seed": seed,
+        "start": start,
+        "transform": transform if transforms else None,
+    }
     _, batches = make_batches(load, len(data.train), **options)
     for step, batch in enumerate(batches, start=start):
         yield objective.add_inputs(model, batch, seed=(seed + step) % 2**32)

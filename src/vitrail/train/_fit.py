@@ -15,7 +15,7 @@ from ..model import ViT, replace
 from ._batches import count_steps
 from ._classifier import check_classifier
 from ._evaluate import evaluate
-from ._feed import make_feed
+from ._feed import make_feed, make_host_transforms
 from ._loop import Progress, run_steps
 from ._recipe import Recipe
 from ._run import Run, catch_signals
@@ -67,8 +67,9 @@ def fit(
     the preprocessing and the class names of the data. The model that was passed does not change.
 
     **Raises:** `ValueError` if the objective cannot train the model, if the model does not take the images or return
-    one logit for each class, or if a batch is larger than all epochs together; `FloatingPointError` that names the
-    first step whose loss is not finite; `MissingExtraError` if optax or grain is not installed.
+    one logit for each class, if the transforms make what the objective does not take, or if a batch is larger than all
+    epochs together; `FloatingPointError` that names the first step whose loss is not finite; `MissingExtraError` if
+    optax, grain or, for transforms, Pillow is not installed.
     """
     order_key, steps_key, fresh_key = jax.random.split(key, 3)
     objective = make_objective(recipe, data.preprocess)
@@ -80,6 +81,7 @@ def fit(
     if "label" in objective.inputs:
         check_classifier(model, data)
     prepared = _describe_data(objective.prepare(model, key=fresh_key), data)
+    make_host_transforms(objective, prepared, data, recipe)  # so that its errors are raised before there is a folder
     seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
 
     steps = count_steps(len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size)

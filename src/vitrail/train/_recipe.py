@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from .._check import check_above_zero, check_not_negative, check_positive, check_rate
 from .._spec import PartSpec
-from ..images import Augmentation
+from ..images import Augmentation, TransformFactory
 from ..model import JSONConfig
 from ..nn import Dropout
 from .objectives import ObjectiveFactory
@@ -44,6 +44,9 @@ class Recipe(JSONConfig):
     """The largest norm of the gradient of a step; a larger one is scaled down to it. `None` for no limit."""
     augmentation: Augmentation = Augmentation(rotate=10.0, shift=2 / 28, scale=0.1)
     """How training images are augmented on the device."""
+    transforms: tuple[str | PartSpec | TransformFactory, ...] = ()
+    """How they are augmented before, on the host, by Pillow: names of `TRANSFORMS`, some with options, the first
+    first."""
     objective: str | PartSpec | ObjectiveFactory = "classify"
     """What the model is trained for: a name of `OBJECTIVES`, or one with options."""
     optimiser: Literal["adamw", "lion", "sgd", "muon"] = "adamw"
@@ -86,8 +89,7 @@ class Recipe(JSONConfig):
     def __repr__(self) -> str:
         """Only what is not a default."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
-        shown = (f"{name}={value if isinstance(value, PartSpec) else repr(value)}" for name, value in values.items())
-        return f"Recipe({', '.join(shown)})"
+        return f"Recipe({', '.join(f'{name}={_show(value)}' for name, value in values.items())})"
 
     @property
     def peak_learning_rate(self) -> float:
@@ -95,8 +97,20 @@ class Recipe(JSONConfig):
         return self.learning_rate * (self.batch_size / _REFERENCE_BATCH if self.scale_learning_rate else 1)
 
 
+def _show(value: object) -> str:
+    if isinstance(value, tuple):
+        items = [_show(item) for item in cast("tuple[object, ...]", value)]
+        return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+    return str(value) if isinstance(value, PartSpec) else repr(value)
+
+
+def _crop(low: float, interpolation: str = "bicubic") -> PartSpec:
+    """A random resized crop of at least this share of a picture."""
+    return PartSpec("random_resized_crop", (("interpolation", interpolation), ("scale", (low, 1.0))))
+
+
 _PLAIN: Final = Augmentation()
-_MIRROR: Final = Augmentation(flip=True)
+_STRONG: Final = (("increasing", False), ("magnitude", 10.0), ("magnitude_std", 0.0), ("probability", 1.0))
 
 RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
     {
@@ -106,8 +120,9 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             learning_rate=5e-4,
             scale_learning_rate=True,
             layer_decay=0.65,
-            augmentation=_MIRROR,
-            objective=PartSpec("classify", (("smoothing", 0.1),)),
+            augmentation=_PLAIN,
+            transforms=(_crop(0.08), "horizontal_flip", "rand_augment", "random_erasing"),
+            objective=PartSpec("classify", (("cutmix", 1.0), ("mixup", 0.8), ("smoothing", 0.1))),
         ),
         "probe": Recipe(
             epochs=20,
@@ -124,7 +139,8 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             learning_rate=1e-3,
             warmup=10_000 / 112_590,
             weight_decay=1e-4 / 1e-3,
-            augmentation=_MIRROR,
+            augmentation=_PLAIN,
+            transforms=(_crop(0.05, "bilinear"), "horizontal_flip", PartSpec("rand_augment", _STRONG)),
             objective=PartSpec("classify", (("mixup", 0.2),)),
         ),
         "mae": Recipe(
@@ -135,7 +151,8 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             warmup=0.05,
             beta2=0.95,
             clip_norm=None,
-            augmentation=_MIRROR,
+            augmentation=_PLAIN,
+            transforms=(_crop(0.2), "horizontal_flip"),
             objective="mae",
         ),
         "dino": Recipe(
@@ -147,6 +164,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             weight_decay=0.04,
             clip_norm=3.0,
             augmentation=_PLAIN,
+            transforms=("multi_crop",),
             objective="dino",
         ),
         "clip": Recipe(
@@ -158,21 +176,23 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             beta2=0.98,
             clip_norm=None,
             augmentation=_PLAIN,
+            transforms=(_crop(0.9),),
             objective="clip",
         ),
     }
 )
 """Recipes by name, with their sources.
 
-- `finetune`: of a pretrained model. The rates of MAE's fine-tuning (He et al. 2022, table 9: base rate 5e-4 to 1e-3,
-  layer decay 0.65 to 0.75, decay 0.05, smoothing 0.1), with fewer epochs.
+- `finetune`: of a pretrained model. MAE's fine-tuning (He et al. 2022, table 9: base rate 5e-4 to 1e-3, layer decay
+  0.65 to 0.75, decay 0.05, smoothing 0.1, mixup 0.8, CutMix 1.0, RandAugment of magnitude 9; its code erases a box in
+  a quarter of the images), with fewer epochs.
 - `probe`: the pool and the head alone; the settings of `vitrail compare`.
 - `scratch`: Beyer, Zhai and Kolesnikov, *Better plain ViT baselines for ImageNet-1k*, 2022, arXiv:2205.01580, for S/16:
-  90 epochs, batch 1,024, rate 1e-3 with 10,000 steps of warm-up, decay 1e-4 apart from the rate, gradient norm 1 and
-  mixup 0.2. RandAugment is left to the data set.
-- `mae`: He et al., *Masked Autoencoders Are Scalable Vision Learners*, 2022, table 8.
+  90 epochs, batch 1,024, rate 1e-3 with 10,000 steps of warm-up, decay 1e-4 apart from the rate, gradient norm 1,
+  crops of at least 5 % of a picture, flips, mixup 0.2, and two layers of RandAugment of magnitude 10, without Cutout.
+- `mae`: He et al., *Masked Autoencoders Are Scalable Vision Learners*, 2022, table 8: crops of at least 20 %, flips.
 - `dino`: Caron et al. 2021; decay 0.04 stays, where the paper raises it to 0.4.
-- `clip`: Radford et al. 2021, table 18, ViT-B.
+- `clip`: Radford et al. 2021, table 18, ViT-B; crops of at least 90 % as in open_clip.
 
 Batches are those of the papers: pass `dataclasses.replace(RECIPES["mae"], batch_size=64)` for one machine.
 """

@@ -40,6 +40,8 @@ class AbstractObjective(eqx.Module):
 
     inputs: ClassVar[tuple[str, ...]] = ("image",)
     """The arrays that a batch must have."""
+    takes_crops: ClassVar[bool] = False
+    """Whether a batch may have the crops of `MultiCrop` in place of images."""
     is_mean: ClassVar[bool] = True
     """Whether the loss of a batch is the mean of the losses of its images: only then a step can add up the gradients of
     parts of a batch."""

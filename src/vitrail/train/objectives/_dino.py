@@ -48,7 +48,8 @@ class DINOObjective(AbstractObjective):
     `centring="sinkhorn"` and both DINOv2.
 
     The crops are made on the device from `"image"`, or passed as `"large"` and `"small"`, with the axes
-    `(batch, crops, height, width, channels)`, one byte a channel, where colours were changed too.
+    `(batch, crops, height, width, channels)`, one byte a channel, as `vitrail.images.MultiCrop` makes them, which
+    changes colours too. What is said below of small crops is for those made on the device.
 
     ??? cite
 
@@ -56,6 +57,7 @@ class DINOObjective(AbstractObjective):
         et al., *iBOT*, ICLR 2022, arXiv:2111.07832. Oquab et al., *DINOv2*, 2023, arXiv:2304.07193.
     """
 
+    takes_crops: ClassVar[bool] = True
     is_mean: ClassVar[bool] = False
 
     preprocess: Preprocess = eqx.field(static=True)
@@ -151,7 +153,7 @@ class DINOObjective(AbstractObjective):
         targets, carried["centre"] = self._make_targets(seen.scores, carried["centre"], temperature)
         found = apply_to_crops(model, large, hidden=hidden, key=large_key)
         scores = found.scores
-        if self.small_crops:
+        if len(small):
             scores = jnp.concatenate([scores, apply_to_crops(model, small, key=small_key).scores])
         losses = {"dino": dino_loss(scores, targets)}
         if hidden is not None:

@@ -1,0 +1,93 @@
+"""The transforms by name, and several of them, one after the other."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from ..._extras import require
+from ..._registry import Registry
+from ..._spec import PartSpec
+from ._base import AbstractTransform, TransformContext, TransformFactory, to_pixels
+from ._color_jitter import ColorJitter
+from ._horizontal_flip import HorizontalFlip
+from ._multi_crop import MultiCrop
+from ._rand_augment import RandAugment
+from ._random_erasing import RandomErasing
+from ._random_resized_crop import RandomResizedCrop
+from ._three_augment import ThreeAugment
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+else:
+    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+
+TRANSFORMS: Final[Registry[AbstractTransform, TransformContext]] = Registry(
+    "transform",
+    group="vitrail.transforms",
+    part=AbstractTransform,
+    context=TransformContext,
+    builtins={
+        "random_resized_crop": RandomResizedCrop,
+        "horizontal_flip": HorizontalFlip,
+        "color_jitter": ColorJitter,
+        "rand_augment": RandAugment,
+        "three_augment": ThreeAugment,
+        "random_erasing": RandomErasing,
+        "multi_crop": MultiCrop,
+    },
+)
+"""The transforms by name. Other packages add to it in the entry-point group `vitrail.transforms`."""
+
+
+def make_transforms(
+    choices: Sequence[str | PartSpec | TransformFactory], context: TransformContext
+) -> tuple[AbstractTransform, ...]:
+    """Makes transforms of names.
+
+    **Arguments:**
+
+    - `choices`: as in `Recipe.transforms`.
+    - `context`: what they are built for.
+
+    **Returns:**
+
+    The transforms.
+
+    **Raises:** what `TRANSFORMS.build` raises; `ValueError` if one that makes crops is not the last;
+    `MissingExtraError` if Pillow is not installed.
+    """
+    require("PIL", extra="train")
+    made = tuple(TRANSFORMS.build(choice, context, key=jax.random.key(0)) for choice in choices)
+    for choice, transform in zip(choices[:-1], made, strict=False):
+        if transform.makes_crops:
+            raise ValueError(
+                f"{TRANSFORMS.describe(choice)} must be the last of the transforms, because it makes several images, "
+                f"got {len(made)} transforms: move it to the end"
+            )
+    return made
+
+
+def augment(
+    image: PILImage, transforms: Sequence[AbstractTransform], *, random: np.random.Generator
+) -> Mapping[str, UInt8[np.ndarray, "..."]]:
+    """Changes a picture by one transform after the other.
+
+    **Arguments:**
+
+    - `image`: a picture of Pillow, grey or RGB.
+    - `transforms`: the transforms, the first first.
+    - `random`: for all that is random.
+
+    **Returns:**
+
+    The pixels as `"image"`, or the crops that the last transform makes.
+    """
+    for transform in transforms:
+        made = transform(image, random=random)
+        if isinstance(made, Mapping):
+            return made
+        image = made
+    return {"image": to_pixels(image)}
