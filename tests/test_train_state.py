@@ -231,8 +231,12 @@ def test_the_teacher_follows_the_student(model: vitrail.ViT):
     training = make_training("dino", **OBJECTIVES["dino"] | {"momentum": 0.9})
     prepared = training.objective.prepare(model, key=jax.random.key(1))
     state = training.start(prepared, key=jax.random.key(2))
-    batch = training.objective.add_inputs(prepared, make_batch(), seed=0)
-    state, _ = training.step(state, {name: jnp.asarray(batch[name]) for name in ("image", "hidden")})
+    cut = images.MultiCrop(image_size=(8, 12), patch_size=(4, 4), num_small=1)
+    pictures = [images.to_picture(image, 3) for image in make_batch()["image"]]
+    crops = [cut(picture, random=np.random.default_rng(seed)) for seed, picture in enumerate(pictures)]
+    batch = {name: np.stack([each[name] for each in crops]) for name in ("large", "small")}
+    batch = training.objective.add_inputs(prepared, batch, seed=0)
+    state, _ = training.step(state, {name: jnp.asarray(array) for name, array in batch.items()})
     teacher, student, before = (parameters(each) for each in (state.carried["teacher"], state.model, prepared))
     for name, array in before.items():
         expected = 0.9 * np.asarray(array, np.float64) + 0.1 * np.asarray(student[name])
