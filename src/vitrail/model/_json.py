@@ -19,9 +19,7 @@ class JSONConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(cast(Any, self)):
-            choice: object = getattr(self, field.name)
-            if isinstance(choice, functools.partial | tuple):
-                object.__setattr__(self, field.name, _make_comparable(choice))
+            object.__setattr__(self, field.name, _make_comparable(getattr(self, field.name)))
 
     def to_json(self) -> str:
         """Writes the configuration as JSON, for `from_json`.

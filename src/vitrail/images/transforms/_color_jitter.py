@@ -46,7 +46,7 @@ class ColorJitter(AbstractTransform):
         factors = [random.uniform(max(0.0, 1 - number), 1 + number) for number in most]
         turn = random.uniform(-self.hue, self.hue)
         enhancers = ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color
-        for change in order:
+        for change in map(int, order):
             if change < 3 and most[change]:
                 image = enhancers[change](image).enhance(factors[change])
             elif change == 3 and self.hue and image.mode == "RGB":

@@ -64,10 +64,11 @@ class MultiCrop(AbstractTransform):
     def __call__(
         self, image: PILImage, *, random: np.random.Generator
     ) -> Mapping[str, UInt8[np.ndarray, "crops height width channels"]]:
-        size = self.small_size or tuple(
+        high, wide = (
             max(1, round(side / patch * 3 / 7)) * patch
             for side, patch in zip(self.image_size, self.patch_size, strict=True)
         )
+        size = self.small_size or (high, wide)
         kinds = {
             "large": (RandomResizedCrop(image_size=self.image_size, scale=self.large), _LARGE),
             "small": (RandomResizedCrop(image_size=size, scale=self.small), (_SMALL,) * self.num_small),

@@ -72,7 +72,7 @@ class RandAugment(AbstractTransform):
             raise ValueError(f"magnitude must be at most 10, got {self.magnitude}")
 
     def __call__(self, image: PILImage, *, random: np.random.Generator) -> PILImage:
-        for number in random.integers(len(_OPERATIONS), size=self.layers):
+        for number in map(int, random.integers(len(_OPERATIONS), size=self.layers)):
             if self.probability < 1 and random.random() >= self.probability:
                 continue
             magnitude = self.magnitude
@@ -121,8 +121,8 @@ class RandAugment(AbstractTransform):
     def _warp(self, name: str, image: PILImage, share: float, random: np.random.Generator) -> PILImage:
         from PIL import Image
 
-        mean = tuple(min(255, round(255 * level)) for level in self.preprocess.mean)
-        fill = mean if len(mean) > 1 else mean[0]
+        mean = [min(255, round(255 * level)) for level in self.preprocess.mean]
+        fill = tuple(mean) if len(mean) > 1 else mean[0]
         resampling = Image.Resampling[self.interpolation.upper()]
         if name == "rotate":
             return image.rotate(_draw_sign(share * 30, random), resampling, fillcolor=fill)
