@@ -18,8 +18,9 @@ from PIL import Image
 import vitrail
 from vitrail._extras import require
 from vitrail.cli import main
+from vitrail.images import TRANSFORMS
 from vitrail.lab import _compare
-from vitrail.train import Recipe
+from vitrail.train import OBJECTIVES, Recipe
 
 
 @pytest.fixture
@@ -96,6 +97,8 @@ def test_a_command_line_that_does_not_parse(capsys: pytest.CaptureFixture[str]):
         ("patches", vitrail.PATCHES),
         ("positions", vitrail.POSITIONS),
         ("heads", vitrail.HEADS),
+        ("objectives", OBJECTIVES),
+        ("transforms", TRANSFORMS),
     ],
 )
 def test_list(kind: str, registry: vitrail.Registry, capsys: pytest.CaptureFixture[str]):

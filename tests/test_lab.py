@@ -321,6 +321,7 @@ def test_one_pool_that_fails_does_not_take_the_others_along(
         ({"seeds": 0}, "seeds must be positive"),
         ({"token_budget": -1.0}, "token_budget must be finite and not negative"),
         ({"recipe": train.Recipe()}, "recipe must have no augmentation"),
+        ({"recipe": train.RECIPES["mae"]}, "recipe must have no augmentation and no transforms"),
     ],
 )
 def test_what_cannot_be_compared_is_an_error_before_anything_runs(

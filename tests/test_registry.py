@@ -644,7 +644,10 @@ def test_no_group_that_begins_with_vitrail_is_ignored(install: Installer, group:
     assert len(caught) == 1
 
 
-@pytest.mark.parametrize("group", ["trail.pools", "vitrail_more.plugins", "pools", "vitrails.pools"])
+@pytest.mark.parametrize(
+    "group",
+    ["trail.pools", "vitrail_more.plugins", "pools", "vitrails.pools", "vitrail.objectives", "vitrail.transforms"],
+)
 def test_groups_of_other_packages_are_their_own(install: Installer, group: str) -> None:
     install("other", parts={"mine": "Pool"}, group=group)
     with warnings.catch_warnings():

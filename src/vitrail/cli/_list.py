@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from .._registry import Registry
 from ..dense import READOUTS
 from ..head import HEADS
+from ..images import TRANSFORMS
 from ..patch import PATCHES
 from ..pool import POOLS
 from ..position import POSITIONS
@@ -23,6 +24,7 @@ _REGISTRIES: Final[Mapping[str, Registry[Any, Any]]] = MappingProxyType(
         "heads": HEADS,
         "readouts": READOUTS,
         "objectives": OBJECTIVES,
+        "transforms": TRANSFORMS,
     }
 )
 
@@ -34,7 +36,7 @@ class List:
     """Shows the registered parts of one kind: names and aliases, the summary and the options of the built-in parts, and
     the packages that the others are from."""
 
-    kind: Literal["pools", "patches", "positions", "heads", "readouts", "objectives"]
+    kind: Literal["pools", "patches", "positions", "heads", "readouts", "objectives", "transforms"]
     """Which parts."""
 
 

@@ -102,10 +102,11 @@ def compare_pools(
     """
     check_positive(seeds=seeds)
     check_not_negative(token_budget=token_budget)
-    if recipe.augmentation != Augmentation():
+    if recipe.augmentation != Augmentation() or recipe.transforms:
         raise ValueError(
-            f"recipe must have no augmentation, got {recipe.augmentation}: use dataclasses.replace(recipe, "
-            "augmentation=Augmentation()), because the backbone sees each image once"
+            f"recipe must have no augmentation and no transforms, got {recipe.augmentation} and {recipe.transforms}: "
+            "use dataclasses.replace(recipe, augmentation=Augmentation(), transforms=()), because the backbone sees "
+            "each image once"
         )
     check_channels(model, data)
     folder = None if folder is None else Path(folder)

@@ -45,7 +45,7 @@ class Recipe(JSONConfig):
     augmentation: Augmentation = Augmentation(rotate=10.0, shift=2 / 28, scale=0.1)
     """How training images are augmented on the device."""
     transforms: tuple[str | PartSpec | TransformFactory, ...] = ()
-    """How they are augmented before, on the host, by Pillow: names of `TRANSFORMS`, some with options, the first
+    """How `fit` augments them before, on the host, by Pillow: names of `TRANSFORMS`, some with options, the first
     first."""
     objective: str | PartSpec | ObjectiveFactory = "classify"
     """What the model is trained for: a name of `OBJECTIVES`, or one with options."""

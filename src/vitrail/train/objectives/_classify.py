@@ -14,9 +14,9 @@ from ._base import AbstractObjective, Batch, Outcome, Scalar, compare_with, norm
 
 @final
 class ClassifyObjective(AbstractObjective):
-    """The cross-entropy between the class of an image and the logits of a classifier:
+    """The cross-entropy between the class of an image and the logits of a classifier.
 
-    `loss = -sum_k t_k log softmax(logits)_k`, or, with `loss="sigmoid"`, the sum over the classes of a yes-or-no
+    It is `loss = -sum_k t_k log softmax(logits)_k`, or, with `loss="sigmoid"`, the sum over the classes of a yes-or-no
     question each, `-sum_k t_k log sigmoid(logits)_k + (1 - t_k) log sigmoid(-logits)_k`,
 
     where the target `t` is one for the class and zero elsewhere, smoothed, and mixed with that of another image of the
