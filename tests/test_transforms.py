@@ -202,6 +202,9 @@ def test_a_recipe_keeps_transforms_and_checks_them_before_it_begins():
     examples = images.Examples(np.zeros((8, 8, 8, 1), np.uint8), np.arange(8) % 2)
     data = images.Dataset("black", examples, examples, ("a", "b"), OF_GREY)
     model = small_model(image_size=(8, 8), patch_size=(4, 4), channels=1, num_classes=2)
+    small = functools.partial(images.RandomResizedCrop, image_size=(4, 6))
+    with pytest.raises(ValueError, match="transforms must give images of 8 x 8, the size of the data set, got 4 x 6"):
+        train.fit(model, data, train.Recipe(batch_size=8, transforms=(small,)), key=jax.random.key(0))
     with pytest.raises(vitrail.UnknownPartError, match="there is no transform 'random_crop'"):
         train.fit(model, data, train.Recipe(transforms=("random_crop",)), key=jax.random.key(0))
     with pytest.raises(

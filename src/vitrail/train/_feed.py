@@ -75,8 +75,14 @@ def make_feed(
         return {name: found[name] for name in objective.inputs}
 
     def transform(example: Batch, random: np.random.Generator) -> Batch:
-        others = {name: array for name, array in example.items() if name != "image"}
-        return {**others, **augment(example["image"], transforms, random=random)}
+        made = augment(example["image"], transforms, random=random)
+        if "image" in made and made["image"].shape[:2] != data.image_size:
+            (height, width), found = data.image_size, made["image"].shape
+            raise ValueError(
+                f"transforms must give images of {height} x {width}, the size of the data set, got {found[0]} x "
+                f"{found[1]}: put random_resized_crop first"
+            )
+        return {**{name: array for name, array in example.items() if name != "image"}, **made}
 
     options: dict[str, Any] = {
         "epochs": recipe.epochs,
