@@ -1,17 +1,12 @@
 """Changes of brightness and colour."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 
 from ..._check import check_not_negative, check_probability
-from ._base import AbstractTransform
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-else:
-    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+from ._base import AbstractTransform, PILImage
 
 
 @final

@@ -2,21 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, final
+from typing import ClassVar, Final, final
 
 import numpy as np
 from jaxtyping import UInt8
 
 from ..._check import check_not_negative, check_positive, check_range
-from ._base import AbstractTransform, blur, remove_colour, solarize, to_pixels
+from ._base import AbstractTransform, PILImage, blur, remove_colour, solarize, to_pixels
 from ._color_jitter import ColorJitter
 from ._horizontal_flip import HorizontalFlip
 from ._random_resized_crop import RandomResizedCrop
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-else:
-    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
 
 _FLIP: Final = HorizontalFlip()
 _JITTER: Final = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, probability=0.8)

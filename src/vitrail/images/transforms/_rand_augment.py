@@ -1,18 +1,13 @@
 """Some of fifteen changes, of one strength."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, final
+from typing import Final, Literal, final
 
 import numpy as np
 
 from ..._check import check_not_negative, check_positive, check_probability
 from .._preprocess import Preprocess
-from ._base import AbstractTransform, solarize
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-else:
-    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+from ._base import AbstractTransform, PILImage, solarize
 
 _LARGEST: Final = 10.0
 _OPERATIONS: Final = (

@@ -2,19 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, final
+from typing import Literal, final
 
 import numpy as np
 
 from ..._check import check_probability, check_range
 from .._crops import ATTEMPTS
 from .._preprocess import Preprocess
-from ._base import AbstractTransform
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-else:
-    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+from ._base import AbstractTransform, PILImage
 
 
 @final

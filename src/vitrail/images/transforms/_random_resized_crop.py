@@ -2,18 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 
 from ..._check import check_positive, check_range
 from .._crops import ATTEMPTS, find_middle
-from ._base import AbstractTransform
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-else:
-    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+from ._base import AbstractTransform, PILImage
 
 
 @final

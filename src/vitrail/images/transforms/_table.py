@@ -1,7 +1,7 @@
 """The transforms by name, and several of them, one after the other."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from ..._extras import require
 from ..._registry import Registry
 from ..._spec import PartSpec
-from ._base import AbstractTransform, TransformContext, TransformFactory, to_pixels
+from ._base import AbstractTransform, PILImage, TransformContext, TransformFactory, to_pixels
 from ._color_jitter import ColorJitter
 from ._horizontal_flip import HorizontalFlip
 from ._multi_crop import MultiCrop
@@ -18,11 +18,6 @@ from ._rand_augment import RandAugment
 from ._random_erasing import RandomErasing
 from ._random_resized_crop import RandomResizedCrop
 from ._three_augment import ThreeAugment
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-else:
-    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
 
 TRANSFORMS: Final[Registry[AbstractTransform, TransformContext]] = Registry(
     "transform",

@@ -1,17 +1,12 @@
 """The three changes of DeiT III."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 
 from ..._check import check_range
-from ._base import AbstractTransform, blur, remove_colour, solarize
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-else:
-    PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
+from ._base import AbstractTransform, PILImage, blur, remove_colour, solarize
 
 
 @final
