@@ -205,7 +205,7 @@ def test_compare(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert picture.format == "PNG"
     backbone = vitrail.load(out / "backbone.safetensors")
     assert isinstance(backbone.readout.pool, vitrail.ClassMeanPool)
-    data = vitrail.images.load_folder(folder, image_size=(8, 8))
+    data = vitrail.images.load_images(folder, image_size=(8, 8))
     assert backbone.config.preprocess == data.preprocess  # so that `vitrail predict` prepares pictures as in training
 
     # A second run has nothing to do, and says the same.

@@ -577,7 +577,7 @@ def test_native_aspect_needs_its_numbers_and_one_array_holds_no_such_images(tmp_
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(native, **changes)
     with pytest.raises(ValueError, match="preprocess must not have fit='native', which gives each image its own size"):
-        vitrail.images.load_folder(tmp_path, preprocess=native)
+        vitrail.images.load_images(tmp_path, preprocess=native)
     with pytest.raises(ValueError, match=r"preprocess must have the patch_size of the model, \(2, 4\), got \(4, 4\)"):
         small_model(channels=1, patch_size=(2, 4), preprocess=native)
     model = small_model(channels=1, preprocess=native)

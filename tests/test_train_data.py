@@ -221,7 +221,7 @@ def test_a_folder_is_split_evenly_in_alphabetical_order(tmp_path: Path):
         with Image.open(tmp_path / "Cat" / f"{i}.png") as image:
             scaled = image.resize((12, 8), Image.Resampling.BICUBIC).crop((2, 0, 10, 8))
         assert np.abs(data.test.images[place].astype(int) - np.asarray(scaled).astype(int)).max() <= 1
-    assert np.array_equal(images.load_folder(tmp_path, image_size=(8, 8)).test.images, data.test.images)
+    assert np.array_equal(images.load_images(tmp_path, image_size=(8, 8)).test.images, data.test.images)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "JPEG", "png", "webp"])
@@ -230,7 +230,7 @@ def test_formats(tmp_path: Path, suffix: str):
         (tmp_path / name).mkdir()
         for i in range(3):
             picture(16, 16, seed=i).save(tmp_path / name / f"{i}.{suffix}")
-    data = images.load_folder(tmp_path, image_size=(16, 16))
+    data = images.load_images(tmp_path, image_size=(16, 16))
     held_out = held_out_of([3, 3])[0]
     with Image.open(tmp_path / "a" / f"{held_out}.{suffix}") as image:
         assert np.array_equal(data.test.images[0], np.asarray(image.convert("RGB")))
@@ -238,9 +238,9 @@ def test_formats(tmp_path: Path, suffix: str):
 
 def test_grey_stays_grey_unless_one_is_in_colour(tmp_path: Path):
     write_folder(tmp_path, mode="L")
-    assert images.load_folder(tmp_path).channels == 1
+    assert images.load_images(tmp_path).channels == 1
     picture(20, 30).save(tmp_path / "cat" / "3.png")
-    data = images.load_folder(tmp_path, image_size=(8, 8))
+    data = images.load_images(tmp_path, image_size=(8, 8))
     assert data.channels == 3
     assert np.array_equal(data.train.images[0, ..., 0], data.train.images[0, ..., 2])
 
@@ -266,7 +266,7 @@ def test_orientation_transparency_and_palette(tmp_path: Path):
 
 def load_in_order(folder: Path, size: tuple[int, int]) -> np.ndarray:
     """The images of the first class, in alphabetical order."""
-    data = images.load_folder(folder, image_size=size)
+    data = images.load_images(folder, image_size=size)
     count = [len(list(path.iterdir())) for path in sorted(folder.iterdir())]
     mask = images.hold_out(np.repeat(np.arange(len(count), dtype=np.int32), count))
     pixels = np.empty((len(mask), *data.train.images.shape[1:]), np.uint8)
@@ -297,7 +297,7 @@ def test_the_pictures_of_phones_and_16_bits_are_read(tmp_path: Path):
 def test_deep_grey_stays_grey(tmp_path: Path):
     write_folder(tmp_path, mode="L")
     Image.fromarray(np.full((9, 9), 257 * 77, np.uint16)).save(tmp_path / "cat" / "0.png")
-    data = images.load_folder(tmp_path)
+    data = images.load_images(tmp_path)
     assert data.channels == 1
     assert (load_in_order(tmp_path, (64, 64))[0] == 77).all()
 
@@ -305,7 +305,7 @@ def test_deep_grey_stays_grey(tmp_path: Path):
 def test_a_folder_that_is_divided(tmp_path: Path):
     write_folder(tmp_path / "train", per_class=1)
     write_folder(tmp_path / "val", classes=("dog",), per_class=2)
-    data = images.load_folder(tmp_path, image_size=(20, 30))
+    data = images.load_images(tmp_path, image_size=(20, 30))
     assert data.classes == ("cat", "dog")
     assert (data.train.labels.tolist(), data.test.labels.tolist()) == ([0, 1], [1, 1])
     for examples, part in ((data.train, "train"), (data.test, "val")):
@@ -324,7 +324,7 @@ def test_a_folder_that_is_divided(tmp_path: Path):
 
 def test_a_class_of_trains(tmp_path: Path):
     write_folder(tmp_path, classes=("train", "val"), per_class=2)
-    assert images.load_folder(tmp_path).classes == ("train", "val")
+    assert images.load_images(tmp_path).classes == ("train", "val")
 
 
 def _add_class(folder: Path, part: str, name: str, count: int) -> None:
@@ -523,7 +523,7 @@ def test_a_model_sees_pictures_as_it_sees_an_array(tmp_path: Path):
     write_folder(tmp_path)
     config = make_config()
     model = config.build(key=jax.random.key(0))
-    eager, lazy = (images.load_folder(tmp_path, image_size=(8, 8), channels=1, lazy=lazy) for lazy in (False, True))
+    eager, lazy = (images.load_images(tmp_path, image_size=(8, 8), channels=1, lazy=lazy) for lazy in (False, True))
     opened: set[tuple[int, int]] = set()
 
     @dataclasses.dataclass(frozen=True)
@@ -642,7 +642,7 @@ def test_a_data_set_is_prepared_as_each_picture_alone(tmp_path: Path, preprocess
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_images_have_the_channels_asked_for(tmp_path: Path, channels: int, mode: str):
     write_folder(tmp_path, mode=mode)
-    data = images.load_folder(tmp_path, image_size=(20, 30), channels=channels)
+    data = images.load_images(tmp_path, image_size=(20, 30), channels=channels)
     assert data.channels == data.preprocess.channels == channels
     with Image.open(tmp_path / "cat" / f"{held_out_of([5, 5])[0]}.png") as image:
         expected = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(20, 30, channels)
@@ -669,12 +669,12 @@ def test_preprocessing_that_a_data_set_cannot_have_is_refused(tmp_path: Path):
     write_folder(tmp_path)
     rgb = Preprocess("squash", "bilinear", *images.HALF)
     with pytest.raises(ValueError, match="preprocess has 3 channels, got channels=1: leave channels out"):
-        images.load_folder(tmp_path, preprocess=rgb, channels=1)
+        images.load_images(tmp_path, preprocess=rgb, channels=1)
     with pytest.raises(ValueError, match="channels must be 1 for grey or 3 for RGB, got 2"):
-        images.load_folder(tmp_path, channels=2)
+        images.load_images(tmp_path, channels=2)
     padded = Preprocess("pad", "bilinear", *images.HALF)
     with pytest.raises(ValueError, match="preprocess must not have fit='pad'"):
-        images.load_folder(tmp_path, preprocess=padded)
+        images.load_images(tmp_path, preprocess=padded)
 
 
 def make_config() -> vitrail.ViTConfig:
@@ -691,9 +691,9 @@ def test_a_model_is_trained_on_images_with_its_channels(tmp_path: Path):
     write_folder(tmp_path)
     config = make_config()
     model = config.build(key=jax.random.key(0))
-    data = images.load_folder(tmp_path, image_size=(8, 8), channels=model.config.channels)
+    data = images.load_images(tmp_path, image_size=(8, 8), channels=model.config.channels)
     assert train.evaluate(model, data).logits.shape == (2, 2)
-    coloured = images.load_folder(tmp_path, image_size=(8, 8))
+    coloured = images.load_images(tmp_path, image_size=(8, 8))
     message = "model must have the channels of the images, 3, got 1: load the images with channels=1"
     with pytest.raises(ValueError, match=message):
         train.evaluate(model, coloured)

@@ -11,7 +11,6 @@ from ._dataset import (
     hold_out as hold_out,
     measure_preprocess as measure_preprocess,
 )
-from ._folder import load_folder as load_folder
 from ._idx import load_idx as load_idx
 from ._load import load_images as load_images
 from ._mnist import load_mnist as load_mnist

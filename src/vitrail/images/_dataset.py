@@ -26,13 +26,15 @@ MIN_PER_CLASS: Final = 2
 
 @dataclass(frozen=True)
 class Examples:
-    """Images and their labels, in memory or in files."""
+    """Images and their labels or texts, in memory or in files."""
 
     images: UInt8[np.ndarray, "images height width channels"] | Pictures
     """The pixels, one byte a channel: one channel if grey, three if RGB. Or `Pictures`, which are decoded when they are
     read."""
     labels: Integer[np.ndarray, " images"]
-    """The class of each image, counted from 0, in any dtype of whole numbers."""
+    """The class of each image, counted from 0, in any dtype of whole numbers; 0 if there are no classes."""
+    texts: Shaped[np.ndarray, " images"] | None = None
+    """The text of each image, for the objective `clip`: an array of strings."""
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels) or len(self.labels) == 0:
@@ -57,7 +59,7 @@ class Examples:
         Those examples.
         """
         images = self.images.select(which) if isinstance(self.images, Pictures) else self.images[which]
-        return Examples(images, self.labels[which])
+        return Examples(images, self.labels[which], None if self.texts is None else self.texts[which])
 
     @property
     def identity(self) -> Shaped[np.ndarray, "..."]:
@@ -93,7 +95,7 @@ class Dataset:
     test: Examples
     """The images held out, for the final accuracy only."""
     classes: tuple[str, ...]
-    """The names of the classes, by label."""
+    """The names of the classes, by label; none for images that have only texts."""
     preprocess: Preprocess
     """How the images were resized, and how their pixels are normalised for the model. The loaders measure the
     normalisation on `train`; a pretrained model needs its own."""
@@ -113,7 +115,7 @@ class Dataset:
             )
         for part, examples in (("train", self.train), ("test", self.test)):
             low, high = int(examples.labels.min()), int(examples.labels.max())
-            if low < 0 or high >= len(self.classes):
+            if low < 0 or high >= max(1, len(self.classes)):
                 raise ValueError(
                     f"the labels of {part} must be in [0, {len(self.classes)}), the number of classes, got {low} to "
                     f"{high}"
@@ -122,9 +124,10 @@ class Dataset:
     def __repr__(self) -> str:
         shape, shown = " x ".join(map(str, self.train.images.shape[1:])), ", ".join(self.classes[:3])
         more = ", ..." if len(self.classes) > 3 else ""
+        texts = "" if self.train.texts is None else ", with texts"
         return (
             f"<Dataset {self.name}: {len(self.train):,} images to learn from and {len(self.test):,} held out "
-            f"of {shape}, {len(self.classes)} classes ({shown}{more})>"
+            f"of {shape}, {len(self.classes)} classes ({shown}{more}){texts}>"
         )
 
     def check_files(self) -> None:
@@ -133,7 +136,7 @@ class Dataset:
         **Raises:** `DataError` that lists them.
         """
         files = [part.images for part in (self.train, self.test) if isinstance(part.images, Pictures)]
-        raise_problems([problem for pictures in files for problem in pictures.find_broken().values()])
+        raise_problems([problem for pictures in files for problem in dict.fromkeys(pictures.find_broken().values())])
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -209,19 +212,7 @@ def divide(
     mask: Bool[np.ndarray, " images"],
     classes: tuple[str, ...],
     preprocess: Preprocess | None,
-    skipped: tuple[str, ...] = (),
 ) -> Dataset:
     """Divides examples into those to learn from and those of a mask. Without `preprocess` it is measured."""
-    return make_dataset(name, examples[~mask], examples[mask], classes, preprocess, skipped)
-
-
-def make_dataset(
-    name: str,
-    train: Examples,
-    test: Examples,
-    classes: tuple[str, ...],
-    preprocess: Preprocess | None,
-    skipped: tuple[str, ...] = (),
-) -> Dataset:
-    """A data set. Without `preprocess` the normalisation is measured on the training images."""
-    return Dataset(name, train, test, classes, preprocess or measure_preprocess(train), skipped)
+    train = examples[~mask]
+    return Dataset(name, train, examples[mask], classes, preprocess or measure_preprocess(train))

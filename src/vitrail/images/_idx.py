@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
-from ._dataset import Dataset, Examples, make_dataset
+from ._dataset import Dataset, Examples, measure_preprocess
 from ._open import MAX_PIXELS
 from ._preprocess import Preprocess
 from ._problems import DataError
@@ -47,7 +47,7 @@ def load_idx(
 
     - `folder`: has the four files and nothing else.
     - `image_size`: height and width of the images after resizing; `None` for no resizing.
-    - `preprocess`, `channels`: as in `load_folder`; the images are grey by default.
+    - `preprocess`, `channels`: as in `load_images`; the images are grey by default.
 
     **Returns:**
 
@@ -89,7 +89,7 @@ def load_idx(
         for images, labels in (train, test)
     )
     classes = tuple(str(number) for number in numbers)
-    return make_dataset(str(folder), learned, held_out, classes, preprocess)
+    return Dataset(str(folder), learned, held_out, classes, preprocess or measure_preprocess(learned))
 
 
 def _find(folder: Path, name: str) -> Path:

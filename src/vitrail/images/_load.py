@@ -1,12 +1,29 @@
 """Loads images of any kind of folder."""
 
+import dataclasses
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-from ._dataset import HELD_OUT, Dataset
-from ._folder import load_folder
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from .._check import check_positive, check_seed, join_names
+from .._extras import require
+from ._captions import holds_captions, list_captions
+from ._dataset import HELD_OUT, Dataset, Examples, hold_out, measure_preprocess
+from ._folder import list_folder
 from ._idx import holds_idx, load_idx
+from ._listing import Listing
+from ._pictures import Pictures
 from ._preprocess import Preprocess
-from ._problems import DataError
+from ._problems import DataError, raise_problems
+from ._resize import choose_channels, make_resizer
+from ._shards import holds_shards, list_shards
+
+_MEMORY: Final = 2**30
+"""How many bytes of images are held in memory."""
 
 
 def load_images(
@@ -17,40 +34,164 @@ def load_images(
     channels: int | None = None,
     seed: int = 0,
     held_out: float | Path | str = HELD_OUT,
-    lazy: bool = False,
+    lazy: bool | None = None,
     skip_broken: bool = False,
 ) -> Dataset:
-    """Loads the images of a folder, by `load_idx` if it has any of the four IDX files, by `load_folder` otherwise.
+    """Loads the images of a folder.
+
+    The folder has one of these:
+
+    - **Classes**: one subfolder for each, with JPEG, PNG or WebP files. The classes are in alphabetical order.
+    - **Texts**: JPEG, PNG or WebP files, and `captions.csv` with the columns `file` and `text`, or `captions.jsonl`
+        with `{"file": "1.jpg", "text": "a cat"}` in each line. A picture may have several texts. One that is not named
+        is not read.
+    - **Shards**: tar files of WebDataset. Beside each picture, `1.jpg`, is its label in `1.cls`, a name or a number, or
+        its text in `1.txt`, or either in `1.json` as `"label"` or `"text"`. What else is in them is not read. If each
+        label is a number, it is the number of the class.
+    - **IDX**: the four files of the MNIST family, see `load_idx`.
+
+    **Held out** is a fifth of each class, drawn at random. Divide pictures that resemble each other, as those of one
+    film, yourself: a folder with `train` and one of `val`, `valid`, `validation` and `test`, each as above, is used as
+    it is divided. Of `val` and `test`, `val` is used and `test` is left alone. A picture with several texts is on one
+    side with all of them.
+
+    **Pixels**: the orientation in EXIF is applied, transparent pixels become white, and 16 bits are scaled to 8. Of a
+    phone's JPEG with two pictures (MPO) the first is read.
+
+    Among the folders of classes no file is skipped unless you say so: one that is not an image of a class is an error,
+    hidden files such as `.DS_Store` included.
 
     **Arguments:**
 
-    - `folder`: what `load_idx` or `load_folder` takes.
+    - `folder`: has the images, or `train` and `val`.
     - `image_size`: height and width of the images after resizing; `None` for 64 x 64, and no resizing of IDX files.
-    - `preprocess`, `channels`, `seed`, `held_out`, `lazy`, `skip_broken`: as in `load_folder`. IDX files have their own
-        division and are in memory.
+    - `preprocess`: how the images are resized and normalised, for a pretrained model; `None` for scaling by the shorter
+        side with bicubic interpolation, a crop at the centre, and a normalisation measured on the training images.
+    - `channels`: 1 for grey or 3 for RGB; `None` for those of `preprocess`, or for grey if all files are grey.
+    - `seed`: for the choice of the images that are held out. The same seed and names give the same choice.
+    - `held_out`: the share of each class that is held out, or a file with the names of the images to hold out, one a
+        line, as `cat/1.jpg`, or `0.tar/1.jpg` in shards. IDX files, and a folder with `train`, are divided already.
+    - `lazy`: whether images are decoded when they are read, as `Pictures`; `None` if all together would take more than
+        a GiB of memory. No picture is opened before, but for 64 that say whether all are grey; `Dataset.check_files`
+        looks for broken ones. IDX files are in memory.
+    - `skip_broken`: whether files that cannot be decoded are left out, and listed in `Dataset.skipped`. To find them,
+        each is decoded once, also with `lazy`.
 
     **Returns:**
 
     A `Dataset`.
 
-    **Raises:** `DataError` if there is no such folder, and what `load_idx` and `load_folder` raise.
+    **Raises:** `DataError` that lists each file or folder that cannot be used, and why: an image outside a class or in
+    a folder within one, another kind of file, one that cannot be decoded, has another format than its name says, is
+    animated or has more than 50 million pixels; a tar file that is cut off, a picture in it without a label or text, or
+    one of these without a picture; a line of texts whose file is not there; a class of fewer than 2 images, or of none
+    in `train`; fewer than two classes; a class in `val` that is not in `train`; a name to hold out that is not there.
+    `ValueError` if `channels` differs from those of `preprocess`, or the share is not in [0, 1). `MissingExtraError` if
+    Pillow is not installed. What `load_idx` raises.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(
-            f"{folder} must be a folder, with one subfolder for each class or the four IDX files of the MNIST family, "
-            f"got {'a file' if folder.exists() else 'no such folder'}"
+            f"{folder} must be a folder, with one subfolder for each class, tar files, captions.csv or the four IDX "
+            f"files of the MNIST family, got {'a file' if folder.exists() else 'no such folder'}"
         )
     if holds_idx(folder):
         return load_idx(folder, image_size=image_size, preprocess=preprocess, channels=channels)
+    require("PIL", extra="train")
     size = (64, 64) if image_size is None else image_size
-    return load_folder(
-        folder,
-        image_size=size,
-        preprocess=preprocess,
-        channels=channels,
-        seed=seed,
-        held_out=held_out,
-        lazy=lazy,
-        skip_broken=skip_broken,
-    )
+    check_positive(image_size=size)
+    check_seed(seed)
+    channels = choose_channels(preprocess, channels)
+    problems: list[str] = []
+    parts, classes = _choose_kind(folder)(folder, problems)
+    if len(parts) == 2 and held_out != HELD_OUT:
+        raise ValueError(f"held_out cannot be used with {folder}, which is divided by its folders: leave it out")
+    some = Preprocess("cover", "bicubic", (0.5,), (0.5,)) if preprocess is None else preprocess
+    pictures = [Pictures(part.folder, part.names, size, some, part.spans) for part in parts]
+    if lazy is None:
+        lazy = sum(len(part.names) for part in parts) * size[0] * size[1] * (channels or 3) > _MEMORY
+    if channels is None:
+        channels = 1 if all(part.are_grey(at_most=64 if lazy else None) for part in pictures) else 3
+    resizer = make_resizer(preprocess, channels)
+    skipped: list[str] = []
+    wholes = [
+        Examples(dataclasses.replace(files, preprocess=resizer), part.labels, part.texts)
+        for part, files in zip(parts, pictures, strict=True)
+        if len(files)
+    ]
+    read = [_read(whole, skipped if skip_broken else problems, lazy=lazy, skip=skip_broken) for whole in wholes]
+    raise_problems(problems)
+    (learned, kept), *divided = read
+    if divided:
+        name, train, test = f"{folder} ({parts[0].folder.name} and {parts[1].folder.name})", learned, divided[0][0]
+    else:
+        mask = _hold_out(parts[0], kept, seed, held_out)
+        name, train, test = str(folder), learned[~mask], learned[mask]
+    return Dataset(name, train, test, classes, preprocess or measure_preprocess(train), tuple(skipped))
+
+
+def _choose_kind(folder: Path) -> Callable[[Path, list[str]], tuple[list[Listing], tuple[str, ...]]]:
+    if holds_shards(folder):
+        return list_shards
+    return list_captions if holds_captions(folder) else list_folder
+
+
+def _read(
+    examples: Examples, problems: list[str], *, lazy: bool, skip: bool
+) -> tuple[Examples, Bool[np.ndarray, " images"]]:
+    """Reads `Pictures` into memory, or leaves them where they are if `lazy`. Adds what is wrong with broken ones to
+    `problems`.
+
+    **Returns:**
+
+    The examples, without the broken ones if they are skipped, and a mask of those that are left.
+    """
+    kept = np.ones(len(examples), bool)
+    pictures = examples.images
+    if not isinstance(pictures, Pictures) or (lazy and not skip):
+        return examples, kept
+    pixels, broken = (None, pictures.find_broken(decode=True)) if lazy else pictures.read()
+    problems.extend(dict.fromkeys(broken.values()))
+    if skip:
+        kept[list(broken)] = False
+    if lost := sorted(set(examples.labels.tolist()) - set(examples.labels[kept].tolist())):
+        raise DataError(
+            f"{pictures.folder} must have an image of each class that can be decoded, got none of {len(lost)} "
+            f"classes: {next(iter(broken.values()))}"
+        )
+    left = examples[kept]
+    return (left if pixels is None else dataclasses.replace(left, images=pixels[kept])), kept
+
+
+def _hold_out(
+    listing: Listing, kept: Bool[np.ndarray, " images"], seed: int, held_out: float | Path | str
+) -> Bool[np.ndarray, " left"]:
+    """Chooses which of the images that are left are held out. A picture with several texts is one."""
+    if isinstance(held_out, Path | str):
+        return _find_names(Path(held_out), listing.names, listing.folder)[kept]
+    labels = listing.labels[kept]
+    if listing.texts is None:
+        return hold_out(labels, seed=seed, share=held_out)
+    _, first, which = np.unique(listing.names[kept], return_index=True, return_inverse=True)
+    return hold_out(labels[first], seed=seed, share=held_out)[which]
+
+
+def _find_names(path: Path, names: Shaped[np.ndarray, " images"], folder: Path) -> Bool[np.ndarray, " images"]:
+    """Finds the files that are named by the lines of a file.
+
+    **Raises:** `DataError` if a name is not among them, or none or all are named.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} must be a text with the name of an image in each line: {error}") from error
+    wanted = np.array([os.fsencode(line) for line in lines if line], np.bytes_)
+    if strange := [os.fsdecode(name) for name in wanted[~np.isin(wanted, names)]]:
+        raise DataError(
+            f"{path} must have names of images in {folder}, as {os.fsdecode(names[0])!r}, got {len(strange)} others: "
+            f"{join_names(strange[:5])}"
+        )
+    mask = np.isin(names, wanted)
+    if mask.all() or not mask.any():
+        raise DataError(f"{path} must name some of the images in {folder}, got {'all' if mask.any() else 'none'}")
+    return mask

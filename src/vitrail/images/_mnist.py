@@ -27,7 +27,7 @@ def load_mnist(
     **Arguments:**
 
     - `image_size`: height and width of the images after resizing; `None` for no resizing.
-    - `preprocess`, `channels`, `seed`: as in `load_folder`; the images are grey by default.
+    - `preprocess`, `channels`, `seed`: as in `load_images`; the images are grey by default.
 
     **Returns:**
 

@@ -28,8 +28,8 @@ MAX_PIXELS: Final = 50_000_000
 """The most pixels that an image can have; a larger one is an error before it is decoded."""
 
 
-def open_image(path: Path, file: io.BytesIO | None = None) -> PILImage:
-    """Opens an image without decoding it: from a file in memory if there is one, which `path` then only names.
+def open_image(path: Path, file: io.BufferedIOBase) -> PILImage:
+    """Opens an image without decoding it, from a file that `path` names.
 
     **Raises:** `DataError` if it is not an image of the format of its name, is animated, or has too many pixels.
     """
@@ -38,22 +38,18 @@ def open_image(path: Path, file: io.BytesIO | None = None) -> PILImage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            image = Image.open(path if file is None else file)
+            image = Image.open(file)
             animated = image.format != "MPO" and getattr(image, "is_animated", False)
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} must have at most {MAX_PIXELS:,} pixels: {error}") from error
     except Exception as error:
-        raise _make_decode_error(path, error) from error
-    try:
-        _check_header(path, image, animated=animated)
-    except DataError:
-        image.close()
-        raise
+        raise make_decode_error(path, error) from error
+    _check_header(path, image, animated=animated)
     return image
 
 
 def read_image(
-    path: Path, resizer: Preprocess, size: tuple[int, int], file: io.BytesIO | None = None
+    path: Path, resizer: Preprocess, size: tuple[int, int], file: io.BufferedIOBase
 ) -> UInt8[np.ndarray, "height width channels"]:
     """Reads an image at its final size.
 
@@ -75,26 +71,27 @@ def load_pixels(path: Path, image: PILImage) -> None:
     try:
         image.load()
     except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
-        raise _make_decode_error(path, error) from error
+        raise make_decode_error(path, error) from error
 
 
-def check_image(path: Path, file: io.BytesIO | None, *, decode: bool) -> None:
+def check_image(path: Path, file: io.BufferedIOBase, *, decode: bool) -> None:
     """Checks the header of an image, and decodes it if asked to or if it does not end as its format does.
 
     **Raises:** `DataError` if it is broken.
     """
+    ends_well = _ends_well(file)
+    file.seek(0)
     with open_image(path, file) as image:
-        if decode or not _ends_well(path, file):
+        if decode or not ends_well:
             load_pixels(path, image)
 
 
-def _ends_well(path: Path, file: io.BytesIO | None) -> bool:
+def _ends_well(file: io.BufferedIOBase) -> bool:
     """Whether the last bytes of a file are those that its format ends with. Some good files have more behind them."""
-    with path.open("rb") if file is None else io.BytesIO(file.getbuffer()) as content:
-        begin = content.read(12)
-        size = content.seek(0, io.SEEK_END)
-        content.seek(-12, io.SEEK_END)  # no picture is shorter
-        end = content.read()
+    begin = file.read(12)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(size - 12, 0))  # no picture is shorter
+    end = file.read()
     if begin[:4] == b"RIFF":
         return int.from_bytes(begin[4:8], "little") + 8 <= size
     return end.endswith(b"\xff\xd9") or end[4:8] == b"IEND"
@@ -113,7 +110,8 @@ def _check_header(path: Path, image: PILImage, *, animated: bool) -> None:
         raise DataError(f"{path} must be one picture, got an animation: save the frame that shows the class")
 
 
-def _make_decode_error(path: Path, error: Exception) -> DataError:
+def make_decode_error(path: Path, error: Exception) -> DataError:
+    """The error of an image that cannot be decoded."""
     expected = FORMATS[path.suffix.lower()][0]
-    what = type(error).__name__ if "BytesIO" in str(error) else f"{type(error).__name__}: {error}"
+    what = type(error).__name__ if "<_io." in str(error) else f"{type(error).__name__}: {error}"
     return DataError(f"{path} cannot be decoded as {expected} ({what}): fix or delete it")

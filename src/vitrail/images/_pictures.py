@@ -14,10 +14,11 @@ from jaxtyping import Int, Shaped, UInt8
 from .._check import check_positive
 from .._extras import require
 from .._files import count_cores
-from ._open import check_image, open_image, read_image
+from ._open import check_image, load_pixels, make_decode_error, open_image, read_image
 from ._picture import GREY_MODES, to_picture
 from ._preprocess import Preprocess
 from ._problems import DataError, raise_problems
+from ._span import open_span
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -25,7 +26,7 @@ else:
     PILImage = object  # annotations are read when functions are defined, and Pillow may not be installed
 
 _SHARD: Final = ".tar/"
-"""What is between the name of a shard and the name of a picture in it."""
+"""What is between the name of a tar file and that of a picture in it."""
 
 
 @final
@@ -126,7 +127,8 @@ class Pictures:
         pixels = np.empty(self.shape, np.uint8)
 
         def read(index: int) -> None:
-            pixels[index] = read_image(self.get_path(index), self.preprocess, self.image_size, self._open_file(index))
+            with self._open_file(index) as file:
+                pixels[index] = read_image(self.get_path(index), self.preprocess, self.image_size, file)
 
         return pixels, _collect(read, range(len(self)))
 
@@ -145,7 +147,8 @@ class Pictures:
         """
 
         def check(index: int) -> None:
-            check_image(self.get_path(index), self._open_file(index), decode=decode)
+            with self._open_file(index) as file:
+                check_image(self.get_path(index), file, decode=decode)
 
         return _collect(check, range(len(self)))
 
@@ -165,7 +168,7 @@ class Pictures:
 
         def check(place: int) -> None:
             number = int(some[place])
-            with open_image(self.get_path(number), self._open_file(number)) as image:
+            with self._open_file(number) as file, open_image(self.get_path(number), file) as image:
                 coloured[place] = image.mode not in GREY_MODES
 
         _collect(check, range(len(some)))
@@ -185,11 +188,12 @@ class Pictures:
         **Raises:** `DataError` if it cannot be decoded.
         """
         path = self.get_path(index)
-        with open_image(path, self._open_file(index)) as image:
+        with self._open_file(index) as file, open_image(path, file) as image:
+            load_pixels(path, image)
             try:
                 return to_picture(image, self.preprocess.channels)
-            except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
-                raise DataError(f"{path} cannot be decoded ({type(error).__name__}: {error})") from error
+            except ValueError as error:
+                raise DataError(f"{path}: {error}") from error
 
     def get_path(self, index: int) -> Path:
         """**Arguments:**
@@ -202,15 +206,16 @@ class Pictures:
         """
         return self.folder / os.fsdecode(self.names[index])
 
-    def _open_file(self, index: int) -> io.BytesIO | None:
-        """The bytes of a picture in a shard, `None` for a file."""
-        if self.spans is None:
-            return None
-        shard = os.fsdecode(self.names[index]).split(_SHARD)[0] + _SHARD[:-1]
-        begin, size = (int(number) for number in self.spans[index])
-        with (self.folder / shard).open("rb") as file:
-            file.seek(begin)
-            return io.BytesIO(file.read(size))
+    def _open_file(self, index: int) -> io.BufferedIOBase:
+        path = self.get_path(index)
+        try:
+            if self.spans is None:
+                return path.open("rb")
+            begin, size = (int(number) for number in self.spans[index])
+            shard, tar, _ = os.fsdecode(self.names[index]).partition(_SHARD)
+            return open_span(self.folder / (shard + tar[:-1]), begin, size)
+        except OSError as error:
+            raise make_decode_error(path, error) from error
 
 
 def pick_evenly(length: int, at_most: int) -> Int[np.ndarray, " chosen"]:
