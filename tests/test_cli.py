@@ -289,7 +289,7 @@ def test_train_goes_on_and_its_model_is_fine_tuned(
     for wrong, message in (
         (["--recipe", "x"], "recipe must be one of demo, finetune"),
         (["--model", "nope"], "or a size and a patch, as S/16"),
-        (["--objective", "clip"], "the objective clip needs text with each image"),
+        (["--objective", "clip"], "the objective clip needs a text with each image, got images and labels"),
         (["--epochs", "5", "--validation", "0.2", "--out", str(tmp_path / "run")], "got another recipe"),
     ):
         assert main([*run, *wrong]) == 1

@@ -304,3 +304,43 @@ def test_without_the_library_a_model_loads_and_names_the_extra_when_it_reads_a_t
 def _renumber() -> str:
     tokens = json.loads(load_frozen()[0]["hf_clip"]["vocab.json"])
     return json.dumps(tokens | {"one more": len(tokens)})
+
+
+def test_a_tokenizer_is_read_for_a_fresh_tower(tmp_path: Path) -> None:
+    own = vitrail.read_tokenizer(None, context=12)
+    letters = {letter: 64 + ord(letter) - ord("a") for letter in "abcdefghijklmnopqrstuvwxyz"}  # "!" is the first id
+    assert (own.build().vocabulary_size, own.build().end_of_text) == (514, 513)
+    expected = [512, letters["a"], letters["b"] + 256, letters["c"] + 256, 513]  # the last letter of a word is another
+    assert own.build()("AB  c")[0].tolist() == expected + 7 * [513]
+    words = {"a": 0, "cat": 1, "[SEP]": 2, "[UNK]": 5}
+    content: dict[str, Any] = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"},
+    }
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="json must add a token that ends a text, got none: give it a post_processor"):
+        vitrail.read_tokenizer(path, context=5)
+    end = {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["a", 0]}
+    path.write_text(json.dumps(content | {"post_processor": end}))
+    read = vitrail.read_tokenizer(path, context=5)
+    assert (read.build().vocabulary_size, read.pad_id) == (6, 2)
+    assert read.build()("a dog")[0].tolist() == [0, 0, 5, 2, 2]
+    for wrong in ("{", "{}", "[]"):
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match=r"tokenizer.json must be a tokenizer.json of the library tokenizers"):
+            vitrail.read_tokenizer(path, context=5)
+
+
+def test_a_cut_text_can_be_cut_without_a_warning(models: dict[str, vitrail.ImageText]) -> None:
+    model = models["hf_clip"]
+    with pytest.warns(UserWarning, match="has more than"):
+        expected = model.tokenize("word " * 100)
+    assert np.array_equal(model.tokenize("word " * 100, quiet=True), expected)

@@ -186,6 +186,7 @@ if _typing.TYPE_CHECKING:
         TokenizerConfig as TokenizerConfig,
         find_masks as find_masks,
         make_dense as make_dense,
+        read_tokenizer as read_tokenizer,
         zero_shot as zero_shot,
     )
     from .train import knn as knn
@@ -221,6 +222,7 @@ else:
         "TEMPLATES": "systems",
         "Tokenizer": "systems",
         "TokenizerConfig": "systems",
+        "read_tokenizer": "systems",
         "zero_shot": "systems",
         "CheckpointError": "weights",
         "EmbeddedImage": "systems",

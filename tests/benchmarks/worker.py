@@ -30,7 +30,7 @@ class Worker:
 
     def __init__(self, name: str):
         if name in TORCH:
-            _let_torchvision_be_imported()
+            let_torchvision_be_imported()
         self.contender = importlib.import_module(f"contenders.{name}")
         self.program: Any = None
         self.case: Any = None
@@ -107,7 +107,7 @@ class Worker:
         return 2 * side**3 / min(seconds)
 
 
-def _let_torchvision_be_imported() -> None:
+def let_torchvision_be_imported() -> None:
     """timm and transformers import torchvision, which asks a torch for processors alone for operators of its other
     build."""
     import torch

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ..encoder import EncoderSize
 from ..images import Dataset, Preprocess, load_images, load_mnist
@@ -26,14 +26,15 @@ def load_data(
     size: tuple[int, int] | None,
     preprocess: Preprocess | None = None,
     channels: int | None = None,
+    **options: Any,
 ) -> Dataset:
-    """Loads the images of a folder, or digits of MNIST."""
+    """Loads the images of a folder, with more arguments of `load_images`, or digits of MNIST."""
     if folder is None:
         return load_mnist(image_size=size, preprocess=preprocess, channels=channels)
-    return load_images(folder, image_size=size, preprocess=preprocess, channels=channels)
+    return load_images(folder, image_size=size, preprocess=preprocess, channels=channels, **options)
 
 
-def load_data_for(model: ViT, folder: Path | None) -> Dataset:
+def load_data_for(model: ViT, folder: Path | None, **options: Any) -> Dataset:
     """Loads the images of a folder, or digits of MNIST, prepared for a model."""
     preprocess = model.config.preprocess
     if preprocess is None:
@@ -41,7 +42,7 @@ def load_data_for(model: ViT, folder: Path | None) -> Dataset:
     elif preprocess.fit in ("pad", "keep", "native"):
         print("preprocess: images are squashed, because those of a data set have one size and no padding")
         preprocess = preprocess.squash()
-    return load_data(folder, model.config.image_size, preprocess, model.config.channels)
+    return load_data(folder, model.config.image_size, preprocess, model.config.channels, **options)
 
 
 def make_small_config(
@@ -59,22 +60,26 @@ def make_small_config(
         image_size=data.image_size,
         patch_size=(_choose_patch(height), _choose_patch(width)) if patch_size is None else (patch_size, patch_size),
         size=SIZE,
-        num_classes=len(data.classes),
+        num_classes=len(data.classes) or None,
         channels=data.channels,
         patch=patch,
         position=position,
         pool=pool,
-        head=head,
+        head=head if data.classes else "none",
         init="big_vision",
         preprocess=data.preprocess,
     )
 
 
 def print_data(data: Dataset) -> None:
-    """Prints a line about the images."""
+    """Prints a line about the images, and one for each that was left out."""
+    for problem in data.skipped:
+        print(f"left out: {problem}")
+    lost = f", {len(data.skipped):,} left out" if data.skipped else ""
+    labels = f"{len(data.classes)} classes" if data.classes else "texts"
     print(
-        f"{data.name}: {len(data.train):,} images to learn from, {len(data.test):,} held out, "
-        f"{len(data.classes)} classes, {format_size(data.image_size)}, {'grey' if data.channels == 1 else 'RGB'}"
+        f"{data.name}: {len(data.train):,} images to learn from, {len(data.test):,} held out{lost}, "
+        f"{labels}, {format_size(data.image_size)}, {'grey' if data.channels == 1 else 'RGB'}"
     )
 
 

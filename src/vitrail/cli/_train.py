@@ -13,11 +13,12 @@ from ..images import Dataset, Examples, hold_out
 from ..model import PRESETS, ViT, replace, vit
 from ..nn import count_parameters
 from ..train import OBJECTIVES, RECIPES, Recipe, evaluate, fit, show_progress
-from ._options import LoadOptions
+from ._options import LoadOptions, refuse_options
 from ._setup import EXECUTION, load_data, load_data_for, make_small_config, print_data
 
 _SMALL = "small"
 _DEMO = "demo"
+_LARGEST_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +29,26 @@ class Train(LoadOptions):
     """
 
     data: Path | None = None
-    """Your own images, as for `vitrail demo`; without it 4,000 digits of MNIST."""
+    """Your own images: a folder of classes, of pictures and captions.csv, or of tar files; without it 4,000 digits of
+    MNIST."""
+    held_out: float | Path | None = None
+    """The share of each class that is held out for the final accuracy, by default a fifth; or a file with the names of
+    the images to hold out, one a line, as cat/1.jpg."""
+    skip_broken: bool = False
+    """Whether images that cannot be decoded are left out and listed. Without it they end the run before it begins."""
     model: str = _SMALL
     """A file of weights, which is fine-tuned; a size such as `S/16`, which begins anew; or `small`, the model of
     `vitrail demo`."""
     recipe: str | None = None
-    """The recipe: finetune, probe, scratch, mae or dino, or demo. By default finetune for a file, and else demo."""
+    """The recipe: finetune, probe, scratch, mae, dino, clip or demo. By default finetune for a file, and else demo."""
     objective: str | None = None
-    """What the model is trained for, in place of that of the recipe: classify, probe, mae or dino."""
+    """What the model is trained for, in place of that of the recipe: classify, probe, mae, dino or clip."""
+    tokenizer: Path | None = None
+    """The tokenizer.json that splits texts, for a model that has none; without it, a token is a byte."""
     epochs: int | None = None
     """How many times each image is seen."""
     batch_size: int | None = None
-    """The number of images in a step."""
+    """The number of images in a step; by default that of the recipe, but at most 256, and not more than there are."""
     learning_rate: float | None = None
     """The highest learning rate."""
     weight_decay: float | None = None
@@ -73,6 +82,9 @@ def run_train(command: Train) -> None:
     recipe = _make_recipe(command)
     build_key, fit_key = jax.random.split(jax.random.key(command.seed))
     model, data = _load(command, key=build_key)
+    if command.batch_size is None:
+        fitting = min(recipe.batch_size, _LARGEST_BATCH, len(data.train))
+        recipe = dataclasses.replace(recipe, batch_size=fitting)
     data, validation = _divide(data, command.validation, command.seed)
     print_data(data)
     print(f"model: {command.model}, {count_parameters(model):,} parameters; {recipe}")
@@ -111,20 +123,32 @@ def _make_recipe(command: Train) -> Recipe:
         "accumulate",
     )
     given = {field: getattr(command, field) for field in fields if getattr(command, field) is not None}
-    return dataclasses.replace(recipes[name], freeze=command.freeze, **given)
+    recipe = dataclasses.replace(recipes[name], freeze=command.freeze, **given)
+    if command.tokenizer is None:
+        return recipe
+    if recipe.objective != "clip":
+        raise ValueError("tokenizer has no effect without the objective clip: leave it out")
+    spec = OBJECTIVES.configure("clip", tokenizer=str(command.tokenizer))
+    return dataclasses.replace(recipe, objective=spec)
 
 
 def _load(command: Train, *, key: Any) -> tuple[Any, Dataset]:
     size = None if command.image_size is None else (command.image_size, command.image_size)
     pool = command.pool or "mean"
+    options: dict[str, Any] = {"skip_broken": command.skip_broken}
+    if command.held_out is not None:
+        options["held_out"] = command.held_out
+    if command.data is None:
+        refuse_options("without data", held_out=command.held_out, skip_broken=command.skip_broken)
     if command.model == _SMALL:
-        data = load_data(command.data, size)
+        data = load_data(command.data, size, **options)
         config = make_small_config(data, patch_size=None, pool=pool)
         return eqx.filter_jit(config.build)(execution=EXECUTION, key=key), data
     if _is_size(command.model):
-        data = load_data(command.data, size or (224, 224))
-        options: dict[str, Any] = {"channels": data.channels, "image_size": data.image_size, "pool": pool}
-        return vit(command.model, num_classes=len(data.classes), key=key, **options), data
+        data = load_data(command.data, size or (224, 224), **options)
+        head: dict[str, Any] = {"num_classes": len(data.classes)} if data.classes else {"head": "none"}
+        described = {"channels": data.channels, "image_size": data.image_size, "pool": pool}
+        return vit(command.model, key=key, **described, **head), data
     file = Path(command.model)
     if not file.exists():
         raise ValueError(
@@ -133,8 +157,8 @@ def _load(command: Train, *, key: Any) -> tuple[Any, Dataset]:
         )
     changes = {} if command.pool is None else {"pool": command.pool}
     model = command.load_model(file, image_size=command.image_size, key=key, **changes)
-    data = load_data_for(model if isinstance(model, ViT) else model.image, command.data)
-    if isinstance(model, ViT):
+    data = load_data_for(model if isinstance(model, ViT) else model.image, command.data, **options)
+    if isinstance(model, ViT) and data.classes:
         model = replace(model, head="linear", num_classes=len(data.classes), classes=data.classes, key=key)
     return model, data
 
@@ -147,5 +171,7 @@ def _divide(data: Dataset, share: float, seed: int) -> tuple[Dataset, Examples |
     """The data set without the images of validation, and those."""
     if share == 0:
         return data, None
+    if not data.classes:
+        raise ValueError("validation must be 0 for images without classes: no accuracy chooses the best model")
     mask = hold_out(data.train.labels, seed=seed, share=share)
     return dataclasses.replace(data, train=data.train[~mask]), data.train[mask]

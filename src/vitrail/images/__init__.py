@@ -19,6 +19,7 @@ from ._picture import to_picture as to_picture
 from ._pictures import Pictures as Pictures
 from ._preprocess import CLIP as CLIP, HALF as HALF, IMAGENET as IMAGENET, Preprocess as Preprocess
 from ._problems import DataError as DataError, raise_problems as raise_problems
+from ._records import RecordSource as RecordSource, load_records as load_records
 from .transforms import (
     TRANSFORMS as TRANSFORMS,
     AbstractTransform as AbstractTransform,

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -38,7 +38,7 @@ def open_image(path: Path, file: io.BufferedIOBase) -> PILImage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            image = Image.open(file)
+            image = Image.open(cast(IO[bytes], file))
             animated = image.format != "MPO" and getattr(image, "is_animated", False)
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} must have at most {MAX_PIXELS:,} pixels: {error}") from error
@@ -48,19 +48,18 @@ def open_image(path: Path, file: io.BufferedIOBase) -> PILImage:
     return image
 
 
-def read_image(
-    path: Path, resizer: Preprocess, size: tuple[int, int], file: io.BufferedIOBase
+def resize_image(
+    path: Path, image: PILImage, resizer: Preprocess, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """Reads an image at its final size.
+    """Decodes an image at its final size.
 
-    **Raises:** `DataError` if it cannot be decoded or resized, and what `open_image` raises.
+    **Raises:** `DataError` if it cannot be decoded or resized.
     """
-    with open_image(path, file) as image:
-        load_pixels(path, image)
-        try:
-            return resizer.resize(image, size)
-        except ValueError as error:
-            raise DataError(f"{path}: {error}") from error
+    load_pixels(path, image)
+    try:
+        return resizer.resize(image, size)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def load_pixels(path: Path, image: PILImage) -> None:
@@ -112,6 +111,6 @@ def _check_header(path: Path, image: PILImage, *, animated: bool) -> None:
 
 def make_decode_error(path: Path, error: Exception) -> DataError:
     """The error of an image that cannot be decoded."""
-    expected = FORMATS[path.suffix.lower()][0]
+    expected = FORMATS.get(path.suffix.lower(), ("an image",))[0]  # a record has no suffix
     what = type(error).__name__ if "<_io." in str(error) else f"{type(error).__name__}: {error}"
     return DataError(f"{path} cannot be decoded as {expected} ({what}): fix or delete it")

@@ -15,6 +15,7 @@ else:
 
 GREY_MODES: Final = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's modes of pictures without colour."""
+_ORIENTATION: Final = 0x0112
 
 
 def to_picture(image: object, channels: int) -> PILImage:
@@ -30,7 +31,7 @@ def to_picture(image: object, channels: int) -> PILImage:
     from PIL import Image, ImageOps
 
     if isinstance(image, np.ndarray):
-        image = _from_array(cast(Any, image))
+        image = from_array(cast(Any, image))
     if not isinstance(image, Image.Image):
         raise TypeError(
             f"image must be a Pillow picture or a NumPy array of uint8 or uint16, got {type(image).__name__}: open a "
@@ -39,7 +40,9 @@ def to_picture(image: object, channels: int) -> PILImage:
     if 0 in image.size:
         raise ValueError(f"image must have pixels, got {image.height} x {image.width}")
     try:
-        upright = ImageOps.exif_transpose(image)
+        # exif_transpose copies the picture also if it is upright.
+        is_turned = image.getexif().get(_ORIENTATION, 1) != 1
+        upright = ImageOps.exif_transpose(image) if is_turned else image
     except (SyntaxError, ValueError, LookupError, TypeError, struct.error) as error:
         raise ValueError(
             f"the EXIF of the image cannot be read ({error}), so its orientation is unknown: if the image is upright, "
@@ -60,14 +63,18 @@ def put_on_white(image: PILImage, mode: str) -> PILImage:
     from PIL import Image
 
     if not image.has_transparency_data:
-        return image.convert(mode)
+        return image if image.mode == mode else image.convert(mode)
     # Pillow converts premultiplied colours only to plain ones of the same kind.
     plain = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode))
     layer = plain.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert(mode)
 
 
-def _from_array(array: Shaped[np.ndarray, "..."]) -> PILImage:
+def from_array(array: Shaped[np.ndarray, "..."]) -> PILImage:
+    """Makes a picture of an array of uint8 or uint16.
+
+    **Raises:** `ValueError` if its shape or dtype is another.
+    """
     from PIL import Image
 
     if str(array.dtype) not in ("uint8", "uint16"):

@@ -2,11 +2,12 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 from jaxtyping import Int, Shaped, UInt8
@@ -14,8 +15,8 @@ from jaxtyping import Int, Shaped, UInt8
 from .._check import check_positive
 from .._extras import require
 from .._files import count_cores
-from ._open import check_image, load_pixels, make_decode_error, open_image, read_image
-from ._picture import GREY_MODES, to_picture
+from ._open import check_image, load_pixels, make_decode_error, open_image, resize_image
+from ._picture import GREY_MODES, from_array, to_picture
 from ._preprocess import Preprocess
 from ._problems import DataError, raise_problems
 from ._span import open_span
@@ -32,7 +33,7 @@ _SHARD: Final = ".tar/"
 @final
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Image files that are decoded when they are read, in place of an array of all images.
+    """Image files, or records of a source, that are decoded when they are read, in place of an array of all images.
 
     A slice, indices or a mask read those images as an array, in as many threads as the machine has cores. Nothing else
     is in memory but the names of the files.
@@ -48,13 +49,16 @@ class Pictures:
     folder: Path
     """The folder of the files."""
     names: Shaped[np.ndarray, " images"]
-    """The name of each file within the folder, in bytes; of a picture in a tar file, that of the tar file before it."""
+    """The name of each file within the folder, in bytes; of a picture in a tar file, that of the tar file before it; of
+    a record its number."""
     image_size: tuple[int, int]
     """Height and width of the images after resizing."""
     preprocess: Preprocess
     """How the images are resized, and how many channels they have."""
     spans: Int[np.ndarray, "images 2"] | None = None
     """Where each picture begins in its tar file and how many bytes it has; `None` for files of their own."""
+    source: Any = None
+    """What has the records: `source[number]["image"]` is a picture. `None` for files."""
 
     def __init__(
         self,
@@ -63,12 +67,13 @@ class Pictures:
         image_size: tuple[int, int],
         preprocess: Preprocess,
         spans: Int[np.ndarray, "images 2"] | None = None,
+        source: Any = None,
     ) -> None:
         require("PIL", extra="train")
         check_positive(image_size=image_size)
         listed = names if isinstance(names, np.ndarray) else np.array([os.fsencode(name) for name in names], np.bytes_)
         fields = {"folder": Path(folder), "names": listed, "image_size": image_size, "preprocess": preprocess}
-        for name, value in (*fields.items(), ("spans", spans)):
+        for name, value in (*fields.items(), ("spans", spans), ("source", source)):
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
@@ -127,8 +132,8 @@ class Pictures:
         pixels = np.empty(self.shape, np.uint8)
 
         def read(index: int) -> None:
-            with self._open_file(index) as file:
-                pixels[index] = read_image(self.get_path(index), self.preprocess, self.image_size, file)
+            with self._open(index) as image:
+                pixels[index] = resize_image(self.get_path(index), image, self.preprocess, self.image_size)
 
         return pixels, _collect(read, range(len(self)))
 
@@ -139,7 +144,7 @@ class Pictures:
 
         - `decode`: whether each file is decoded whole. Without, its header and its end are read, and it is decoded only
             if it does not end as its format does: that is quick, finds files of another kind and those that are cut
-            off, but not each damage in the middle.
+            off, but not each damage in the middle. Of records 64 are read.
 
         **Returns:**
 
@@ -147,10 +152,14 @@ class Pictures:
         """
 
         def check(index: int) -> None:
+            if self.source is not None:
+                self.open(index)
+                return
             with self._open_file(index) as file:
                 check_image(self.get_path(index), file, decode=decode)
 
-        return _collect(check, range(len(self)))
+        few = self.source is not None and not decode
+        return _collect(check, pick_evenly(len(self), 64).tolist() if few else range(len(self)))
 
     def are_grey(self, *, at_most: int | None = None) -> bool:
         """Finds out whether all pictures are grey.
@@ -168,7 +177,7 @@ class Pictures:
 
         def check(place: int) -> None:
             number = int(some[place])
-            with self._open_file(number) as file, open_image(self.get_path(number), file) as image:
+            with self._open(number) as image:
                 coloured[place] = image.mode not in GREY_MODES
 
         _collect(check, range(len(some)))
@@ -188,7 +197,7 @@ class Pictures:
         **Raises:** `DataError` if it cannot be decoded.
         """
         path = self.get_path(index)
-        with self._open_file(index) as file, open_image(path, file) as image:
+        with self._open(index) as image:
             load_pixels(path, image)
             try:
                 return to_picture(image, self.preprocess.channels)
@@ -205,6 +214,27 @@ class Pictures:
         The path of its file, or that of its tar file followed by its name in it.
         """
         return self.folder / os.fsdecode(self.names[index])
+
+    @contextmanager
+    def _open(self, index: int) -> Generator[PILImage]:
+        """One picture, not decoded if it is in a file."""
+        if self.source is not None:
+            yield self._read_record(index)
+            return
+        with self._open_file(index) as file, open_image(self.get_path(index), file) as image:
+            yield image
+
+    def _read_record(self, index: int) -> PILImage:
+        from PIL import Image
+
+        try:
+            image: Any = self.source[int(self.names[index])]["image"]
+            return image if isinstance(image, Image.Image) else from_array(np.asarray(image))
+        except Exception as error:  # of a user's own source
+            raise DataError(
+                f"{self.get_path(index)} must have an 'image' of uint8 or of Pillow, got an error: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def _open_file(self, index: int) -> io.BufferedIOBase:
         path = self.get_path(index)
@@ -223,7 +253,7 @@ def pick_evenly(length: int, at_most: int) -> Int[np.ndarray, " chosen"]:
     return np.linspace(0, length - 1, min(length, at_most)).round().astype(np.int64)
 
 
-def _collect(function: Callable[[int], object], numbers: Iterable[int]) -> dict[int, str]:
+def _collect(function: Callable[[int], object], numbers: Sequence[int]) -> dict[int, str]:
     """Calls a function for each number in as many threads as there are cores, and returns its errors by number."""
 
     def call(number: int) -> str | None:
@@ -234,4 +264,6 @@ def _collect(function: Callable[[int], object], numbers: Iterable[int]) -> dict[
         return None
 
     with ThreadPoolExecutor(count_cores()) as pool:
-        return {number: error for number, error in enumerate(pool.map(call, numbers)) if error is not None}
+        return {
+            number: error for number, error in zip(numbers, pool.map(call, numbers), strict=True) if error is not None
+        }

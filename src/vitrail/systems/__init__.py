@@ -37,6 +37,7 @@ from ._tokenizer import (
     Tokenizer as Tokenizer,
     TokenizerConfig as TokenizerConfig,
     pack_vocabulary as pack_vocabulary,
+    read_tokenizer as read_tokenizer,
     unpack_vocabulary as unpack_vocabulary,
 )
 from ._zero_shot import zero_shot as zero_shot

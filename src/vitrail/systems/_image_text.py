@@ -138,12 +138,13 @@ class ImageText(AbstractSystem):
         """
         return normalise(self.image(image, key=key))
 
-    def tokenize(self, texts: str | Sequence[str]) -> Int32[np.ndarray, "texts context"]:
+    def tokenize(self, texts: str | Sequence[str], *, quiet: bool = False) -> Int32[np.ndarray, "texts context"]:
         """Makes the token ids of texts, with the tokenizer that lay beside the weights.
 
         **Arguments:**
 
         - `texts`: one text or several.
+        - `quiet`: whether there is no warning if a text is cut.
 
         **Returns:**
 
@@ -160,7 +161,7 @@ class ImageText(AbstractSystem):
                 "CLIP's merges; a spiece.model is not read) beside its weights and load it again, or pass token ids to "
                 "embed_text"
             )
-        tokens = config.tokenizer.build()(texts)
+        tokens = config.tokenizer.build()(texts, quiet=quiet)
         if (largest := int(np.max(tokens))) >= config.text.vocabulary:
             raise ValueError(
                 f"tokenizer must be that of the model, whose text tower knows {config.text.vocabulary:,} tokens, got "

@@ -1,11 +1,13 @@
 """Splits texts into the token ids that a text tower reads."""
 
 import base64
+import dataclasses
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, Literal, cast, final
 
 import numpy as np
@@ -14,6 +16,7 @@ from jaxtyping import Int32
 from .._check import check_positive, warn
 from .._extras import require
 from ._clean import SURROGATE, Cleaning, clean_text
+from ._clip_vocabulary import make_clip_vocabulary
 
 MAX_VOCABULARY: Final = 128 * 2**20
 """The largest text of a vocabulary in bytes. That of Gemma has 34 MB."""
@@ -88,10 +91,24 @@ class Tokenizer:
         self.config = config
         self._tokenizer = tokenizer
 
-    def __call__(self, texts: str | Sequence[str]) -> Int32[np.ndarray, "texts {self.config.context}"]:
+    @property
+    def vocabulary_size(self) -> int:
+        """One more than the largest id."""
+        return max(cast("dict[str, int]", self._tokenizer.get_vocab()).values()) + 1
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id that ends each text; `None` if none does."""
+        ids: list[int] = self._tokenizer.encode("").ids
+        return ids[-1] if ids else None
+
+    def __call__(
+        self, texts: str | Sequence[str], *, quiet: bool = False
+    ) -> Int32[np.ndarray, "texts {self.config.context}"]:
         """**Arguments:**
 
         - `texts`: one text or several, as plain sentences: they are cleaned as the model needs it.
+        - `quiet`: whether there is no warning if a text is cut.
 
         **Returns:**
 
@@ -108,12 +125,40 @@ class Tokenizer:
             if SURROGATE.search(clean):
                 raise ValueError(f"texts must be Unicode, got half of a surrogate pair in {_shorten(text)}")
         encoded: list[Any] = self._tokenizer.encode_batch(cleaned)
-        _warn_of_cuts(texts, [bool(found.overflowing) for found in encoded], self.config.context)
+        if not quiet:
+            _warn_of_cuts(texts, [bool(found.overflowing) for found in encoded], self.config.context)
         tokens = np.full((len(texts), self.config.context), self.config.pad_id, np.int32)
         for row, found in zip(tokens, encoded, strict=True):
             start = 0 if self.config.pad_side == "right" else len(row) - len(found.ids)
             row[start : start + len(found.ids)] = found.ids
         return tokens
+
+
+def read_tokenizer(path: Path | str | None, *, context: int) -> TokenizerConfig:
+    """Reads a tokenizer for a text tower with fresh weights.
+
+    **Arguments:**
+
+    - `path`: a `tokenizer.json` of the library tokenizers; `None` for one token for each byte, which needs no file.
+    - `context`: the number of tokens of each text.
+
+    **Returns:**
+
+    The configuration. Texts are padded with the id that ends them, as in CLIP.
+
+    **Raises:** `ValueError` that names the file if it is no such file, or adds no token that ends a text;
+    `MissingExtraError` if the library tokenizers is not installed.
+    """
+    try:
+        vocabulary = make_clip_vocabulary(()) if path is None else json.loads(Path(path).read_bytes())
+        clean: Cleaning = "open_clip_lower" if path is None else "none"
+        config = TokenizerConfig(vocabulary=pack_vocabulary(vocabulary), context=context, pad_id=0, clean=clean)
+        end = config.build().end_of_text
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} must be a tokenizer.json of the library tokenizers, got an error: {error}") from error
+    if end is None:
+        raise ValueError(f"{path} must add a token that ends a text, got none: give it a post_processor")
+    return dataclasses.replace(config, pad_id=end)
 
 
 def pack_vocabulary(tokenizer: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ class Classifier(Protocol):
 
 
 def check_channels(model: ViT, data: Dataset) -> None:
-    """Checks that the images of a data set have the channels that a model reads.
+    """Checks that the images of a data set have classes, and the channels that a model reads.
 
     **Arguments:**
 
@@ -28,12 +28,18 @@ def check_channels(model: ViT, data: Dataset) -> None:
 
     **Raises:** `ValueError` if they do not.
     """
+    _check_classes(data)
     channels = model.config.channels
     if channels != data.channels:
         raise ValueError(
             f"model must have the channels of the images, {data.channels}, got {channels}: load the images with "
             f"channels={channels}, or build the model with channels={data.channels}"
         )
+
+
+def _check_classes(data: Dataset) -> None:
+    if not data.classes:
+        raise ValueError(f"data must have classes, got {data.name} with texts alone: load images with labels")
 
 
 def check_classifier(model: Any, data: Dataset) -> None:
@@ -47,6 +53,7 @@ def check_classifier(model: Any, data: Dataset) -> None:
 
     **Raises:** `ValueError` if it does not.
     """
+    _check_classes(data)
     if isinstance(model, ViT):
         check_channels(model, data)
     image = jax.ShapeDtypeStruct((*data.image_size, data.channels), jnp.float32)

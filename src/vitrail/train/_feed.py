@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from ..images import (
     TRANSFORMS,
@@ -16,6 +16,7 @@ from ..images import (
     to_picture,
 )
 from ..model import ViT
+from ..systems import ImageText
 from ._batches import make_batches
 from ._recipe import Recipe
 from .objectives import AbstractObjective, Batch
@@ -38,6 +39,21 @@ def make_host_transforms(
             f"{TRANSFORMS.describe(recipe.transforms[-1])}: use random_resized_crop, or the objective dino"
         )
     return transforms
+
+
+def read_texts(
+    model: Any, data: Dataset, which: int | slice | Int[np.ndarray, " batch"], *, quiet: bool = True
+) -> Shaped[np.ndarray, "..."]:
+    """The texts of training images: as token ids if the model has a tokenizer.
+
+    **Raises:** what `ImageText.tokenize` raises.
+    """
+    texts = cast(Any, data.train.texts)[which]
+    if not isinstance(model, ImageText):
+        return texts
+    return (
+        model.tokenize([texts], quiet=quiet)[0] if isinstance(texts, str) else model.tokenize(list(texts), quiet=quiet)
+    )
 
 
 def make_feed(
@@ -71,7 +87,9 @@ def make_feed(
         return to_picture(data.train.images[which], data.channels)
 
     def load(which: int | Int[np.ndarray, " batch"]) -> Batch:
-        found = {"image": read(which), "label": data.train.labels[which]}
+        found: dict[str, Any] = {"image": read(which), "label": data.train.labels[which]}
+        if "text" in objective.inputs:
+            found["text"] = read_texts(model, data, which)
         return {name: found[name] for name in objective.inputs}
 
     def transform(example: Batch, random: np.random.Generator) -> Batch:

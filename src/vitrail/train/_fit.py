@@ -15,7 +15,7 @@ from ..model import ViT, replace
 from ._batches import count_steps
 from ._classifier import check_classifier
 from ._evaluate import evaluate
-from ._feed import make_feed, make_host_transforms
+from ._feed import make_feed, make_host_transforms, read_texts
 from ._loop import Progress, run_steps
 from ._recipe import Recipe
 from ._run import Run, catch_signals
@@ -48,7 +48,8 @@ def fit(
 
     - `model`: a `ViT`, which the objective makes a system of if it trains one, or the system itself. To classify, any
         module that takes one image, normalised by `data.preprocess`, and returns one logit for each class.
-    - `data`: the data set. Its `train` is used, its `test` is not.
+    - `data`: the data set. Its `train` is used, its `test` is not. Broken files of both are looked for before the first
+        step, see `Dataset.check_files`.
     - `recipe`: the settings of the run.
     - `key`: for the order of the images, their augmentation and what is random in the model. The same key gives the
         same weights on the same machine.
@@ -66,22 +67,22 @@ def fit(
     The trained model, with the mean of its weights if the recipe takes one; the configuration of a `vitrail.ViT` has
     the preprocessing and the class names of the data. The model that was passed does not change.
 
-    **Raises:** `ValueError` if the objective cannot train the model, if the model does not take the images or return
-    one logit for each class, if the transforms make what the objective does not take, or if a batch is larger than all
-    epochs together; `FloatingPointError` that names the first step whose loss is not finite; `MissingExtraError` if
-    optax, grain or, for transforms, Pillow is not installed.
+    **Raises:** `DataError` that lists broken files; `ValueError` if the objective cannot train the model or needs
+    labels or texts that the data does not have, if the model does not take the images or return one logit for each
+    class, if the transforms make what the objective does not take, or if a batch is larger than all epochs together;
+    `FloatingPointError` that names the first step whose loss is not finite; `MissingExtraError` if optax, grain or, for
+    transforms, Pillow is not installed.
     """
     order_key, steps_key, fresh_key = jax.random.split(key, 3)
     objective = make_objective(recipe, data.preprocess)
-    if missing := set(objective.inputs) - {"image", "label"}:
-        raise ValueError(
-            f"the objective {recipe.objective} needs {', '.join(sorted(missing))} with each image, got images and "
-            "labels: take its steps with `Training` on batches of your own"
-        )
+    _check_inputs(recipe, objective.inputs, data)
+    data.check_files()
     if "label" in objective.inputs:
         check_classifier(model, data)
     prepared = _describe_data(objective.prepare(model, key=fresh_key), data)
     make_host_transforms(objective, prepared, data, recipe)  # so that its errors are raised before there is a folder
+    if "text" in objective.inputs:  # of a thousand texts, to warn if texts are cut
+        read_texts(prepared, data, slice(None, None, -(-len(data.train) // 1000)), quiet=False)
     seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
 
     steps = count_steps(len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size)
@@ -109,6 +110,17 @@ def fit(
             state = run_steps(training, state, feed, report=write, keep=keep, keep_every=every, stop=signals)
             run.checkpoints.wait()
     return state.best_model
+
+
+def _check_inputs(recipe: Recipe, inputs: tuple[str, ...], data: Dataset) -> None:
+    there = {"image": True, "label": bool(data.classes), "text": data.train.texts is not None}
+    for name in inputs:
+        if not there.get(name, False):
+            found = " and ".join(f"{name}s" for name, is_there in there.items() if is_there)
+            raise ValueError(
+                f"the objective {recipe.objective} needs a {name} with each image, got {found}: load data with {name}s "
+                "or take its steps with `Training` on batches of your own"
+            )
 
 
 def _measure(model: Any, data: Dataset, validation: Examples) -> float:

@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ..._check import check_positive
+from ...encoder import EncoderSize
 from ...images import Preprocess
-from ...systems import ImageText
+from ...model import ViT, replace
+from ...systems import ImageText, ImageTextConfig, TextConfig, read_tokenizer
 from ._base import AbstractObjective, Batch, Outcome, Scalar, compare_with, normalise_images
 
 _LARGEST_LOG_SCALE: Final = math.log(100)
@@ -36,23 +39,72 @@ class CLIPObjective(AbstractObjective):
 
     preprocess: Preprocess = eqx.field(static=True)
     loss: Literal["softmax", "sigmoid"] = eqx.field(static=True)
+    tokenizer: str | None = eqx.field(static=True)
+    embed_dim: int = eqx.field(static=True)
+    context: int = eqx.field(static=True)
+    text_dim: int | None = eqx.field(static=True)
+    text_depth: int | None = eqx.field(static=True)
+    text_heads: int | None = eqx.field(static=True)
 
-    def __init__(self, *, preprocess: Preprocess, loss: Literal["softmax", "sigmoid"] = "softmax"):
+    def __init__(
+        self,
+        *,
+        preprocess: Preprocess,
+        loss: Literal["softmax", "sigmoid"] = "softmax",
+        tokenizer: str | None = None,
+        embed_dim: int = 512,
+        context: int = 77,
+        text_dim: int | None = None,
+        text_depth: int | None = None,
+        text_heads: int | None = None,
+    ):
         """**Arguments:**
 
         - `preprocess`: how pixels are normalised.
         - `loss`: one question about all texts, or one about each.
+        - `tokenizer`: the path of a `tokenizer.json`, for a model that has none; `None` for a token for each byte.
+        - `embed_dim`: the width of the embeddings of a `ViT` and of the text tower that it gets.
+        - `context`: the largest number of tokens of a text of that tower.
+        - `text_dim`, `text_depth`, `text_heads`: its size; `None` for that of the `ViT`. Its MLPs are four times as
+            wide.
         """
+        check_positive(embed_dim=embed_dim, context=context)
         self.preprocess = preprocess
         self.loss = loss
+        self.tokenizer = tokenizer
+        self.embed_dim = embed_dim
+        self.context = context
+        self.text_dim = text_dim
+        self.text_depth = text_depth
+        self.text_heads = text_heads
 
     def prepare(self, model: Any, *, key: PRNGKeyArray) -> Any:
-        if not isinstance(model, ImageText):
+        if isinstance(model, ImageText):
+            if self.tokenizer is None:
+                return model
+            if model.config.tokenizer is not None:
+                raise ValueError("tokenizer must be None for a model that has one: leave it out")
+            known = read_tokenizer(self.tokenizer, context=model.config.text.context)
+            return dataclasses.replace(model, config=dataclasses.replace(model.config, tokenizer=known))
+        if not isinstance(model, ViT):
             raise ValueError(
-                f"model must have a text tower for the objective clip, got a {type(model).__name__}: build an "
-                "ImageTextConfig, or load a file of CLIP or SigLIP"
+                f"model must be a ViT or an ImageText for the objective clip, got a {type(model).__name__}"
             )
-        return model
+        head_key, text_key = jax.random.split(key)
+        size, dim = model.config.size, self.text_dim or model.config.size.dim
+        tokenizer = read_tokenizer(self.tokenizer, context=self.context)
+        options: dict[str, Any] = {"classes": None, "preprocess": self.preprocess, "key": head_key}
+        image = replace(model, head="linear", num_classes=self.embed_dim, **options)
+        text = TextConfig(
+            vocabulary=tokenizer.build().vocabulary_size,
+            context=self.context,
+            size=EncoderSize(dim, self.text_depth or size.depth, self.text_heads or size.num_heads, 4 * dim),
+            embed_dim=self.embed_dim,
+            end_of_text=tokenizer.pad_id,
+        )
+        has_bias = self.loss == "sigmoid"
+        config = ImageTextConfig(image=image.config, text=text, has_bias=has_bias, tokenizer=tokenizer)
+        return dataclasses.replace(config.build(key=text_key), image=image)
 
     def __call__(
         self, model: Any, batch: Batch, *, carried: Any, progress: Scalar, key: PRNGKeyArray

@@ -1,4 +1,4 @@
-"""Images in tar files, and images with texts: as they are alone in their files, and the errors that name them."""
+"""Images in tar files, with texts, and of any source: as in files of their own, and the errors that name them."""
 
 import io
 import json
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grain
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from vitrail import images
 from vitrail.images import DataError
 
 Files = dict[str, bytes]
+PREPROCESS = images.Preprocess("squash", "bilinear", *images.HALF)
 
 
 def encode(seed: int, suffix: str = "png", size: tuple[int, int] = (12, 16)) -> bytes:
@@ -247,3 +249,66 @@ def test_a_bad_line_of_texts_is_named(tmp_path: Path, name: str, content: str, s
     (tmp_path / "captions.jsonl").touch()
     with pytest.raises(DataError, match=r"must have one of captions\.csv and captions\.jsonl, got 2"):
         images.load_images(tmp_path)
+
+
+# Records of any source -------------------------------------------------------------------------------------------
+
+
+def make_records(**columns: Any) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 256, (9 + i % 3, 8, 3), dtype=np.uint8) for i in range(10)]
+    return [{"image": image, **{name: value[i] for name, value in columns.items()}} for i, image in enumerate(pixels)]
+
+
+def test_records_of_a_grain_source_are_read_as_files_are(tmp_path: Path):
+    records = make_records(label=np.arange(10) % 2)
+    for i, record in enumerate(records):
+        path = tmp_path / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(record["image"]).save(path)
+    files = images.load_images(tmp_path, image_size=(6, 8), held_out=0.4, lazy=True)
+    source = grain.MapDataset.source(records).map(lambda record: record | {"label": int(record["label"])})
+    loaded = [images.load_records(each, image_size=(6, 8), held_out=0.4) for each in (source, records)]
+    loaded.append(
+        images.load_records(
+            [{"image": Image.fromarray(record["image"])} for record in records],
+            image_size=(6, 8),
+            classes=("a", "b"),
+            labels=np.arange(10) % 2,
+            held_out=np.isin(np.arange(10), [int(name[2:-4]) for name in names_of(files.test)]),
+        )
+    )
+    assert (loaded[0].classes, loaded[2].classes) == (("0", "1"), ("a", "b"))
+    for data in loaded:
+        data.check_files()
+        for part, expected in ((data.train, files.train), (data.test, files.test)):
+            order = np.argsort([int(name[2:-4]) for name in names_of(expected)])
+            assert np.array_equal(part.images[:], expected.images[order])
+            assert np.array_equal(part.labels, expected.labels[order])
+            assert np.array_equal(part.open(1), expected.open(int(order[1])))
+    mean = (data.preprocess.mean, files.preprocess.mean)
+    np.testing.assert_allclose(*mean, rtol=1e-6)
+
+
+def test_records_with_texts_and_grey_ones():
+    data = images.load_records(make_records(text=list("abcdefghij")), image_size=(6, 8))
+    assert data.train.texts is not None
+    assert (data.classes, "".join(data.train.texts)) == ((), "".join(sorted(data.train.texts)))
+    grey = [{"image": np.full((4, 4, 1), i, np.uint8), "label": i % 2} for i in range(10)]
+    data = images.load_records(grey, image_size=(4, 4))
+    assert data.channels == 1
+    assert sorted(int(image[0, 0, 0]) for part in (data.train, data.test) for image in part.images[:]) == [*range(10)]
+
+
+def test_bad_records_are_named():
+    records = make_records(label=np.arange(10) % 2)
+    del records[3]["label"]
+    for wrong in (records, make_records()):
+        with pytest.raises(DataError, match=r"a 'label' or a 'text', as the others have, got record [03] without"):
+            images.load_records(wrong, image_size=(6, 8))
+    labels = np.arange(10) % 2
+    for image in (None, np.zeros((4, 4, 3), np.float32), np.zeros(3, np.uint8)):
+        records[3]["image"] = image
+        data = images.load_records(records, image_size=(6, 8), labels=labels, preprocess=PREPROCESS)
+        with pytest.raises(DataError, match="record/3 must have an 'image' of uint8 or of Pillow, got an error"):
+            data.check_files()

@@ -1,0 +1,98 @@
+"""Images of any source that can be read at any place."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Integer, Shaped
+
+from .._files import count_cores
+from ._dataset import HELD_OUT, Dataset, Examples, divide, hold_out
+from ._pictures import Pictures
+from ._preprocess import Preprocess
+from ._problems import DataError
+from ._resize import choose_channels, make_resizer
+
+
+@runtime_checkable
+class RecordSource(Protocol):
+    """What has records, each a mapping with an `"image"`: a source or a `MapDataset` of grain, a data set of Hugging
+    Face, a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: Any, /) -> Any: ...
+
+
+def load_records(
+    source: RecordSource,
+    *,
+    image_size: tuple[int, int],
+    preprocess: Preprocess | None = None,
+    channels: int | None = None,
+    classes: tuple[str, ...] | None = None,
+    labels: Integer[np.ndarray, " records"] | None = None,
+    texts: Shaped[np.ndarray, " records"] | None = None,
+    seed: int = 0,
+    held_out: float | Bool[np.ndarray, " records"] = HELD_OUT,
+) -> Dataset:
+    """Loads the records of any source that can be read at any place. Their images are decoded when they are read.
+
+    !!! example
+
+        ```python
+        source = grain.sources.ArrayRecordDataSource("photos.array_record")
+        data = images.load_records(grain.MapDataset.source(source).map(parse), image_size=(224, 224))
+        ```
+
+    **Arguments:**
+
+    - `source`: has a length, and for each number from 0 a mapping with `"image"`, an array of uint8 or a picture of
+        Pillow of any size, and `"label"`, the number of its class, or `"text"`. Several threads read it.
+    - `image_size`, `preprocess`, `channels`, `seed`: as in `load_images`.
+    - `classes`: the names of the classes; `None` for their numbers.
+    - `labels`, `texts`: those of all records, if they are known. Without either, each record is read once for them.
+    - `held_out`: the share of each class that is held out, or a mask, true for each record to hold out.
+
+    **Returns:**
+
+    A `Dataset`.
+
+    **Raises:** `DataError` that names a record without a label and a text; what `Dataset` and `hold_out` raise.
+    """
+    channels = choose_channels(preprocess, channels)
+    if labels is None and texts is None:
+        labels, texts = _read_labels(source)
+    some = Preprocess("cover", "bicubic", (0.5,), (0.5,)) if preprocess is None else preprocess
+    names = np.arange(len(source)).astype(np.bytes_)
+    pictures = Pictures("record", names, image_size, some, source=source)
+    resizer = make_resizer(preprocess, channels or (1 if pictures.are_grey(at_most=64) else 3))
+    numbers = np.zeros(len(names), np.int32) if labels is None else labels
+    examples = Examples(Pictures("record", names, image_size, resizer, source=source), numbers, texts)
+    mask = hold_out(numbers, seed=seed, share=held_out) if isinstance(held_out, int | float) else held_out
+    if classes is None:
+        classes = () if labels is None else tuple(map(str, range(int(labels.max()) + 1)))
+    return divide(f"{len(source):,} records", examples, mask, classes, preprocess)
+
+
+def _read_labels(
+    source: RecordSource,
+) -> tuple[Integer[np.ndarray, " records"] | None, Shaped[np.ndarray, " records"] | None]:
+    def read(number: int) -> tuple[Any, Any]:
+        record = source[number]
+        return record.get("label"), record.get("text")
+
+    with ThreadPoolExecutor(count_cores()) as pool:
+        found = list(pool.map(read, range(len(source))))
+    columns: list[list[Any]] = [list(column) for column in zip(*found, strict=True)]
+    has = [any(value is not None for value in column) for column in columns]
+    for number, values in enumerate(found):
+        if not any(has) or any(there and value is None for there, value in zip(has, values, strict=True)):
+            raise DataError(
+                f"each record must have an 'image' and a 'label' or a 'text', as the others have, got record {number} "
+                "without"
+            )
+    return (
+        np.array(columns[0]).astype(np.int64) if has[0] else None,
+        np.array([str(text) for text in columns[1]], np.dtypes.StringDType()) if has[1] else None,
+    )

@@ -1,0 +1,150 @@
+"""Training on images with texts, from Python and by the command, and what is refused before the first step."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from helpers import small_model
+from PIL import Image
+
+import vitrail
+from vitrail import images, train
+from vitrail.cli import main
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (220, 220, 30)}
+KEY = jax.random.key(1)
+CLIP = train.OBJECTIVES.configure("clip", embed_dim=8, context=16, text_depth=1)
+RECIPE = dataclasses.replace(
+    train.RECIPES["clip"], objective=CLIP, epochs=20, batch_size=16, learning_rate=1e-2, warmup=0.1
+)
+
+
+def make_model(num_classes: int = 4) -> vitrail.ViT:
+    size = vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16)
+    return small_model(size=size, image_size=(8, 8), patch_size=(4, 4), num_classes=num_classes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of one colour, with the name of the colour in one of two sentences."""
+    path = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    lines: list[str] = []
+    for i in range(80):
+        name = list(COLOURS)[i % 4]
+        noise = rng.integers(-25, 26, (8, 8, 3))
+        Image.fromarray((np.array(COLOURS[name]) + noise).astype(np.uint8)).save(path / f"{i}.png")
+        lines += [json.dumps({"file": f"{i}.png", "text": text}) for text in (f"it is {name}", f"{name.upper()}!")]
+    (path / "captions.jsonl").write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> images.Dataset:
+    return images.load_images(folder, image_size=(8, 8), lazy=True)
+
+
+@pytest.fixture(scope="module")
+def trained(data: images.Dataset) -> vitrail.ImageText:
+    return train.fit(make_model(), data, RECIPE, key=KEY)
+
+
+def name_colours(model: vitrail.ImageText, data: images.Dataset) -> list[str]:
+    """For each held-out image the sentence that fits best."""
+    sentences = [f"it is {name}" for name in COLOURS]
+    texts = jax.vmap(model.embed_text)(model.tokenize(sentences))
+    pixels = data.preprocess.normalise(jax.numpy.asarray(data.test.images[:]))
+    return [sentences[i] for i in np.argmax(model.similarity(jax.vmap(model.embed_image)(pixels), texts), axis=1)]
+
+
+def assert_right(model: vitrail.ImageText, data: images.Dataset) -> None:
+    assert data.test.texts is not None
+    right = [text.lower().strip("!").split()[-1] for text in data.test.texts]
+    assert [name.split()[-1] for name in name_colours(model, data)] == right
+
+
+def test_a_vit_gets_a_text_tower_that_learns_what_images_show(trained: vitrail.ImageText, data: images.Dataset):
+    assert len(data.test) == 32
+    assert trained.config.image.preprocess == data.preprocess
+    assert_right(trained, data)
+
+
+def test_the_command_trains_a_model_of_images_and_texts(
+    trained: vitrail.ImageText, data: images.Dataset, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "clip").mkdir()
+    vitrail.save(trained, tmp_path / "clip" / "model.safetensors")
+    run = ["train", "--data", str(folder), "--model", str(tmp_path / "clip"), "--objective", "clip", "--recipe", "clip"]
+    options = [*run, "--epochs", "2", "--out", str(tmp_path / "run")]
+    for _ in range(2):
+        assert main(options) == 0
+        printed = capsys.readouterr().out
+        assert "128 images to learn from, 32 held out, texts, 8 x 8, RGB" in printed
+        assert "batch_size=128" in printed
+    assert_right(vitrail.load(tmp_path / "run" / "last.safetensors"), data)
+    for wrong, message in (
+        (["--validation", "0.1"], "validation must be 0 for images without classes"),
+        (["--tokenizer", "x"], "tokenizer must be None for a model that has one"),
+    ):
+        assert main([*run, *wrong]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_texts_are_cut_with_one_warning(data: images.Dataset):
+    short = dataclasses.replace(
+        RECIPE, epochs=1, objective=train.OBJECTIVES.configure("clip", embed_dim=8, context=6, text_depth=1)
+    )
+    with pytest.warns(UserWarning, match=r"and \d+ more of 128 texts has more than 6 tokens") as caught:
+        train.fit(make_model(), data, short, key=KEY)
+    assert len([each for each in caught if "tokens" in str(each.message)]) == 1
+
+
+def test_data_without_what_an_objective_needs_is_refused(data: images.Dataset):
+    for objective, message in (
+        (
+            "classify",
+            "the objective classify needs a label with each image, got images and texts: load data with labels",
+        ),
+        ("probe", "the objective probe needs a label with each image"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train.fit(make_model(), data, dataclasses.replace(RECIPE, objective=objective), key=KEY)
+    for use in (train.evaluate, vitrail.knn, vitrail.compare_pools):
+        with pytest.raises(ValueError, match=r"data must have classes, got .* with texts alone"):
+            use(make_model(), data, **({"neighbours": 3} if use is vitrail.knn else {}))
+
+
+def test_a_broken_picture_stops_a_run_before_it_begins_unless_it_is_skipped(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(5):
+            (tmp_path / "data" / name / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes())
+    broken = tmp_path / "data" / "cat" / "broken.png"
+    broken.write_bytes((folder / "0.png").read_bytes()[:60])
+    data = images.load_images(tmp_path / "data", image_size=(8, 8), lazy=True)
+
+    def fail(progress: Any) -> None:
+        raise AssertionError("a step was taken")
+
+    with pytest.raises(images.DataError, match=r"broken.png cannot be decoded"):
+        train.fit(make_model(2), data, train.Recipe(batch_size=2), key=KEY, report=fail, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    vitrail.save(make_model(2), tmp_path / "model.safetensors")
+    (tmp_path / "test.txt").write_text("cat/0.png\ndog/1.png\ndog/2.png\n")
+    run = ["train", "--data", str(tmp_path / "data"), "--model", str(tmp_path / "model.safetensors"), "--epochs", "1"]
+    run += ["--out", str(tmp_path / "run"), "--held-out"]
+    assert main([*run, "0.4"]) == 1
+    assert "broken.png cannot be decoded" in capsys.readouterr().err
+    assert main([*run, str(tmp_path / "test.txt"), "--skip-broken"]) == 0
+    printed = capsys.readouterr().out
+    assert f"left out: {broken} cannot be decoded" in printed
+    assert "7 images to learn from, 3 held out, 1 left out, 2 classes" in printed
+    assert "of 3 held-out images" in printed
+    assert main(["train", "--skip-broken"]) == 1
+    assert "skip-broken has no effect without data: leave it out" in capsys.readouterr().err
