@@ -228,7 +228,9 @@ def test_texts_beside_a_folder(tmp_path: Path, write: Callable[[Path], None]):
 
 @pytest.mark.parametrize(("name", "content", "sentence"), [
     ("captions.csv", "file,text\nphotos/9.png,a cat\n", "line 2 of {} must name a file in"),
-    ("captions.csv", "file,text\nphotos/0.png\n", "line 2 of {} must have a file and its text, got {{'file': 'photos"),
+    ("captions.csv", "file,text\nphotos/0.png\n", "line 2 of {} must have 2 values as the first line, got 1"),
+    ("captions.csv", "file,text\nphotos/0.png,a cat, asleep\n", "2 values as the first line, got 3: put a text with"),
+    ("captions.csv", "text,file\na cat,\n", "line 2 of {} must have a file and its text, got {{'text': 'a cat'"),
     ("captions.csv", "file,text\nphotos/0.png,  \n", "line 2 of {} must have a file and its text"),
     ("captions.csv", "file,text\nphotos/0.gif,a cat\n", "line 2 of {} must name an image (.jpg, .jpeg, .png, .webp)"),
     ("captions.csv", "file,text\n../x/0.png,a cat\n", "line 2 of {} must name a file within"),
