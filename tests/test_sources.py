@@ -152,6 +152,8 @@ def _change(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
     (_change(lambda content: content[:2560]), "there is no end, nor a header, at byte 2560"),
     (_change(lambda content: content[:1536] + b"x" * 512 + content[2048:]), "nor a header, at byte 1536"),
     (_change(lambda content: content + content), "nor a header, at byte"),
+    (lambda path: (path.parent / "cat").mkdir(), "must have tar files or folders, got both: move 'cat' elsewhere"),
+    (lambda path: _replace({})(path.parent / "train" / "0.tar"), "images itself or in its folder 'train', got both"),
     (lambda path: path.with_suffix(".tar.gz").write_bytes(b""), "is packed, so its pictures cannot be read one by one"),
 ])  # fmt: skip
 def test_a_bad_shard_is_named(tmp_path: Path, damage: Callable[[Path], object], sentence: str):
@@ -247,6 +249,11 @@ def test_a_bad_line_of_texts_is_named(tmp_path: Path, name: str, content: str, s
     with pytest.raises(DataError) as caught:
         images.load_images(tmp_path)
     assert sentence.format(tmp_path / name) in str(caught.value)
+    write_pictures(tmp_path / "train", 2)
+    write_csv(tmp_path / "train")
+    with pytest.raises(DataError, match="images itself or in its folder 'train', got both"):
+        images.load_images(tmp_path)
+    (tmp_path / "train" / "captions.csv").unlink()
     (tmp_path / "captions.csv").touch()
     (tmp_path / "captions.jsonl").touch()
     with pytest.raises(DataError, match=r"must have one of captions\.csv and captions\.jsonl, got 2"):

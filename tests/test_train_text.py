@@ -85,6 +85,7 @@ def test_the_command_trains_a_model_of_images_and_texts(
         printed = capsys.readouterr().out
         assert "128 images to learn from, 32 held out, texts, 8 x 8, RGB" in printed
         assert "batch_size=128" in printed
+        assert "texts: of 8, their own is the best for 100.0% of 32 held-out images" in printed
     assert_right(vitrail.load(tmp_path / "run" / "last.safetensors"), data)
     for wrong, message in (
         (["--validation", "0.1"], "validation must be 0 for images without classes"),

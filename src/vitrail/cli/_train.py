@@ -12,9 +12,11 @@ from .._check import check_rate, check_seed
 from ..images import Dataset, Examples, hold_out
 from ..model import PRESETS, ViT, replace, vit
 from ..nn import count_parameters
+from ..systems import ImageText
 from ..train import OBJECTIVES, RECIPES, Recipe, evaluate, fit, show_progress
 from ._options import LoadOptions, refuse_options
 from ._setup import EXECUTION, load_data, load_data_for, make_small_config, print_data
+from ._texts import measure_matches
 
 _SMALL = "small"
 _DEMO = "demo"
@@ -23,7 +25,7 @@ _LARGEST_BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Train(LoadOptions):
-    """Trains a model on images: to classify them, to probe a frozen backbone, or without labels.
+    """Trains a model on images: to classify them, to probe a frozen backbone, with texts, or without labels.
 
     The run is a folder. The same command goes on where it was interrupted, and its result is the same to the bit.
     """
@@ -82,10 +84,10 @@ def run_train(command: Train) -> None:
     recipe = _make_recipe(command)
     build_key, fit_key = jax.random.split(jax.random.key(command.seed))
     model, data = _load(command, key=build_key)
+    data, validation = _divide(data, command.validation, command.seed)
     if command.batch_size is None:
         fitting = min(recipe.batch_size, _LARGEST_BATCH, len(data.train))
         recipe = dataclasses.replace(recipe, batch_size=fitting)
-    data, validation = _divide(data, command.validation, command.seed)
     print_data(data)
     print(f"model: {command.model}, {count_parameters(model):,} parameters; {recipe}")
     with show_progress() as report:
@@ -102,6 +104,9 @@ def run_train(command: Train) -> None:
     if isinstance(trained, ViT):
         found = evaluate(trained, data)
         print(f"test accuracy: {found.accuracy:.1%} ({found.correct:,} of {len(data.test):,} held-out images)")
+    if isinstance(trained, ImageText):
+        share, number = measure_matches(trained, data)
+        print(f"texts: of {number:,}, their own is the best for {share:.1%} of {len(data.test):,} held-out images")
     print(f"run: {command.out} (last.safetensors{', best.safetensors' if validation else ''}, metrics.jsonl)")
 
 

@@ -41,7 +41,7 @@ def find_parts(folder: Path, holds: Callable[[Path], bool]) -> list[Path]:
 
     - `folder`: has all images, or a folder `train` and one of `val`, `valid`, `validation` and `test`. Of `val` and
         `test`, `val` is used.
-    - `holds`: says whether a folder has what is looked for.
+    - `holds`: says whether a folder itself has what is looked for.
 
     **Returns:**
 

@@ -15,7 +15,7 @@ from ._captions import holds_captions, list_captions
 from ._dataset import HELD_OUT, Dataset, Examples, hold_out, measure_preprocess
 from ._folder import list_folder
 from ._idx import holds_idx, load_idx
-from ._listing import Listing
+from ._listing import TRAIN, Listing
 from ._pictures import Pictures
 from ._preprocess import Preprocess
 from ._problems import DataError, raise_problems
@@ -131,9 +131,16 @@ def load_images(
 
 
 def _choose_kind(folder: Path) -> Callable[[Path, list[str]], tuple[list[Listing], tuple[str, ...]]]:
-    if holds_shards(folder):
-        return list_shards
-    return list_captions if holds_captions(folder) else list_folder
+    """Returns what lists the kind of data that a folder or its folder `train` has."""
+    for holds, list_files in ((holds_shards, list_shards), (holds_captions, list_captions)):
+        places = [place for place in (folder, folder / TRAIN) if holds(place)]
+        if len(places) == 2:
+            raise DataError(
+                f"{folder} must have images itself or in its folder {TRAIN!r}, got both: move one of them elsewhere"
+            )
+        if places:
+            return list_files
+    return list_folder
 
 
 def _read(

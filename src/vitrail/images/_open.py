@@ -1,7 +1,6 @@
 """Opens files of images."""
 
 import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -36,11 +35,10 @@ def open_image(path: Path, file: io.BufferedIOBase) -> PILImage:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            image = Image.open(cast(IO[bytes], file))
-            animated = image.format != "MPO" and getattr(image, "is_animated", False)
-    except Image.DecompressionBombError as error:
+        # Pillow also warns of what is an error here. To stop that is not safe in threads.
+        image = Image.open(cast(IO[bytes], file))
+        animated = image.format != "MPO" and getattr(image, "is_animated", False)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path} must have at most {MAX_PIXELS:,} pixels: {error}") from error
     except Exception as error:
         raise make_decode_error(path, error) from error

@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 
 from .._check import join_names
 from ._dataset import MIN_PER_CLASS
-from ._listing import TRAIN, Listing, find_parts, is_text
+from ._listing import Listing, find_parts, is_text
 from ._open import FORMATS
 from ._problems import raise_problems
 
@@ -29,8 +29,8 @@ _Columns = tuple[Shaped[np.ndarray, "..."], ...]
 
 
 def holds_shards(folder: Path) -> bool:
-    """Whether a folder has tar files, or its folder `train` does."""
-    return any(path for part in (folder, folder / TRAIN) for path in part.glob("[!.]*.tar"))
+    """Whether a folder has tar files."""
+    return any(folder.glob("[!.]*.tar"))
 
 
 def list_shards(folder: Path, problems: list[str]) -> tuple[list[Listing], tuple[str, ...]]:
@@ -48,6 +48,9 @@ def list_shards(folder: Path, problems: list[str]) -> tuple[list[Listing], tuple
     **Raises:** `DataError` if there is no picture; what `find_parts` raises.
     """
     roots = find_parts(folder, holds_shards)
+    for root in roots:
+        if inside := sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            problems.append(f"{root} must have tar files or folders, got both: move {join_names(inside[:5])} elsewhere")
     parts = [_join([_read_shard(root, path, problems) for path in _list_tars(root, problems)]) for root in roots]
     if not all(len(names) for names, *_ in parts):
         raise_problems(problems or [f"{folder} must have tar files with images ({', '.join(FORMATS)}), got none"])
