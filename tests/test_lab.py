@@ -480,7 +480,7 @@ def test_a_folder_of_another_comparison_is_refused(
         "recipe": {"recipe": dataclasses.replace(RECIPE, epochs=3)},
         "seeds": {"seeds": 1},
     }[what]
-    with pytest.raises(ValueError, match=rf"results of another comparison \({what} changed\)"):
+    with pytest.raises(ValueError, match=rf"must have this run, got one with another {what} \("):
         compare(**({"model": model, "data": data, "pools": ["mean"], "folder": tmp_path} | changed))
 
 

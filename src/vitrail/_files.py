@@ -8,7 +8,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Final, cast
 
@@ -69,6 +69,33 @@ def read_object(path: Path) -> dict[str, object]:
             f"{path} must be the JSON object that vitrail wrote, got a value of the type {type(found).__name__}"
         )
     return cast("dict[str, object]", found)
+
+
+def claim_folder(path: Path, facts: Mapping[str, object], notes: Mapping[str, object] | None = None) -> None:
+    """Notes in a file what the results in its folder depend on, or checks that they depend on the same.
+
+    **Arguments:**
+
+    - `path`: the file. Its folder is made.
+    - `facts`: what they depend on, by name.
+    - `notes`: what is written beside and not compared.
+
+    **Raises:** `ValueError` that names the facts that differ, or if the file is not what vitrail wrote.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path.parent)
+    if not path.exists():
+        text = json.dumps({**facts, **(notes or {})}, indent=2)
+        write_whole(path, lambda part: part.write_text(text))
+        return
+    found = read_object(path)
+    differing = [name for name, value in facts.items() if found.get(name) != value]
+    if differing:
+        there, here = found.get(differing[0]), facts[differing[0]]
+        raise ValueError(
+            f"{path.parent} must have this run, got one with another {' and '.join(differing)} ({there} there, {here} "
+            "here): pass a new folder, or the arguments of that run"
+        )
 
 
 @contextlib.contextmanager

@@ -1,8 +1,6 @@
 """`vitrail compare`: compares every pool on your images, on one frozen backbone."""
 
 import dataclasses
-import hashlib
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +11,13 @@ import jax
 
 from .._check import check_seed
 from .._extras import require
-from .._files import read_object, write_whole
+from .._files import write_whole
 from ..images import Dataset
 from ..lab import PROBE_RECIPE, Comparison, PoolRow, compare_pools, show_comparison_progress
 from ..model import ViT
 from ..nn import count_parameters
 from ..show import draw_comparison
 from ..train import Recipe, check_classifier, evaluate, fit, show_progress
-from ..weights import load, save
 from ._options import LoadOptions, refuse_options
 from ._setup import EXECUTION, format_size, load_data, load_data_for, make_small_config, print_data
 
@@ -160,31 +157,15 @@ def _load_data(command: Compare, model: ViT | None) -> Dataset:
 
 
 def _train_backbone(command: Compare, data: Dataset) -> ViT:
-    """Trains the demo's model, or loads it from the folder of an earlier run."""
-    path, note = command.out / "backbone.safetensors", command.out / "backbone.json"
-    pool, seed = command.backbone_pool or "cls_mean", command.seed or 0
+    """Trains the demo's model, or goes on with that of an earlier run."""
+    pool = command.backbone_pool or "cls_mean"
     config = make_small_config(data, patch_size=command.patch_size, pool=pool)
-    images = hashlib.sha256(data.train.identity.tobytes() + data.train.labels.astype("int32").tobytes()).hexdigest()
-    description = {"config": config.to_json(), "recipe": repr(Recipe()), "seed": seed, "images": images}
-    if note.exists() and path.exists():
-        before = read_object(note)
-        if before != description:
-            changed = sorted(name for name in description if before.get(name) != description[name])
-            raise ValueError(
-                f"{command.out} has the backbone of another comparison ({', '.join(changed)} changed): use another "
-                "folder for --out, or remove it"
-            )
-        print(f"backbone: {path} of an earlier run")
-        return load(path, part="image", execution=EXECUTION)
-    build_key, fit_key = jax.random.split(jax.random.key(seed))
+    build_key, fit_key = jax.random.split(jax.random.key(command.seed or 0))
     check_classifier(eqx.filter_eval_shape(config.build, key=build_key), data)
+    model = eqx.filter_jit(config.build)(execution=EXECUTION, key=build_key)
     with show_progress() as report:
-        model = fit(
-            eqx.filter_jit(config.build)(execution=EXECUTION, key=build_key), data, Recipe(), key=fit_key, report=report
-        )
+        model = fit(model, data, Recipe(), key=fit_key, report=report, folder=command.out / "backbone")
     print(f"backbone: trained with the pool {pool}, accuracy {evaluate(model, data).accuracy:.1%}")
-    save(model, path)
-    write_whole(note, lambda part: part.write_text(json.dumps(description)))
     return model
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
 
 from .._check import check_rate, check_seed
+from ..nn import digest_arrays
 from ._picture import to_picture
 from ._pictures import Pictures, pick_evenly
 from ._preprocess import Preprocess
@@ -65,6 +66,11 @@ class Examples:
     def identity(self) -> Shaped[np.ndarray, "..."]:
         """What tells these images from others: their pixels, or the names of their files."""
         return self.images.names if isinstance(self.images, Pictures) else self.images
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the pixels, or of the names of the files, and of the labels."""
+        return digest_arrays([self.identity, self.labels.astype(np.int32)], "")
 
     def open(self, index: int) -> PILImage:
         """Opens one image.

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from .._check import warn
-from .._files import read_object, write_whole
+from .._files import claim_folder, read_object, write_whole
 
 _COLUMNS: Final = (
     "pool",
@@ -162,15 +162,7 @@ class FinishedPools:
         self._folder = folder / "pools"
         self._shapes = hits_shape, maps_shape
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "run.json"
-        before = read_object(path) if path.exists() else dict(run)
-        differs = sorted(name for name in before.keys() | run.keys() if before.get(name) != run.get(name))
-        if differs:
-            raise ValueError(
-                f"{folder} has the results of another comparison ({', '.join(differs)} changed): use another folder, "
-                "or remove it"
-            )
-        write_whole(path, lambda part: part.write_text(json.dumps(run, indent=1)))
+        claim_folder(folder / "run.json", run)
 
     def read(self, label: str) -> PoolRow | None:
         """The row of a pool if it is finished. A file that is not its result is ignored, with a warning."""

@@ -14,6 +14,7 @@ from ._comparison import (
 )
 from ._components import compute_components as compute_components
 from ._contact_sheet import draw_contact_sheet as draw_contact_sheet
+from ._curves import draw_curves as draw_curves
 from ._look import (
     draw_attention as draw_attention,
     draw_components as draw_components,

@@ -3,7 +3,7 @@
 Its libraries are those of the extra `train`.
 """
 
-from ._bar import show_progress as show_progress
+from ._bar import show_progress as show_progress, write_board as write_board
 from ._batches import make_batches as make_batches
 from ._checkpoints import Checkpoints as Checkpoints
 from ._classifier import (
@@ -27,6 +27,7 @@ from ._knn import (
 from ._loop import Progress as Progress, StopTraining as StopTraining, run_steps as run_steps
 from ._optimiser import make_schedule as make_schedule
 from ._recipe import RECIPES as RECIPES, Recipe as Recipe
+from ._run import read_metrics as read_metrics, read_run as read_run
 from ._state import Training as Training, TrainState as TrainState
 from .objectives import (
     OBJECTIVES as OBJECTIVES,

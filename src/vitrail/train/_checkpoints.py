@@ -1,5 +1,7 @@
 """Checkpoints of a run: written in the background, complete or absent, and checked when they are read."""
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -16,6 +18,7 @@ from ._state import TrainState
 
 _ARRAYS: Final = "arrays"
 _FACTS: Final = "facts"
+_SYSTEM_ERROR: Final = re.compile(r"os_error_code='(\d+)'")
 
 
 class Checkpoints:
@@ -36,8 +39,14 @@ class Checkpoints:
         self._manager = orbax.CheckpointManager(folder.resolve(), options=options)
 
     def close(self) -> None:
-        """Waits for what is being written, and ends the threads that write."""
-        self._manager.close()
+        """Waits for what is being written, and ends the threads that write.
+
+        **Raises:** `CheckpointError` if it could not be written.
+        """
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self.explain(error, self._folder) from error
 
     @property
     def last(self) -> int | None:
@@ -67,7 +76,7 @@ class Checkpoints:
                 ),
             )
         except Exception as error:
-            raise self._explain(error) from error
+            raise self.explain(error, self._folder) from error
 
     def wait(self) -> None:
         """Waits until all is on the disk.
@@ -78,7 +87,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except Exception as error:
-            raise self._explain(error) from error
+            raise self.explain(error, self._folder) from error
 
     def restore(self, like: TrainState) -> TrainState:
         """Reads the last checkpoint.
@@ -126,10 +135,24 @@ class Checkpoints:
         others = [other for other in self._manager.all_steps() if other != step]
         return f"Remove that folder to go on from step {max(others, default=0)}"
 
-    def _explain(self, error: Exception) -> CheckpointError:
-        left = "no checkpoint is complete" if self.last is None else f"the checkpoint of step {self.last} is complete"
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        return CheckpointError(f"a checkpoint could not be written to {self._folder}: {reason}; {left}")
+    def describe(self) -> str:
+        """Says which checkpoint is complete, for an error."""
+        return "no checkpoint is complete" if self.last is None else f"the checkpoint of step {self.last} is complete"
+
+    def explain(self, error: Exception, path: Path) -> CheckpointError:
+        """**Arguments:**
+
+        - `error`: that a file could not be written.
+        - `path`: where.
+
+        **Returns:**
+
+        An error that says what is left.
+        """
+        text = str(error) or type(error).__name__
+        code = _SYSTEM_ERROR.search(text)  # of orbax's, at the end of a long message
+        reason = os.strerror(int(code[1])) if code else text.splitlines()[0][:200]
+        return CheckpointError(f"{path} cannot be written: {reason}; {self.describe()}, and the run goes on from it")
 
 
 def _list_arrays(state: TrainState) -> dict[str, Shaped[np.ndarray, "..."]]:

@@ -10,6 +10,7 @@ from ..images import (
     TRANSFORMS,
     AbstractTransform,
     Dataset,
+    Pictures,
     TransformContext,
     augment,
     make_transforms,
@@ -112,3 +113,21 @@ def make_feed(
     _, batches = make_batches(load, len(data.train), **options)
     for step, batch in enumerate(batches, start=start):
         yield objective.add_inputs(model, batch, seed=(seed + step) % 2**32)
+
+
+def name_images(data: Dataset, recipe: Recipe, *, seed: int, step: int) -> list[str]:
+    """The images of a step of a run, to look at: their numbers in `data.train`, or the paths of their files.
+
+    **Arguments:**
+
+    - `data`, `recipe`, `seed`: as for `make_feed`.
+    - `step`: counted from 1.
+    """
+
+    def keep_numbers(which: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
+        return which
+
+    options: dict[str, Any] = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "seed": seed, "start": step - 1}
+    _, batches = make_batches(keep_numbers, len(data.train), **options)
+    pictures = data.train.images
+    return [str(pictures.get_path(int(n)) if isinstance(pictures, Pictures) else n) for n in next(batches)]

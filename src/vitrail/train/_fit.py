@@ -2,25 +2,29 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from .._check import check_positive
 from ..images import Dataset, Examples, Preprocess
 from ..model import ViT, replace
 from ._batches import count_steps
 from ._classifier import check_classifier
 from ._evaluate import evaluate
-from ._feed import make_feed, make_host_transforms, read_texts
+from ._feed import make_feed, make_host_transforms, name_images, read_texts
 from ._loop import Progress, run_steps
 from ._recipe import Recipe
 from ._run import Run, catch_signals
 from ._state import Training, TrainState
 from .objectives import OBJECTIVES, AbstractObjective, ObjectiveContext
+
+_NO_NOTES: Final[Mapping[str, object]] = MappingProxyType({})
 
 
 def fit(
@@ -33,6 +37,7 @@ def fit(
     folder: Path | str | None = None,
     validation: Examples | None = None,
     keep_every: int | None = None,
+    notes: Mapping[str, object] = _NO_NOTES,
 ) -> Any:
     """Trains a model on the training images of a data set, for the objective of the recipe.
 
@@ -61,6 +66,7 @@ def fit(
     - `validation`: labelled images, not those of `data.test`, whose accuracy is measured each time that the run is kept
         and says which model is the best.
     - `keep_every`: how many steps are between two checkpoints; `None` for an epoch.
+    - `notes`: what else `run.json` in the folder says, as JSON has it.
 
     **Returns:**
 
@@ -69,10 +75,13 @@ def fit(
 
     **Raises:** `DataError` that lists broken files; `ValueError` if the objective cannot train the model or needs
     labels or texts that the data does not have, if the model does not take the images or return one logit for each
-    class, if the transforms make what the objective does not take, or if a batch is larger than all epochs together;
-    `FloatingPointError` that names the first step whose loss is not finite; `MissingExtraError` if optax, grain or, for
-    transforms, Pillow is not installed.
+    class, if the transforms make what the objective does not take, if a batch is larger than all epochs together, or if
+    the folder has another run; `FloatingPointError` that names the first step whose loss or gradient is not finite, and
+    the images of its batch: no later state is kept; `OSError` or `CheckpointError` if the run cannot be written, with
+    the last complete checkpoint; `MissingExtraError` if optax, grain or, for transforms, Pillow is not installed.
     """
+    if keep_every is not None:
+        check_positive(keep_every=keep_every)
     order_key, steps_key, fresh_key = jax.random.split(key, 3)
     objective = make_objective(recipe, data.preprocess)
     _check_inputs(recipe, objective.inputs, data)
@@ -88,17 +97,24 @@ def fit(
     steps = count_steps(len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size)
     training = Training(objective, recipe, steps)
     state = training.start(prepared, key=steps_key)
+
+    def describe(step: int) -> str:
+        images = name_images(data, recipe, seed=seed, step=step)
+        return f"its images are {', '.join(images)}" if run is None else run.note_batch(step, images)
+
+    run = None
     if folder is None:
-        return run_steps(
-            training, state, make_feed(objective, prepared, data, recipe, seed=seed), report=report
-        ).best_model
-    run = Run(Path(folder), training, state, data=f"{data!r} {data.preprocess}", seed=seed)
+        feed = make_feed(objective, prepared, data, recipe, seed=seed)
+        return run_steps(training, state, feed, report=report, describe=describe).best_model
+    run = Run(
+        Path(folder), training, state, data=f"{data!r} {data.preprocess} {data.train.digest}", seed=seed, notes=notes
+    )
     with contextlib.closing(run.checkpoints):
         state = run.restore(state)
         feed = make_feed(objective, prepared, data, recipe, seed=seed, start=int(state.step))
 
-        def keep(state: TrainState) -> None:
-            run.keep(state, None if validation is None else _measure(state.best_model, data, validation))
+        def measure(state: TrainState) -> dict[str, float]:
+            return {} if validation is None else {"validation": _measure(state.best_model, data, validation)}
 
         def write(progress: Progress) -> None:
             run.report(progress)
@@ -107,7 +123,8 @@ def fit(
 
         every = keep_every or max(1, round(steps / recipe.epochs))
         with catch_signals() as signals:
-            state = run_steps(training, state, feed, report=write, keep=keep, keep_every=every, stop=signals)
+            options: dict[str, Any] = {"keep": run.keep, "keep_every": every, "measure": measure, "describe": describe}
+            state = run_steps(training, state, feed, report=write, stop=signals, **options)
             run.checkpoints.wait()
     return state.best_model
 

@@ -31,9 +31,12 @@ class Progress:
     """The number of images seen."""
     metrics: Mapping[str, float]
     """The means since the last report: `"loss"`, `"gradient"` (the norm before clipping), and what the objective
-    returns, as the `"accuracy"` on the augmented training images."""
+    returns, as the `"accuracy"` on the augmented training images. In a step whose state is kept, also `"validation"`,
+    the accuracy on the images of validation, if there are any."""
     seconds: float
-    """The time since the second step, because the first compiles."""
+    """The time of the steps in this process but the first one, which compiles."""
+    timed: int
+    """The number of those steps."""
     waited: float
     """The part of `seconds` in which the device waited for data."""
     state: TrainState = field(repr=False)
@@ -46,15 +49,18 @@ class Progress:
 
     @property
     def images_per_second(self) -> float:
-        """The mean since the second step; 0 before it."""
-        done = self.step - 1
-        return done * self.images / self.step / self.seconds if done else 0.0
+        """The mean over `seconds`; 0 after the first step."""
+        return self.timed * self.images / self.step / self.seconds if self.timed else 0.0
 
     @property
     def seconds_left(self) -> float:
         """The time left at the mean speed so far."""
-        done = self.step - 1
-        return (self.steps - self.step) * self.seconds / done if done else float("inf")
+        return (self.steps - self.step) * self.seconds / self.timed if self.timed else float("inf")
+
+    @property
+    def share_waited(self) -> float:
+        """The share of `seconds` in which the device waited for data."""
+        return self.waited / self.seconds if self.timed else 0.0
 
 
 def run_steps(
@@ -63,9 +69,11 @@ def run_steps(
     batches: Iterator[Batch],
     *,
     report: Callable[[Progress], object] | None,
-    keep: Callable[[TrainState], object] | None = None,
+    keep: Callable[[TrainState, Mapping[str, float]], object] | None = None,
     keep_every: int = 1,
+    measure: Callable[[TrainState], Mapping[str, float]] | None = None,
     stop: Sequence[object] = (),
+    describe: Callable[[int], str] | None = None,
 ) -> TrainState:
     """Takes a step with each batch.
 
@@ -75,15 +83,19 @@ def run_steps(
     - `state`: before the first step.
     - `batches`: one for each step.
     - `report`: is called with the `Progress` after the first step, after every tenth, and after the last.
-    - `keep`: is called after every `keep_every` steps and after the last with the state, whose losses were finite.
+    - `keep`: is called after every `keep_every` steps and after the last with the state, which is finite, and what
+        `measure` returned.
     - `keep_every`: how often.
+    - `measure`: is called with a state before it is reported and kept. What it returns is reported.
     - `stop`: a list. When it is no longer empty, the run ends after the step, and `keep` is called.
+    - `describe`: describes the batch of a step for an error, after a semicolon.
 
     **Returns:**
 
     The state after the last step, or after the step whose report raised `StopTraining` or in which it stopped.
 
-    **Raises:** `FloatingPointError` that names the first step whose loss is not finite, at the next report.
+    **Raises:** `FloatingPointError` that names the first step whose loss or gradient is not finite, at the next report.
+    No later state is kept.
     """
     recent: list[Mapping[str, Any]] = []
     first, waited, started = int(state.step), 0.0, time.perf_counter()
@@ -102,26 +114,34 @@ def run_steps(
         if number == first + 1 or number % _REPORT_EVERY == 0 or ends or is_kept:
             values = [{name: float(value) for name, value in each.items()} for each in jax.device_get(recent)]
             recent = []
-            _check_losses(training, [each["loss"] for each in values], number)
+            _check_finite(training, values, number, describe)
             if number == first + 1:
                 started, waited = time.perf_counter(), 0.0
+            measured = measure(state) if is_kept and measure is not None else {}
             if report is not None:
-                means = {name: sum(each[name] for each in values) / len(values) for name in values[0]}
+                means = {name: sum(each[name] for each in values) / len(values) for name in values[0]} | dict(measured)
                 seen, seconds = number * training.recipe.batch_size, time.perf_counter() - started
+                timed = number - first - 1
                 try:
-                    report(Progress(number, training.steps, seen, means, seconds, waited, state))
+                    report(Progress(number, training.steps, seen, means, seconds, timed, waited, state))
                 except StopTraining:
                     return state
-        if is_kept and keep is not None:
-            keep(state)
+            if is_kept and keep is not None:
+                keep(state, measured)
         if ends:  # not `stop`, which a signal can fill after the decision not to keep
             return state
 
 
-def _check_losses(training: Training, losses: list[float], last: int) -> None:
+def _check_finite(
+    training: Training, values: list[dict[str, float]], last: int, describe: Callable[[int], str] | None
+) -> None:
     recipe = training.recipe
-    for step, loss in enumerate(losses, start=last - len(losses) + 1):
-        if not math.isfinite(loss):
+    for step, metrics in enumerate(values, start=last - len(values) + 1):
+        wrong = [name for name in ("loss", "gradient") if not math.isfinite(metrics[name])]
+        if wrong:
             lower = f"lower learning_rate ({recipe.learning_rate}) or clip_norm ({recipe.clip_norm})"
             advice = "look for NaN or infinity in the weights and the inputs" if step == 1 else lower
-            raise FloatingPointError(f"the loss is {loss} at step {step} of {training.steps}: {advice}")
+            batch = "" if describe is None else f"; {describe(step)}"
+            raise FloatingPointError(
+                f"the {wrong[0]} is {metrics[wrong[0]]} at step {step} of {training.steps}: {advice}{batch}"
+            )

@@ -3,10 +3,11 @@
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,22 +17,34 @@ from typing import Any, Final, cast
 import jax
 
 from .. import __version__
-from .._files import read_object, write_whole
+from .._files import claim_folder, read_object, remove_stale, write_whole
 from ..model import JSONConfig, has_adapters, merge
 from ..nn import digest_arrays, list_arrays
-from ..weights import save
+from ..weights import CheckpointError, save
 from ._checkpoints import Checkpoints
 from ._loop import Progress
 from ._state import Training, TrainState
 
 _FACTS: Final = "run.json"
 _METRICS: Final = "metrics.jsonl"
+_BATCH: Final = "bad_batch.json"
+_SHOWN: Final = 8
+_MIB: Final = 2**20
 
 
 class Run:
     """What `fit` keeps in a folder. A second call with the same arguments goes on where the first one ended."""
 
-    def __init__(self, folder: Path, training: Training, state: TrainState, *, data: str, seed: int):
+    def __init__(
+        self,
+        folder: Path,
+        training: Training,
+        state: TrainState,
+        *,
+        data: str,
+        seed: int,
+        notes: Mapping[str, object],
+    ):
         """**Arguments:**
 
         - `folder`: is made if it is not there.
@@ -39,8 +52,10 @@ class Run:
         - `state`: before the first step.
         - `data`: describes the data set.
         - `seed`: of the order of the images.
+        - `notes`: what else `run.json` says.
 
-        **Raises:** `ValueError` if the folder has another run, or something else.
+        **Raises:** `ValueError` if the folder has another run, or something else, or if the model cannot be saved;
+        `OSError` if there is no room.
         """
         self.folder = folder
         self.best = -1.0
@@ -51,16 +66,17 @@ class Run:
             "seed": seed,
             "model": digest_arrays(list_arrays(state.model).values(), str(cast(Any, jax.tree.structure)(state.model))),
         }
-        found = folder / _FACTS
-        if found.exists():
-            _compare(found, facts)
-        elif folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} must be empty or have a run, got a folder with other files: pass a new one")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            facts["versions"] = {"vitrail": __version__, "jax": version("jax"), "python": platform.python_version()}
-            facts["command"] = sys.argv
-            write_whole(found, lambda part: part.write_text(json.dumps(facts, indent=2)))
+        if folder.is_dir() and not (folder / _FACTS).exists():
+            remove_stale(folder)
+            if any(folder.iterdir()):
+                raise ValueError(f"{folder} must be empty or have a run, got a folder with other files: pass a new one")
+        config = getattr(state.model, "config", None)
+        self._has_files = isinstance(config, JSONConfig)
+        if isinstance(config, JSONConfig):
+            config.to_json()  # what cannot be saved is found now, and not after an epoch
+        versions = {"vitrail": __version__, "jax": version("jax"), "python": platform.python_version()}
+        claim_folder(folder / _FACTS, facts, {"versions": versions, "command": sys.argv, **notes})
+        _check_space(folder, sum(array.nbytes for array in list_arrays(state).values()))
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
     def restore(self, state: TrainState) -> TrainState:
@@ -73,46 +89,80 @@ class Run:
         The state of the last checkpoint; metrics of later steps are removed.
         """
         state = self.checkpoints.restore(state)
-        path = self.folder / _METRICS
-        if path.exists():
-            every, last = path.read_text().splitlines(), int(state.step)
-            kept = [line for line in every if _read_line(line).get("step", last + 1) <= last]
-            self.best = max((_read_line(line).get("validation", -1.0) for line in kept), default=-1.0)
-            write_whole(path, lambda part: part.write_text("".join(f"{line}\n" for line in kept)))
+        kept = [line for line in read_metrics(self.folder) if line["step"] <= int(state.step)]
+        self.best = max((line.get("validation", -1.0) for line in kept), default=-1.0)
+        text = "".join(f"{json.dumps(line)}\n" for line in kept)
+        write_whole(self.folder / _METRICS, lambda part: part.write_text(text))
         return state
 
     def report(self, progress: Progress) -> None:
         """**Arguments:**
 
         - `progress`: whose metrics are written.
-        """
-        self._write({"step": progress.step, **progress.metrics, "images_per_second": progress.images_per_second})
 
-    def keep(self, state: TrainState, accuracy: float | None) -> None:
-        """Saves a checkpoint, and the model as a file: `last.safetensors`, and `best.safetensors` if it is the best.
-        Adapters of `vitrail.lora` are merged in the files.
+        **Raises:** `CheckpointError` if they cannot be.
+        """
+        line = {"step": progress.step, **progress.metrics, "images_per_second": progress.images_per_second}
+        with self._blame_disk(), (self.folder / _METRICS).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def keep(self, state: TrainState, measured: Mapping[str, float]) -> None:
+        """Saves the model as a file, `last.safetensors`, and `best.safetensors` if it is the best, and then a
+        checkpoint, so that all is there that belongs to it. Adapters of `vitrail.lora` are merged in the files.
 
         **Arguments:**
 
         - `state`: of a step.
-        - `accuracy`: on the images of validation, if there are any.
-        """
-        self.checkpoints.save(state)
-        model = state.best_model
-        names = ["last.safetensors"]
-        if accuracy is not None:
-            self._write({"step": int(state.step), "validation": accuracy})
-            if accuracy > self.best:
-                self.best = accuracy
-                names.append("best.safetensors")
-        if isinstance(getattr(model, "config", None), JSONConfig):
-            model = merge(model) if has_adapters(model) else model
-            for name in names:
-                save(model, self.folder / name)
+        - `measured`: has `"validation"`, the accuracy, if there are images of validation.
 
-    def _write(self, line: Mapping[str, Any]) -> None:
-        with (self.folder / _METRICS).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        **Raises:** `CheckpointError` if this or the checkpoint before cannot be written.
+        """
+        names = ["last.safetensors"]
+        if measured.get("validation", -1.0) > self.best:
+            self.best = measured["validation"]
+            names.append("best.safetensors")
+        if self._has_files:
+            model = state.best_model
+            model = merge(model) if has_adapters(model) else model
+            with self._blame_disk():
+                for name in names:
+                    save(model, self.folder / name)
+        self.checkpoints.save(state)
+
+    def note_batch(self, step: int, images: Sequence[str]) -> str:
+        """**Arguments:**
+
+        - `step`: whose loss is not finite.
+        - `images`: of its batch, which are written to `bad_batch.json`.
+
+        **Returns:**
+
+        A description for an error.
+        """
+        path = self.folder / _BATCH
+        write_whole(path, lambda part: part.write_text(json.dumps({"step": step, "images": images}, indent=1)))
+        more = f" and {len(images) - _SHOWN:,} more in {path}" if len(images) > _SHOWN else ""
+        return f"its images are {', '.join(images[:_SHOWN])}{more}; {self.checkpoints.describe()}"
+
+    @contextmanager
+    def _blame_disk(self) -> Generator[None]:
+        """Turns an error of the system, as of a full disk, into one that says what is left."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise self.checkpoints.explain(error, self.folder) from error
+
+
+def _check_space(folder: Path, size: int) -> None:
+    """Raises an `OSError` if a checkpoint and a file of the model do not fit on the disk."""
+    free = shutil.disk_usage(folder).free
+    if free < 2 * size:
+        raise OSError(
+            f"{folder} must have room for a checkpoint and the model, {2 * size / _MIB:,.1f} MiB, got "
+            f"{free / _MIB:,.1f} MiB: make room, or pass a folder on another disk"
+        )
 
 
 @contextmanager
@@ -150,18 +200,33 @@ def catch_signals() -> Generator[list[int]]:
         signal.raise_signal(caught[0])
 
 
-def _compare(path: Path, facts: Mapping[str, Any]) -> None:
-    found = read_object(path)
-    for name, value in facts.items():
-        if found.get(name) != value:
-            raise ValueError(
-                f"{path.parent} must have this run, got another {name}: {found.get(name)} there, {value} here. Pass a "
-                "new folder, or the arguments of that run"
-            )
+def read_metrics(folder: Path | str) -> list[dict[str, float]]:
+    """**Arguments:**
+
+    - `folder`: of a run.
+
+    **Returns:**
+
+    The metrics of each report, with its `"step"`: the lines of `metrics.jsonl`.
+    """
+    path = Path(folder) / _METRICS
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    # The last line may have been cut off when the machine went.
+    return [json.loads(line) for line in lines if line.endswith("}\n")]
 
 
-def _read_line(line: str) -> dict[str, Any]:
-    try:
-        return cast("dict[str, Any]", json.loads(line))
-    except ValueError:  # the end of a file that was being written when the machine went
-        return {}
+def read_run(folder: Path | str) -> dict[str, Any]:
+    """**Arguments:**
+
+    - `folder`: of a run.
+
+    **Returns:**
+
+    What `run.json` says: the recipe, the data, the versions, the command.
+
+    **Raises:** `ValueError` if it is not the folder of a run.
+    """
+    path = Path(folder) / _FACTS
+    if not path.exists():
+        raise ValueError(f"{folder} must be the folder of a run, got one without {_FACTS}: pass the folder of --out")
+    return cast("dict[str, Any]", read_object(path))
