@@ -1,18 +1,22 @@
 """The command `vitrail`: what it prints, and how it fails."""
 
 import csv
+import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
+import jax
 import numpy as np
 import pytest
-from helpers import small_model
+from helpers import assert_trees_close, small_model
 from PIL import Image
 
 import vitrail
@@ -39,7 +43,7 @@ def test_demo(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     out = tmp_path / "out.png"
     options = ["--image-size", "8", "--epochs", "10", "--batch-size", "8", "--learning-rate", "1e-3", "--pool", "max"]
     saved = tmp_path / "out.safetensors"
-    assert main(["demo", "--data", str(folder), *options, "--out", str(out), "--save", str(saved)]) == 0
+    assert main(["demo", "--data", str(folder), *options, "--picture", str(out), "--save", str(saved)]) == 0
     printed = capsys.readouterr().out
     assert "16 images to learn from, 4 held out, 2 classes, 8 x 8, RGB" in printed
     assert "pool max" in printed
@@ -62,8 +66,8 @@ def test_demo(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], 
         (["--image-size", "-8"], "image_size must be positive"),
         (["--epochs", "0"], "epochs must be positive"),
         (["--seed", "-1"], "seed must be in"),
-        (["--out", "nowhere/out.png"], "out must end in .png, .pdf, .svg and be in a folder that exists"),
-        (["--out", "out.txt"], "out must end in"),
+        (["--picture", "nowhere/out.png"], "picture must end in .png, .pdf, .svg and be in a folder that exists"),
+        (["--picture", "out.txt"], "picture must end in"),
         (["--save", "out.npz"], "save must end in .safetensors"),
         (["--data", "nowhere"], "nowhere must be a folder"),
     ],
@@ -88,6 +92,13 @@ def test_a_command_line_that_does_not_parse(capsys: pytest.CaptureFixture[str]):
         main(["list", "pool"])
     assert caught.value.code == 2
     assert "pools" in capsys.readouterr().err
+
+
+def test_a_part_that_is_written_in_another_way(capsys: pytest.CaptureFixture[str]):
+    for text in ("classify(1", "classify(0.1)", "a.b(c=1)", "classify(smoothing=x)"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", "--objective", text])
+        assert "as mlp(hidden_dim=64)" in " ".join(capsys.readouterr().err.replace("│", "").split())
 
 
 @pytest.mark.parametrize(
@@ -203,7 +214,7 @@ def test_compare(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(json.loads((out / "results.json").read_text())["rows"]) == 4
     with Image.open(out / "figure.png") as picture:
         assert picture.format == "PNG"
-    backbone = vitrail.load(out / "backbone.safetensors")
+    backbone = vitrail.load(out / "backbone" / "last.safetensors")
     assert isinstance(backbone.readout.pool, vitrail.ClassMeanPool)
     data = vitrail.images.load_images(folder, image_size=(8, 8))
     assert backbone.config.preprocess == data.preprocess  # so that `vitrail predict` prepares pictures as in training
@@ -211,13 +222,21 @@ def test_compare(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     # A second run has nothing to do, and says the same.
     assert main(["compare", "--data", str(folder), *QUICK, "--out", str(out)]) == 0
     again = capsys.readouterr().out
-    assert "of an earlier run" in again
     assert [
         line.split() for line in again.splitlines() if line.startswith(("mean ", "cls ", "gap ", "abmil "))
     ] == table
 
     # The backbone that it left is one that can be given.
-    weights = ["--weights", str(out / "backbone.safetensors"), "--pools", "mean", "--epochs", "1", "--batch-size", "8"]
+    weights = [
+        "--weights",
+        str(out / "backbone" / "last.safetensors"),
+        "--pools",
+        "mean",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "8",
+    ]
     assert main(["compare", "--data", str(folder), *weights, "--out", str(tmp_path / "other")]) == 0
     printed = capsys.readouterr().out
     assert "backbone: trained" not in printed
@@ -246,7 +265,7 @@ def test_compare_goes_on_after_an_interruption(
     monkeypatch.setattr("vitrail.cli._setup.SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
     monkeypatch.setattr("vitrail.cli._compare.Recipe", lambda: Recipe(epochs=1, batch_size=8))
     assert main(command) == 0
-    assert "of an earlier run" in capsys.readouterr().out
+    assert "step " not in capsys.readouterr().out  # the backbone is not trained again
 
 
 def test_sigterm_ends_a_comparison_without_leaving_tokens(folder: Path, tmp_path: Path):
@@ -269,30 +288,92 @@ def test_sigterm_ends_a_comparison_without_leaving_tokens(folder: Path, tmp_path
     assert sorted(path.name for path in out.iterdir()) == ["pools", "run.json"]
 
 
-def test_train_goes_on_and_its_model_is_fine_tuned(
+def test_a_run_goes_on_and_its_model_is_fine_tuned(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("vitrail.cli._setup.SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
-    run = ["train", "--data", str(folder), "--image-size", "8", "--batch-size", "8", "--epochs", "4"]
-    options = [*run, "--validation", "0.2", "--out", str(tmp_path / "run")]
-    for _ in range(2):
-        assert main(options) == 0
-        printed = capsys.readouterr().out
-        assert "12 images to learn from, 4 held out, 2 classes" in printed
-        assert "test accuracy" in printed
-    best = tmp_path / "run" / "best.safetensors"
-    assert main([*run, "--model", str(best), "--recipe", "probe", "--out", str(tmp_path / "probe")]) == 0
-    before, after = (vitrail.load(path) for path in (best, tmp_path / "probe" / "last.safetensors"))
-    assert eqx.tree_equal(before.backbone, after.backbone)
-    assert not eqx.tree_equal(before.readout, after.readout)
+    monkeypatch.chdir(tmp_path)
+    run = ["train", "--data", "images", "--image-size", "8", "--batch-size", "8", "--epochs", "8"]
+    options = [*run, "--validation", "0.2", "--keep-every", "5", "--out", "run"]
+
+    # Both signals save the state, and tell the shell and a scheduler what they were.
+    for number, step in ((signal.SIGINT, 1), (signal.SIGTERM, 3)):
+
+        @contextmanager
+        def kill(number: int = number, step: int = step) -> Iterator[Any]:
+            yield lambda progress: progress.step == step and os.kill(os.getpid(), number)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("vitrail.cli._train.show_progress", kill)
+            if number == signal.SIGINT:
+                assert main(options) == 130
+            else:
+                with pytest.raises(SystemExit, match="143"):
+                    main(options)
+        assert sorted(int(path.name) for path in Path("run/checkpoints").iterdir())[-1] == step + 1
+        with Image.open("run/curves.png") as picture:
+            assert picture.format == "PNG"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     capsys.readouterr()
+    printed = [""] * 2
+    for i in range(2):  # the second finds that all is done
+        assert main(["train", "--resume", "../run"]) == 0
+        printed[i] = capsys.readouterr().out
+        assert "12 images to learn from, 4 held out, 2 classes" in printed[i]
+    assert "step 12 of 12" in printed[0]
+    assert "step " not in printed[1]
+    assert "run: ../run (best.safetensors, curves.png, last.safetensors, metrics.jsonl, run.json)" in printed[1]
+    accuracy = printed[1].split("test accuracy: ")[1].splitlines()[0]
+    assert main(["evaluate", "../run", "--which", "last"]) == 0
+    assert f"test accuracy of ../run/last.safetensors: {accuracy}" in capsys.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    recipe = dataclasses.replace(vitrail.train.RECIPES["finetune"], epochs=2)
+    Path("own.json").write_text(recipe.to_json())
+    best, small_mae = "run/best.safetensors", "mae(decoder_dim=8, decoder_depth=1, decoder_heads=2)"
+    of_lora = ["--recipe", "own.json", "--lora", "2", "--objective", "classify(smoothing=0.2)", "--clip-norm", "none"]
+    of_lora += ["--dropout", "dropout(drop_path=0.1)"]
+    for out, given in (("lora", of_lora), ("mae", ["--epochs", "1", "--objective", small_mae])):
+        assert main(["train", "--data", "images", "--model", best, "--batch-size", "8", *given, "--out", out]) == 0
+    before, adapted = (vitrail.load(path) for path in (best, "lora/last.safetensors"))
+    fresh = vitrail.replace(before, head="linear", num_classes=2, classes=("dark", "light"), key=jax.random.key(0))
+    merged = vitrail.merge(vitrail.load_adapters(fresh, "lora/adapters.safetensors"))  # whose backbone is that of best
+    assert_trees_close(merged, adapted, tolerance=1e-6)
+    changed = {"dropout": vitrail.Dropout(drop_path=0.1), "batch_size": 8, "clip_norm": None, "train": ("readout",)}
+    objective = vitrail.train.OBJECTIVES.configure("classify", smoothing=0.2)
+    expected = dataclasses.replace(recipe, objective=objective, **changed)
+    assert json.loads(Path("lora/run.json").read_text())["recipe"] == repr(expected)
+
+    capsys.readouterr()
+    assert main(["compare", "--runs", "lora", "mae", "run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = [line.split() for line in lines if ".safetensors" in line]
+    assert {row[0] for row in table} == {"lora/last.safetensors", "mae/last.safetensors", best}
+    accuracies = [float(row[1][:-1]) for row in table]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert table[0][7] == "best"
     for wrong, message in (
-        (["--recipe", "x"], "recipe must be one of demo, finetune"),
-        (["--model", "nope"], "or a size and a patch, as S/16"),
-        (["--objective", "clip"], "the objective clip needs a text with each image, got images and labels"),
-        (["--epochs", "5", "--validation", "0.2", "--out", str(tmp_path / "run")], "got another recipe"),
+        ([*run, "--recipe", "x"], "recipe must be one of demo, finetune"),
+        ([*run, "--recipe", "images/dark/0.png"], "0.png must be a recipe as Recipe.to_json writes it"),
+        ([*run, "--model", "nope"], "or a size and a patch, as S/16"),
+        ([*run, "--objective", "clip"], "the objective clip needs a text with each image, got images and labels"),
+        ([*run, "--objective", "nope"], "there is no objective 'nope'"),
+        ([*run, "--objective", "classify(nope=1)"], "nope"),
+        ([*run, "--objective", "mae", "--picture", "p.png"], "picture has no effect for the objective mae"),
+        ([*run, "--model", best, "--position", "rope"], "position has no effect for a file of weights"),
+        ([*run, "--keep-every", "0"], "keep_every must be positive"),
+        (["demo", "--board"], "board has no effect without --out"),
+        (["train", "--resume", "images"], "images must be the folder of a run, got one without run.json"),
+        (["train", "--resume", "run", "--recipe", "probe"], "recipe has no effect with --resume"),
+        (
+            ["train", "--resume", "run", "--epochs", "5"],
+            "run must have this run, got one with another recipe and steps",
+        ),
+        (["evaluate", "mae", "--which", "best"], "mae must have best.safetensors"),
+        (["compare", "--runs", "run", "--seeds", "2"], "seeds has no effect with --runs"),
     ):
-        assert main([*run, *wrong]) == 1
+        assert main(wrong) == 1
         assert message in capsys.readouterr().err
 
 
@@ -354,8 +435,8 @@ def test_compare_refuses_the_folder_of_another_backbone(
     command = ["compare", "--data", str(folder), *QUICK[:-2], "--pools", "mean", "--out", str(tmp_path / "out")]
     assert main(command) == 0
     assert main([*command, "--seed", "1"]) == 1
-    assert "has the backbone of another comparison (seed changed)" in capsys.readouterr().err
-    note = tmp_path / "out" / "backbone.json"
+    assert "backbone must have this run, got one with another seed and model (" in capsys.readouterr().err
+    note = tmp_path / "out" / "backbone" / "run.json"
     note.write_text("[]")
     assert main(command) == 1
     assert (

@@ -44,6 +44,7 @@ EXTRAS = (
     "torch",
     "tokenizers",
     "orbax",
+    "tensorboardX",
 )
 
 LAYERS = (

@@ -5,11 +5,12 @@ import json
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -145,34 +146,22 @@ def test_nan_names_the_images_of_its_batch_and_is_not_kept(tmp_path: Path):
         assert "17" in numbers
 
 
-def test_lines_curves_and_events_say_what_metrics_say(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    """Of a run that is ended once: its steps are counted from where it goes on."""
+def test_lines_and_curves_show_the_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Of a run that is ended once."""
     folder = tmp_path / "run"
-    board = pytest.importorskip("tensorboardX")
-    written: list[tuple[str, float, int]] = []
-    monkeypatch.setattr(board.SummaryWriter, "add_scalar", lambda _, *scalar: written.append(scalar))
     for end in (20, 100):
-        with train.write_board(folder) as write, train.show_progress() as show_line, suppress(KeyboardInterrupt):
+        with train.show_progress() as show_line, suppress(KeyboardInterrupt):
 
-            def report(progress: train.Progress, end: int = end, write: Any = write, show_line: Any = show_line):
-                write(progress)
+            def report(progress: train.Progress, end: int = end, show_line: Any = show_line):
                 show_line(progress)
                 Stop(end)(progress)
 
             fit(folder, report=report, validation=make_data().test)
-    lines = read_metrics(folder)
-    assert [(name, value) for name, value, step in written if step == 28] == [
-        *((name, value) for name, value in lines[-4].items() if name != "step"),
-        ("waited", pytest.approx(0.5, abs=0.5)),
-    ]
+    last = read_metrics(folder)[-1]
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
-    assert [line.split(" of ")[0] for line in printed] == [f"step {n}" for n in (1, 7, 14, 15, 21, 28, 35, 40)]
-    loss, accuracy, validation = (lines[-1][name] for name in ("loss", "accuracy", "validation"))
-    assert printed[-1].startswith(
-        f"step 40 of 40  loss {loss:.3f}  accuracy {accuracy:6.1%}  validation {validation:6.1%}"
-    )
+    assert {f"step {step}" for step in (1, 7, 14, 15, 21, 28, 35, 40)} <= {line.split(" of ")[0] for line in printed}
+    shown = f"loss {last['loss']:.3f}  accuracy {last['accuracy']:6.1%}  validation {last['validation']:6.1%}"
+    assert printed[-1].startswith(f"step 40 of 40  {shown}")
     assert re.search(r"  [\d,]+ images/s  data wait \d+%  \d:\d\d in all$", printed[-1])
     show.draw_curves(folder, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
@@ -181,9 +170,31 @@ def test_lines_curves_and_events_say_what_metrics_say(
         show.draw_curves(tmp_path, tmp_path / "curves.png")
 
 
+def make_progress(step: int = 20, **metrics: float) -> train.Progress:
+    """Of a run that went on after step 14: of 6 steps, 5 are timed, of 8 images each."""
+    state = train.TrainState(None, None, None, (), jnp.array(step), KEY)
+    return train.Progress(step, 40, 8 * step, metrics, seconds=2.0, timed=5, waited=0.5, state=state)
+
+
+def test_events_have_the_metrics(tmp_path: Path):
+    """As TensorBoard's format has them: a length, its checksum, a message and its checksum."""
+    messages = pytest.importorskip("tensorboardX").proto.event_pb2
+    with train.write_board(tmp_path) as report:
+        assert not list(tmp_path.iterdir())  # a run begins in an empty folder
+        report(make_progress(loss=0.5, validation=0.75))
+    (path,) = tmp_path.iterdir()
+    content, found = path.read_bytes(), {}
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        event = messages.Event.FromString(content[12 : 12 + length])
+        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        content = content[16 + length :]
+    expected = {"loss": 0.5, "validation": 0.75, "images_per_second": 20.0, "waited": 0.25}
+    assert found == {(name, 20): value for name, value in expected.items()}
+
+
 def test_the_speed_is_that_of_the_steps_in_this_process():
-    """A run that went on after step 14: of 6 steps, 5 are timed, of 8 images each."""
-    progress = train.Progress(20, 40, 160, {}, seconds=2.0, timed=5, waited=0.5, state=cast(Any, None))
+    progress = make_progress()
     assert (progress.images_per_second, progress.seconds_left, progress.share_waited) == (20.0, 8.0, 0.25)
 
 
@@ -196,34 +207,43 @@ _PROGRAM = """if True:
         if progress.step == 20:
             {action}
 
-    try:
-        test_train_run.fit(test_train_run.Path({folder!r}), report=end)
-    except ValueError as error:
-        sys.exit(str(error))"""
+    {call}"""
+_FIT = "test_train_run.fit(test_train_run.Path({folder!r}), report=end)"
+# No file can have more bytes than the limit, as on a full disk: too few for the metrics, or for a checkpoint.
+_LIMIT = "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))"
+_FIT_LIMITED = """for limit, folder in ((100, "metrics"), (8000, "checkpoint")):
+        try:
+            test_train_run.fit(test_train_run.Path({folder!r}, folder), report=end)
+        except ValueError as error:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            print(error)"""
 
 
-@pytest.mark.parametrize(
-    ("action", "status"),
-    [
-        ("os.kill(os.getpid(), 9)", -signal.SIGKILL),
-        ("os.kill(os.getpid(), 15)", -signal.SIGTERM),
-        # No file can have more bytes, as on a full disk.
-        ("resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))", 1),
-        ("resource.setrlimit(resource.RLIMIT_FSIZE, (8000, resource.RLIM_INFINITY))", 1),
-    ],
-    ids=["kill", "terminate", "full", "full for a checkpoint"],
-)
-def test_a_run_that_was_ended_goes_on(action: str, status: int, tmp_path: Path, whole: dict[str, Any]):
+def run_program(folder: Path, action: str, call: str) -> subprocess.CompletedProcess[str]:
+    tests, call = str(Path(__file__).parent), call.format(folder=str(folder))
+    program = [sys.executable, "-c", _PROGRAM.format(tests=tests, action=action, call=call)]
+    return subprocess.run(program, timeout=120, check=False, capture_output=True, text=True)
+
+
+def list_checkpoints(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_goes_on(number: int, tmp_path: Path, whole: dict[str, Any]):
+    """tests/kill_runs.py kills at any moment."""
     folder = tmp_path / "run"
-    program = _PROGRAM.format(tests=str(Path(__file__).parent), folder=str(folder), action=action)
-    ended = subprocess.run([sys.executable, "-c", program], timeout=120, check=False, capture_output=True, text=True)
-    assert ended.returncode == status
-    checkpoints = [int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
-    if status == -signal.SIGTERM:
-        assert max(checkpoints) == read_metrics(folder)[-1]["step"]
-    if status == 1:
-        *_, message = ended.stderr.splitlines()
-        assert re.search(r"run.* cannot be written: .*File too large", message)
-        assert f"the checkpoint of step {max(checkpoints)} is complete" in message
-        vitrail.load(folder / "last.safetensors")
+    assert run_program(folder, f"os.kill(os.getpid(), {int(number)})", _FIT).returncode == -number
+    if number == signal.SIGTERM:
+        assert list_checkpoints(folder)[-1] == read_metrics(folder)[-1]["step"]
     assert_same(fit(folder), whole)
+
+
+def test_a_run_goes_on_when_there_is_room_again(tmp_path: Path, whole: dict[str, Any]):
+    ended = run_program(tmp_path, _LIMIT, _FIT_LIMITED)
+    for name, message in zip(("metrics", "checkpoint"), ended.stdout.splitlines(), strict=True):
+        folder = tmp_path / name
+        assert re.search(r"cannot be written: .*File too large", message)
+        assert f"the checkpoint of step {list_checkpoints(folder)[-1]} is complete" in message
+        vitrail.load(folder / "last.safetensors")
+        assert_same(fit(folder), whole)

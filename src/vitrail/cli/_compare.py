@@ -2,22 +2,25 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import equinox as eqx
 import jax
+import numpy as np
 
 from .._check import check_seed
 from .._extras import require
 from .._files import write_whole
 from ..images import Dataset
-from ..lab import PROBE_RECIPE, Comparison, PoolRow, compare_pools, show_comparison_progress
+from ..lab import PROBE_RECIPE, Comparison, PoolRow, compare_pools, compare_with_best, show_comparison_progress
 from ..model import ViT
 from ..nn import count_parameters
 from ..show import draw_comparison
 from ..train import Recipe, check_classifier, evaluate, fit, show_progress
+from ._evaluate import RunResult, evaluate_run
 from ._options import LoadOptions, refuse_options
 from ._setup import EXECUTION, format_size, load_data, load_data_for, make_small_config, print_data
 
@@ -26,14 +29,18 @@ _COLUMNS: Final = ("pool", "accuracy", "p", "k-NN", "parameters", "µs an image"
 
 @dataclass(frozen=True)
 class Compare(LoadOptions):
-    """Trains every pool, with a linear head, on the tokens of one frozen backbone, and ranks them.
+    """Trains every pool, with a linear head, on the tokens of one frozen backbone, and ranks them. With --runs, ranks
+    the models of runs of `vitrail train`.
 
     Without --weights the backbone is the small model of `vitrail demo`, which is trained first, with a head that reads
     the class token and the mean of the patches. Start an interrupted run again to continue it.
     """
 
+    runs: tuple[Path, ...] = ()
+    """Folders of runs of `vitrail train`, whose models are compared on the held-out images of each run, or those of
+    --data. Nothing is trained."""
     data: Path | None = None
-    """Your own images, as for `vitrail demo`; without it 5,000 digits of MNIST."""
+    """Your own images, as for `vitrail train`; without it 5,000 digits of MNIST."""
     weights: Path | None = None
     """The backbone: any file of weights that vitrail.load reads. Images are prepared as the file says; if it does not,
     they are resized to the model's size, and normalised by the mean and deviation of the training images."""
@@ -48,7 +55,7 @@ class Compare(LoadOptions):
     learning_rate: float = PROBE_RECIPE.learning_rate
     """The highest learning rate."""
     image_size: int | None = None
-    """Height and width of the images after resizing, as for `vitrail demo`; with --weights those of the model."""
+    """Height and width of the images after resizing, as for `vitrail train`; with --weights those of the model."""
     patch_size: int | None = None
     """Height and width of a patch of the backbone that is trained first."""
     backbone_pool: str | None = None
@@ -64,6 +71,10 @@ class Compare(LoadOptions):
 
 def run_compare(command: Compare) -> None:
     """Loads images and a backbone, compares, and writes the results."""
+    if command.runs:
+        for line in _compare_runs(command):
+            print(line)
+        return
     started = time.perf_counter()
     require("matplotlib", extra="demo")
     check_seed(command.seed or 0)
@@ -111,14 +122,7 @@ def run_compare(command: Compare) -> None:
 
 def format_table(comparison: Comparison) -> list[str]:
     """Formats the rows as lines, with notes."""
-    cells = [_COLUMNS, *(_format_cells(row) for row in comparison.rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(_COLUMNS))]
-
-    def format_line(row: tuple[str, ...]) -> str:
-        name, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-        return "  ".join([f"{name.strip():<{widths[0]}}", *others]).rstrip()
-
-    lines = [format_line(row) for row in cells]
+    lines = _align([_COLUMNS, *(_format_cells(row) for row in comparison.rows)])
     seeds = len(comparison.rows[0].correct)
     notes = [
         f"accuracy: mean and standard deviation of {seeds} run{'s' if seeds > 1 else ''}. p: p-value of the difference "
@@ -127,7 +131,42 @@ def format_table(comparison: Comparison) -> list[str]:
     ]
     notes += [f"note: {note}." for note in comparison.notes]
     skipped = [f"left out: {s.pool} ({' '.join(s.reason.split())})" for s in comparison.skipped]
-    return [lines[0], "-" * len(lines[0]), *lines[1:], "", *notes, *skipped]
+    return [*lines, "", *notes, *skipped]
+
+
+def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The lines of a table: names on the left, numbers on the right, and a rule below the first row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def format_line(row: tuple[str, ...]) -> str:
+        name, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        return "  ".join([f"{name.strip():<{widths[0]}}", *others]).rstrip()
+
+    first, *others = map(format_line, rows)
+    return [first, "-" * len(first), *others]
+
+
+def _compare_runs(command: Compare) -> list[str]:
+    """A table of the models of runs, the best first."""
+    given = {field.name: getattr(command, field.name) for field in dataclasses.fields(Compare)}
+    changed = {f.name: given[f.name] for f in dataclasses.fields(Compare) if given[f.name] != f.default}
+    refuse_options("with --runs", **{name: changed[name] for name in changed.keys() - {"runs", "data"}})
+    results = sorted((evaluate_run(run, data=command.data) for run in command.runs), key=_get_error)
+    paired = all(np.array_equal(result.labels, results[0].labels) for result in results)
+    p_values = compare_with_best([result.correct.astype(float) for result in results]) if paired else None
+    cells = [("model", "accuracy", "p", "by", "parameters")]
+    for place, result in enumerate(results):
+        p = "best" if place == 0 else "" if p_values is None else f"{p_values[place - 1]:.3f}"
+        by = result.method.removesuffix("accuracy").strip() or "logits"
+        cells.append((str(result.file), str(result), p, by, f"{result.parameters:,}"))
+    note = (
+        "p: p-value of the difference to the best, by a two-sided sign-flip test over the held-out images, after Holm."
+    )
+    return [*_align(cells), *(["", note] if paired else [])]
+
+
+def _get_error(result: RunResult) -> float:
+    return 1 - float(result.correct.mean())
 
 
 def _format_cells(row: PoolRow) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """The options of every command that reads a file of weights, and what loads the file as they say."""
 
+import ast
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from .._spec import PartSpec
 from ..weights import ModelCard, load, model_card
 from ..weights.layouts import Part
 from ._pictures import parse_settings
@@ -47,3 +49,21 @@ def refuse_options(when: str, **options: object) -> None:
     for name, value in options.items():
         if value is not None and value is not False and value != ():
             raise ValueError(f"{name.replace('_', '-')} has no effect {when}: leave it out")
+
+
+def parse_part(text: str) -> str | PartSpec:
+    """Reads a part as it is printed: `mlp`, or `mlp(hidden_dim=64)`.
+
+    **Raises:** `ValueError` if it is written in another way.
+    """
+    if "(" not in text:
+        return text
+    try:
+        call: Any = ast.parse(text, mode="eval").body
+        options: dict[str, Any] = {option.arg: ast.literal_eval(option.value) for option in call.keywords}
+        name = str(call.func.id)
+    except (SyntaxError, ValueError, AttributeError) as error:
+        raise ValueError(f"a part must be a name with options, as mlp(hidden_dim=64), got {text!r}") from error
+    if call.args:
+        raise ValueError(f"each option of a part must have a name, as mlp(hidden_dim=64), got {text!r}")
+    return PartSpec(name, tuple(sorted(options.items())))

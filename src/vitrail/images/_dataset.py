@@ -69,8 +69,9 @@ class Examples:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the pixels, or of the names of the files, and of the labels."""
-        return digest_arrays([self.identity, self.labels.astype(np.int32)], "")
+        """The SHA-256 of the pixels, or of the names of the files, and of the labels and the texts."""
+        texts = "" if self.texts is None else "\n".join(self.texts)
+        return digest_arrays([self.identity, self.labels.astype(np.int32)], texts)
 
     def open(self, index: int) -> PILImage:
         """Opens one image.

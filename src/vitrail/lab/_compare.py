@@ -31,7 +31,7 @@ from ._probe import (
     train_probe,
 )
 from ._results import Comparison, FinishedPools, PoolRow, SkippedPool
-from ._statistics import adjust_by_holm, compute_sign_flip_p_value
+from ._statistics import compare_with_best
 from ._tokens import LabProgress, SequenceForm, StoredTokens, store_tokens
 
 PROBE_RECIPE: Final = Recipe(
@@ -289,7 +289,6 @@ def _compute_maps(
 def _rank(rows: list[PoolRow]) -> tuple[PoolRow, ...]:
     """Sorts the rows, the best first, and computes the p-values of the others."""
     best, *others = sorted(rows, key=lambda row: (-row.accuracy, row.pool_parameters + row.head_parameters))
-    score = np.mean(best.correct, axis=0)
-    p_values = adjust_by_holm([compute_sign_flip_p_value(score - np.mean(row.correct, axis=0)) for row in others])
+    p_values = compare_with_best([np.mean(row.correct, axis=0) for row in (best, *others)])
     ranked = (dataclasses.replace(row, p_value=p) for row, p in zip(others, p_values, strict=True))
     return (dataclasses.replace(best, p_value=None), *ranked)

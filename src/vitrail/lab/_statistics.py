@@ -34,6 +34,21 @@ def compute_sign_flip_p_value(differences: Float[np.ndarray, " images"]) -> floa
     return (extreme + 1) / (_FLIPS + 1)
 
 
+def compare_with_best(scores: Sequence[Float[np.ndarray, " images"]]) -> list[float]:
+    """Tests the difference of each model to the best: a two-sided sign-flip test, paired over the images, after the
+    correction of Holm.
+
+    **Arguments:**
+
+    - `scores`: for each model, how good it is on each of the same images. The best model is the first.
+
+    **Returns:**
+
+    The p-values of all but the first: a small one means that the model is worse on such images.
+    """
+    return adjust_by_holm([compute_sign_flip_p_value(scores[0] - score) for score in scores[1:]])
+
+
 def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
     """Adjusts p-values for several tests at once (Holm 1979)."""
     adjusted = [0.0] * len(p_values)

@@ -1,9 +1,10 @@
-"""Writes configurations as JSON and reads them: dataclasses of names, numbers, tuples and other dataclasses."""
+"""Writes configurations as JSON and reads them: dataclasses of names, numbers, tuples, paths and other dataclasses."""
 
 import dataclasses
 import functools
 import json
 import typing
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from .._check import describe_value, join_names
@@ -77,6 +78,8 @@ def _encode(name: str, value: object) -> object:
         return {"name": value.name, "options": dict(value.options)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _encode(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, tuple):
         return [_encode(name, item) for item in cast("tuple[object, ...]", value)]
     if value is None or isinstance(value, bool | int | float | str):
@@ -96,6 +99,8 @@ def _decode(name: str, kind: Any, value: object) -> object:
     inner = next((option for option in typing.get_args(kind) if dataclasses.is_dataclass(option)), None)
     if inner is not None and isinstance(value, dict):
         return _decode_fields(name, inner, cast(object, value))
+    if isinstance(value, str) and Path in (kind, *typing.get_args(kind)):
+        return Path(value)
     return _to_tuples(value)
 
 

@@ -127,7 +127,12 @@ def name_images(data: Dataset, recipe: Recipe, *, seed: int, step: int) -> list[
     def keep_numbers(which: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
         return which
 
-    options: dict[str, Any] = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "seed": seed, "start": step - 1}
+    options: dict[str, Any] = {
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "seed": seed,
+        "start": step - 1,
+    }
     _, batches = make_batches(keep_numbers, len(data.train), **options)
     pictures = data.train.images
     return [str(pictures.get_path(int(n)) if isinstance(pictures, Pictures) else n) for n in next(batches)]

@@ -106,9 +106,8 @@ def fit(
     if folder is None:
         feed = make_feed(objective, prepared, data, recipe, seed=seed)
         return run_steps(training, state, feed, report=report, describe=describe).best_model
-    run = Run(
-        Path(folder), training, state, data=f"{data!r} {data.preprocess} {data.train.digest}", seed=seed, notes=notes
-    )
+    images = f"{data.train} of {len(data.classes)} classes, {data.preprocess}, {data.train.digest}"  # wherever they are
+    run = Run(Path(folder), training, state, data=images, seed=seed, notes=notes)
     with contextlib.closing(run.checkpoints):
         state = run.restore(state)
         feed = make_feed(objective, prepared, data, recipe, seed=seed, start=int(state.step))

@@ -117,7 +117,7 @@ def run_steps(
             _check_finite(training, values, number, describe)
             if number == first + 1:
                 started, waited = time.perf_counter(), 0.0
-            measured = measure(state) if is_kept and measure is not None else {}
+            measured: Mapping[str, float] = measure(state) if is_kept and measure is not None else {}
             if report is not None:
                 means = {name: sum(each[name] for each in values) / len(values) for name in values[0]} | dict(measured)
                 seen, seconds = number * training.recipe.batch_size, time.perf_counter() - started

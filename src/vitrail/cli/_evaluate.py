@@ -1,0 +1,87 @@
+"""`vitrail evaluate`: how good the model of a run is on held-out images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Integer
+
+from ..images import Dataset
+from ..model import ViT
+from ..nn import count_parameters
+from ..train import evaluate, knn
+from ..weights import load
+from ._setup import load_data_for, print_data
+from ._train import Train, read_settings
+
+_NEIGHBOURS = 20
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Classifies the held-out images of a run with its model. One that does not classify is tested by the 20 nearest
+    training images of each, by the cosine of its features."""
+
+    run: Path
+    """The folder of a run of `vitrail train`."""
+    data: Path | None = None
+    """Other images than those of the run, of the same classes."""
+    which: Literal["best", "last"] | None = None
+    """The model: by default the best on the images of validation, if there is one, and else the last."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How good the model of a run is."""
+
+    file: Path
+    """The model."""
+    method: Literal["accuracy", "k-NN accuracy"]
+    """What was measured."""
+    parameters: int
+    """The number of parameters."""
+    correct: Bool[np.ndarray, " images"]
+    """Whether each held-out image is classified correctly."""
+    labels: Integer[np.ndarray, " images"]
+    """The classes of those images."""
+
+    def __str__(self) -> str:
+        """The accuracy with the number of images."""
+        return f"{self.correct.mean():.1%} ({self.correct.sum():,} of {len(self.correct):,} held-out images)"
+
+
+def run_evaluate(command: Evaluate) -> None:
+    """Loads the model of a run and its images, and prints the accuracy."""
+    result = evaluate_run(command.run, data=command.data, which=command.which)
+    print(f"test {result.method} of {result.file}: {result}")
+
+
+def evaluate_run(run: Path, *, data: Path | None = None, which: Literal["best", "last"] | None = None) -> RunResult:
+    """Evaluates the model of a run on its held-out images, or those of `data`.
+
+    **Raises:** `ValueError` if it is not the folder of a run with a model, or the images have other classes.
+    """
+    settings = Train(data=data) if data is not None else read_settings(run)
+    files = [run / f"{name}.safetensors" for name in ((which,) if which else ("best", "last"))]
+    file = next((file for file in files if file.exists()), None)
+    if file is None:
+        raise ValueError(f"{run} must have {files[-1].name}, got a run without: let it go on with --resume {run}")
+    model: Any = load(file)
+    image: ViT = model if isinstance(model, ViT) else model.image
+    loaded = load_data_for(image, settings.data, **settings.choose_images())
+    print_data(loaded)
+    parameters, labels = count_parameters(model), loaded.test.labels
+    if not isinstance(model, ViT):
+        found = knn(model.image, loaded, neighbours=min(_NEIGHBOURS, len(loaded.train)))
+        return RunResult(file, "k-NN accuracy", parameters, found.ranked[0, :, 0] == labels, labels)
+    _check_classes(model, loaded)
+    return RunResult(file, "accuracy", parameters, evaluate(model, loaded).predicted == labels, labels)
+
+
+def _check_classes(model: ViT, data: Dataset) -> None:
+    classes = model.config.classes
+    if classes is not None and classes != data.classes:
+        raise ValueError(
+            f"data must have the classes of the model, {', '.join(classes[:5])}, got {', '.join(data.classes[:5])}"
+        )
