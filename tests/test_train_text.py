@@ -87,6 +87,8 @@ def test_the_command_trains_a_model_of_images_and_texts(
         assert "batch_size=128" in printed
         assert "texts: of 8, their own is the best for 100.0% of 32 held-out images" in printed
     assert_right(vitrail.load(tmp_path / "run" / "last.safetensors"), data)
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert "last.safetensors: 100.0% (32 of 32 held-out images)" in capsys.readouterr().out
     for wrong, message in (
         (["--validation", "0.1"], "validation must be 0 for images without classes"),
         (["--tokenizer", "x"], "tokenizer must be None for a model that has one"),

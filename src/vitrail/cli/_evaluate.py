@@ -10,9 +10,11 @@ from jaxtyping import Bool, Integer
 from ..images import Dataset
 from ..model import ViT
 from ..nn import count_parameters
+from ..systems import ImageText
 from ..train import evaluate, knn
 from ..weights import load
 from ._setup import load_data_for, print_data
+from ._texts import measure_matches
 from ._train import Train, read_settings
 
 _NEIGHBOURS = 20
@@ -21,7 +23,7 @@ _NEIGHBOURS = 20
 @dataclass(frozen=True)
 class Evaluate:
     """Classifies the held-out images of a run with its model. One that does not classify is tested by the 20 nearest
-    training images of each, by the cosine of its features."""
+    training images of each, by the cosine of its features, or by whether the best text of each image is its own."""
 
     run: Path
     """The folder of a run of `vitrail train`."""
@@ -37,7 +39,7 @@ class RunResult:
 
     file: Path
     """The model."""
-    method: Literal["accuracy", "k-NN accuracy"]
+    method: Literal["accuracy", "k-NN accuracy", "text accuracy"]
     """What was measured."""
     parameters: int
     """The number of parameters."""
@@ -72,6 +74,8 @@ def evaluate_run(run: Path, *, data: Path | None = None, which: Literal["best", 
     loaded = load_data_for(image, settings.data, **settings.choose_images())
     print_data(loaded)
     parameters, labels = count_parameters(model), loaded.test.labels
+    if isinstance(model, ImageText) and loaded.test.texts is not None:
+        return RunResult(file, "text accuracy", parameters, measure_matches(model, loaded)[0], labels)
     if not isinstance(model, ViT):
         found = knn(model.image, loaded, neighbours=min(_NEIGHBOURS, len(loaded.train)))
         return RunResult(file, "k-NN accuracy", parameters, found.ranked[0, :, 0] == labels, labels)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from .._check import join_names
 from .._extras import require
@@ -50,12 +50,12 @@ def load_image_text(file: Path, options: LoadOptions) -> ImageText:
     return model
 
 
-def measure_matches(model: ImageText, data: Dataset) -> tuple[float, int]:
+def measure_matches(model: ImageText, data: Dataset) -> tuple[Bool[np.ndarray, " images"], int]:
     """Measures how well a model tells the texts of held-out images apart.
 
     **Returns:**
 
-    The share of the images whose best text is their own, and the number of different texts.
+    Whether the best text of each image is its own, and the number of different texts.
     """
     examples = data.test
     texts, own = np.unique(cast(Any, examples.texts), return_inverse=True)
@@ -66,7 +66,7 @@ def measure_matches(model: ImageText, data: Dataset) -> tuple[float, int]:
     # A picture that has several texts is there as often.
     pictures = [name.tobytes() for name in examples.identity]
     pairs = set(zip(pictures, own.tolist(), strict=True))
-    return float(np.mean([pair in pairs for pair in zip(pictures, best.tolist(), strict=True)])), len(texts)
+    return np.array([pair in pairs for pair in zip(pictures, best.tolist(), strict=True)]), len(texts)
 
 
 @eqx.filter_jit

@@ -327,8 +327,10 @@ def _finish(command: Train, recipe: Recipe, trained: Any, data: Dataset) -> None
             draw_predictions(trained, data, found, command.picture)
             print(f"picture: {command.picture}")
     if isinstance(trained, ImageText):
-        share, number = measure_matches(trained, data)
-        print(f"texts: of {number:,}, their own is the best for {share:.1%} of {len(data.test):,} held-out images")
+        right, number = measure_matches(trained, data)
+        print(
+            f"texts: of {number:,}, their own is the best for {right.mean():.1%} of {len(data.test):,} held-out images"
+        )
     if command.save is not None:
         print(f"model: {command.save} (vitrail predict {command.save} IMAGE)")
     if command.out is not None:
