@@ -334,7 +334,7 @@ def test_a_run_goes_on_and_its_model_is_fine_tuned(
     best, small_mae = "run/best.safetensors", "mae(decoder_dim=8, decoder_depth=1, decoder_heads=2)"
     of_lora = ["--recipe", "own.json", "--lora", "2", "--objective", "classify(smoothing=0.2)", "--clip-norm", "none"]
     of_lora += ["--dropout", "dropout(drop_path=0.1)"]
-    for out, given in (("lora", of_lora), ("mae", ["--epochs", "1", "--objective", small_mae])):
+    for out, given in (("lora", of_lora), ("mae", ["--epochs", "1", "--mesh", "fsdp=2", "--objective", small_mae])):
         assert main(["train", "--data", "images", "--model", best, "--batch-size", "8", *given, "--out", out]) == 0
     before, adapted = (vitrail.load(path) for path in (best, "lora/last.safetensors"))
     fresh = vitrail.replace(before, head="linear", num_classes=2, classes=("dark", "light"), key=jax.random.key(0))
@@ -362,6 +362,7 @@ def test_a_run_goes_on_and_its_model_is_fine_tuned(
         ([*run, "--objective", "classify(nope=1)"], "nope"),
         ([*run, "--objective", "mae", "--picture", "p.png"], "picture has no effect for the objective mae"),
         ([*run, "--model", best, "--position", "rope"], "position has no effect for a file of weights"),
+        ([*run, "--mesh", "data=3"], "mesh must have at most 2 devices, got 'data=3', which has 3"),
         ([*run, "--keep-every", "0"], "keep_every must be positive"),
         (["demo", "--board"], "board has no effect without --out"),
         (["train", "--resume", "images"], "images must be the folder of a run, got one without run.json"),

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from ..train import (
     Recipe,
     evaluate,
     fit,
+    join_hosts,
+    make_mesh,
     make_objective,
     read_metrics,
     read_run,
@@ -81,6 +84,12 @@ class RunOptions:
     """The share of the training images of each class that chooses the best model; 0 for none."""
     keep_every: int | None = None
     """How many steps are between two checkpoints; by default an epoch."""
+    mesh: str | None = None
+    """The devices that train together, as `data=2,fsdp=4`: each computes its share of a batch, and along fsdp each has
+    its share of the weights and the state of the optimiser."""
+    join_hosts: bool = False
+    """Whether other hosts run the same command, which the environment names: the variables JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID, or those of Slurm, GKE or MPI."""
     seed: int = 0
     """For fresh weights, the order of the images and their augmentation. The same seed gives the same numbers on the
     same machine."""
@@ -168,9 +177,18 @@ def read_settings(run: Path) -> Train:
 
 
 def run_train(command: Train) -> None:
+    """Joins the other hosts, if there are any, and trains."""
+    recipe = _check(command)
+    with contextlib.ExitStack() as stack:
+        if command.join_hosts and join_hosts() > 0:  # the first host says what all do
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
+        _train(command, recipe)
+
+
+def _train(command: Train, recipe: Recipe) -> None:
     """Loads images and a model, and trains."""
     started = time.perf_counter()
-    recipe = _check(command)
+    mesh = None if command.mesh is None else make_mesh(command.mesh)
     build_key, fit_key = jax.random.split(jax.random.key(command.seed))
     model, data = _load(command, key=build_key)
     if command.picture and "label" not in make_objective(recipe, data.preprocess).inputs:
@@ -181,7 +199,7 @@ def run_train(command: Train) -> None:
     recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(data.train)))
     print_data(data)
     print(_describe_model(command.model, model))
-    options: dict[str, Any] = {"validation": validation, "keep_every": command.keep_every}
+    options: dict[str, Any] = {"validation": validation, "keep_every": command.keep_every, "mesh": mesh}
     if command.out is not None:
         print(f"recipe: {recipe}")
         options |= {"folder": command.out, "notes": {_SETTINGS: json.loads(_make_lasting(command).to_json())}}
@@ -199,6 +217,8 @@ def _check(command: Train) -> Recipe:
     """Makes the recipe, and checks what needs neither images nor a model, so that it does not fail after an hour."""
     if command.out is None:
         refuse_options("without --out", board=command.board, validation=command.validation or None)
+    if command.join_hosts:
+        refuse_options("with --join-hosts", board=command.board, picture=command.picture, save=command.save)
     check_seed(command.seed)
     check_rate(validation=command.validation)
     require("matplotlib", extra="demo")
@@ -312,6 +332,8 @@ def _report(command: Train) -> Generator[Callable[[Progress], None]]:
 
 
 def _draw(run: Path) -> None:
+    if jax.process_index() > 0:
+        return
     with contextlib.suppress(OSError):  # of a full disk, which `fit` reports
         draw_curves(run, run / "curves.png")
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from ..nn import REMAT_POLICIES, Edit, Execution, Intermediate, Tap, check_intermediates, to_dtype
+from ..nn import REMAT_POLICIES, Edit, Execution, Intermediate, Tap, check_intermediates, gather_arrays, to_dtype
 from ._block import Block
 
 _Extra = TypeVar("_Extra")
@@ -122,7 +122,8 @@ def run_blocks(
     def run_block(x: Float[Array, "tokens dim"], layer: _Layer[_Extra]) -> tuple[Float[Array, "tokens dim"], Recorded]:
         block, extra, rate, number, key = layer
         tap = Tap(at, edit, number)
-        x = apply(to_dtype(block, x.dtype), x, extra, rate, tap, key)
+        block, extra = gather_arrays((to_dtype(block, x.dtype), extra))
+        x = apply(block, x, extra, rate, tap, key)
         return x, tap.recorded
 
     # Without a policy, a loop keeps whatever its backward pass could use, most of it cheap to compute again: for Ti/16

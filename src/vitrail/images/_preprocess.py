@@ -168,7 +168,8 @@ class Preprocess:
         What a model reads, in float32: an array of NumPy for one of NumPy, which JAX does not touch, and one of JAX for
         one of JAX.
         """
-        mean, std = (np.broadcast_to(np.asarray(v, np.float32), pixels.shape) for v in (self.mean, self.std))
+        shape = (*(1,) * (pixels.ndim - 1), self.channels)  # not that of a batch, whose constants JAX would keep
+        mean, std = (np.asarray(v, np.float32).reshape(shape) for v in (self.mean, self.std))
         return (pixels.astype(np.float32) / np.float32(255) - mean) / std
 
     def compute_scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:

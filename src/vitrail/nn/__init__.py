@@ -5,6 +5,7 @@ from ._arrays import (
     count_parameters as count_parameters,
     digest_array as digest_array,
     digest_arrays as digest_arrays,
+    gather_arrays as gather_arrays,
     is_in_part as is_in_part,
     is_shape as is_shape,
     list_arrays as list_arrays,

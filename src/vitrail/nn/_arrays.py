@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Shaped
+
+_T = TypeVar("_T")
 
 
 def list_arrays(tree: object) -> dict[str, Any]:
@@ -50,3 +52,18 @@ def is_shape(leaf: object) -> bool:
 def count_parameters(module: object) -> int:
     """Returns the number of elements of all arrays of a module."""
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(module, eqx.is_array)))
+
+
+def gather_arrays(tree: _T) -> _T:
+    """Within a mesh of devices (`jax.set_mesh`), the arrays of a tree, whole on each device: where they are divided,
+    they are so only between uses. Without a mesh, the tree."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+
+    def gather(leaf: Any) -> Any:
+        return (
+            jax.lax.with_sharding_constraint(leaf, jax.sharding.PartitionSpec()) if eqx.is_inexact_array(leaf) else leaf
+        )
+
+    return cast(_T, jax.tree.map(gather, tree))

@@ -19,12 +19,19 @@ from ._evaluate import (
     iterate_batches as iterate_batches,
 )
 from ._fit import fit as fit, make_objective as make_objective
+from ._hosts import join_hosts as join_hosts
 from ._knn import (
     NearestNeighbours as NearestNeighbours,
     knn as knn,
     rank_by_neighbours as rank_by_neighbours,
 )
 from ._loop import Progress as Progress, StopTraining as StopTraining, run_steps as run_steps
+from ._mesh import (
+    collect as collect,
+    find_shardings as find_shardings,
+    make_divided as make_divided,
+    make_mesh as make_mesh,
+)
 from ._optimiser import make_schedule as make_schedule
 from ._recipe import RECIPES as RECIPES, Recipe as Recipe
 from ._run import read_metrics as read_metrics, read_run as read_run

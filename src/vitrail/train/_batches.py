@@ -1,5 +1,6 @@
 """Batches in a shuffled order."""
 
+import operator
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
@@ -41,7 +42,7 @@ def make_batches(
     - `start`: how many batches are left out at the beginning.
     - `transform`: changes an example at random. Examples are PyTrees of arrays, stacked to a batch. They are loaded and
         transformed in as many threads as the machine has cores.
-    - `host`, `hosts`: which of several hosts this is. Each gets its share of every batch: the images at `host::hosts`.
+    - `host`, `hosts`: which of several hosts this is. Each gets its part of every batch, one host after the other.
 
     **Returns:**
 
@@ -63,7 +64,10 @@ def make_batches(
     if transform is not None:
         order = order.random_map(_draw_seed)
         load = _make_loader(load, transform)
-    order = order[: steps * batch_size][host::hosts].batch(batch_size // hosts)
+    size = batch_size // hosts
+    order = order[: steps * batch_size].batch(batch_size)
+    if hosts > 1:
+        order = order.map(operator.itemgetter(slice(host * size, (host + 1) * size)))
     # Two batches are loaded at a time, so that no core waits for the last image of one.
     ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     return steps, cast("Iterator[B]", iter(order[start:].map(load).to_iter_dataset(ahead)))

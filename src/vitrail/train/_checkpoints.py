@@ -9,11 +9,12 @@ from typing import Any, Final, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Shaped
 
 from .._extras import require
-from ..nn import digest_array, list_arrays, name_leaf
+from ..nn import list_arrays, name_leaf
 from ..weights import CheckpointError
+from ._digest import digest_divided
+from ._mesh import find_mesh
 from ._state import TrainState
 
 _ARRAYS: Final = "arrays"
@@ -22,7 +23,8 @@ _SYSTEM_ERROR: Final = re.compile(r"os_error_code='(\d+)'")
 
 
 class Checkpoints:
-    """The checkpoints of a run in a folder, the last few of them."""
+    """The checkpoints of a run in a folder, the last few of them. Of several hosts each writes its part to one folder,
+    and all call each method."""
 
     def __init__(self, folder: Path, *, keep: int = 2):
         """**Arguments:**
@@ -65,8 +67,9 @@ class Checkpoints:
         step = int(state.step)
         if step == self.last:
             return
-        arrays = _list_arrays(state)
-        facts = {name: [*_describe(array), digest_array(array)] for name, array in arrays.items()}
+        arrays = {name: _copy(_strip_key(array)) for name, array in list_arrays(state).items()}
+        digests = digest_divided(arrays)
+        facts = {name: [*_describe(array), digests[name]] for name, array in arrays.items()}
         try:
             self._manager.wait_until_finished()
             self._manager.save(
@@ -98,7 +101,8 @@ class Checkpoints:
 
         **Returns:**
 
-        The state, equal to the bit. `like`, if there is no checkpoint.
+        The state, equal to the bit, and divided as `like` is: a run can go on with another number of devices. `like`,
+        if there is no checkpoint.
 
         **Raises:** `CheckpointError` if it has other arrays, or one of them is not what was written.
         """
@@ -116,10 +120,10 @@ class Checkpoints:
                 f"{place} must have the arrays of this run, got others, the first of them {names[0]!r}: it is "
                 f"{found.get(names[0], 'missing')} there and {expected.get(names[0], 'missing')} here"
             )
-        empty = {name: np.empty(array.shape, array.dtype) for name, array in wanted.items()}
+        empty = {name: _make_empty(array) for name, array in wanted.items()}
         arrays = self._read(step, _ARRAYS, self._args.StandardRestore(empty))
-        for name, array in arrays.items():
-            if digest_array(np.asarray(array)) != facts[name][2]:
+        for name, digest in digest_divided(arrays).items():
+            if digest != facts[name][2]:
                 raise CheckpointError(f"{place} is damaged: {name!r} is not what was written. {self._advise(step)}")
         return _fill(like, arrays)
 
@@ -155,9 +159,19 @@ class Checkpoints:
         return CheckpointError(f"{path} cannot be written: {reason}; {self.describe()}, and the run goes on from it")
 
 
-def _list_arrays(state: TrainState) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Copies of the arrays of a state by name; a key as its numbers."""
-    return {name: np.array(_strip_key(array)) for name, array in list_arrays(state).items()}
+def _copy(array: Any) -> Any:
+    """An array that stays when the next step reuses the memory of the state. Orbax copies one that is divided from the
+    devices, except where they have the memory of the host."""
+    if find_mesh(array) is None:
+        return np.array(array)
+    return jnp.copy(array) if jax.default_backend() == "cpu" else array
+
+
+def _make_empty(array: Any) -> Any:
+    """What an array is read into."""
+    if find_mesh(array) is None:
+        return np.empty(array.shape, array.dtype)
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
 def _strip_key(leaf: Any) -> Any:

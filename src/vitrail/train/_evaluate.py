@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Float32, Int, Integer, Shaped, UInt8
 from .._check import check_positive
 from ..images import Dataset, Pictures, Preprocess
 from ._classifier import Classifier, check_classifier
+from ._mesh import divide, find_mesh, replicate, use_mesh
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,15 @@ def iterate_batches(
     **Returns:**
 
     The slice of the inputs and its results, for each batch. The last batch is padded, so that the function is compiled
-    once.
+    once. If the model is divided over devices, each batch is, too, and each host gets all results.
     """
+    mesh = find_mesh(model)
     batch_size = min(batch_size, len(inputs))
+    if mesh is not None:
+        batch_size += -batch_size % mesh.size
     for start in range(0, len(inputs), batch_size):
         batch = np.asarray(inputs[start : start + batch_size])
         filled = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
-        made = np.asarray(function(model, jnp.asarray(filled), fixed))[: len(batch)]
-        yield slice(start, start + len(batch)), made
+        with use_mesh(mesh):
+            made = replicate(function(model, jnp.asarray(filled) if mesh is None else divide(filled, mesh), fixed))
+        yield slice(start, start + len(batch)), np.asarray(made)[: len(batch)]

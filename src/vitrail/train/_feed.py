@@ -58,7 +58,14 @@ def read_texts(
 
 
 def make_feed(
-    objective: AbstractObjective, model: Any, data: Dataset, recipe: Recipe, *, seed: int, start: int = 0
+    objective: AbstractObjective,
+    model: Any,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    seed: int,
+    start: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Makes the batches of a run.
 
@@ -70,6 +77,7 @@ def make_feed(
     - `recipe`: how many epochs, how many images in a batch, and the transforms of each image.
     - `seed`: for all that is random.
     - `start`: how many batches are left out at the beginning.
+    - `share`: which of several hosts this is, and how many there are.
 
     **Returns:**
 
@@ -109,10 +117,12 @@ def make_feed(
         "seed": seed,
         "start": start,
         "transform": transform if transforms else None,
+        "host": share[0],
+        "hosts": share[1],
     }
     _, batches = make_batches(load, len(data.train), **options)
     for step, batch in enumerate(batches, start=start):
-        yield objective.add_inputs(model, batch, seed=(seed + step) % 2**32)
+        yield objective.add_inputs(model, batch, seed=(seed + step) % 2**32, share=share)
 
 
 def name_images(data: Dataset, recipe: Recipe, *, seed: int, step: int) -> list[str]:

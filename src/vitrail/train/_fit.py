@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
-from .._check import check_positive
+from .._check import check_positive, warn
 from ..images import Dataset, Examples, Preprocess
 from ..model import ViT, replace
 from ._batches import count_steps
@@ -19,6 +20,7 @@ from ._classifier import check_classifier
 from ._evaluate import evaluate
 from ._feed import make_feed, make_host_transforms, name_images, read_texts
 from ._loop import Progress, run_steps
+from ._mesh import find_share
 from ._recipe import Recipe
 from ._run import Run, catch_signals
 from ._state import Training, TrainState
@@ -38,6 +40,7 @@ def fit(
     validation: Examples | None = None,
     keep_every: int | None = None,
     notes: Mapping[str, object] = _NO_NOTES,
+    mesh: Mesh | None = None,
 ) -> Any:
     """Trains a model on the training images of a data set, for the objective of the recipe.
 
@@ -67,6 +70,8 @@ def fit(
         and says which model is the best.
     - `keep_every`: how many steps are between two checkpoints; `None` for an epoch.
     - `notes`: what else `run.json` in the folder says, as JSON has it.
+    - `mesh`: the devices that `make_mesh` arranges, over which the model and the batches are divided; `None` for one
+        device. With several hosts each makes the same call, and the folder is one that all see.
 
     **Returns:**
 
@@ -82,6 +87,7 @@ def fit(
     """
     if keep_every is not None:
         check_positive(keep_every=keep_every)
+    _check_devices(mesh)
     order_key, steps_key, fresh_key = jax.random.split(key, 3)
     objective = make_objective(recipe, data.preprocess)
     _check_inputs(recipe, objective.inputs, data)
@@ -95,7 +101,7 @@ def fit(
     seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
 
     steps = count_steps(len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size)
-    training = Training(objective, recipe, steps)
+    training, share = Training(objective, recipe, steps, mesh), find_share(mesh)
     state = training.start(prepared, key=steps_key)
 
     def describe(step: int) -> str:
@@ -104,13 +110,13 @@ def fit(
 
     run = None
     if folder is None:
-        feed = make_feed(objective, prepared, data, recipe, seed=seed)
+        feed = make_feed(objective, prepared, data, recipe, seed=seed, share=share)
         return run_steps(training, state, feed, report=report, describe=describe).best_model
     images = f"{data.train} of {len(data.classes)} classes, {data.preprocess}, {data.train.digest}"  # wherever they are
     run = Run(Path(folder), training, state, data=images, seed=seed, notes=notes)
     with contextlib.closing(run.checkpoints):
         state = run.restore(state)
-        feed = make_feed(objective, prepared, data, recipe, seed=seed, start=int(state.step))
+        feed = make_feed(objective, prepared, data, recipe, seed=seed, start=int(state.step), share=share)
 
         def measure(state: TrainState) -> dict[str, float]:
             return {} if validation is None else {"validation": _measure(state.best_model, data, validation)}
@@ -126,6 +132,15 @@ def fit(
             state = run_steps(training, state, feed, report=write, stop=signals, **options)
             run.checkpoints.wait()
     return state.best_model
+
+
+def _check_devices(mesh: Mesh | None) -> None:
+    """Says how many devices are not used, unless a mesh chooses them."""
+    if mesh is None and (devices := jax.device_count()) > 1:
+        advice = f"pass mesh=vitrail.train.make_mesh('data={devices}') to use all"
+        if (hosts := jax.process_count()) > 1:
+            raise ValueError(f"mesh must have the {devices} devices of {hosts} hosts, got None: {advice}")
+        warn(f"fit uses 1 of {devices} devices: {advice}")
 
 
 def _check_inputs(recipe: Recipe, inputs: tuple[str, ...], data: Dataset) -> None:

@@ -2,13 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jax
-import jax.numpy as jnp
 
+from ._hosts import agree_largest
 from ._state import Training, TrainState
 from .objectives import Batch
 
@@ -72,7 +72,7 @@ def run_steps(
     keep: Callable[[TrainState, Mapping[str, float]], object] | None = None,
     keep_every: int = 1,
     measure: Callable[[TrainState], Mapping[str, float]] | None = None,
-    stop: Sequence[object] = (),
+    stop: list[int] | None = None,
     describe: Callable[[int], str] | None = None,
 ) -> TrainState:
     """Takes a step with each batch.
@@ -87,7 +87,8 @@ def run_steps(
         `measure` returned.
     - `keep_every`: how often.
     - `measure`: is called with a state before it is reported and kept. What it returns is reported.
-    - `stop`: a list. When it is no longer empty, the run ends after the step, and `keep` is called.
+    - `stop`: a list of the signals that ask for an end. When it is no longer empty, the run ends after the step, and
+        `keep` is called. Several hosts end at the next report, and have the signal of one in the lists of all.
     - `describe`: describes the batch of a step for an error, after a semicolon.
 
     **Returns:**
@@ -98,6 +99,7 @@ def run_steps(
     No later state is kept.
     """
     recent: list[Mapping[str, Any]] = []
+    stop = [] if stop is None else stop
     first, waited, started = int(state.step), 0.0, time.perf_counter()
     number = first
     while True:
@@ -106,12 +108,14 @@ def run_steps(
         if batch is None:
             return state
         waited += time.perf_counter() - before
-        state, metrics = training.step(state, {name: jnp.asarray(array) for name, array in batch.items()})
+        state, metrics = training.step(state, batch)
         number += 1
         recent.append(metrics)
-        ends = bool(stop) or number == training.steps
-        is_kept = keep is not None and (ends or number % keep_every == 0)
-        if number == first + 1 or number % _REPORT_EVERY == 0 or ends or is_kept:
+        is_due = keep is not None and number % keep_every == 0
+        is_read = number == first + 1 or number % _REPORT_EVERY == 0 or is_due
+        ends = number == training.steps or _is_stopped(stop, is_read=is_read)
+        is_kept = is_due or (keep is not None and ends)
+        if is_read or ends:
             values = [{name: float(value) for name, value in each.items()} for each in jax.device_get(recent)]
             recent = []
             _check_finite(training, values, number, describe)
@@ -130,6 +134,15 @@ def run_steps(
                 keep(state, measured)
         if ends:  # not `stop`, which a signal can fill after the decision not to keep
             return state
+
+
+def _is_stopped(stop: list[int], *, is_read: bool) -> bool:
+    """Whether the run ends after this step. Several hosts end together, where they wait for each other anyway."""
+    if jax.process_count() == 1:
+        return bool(stop)
+    if is_read and (number := agree_largest(max(stop, default=0))) and not stop:
+        stop.append(number)
+    return is_read and bool(stop)
 
 
 def _check_finite(

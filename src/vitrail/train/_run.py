@@ -1,5 +1,6 @@
 """A run in a folder: what it is, its checkpoints, its metrics, and its models as files."""
 
+import hashlib
 import json
 import os
 import platform
@@ -19,10 +20,13 @@ import jax
 from .. import __version__
 from .._files import claim_folder, read_object, remove_stale, write_whole
 from ..model import JSONConfig, has_adapters, merge
-from ..nn import digest_arrays, list_arrays
+from ..nn import list_arrays
 from ..weights import CheckpointError, save
 from ._checkpoints import Checkpoints
+from ._digest import digest_divided
+from ._hosts import is_writer, wait_for_hosts
 from ._loop import Progress
+from ._mesh import collect
 from ._state import Training, TrainState
 
 _FACTS: Final = "run.json"
@@ -64,8 +68,9 @@ class Run:
             "steps": training.steps,
             "data": data,
             "seed": seed,
-            "model": digest_arrays(list_arrays(state.model).values(), str(cast(Any, jax.tree.structure)(state.model))),
+            "model": _digest_model(state.model),
         }
+        is_new = not (folder / _FACTS).exists()
         if folder.is_dir() and not (folder / _FACTS).exists():
             remove_stale(folder)
             if any(folder.iterdir()):
@@ -75,7 +80,10 @@ class Run:
         if isinstance(config, JSONConfig):
             config.to_json()  # what cannot be saved is found now, and not after an epoch
         versions = {"vitrail": __version__, "jax": version("jax"), "python": platform.python_version()}
-        claim_folder(folder / _FACTS, facts, {"versions": versions, "command": sys.argv, **notes})
+        wait_for_hosts("look at the run")  # before the first of them writes
+        if is_writer() or not is_new:
+            claim_folder(folder / _FACTS, facts, {"versions": versions, "command": sys.argv, **notes})
+        wait_for_hosts("make the run")
         _check_space(folder, sum(array.nbytes for array in list_arrays(state).values()))
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
@@ -92,7 +100,8 @@ class Run:
         kept = [line for line in read_metrics(self.folder) if line["step"] <= int(state.step)]
         self.best = max((line.get("validation", -1.0) for line in kept), default=-1.0)
         text = "".join(f"{json.dumps(line)}\n" for line in kept)
-        write_whole(self.folder / _METRICS, lambda part: part.write_text(text))
+        if is_writer():
+            write_whole(self.folder / _METRICS, lambda part: part.write_text(text))
         return state
 
     def report(self, progress: Progress) -> None:
@@ -102,6 +111,8 @@ class Run:
 
         **Raises:** `CheckpointError` if they cannot be.
         """
+        if not is_writer():
+            return
         line = {"step": progress.step, **progress.metrics, "images_per_second": progress.images_per_second}
         with self._blame_disk(), (self.folder / _METRICS).open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -122,10 +133,10 @@ class Run:
             self.best = measured["validation"]
             names.append("best.safetensors")
         if self._has_files:
-            model = state.best_model
+            model = state.best_model if jax.process_count() == 1 else collect(state.best_model)
             model = merge(model) if has_adapters(model) else model
             with self._blame_disk():
-                for name in names:
+                for name in names if is_writer() else ():
                     save(model, self.folder / name)
         self.checkpoints.save(state)
 
@@ -140,7 +151,8 @@ class Run:
         A description for an error.
         """
         path = self.folder / _BATCH
-        write_whole(path, lambda part: part.write_text(json.dumps({"step": step, "images": images}, indent=1)))
+        if is_writer():
+            write_whole(path, lambda part: part.write_text(json.dumps({"step": step, "images": images}, indent=1)))
         more = f" and {len(images) - _SHOWN:,} more in {path}" if len(images) > _SHOWN else ""
         return f"its images are {', '.join(images[:_SHOWN])}{more}; {self.checkpoints.describe()}"
 
@@ -153,6 +165,12 @@ class Run:
             raise
         except Exception as error:
             raise self.checkpoints.explain(error, self.folder) from error
+
+
+def _digest_model(model: Any) -> str:
+    digests = digest_divided(list_arrays(model))
+    shapes = {name: (str(array.dtype), array.shape) for name, array in list_arrays(model).items()}
+    return hashlib.sha256(f"{digests}{shapes}{cast(Any, jax.tree.structure)(model)}".encode()).hexdigest()
 
 
 def _check_space(folder: Path, size: int) -> None:

@@ -9,12 +9,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._check import check_positive
 from .._extras import require
 from ..model import ViT
 from ..systems import AbstractSystem, update_teacher
+from ._mesh import constrain, divide_batch, find_share, gather_loose, make_divided, use_mesh
 from ._optimiser import find_trained, make_optimiser
 from ._recipe import Recipe
 from .objectives import AbstractObjective, Batch, Outcome, Scalar
@@ -72,12 +74,14 @@ class Training(eqx.Module):
     """How it is trained."""
     steps: int = eqx.field(static=True)
     """The number of steps of the whole run: the schedules depend on it."""
+    mesh: Mesh | None = eqx.field(static=True)
+    """The devices over which the state and the batches are divided; `None` for one device."""
 
-    def __init__(self, objective: AbstractObjective, recipe: Recipe, steps: int):
+    def __init__(self, objective: AbstractObjective, recipe: Recipe, steps: int, mesh: Mesh | None = None):
         """**Arguments:** the fields.
 
-        **Raises:** `ValueError` if there is no step, or the objective compares the images of a batch, and the recipe
-        divides it.
+        **Raises:** `ValueError` if there is no step, if the objective compares the images of a batch, and the recipe
+        divides it, or if the devices of the mesh cannot share a batch.
         """
         check_positive(steps=steps)
         if recipe.accumulate > 1 and not objective.is_mean:
@@ -85,9 +89,16 @@ class Training(eqx.Module):
                 f"accumulate must be 1 for the objective {type(objective).__name__}, which compares the images of a "
                 f"batch with each other, got {recipe.accumulate}"
             )
+        find_share(mesh)
+        if mesh is not None and recipe.batch_size % (parts := mesh.size * recipe.accumulate):
+            raise ValueError(
+                f"batch_size must be a multiple of {parts}, the {mesh.size} devices of the mesh times "
+                f"accumulate={recipe.accumulate}, got {recipe.batch_size}"
+            )
         self.objective = objective
         self.recipe = recipe
         self.steps = steps
+        self.mesh = mesh
 
     def start(self, model: Any, *, key: PRNGKeyArray) -> TrainState:
         """**Arguments:**
@@ -97,11 +108,15 @@ class Training(eqx.Module):
 
         **Returns:**
 
-        The state before the first step. It has copies of the arrays, because a step reuses their memory.
+        The state before the first step, divided as `find_shardings` says if there is a mesh. It has copies of the
+        arrays, because a step reuses their memory.
 
         **Raises:** `ValueError` if nothing of the model is trained, or the recipe sets `compute_dtype` or `dropout` and
         the model is neither a `ViT` nor a system; `MissingExtraError` if optax is not installed.
         """
+        return self._start(model, key) if self.mesh is None else make_divided(self.mesh, self._start, model, key)
+
+    def _start(self, model: Any, key: PRNGKeyArray) -> TrainState:
         model = _copy(_set_options(model, self.recipe))
         trained = cast(Any, eqx.filter(model, find_trained(model, self.recipe)))
         average = _copy(trained) if self.recipe.average else None
@@ -121,7 +136,21 @@ class Training(eqx.Module):
 
         The state after the step; the loss, the norm of the gradient before clipping, and the metrics of the objective.
         """
-        return _step((self, batch), state)
+        with use_mesh(self.mesh):
+            return _step((self, self.place(batch)), state)
+
+    def place(self, batch: Batch) -> Batch:
+        """**Arguments:**
+
+        - `batch`: NumPy arrays: of several hosts, the part of this one.
+
+        **Returns:**
+
+        The whole batch on the device, or divided over the mesh.
+        """
+        if self.mesh is not None:
+            return divide_batch(batch, self.mesh)
+        return {name: jnp.asarray(array) for name, array in batch.items()}
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -148,6 +177,7 @@ def _step(given: tuple[Training, Batch], state: TrainState) -> tuple[TrainState,
     if average is not None:
         average = update_teacher(average, cast(Any, eqx.filter(model, chosen)), _find_share(recipe, state.step))
     state = TrainState(model, average, optimiser_state, carried, state.step + 1, state.key)
+    state = state if training.mesh is None else constrain(state, training.mesh)
     return state, {"loss": loss, "gradient": norm, **outcome.metrics}
 
 
@@ -157,8 +187,8 @@ def _differentiate(
     """The gradient, the outcome and the loss of a batch, all of it at once or in parts one after the other."""
 
     def compute(trained: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Scalar, Outcome]:
-        model = eqx.combine(trained, fixed)
-        return training.objective(model, batch, carried=carried, progress=progress, key=key)
+        model, given = gather_loose((eqx.combine(trained, fixed), carried))
+        return training.objective(model, batch, carried=given, progress=progress, key=key)
 
     differentiate = cast(Any, eqx.filter_value_and_grad(compute, has_aux=True))
     parts = training.recipe.accumulate

@@ -101,7 +101,7 @@ class AbstractObjective(eqx.Module):
         """
         return model, carried
 
-    def add_inputs(self, model: Any, batch: Batch, *, seed: int) -> Batch:
+    def add_inputs(self, model: Any, batch: Batch, *, seed: int, share: tuple[int, int] = (0, 1)) -> Batch:
         """Adds to a batch what is drawn or made on the host, as hidden patches.
 
         **Arguments:**
@@ -109,6 +109,7 @@ class AbstractObjective(eqx.Module):
         - `model`: what is trained.
         - `batch`: NumPy arrays.
         - `seed`: another one in each step.
+        - `share`: which part of the batch of a step this is, and how many parts there are: one for each host.
 
         **Returns:**
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final, Literal, cast, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..._check import check_not_negative, check_positive, check_rate
@@ -132,12 +133,13 @@ class DINOObjective(AbstractObjective):
         number = model.config.num_patch_prototypes or model.config.num_prototypes
         return {"teacher": model, "centre": centre, "patch_centre": jnp.zeros(number, jnp.float32)}
 
-    def add_inputs(self, model: Any, batch: Batch, *, seed: int) -> Batch:
+    def add_inputs(self, model: Any, batch: Batch, *, seed: int, share: tuple[int, int] = (0, 1)) -> Batch:
         if not self.ibot or "hidden" in batch:
             return batch
-        number, grid = len(next(iter(batch.values()))), model.config.image.grid
+        (part, parts), grid = share, model.config.image.grid
+        number = parts * len(next(iter(batch.values())))
         hidden = draw_hidden(2 * number, grid, seed=seed, ratios=_HIDDEN)
-        return {**batch, "hidden": hidden.reshape(number, 2, -1)}
+        return {**batch, "hidden": np.split(hidden.reshape(number, 2, -1), parts)[part]}
 
     def __call__(
         self, model: Any, batch: Batch, *, carried: Any, progress: Scalar, key: PRNGKeyArray
