@@ -229,9 +229,10 @@ def test_an_option_of_a_wrong_value_is_an_error_that_names_it() -> None:
         depth=2,
         init=vitrail.TRUNC_NORMAL,
     )
-    with pytest.raises(
-        TypeError, match=r"^rule of vitrail.RotaryPosition.* must be .*, got the string 'axail': did you mean 'axial'"
-    ):
+    named = (
+        r"^the position embedding rope\(rule='axail'\) has a wrong option: rule of vitrail.RotaryPosition.* must be .*"
+    )
+    with pytest.raises(OptionError, match=rf"{named}, got the string 'axail': did you mean 'axial'"):
         POSITIONS.build(spec, context, key=KEY)
 
 

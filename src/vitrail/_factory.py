@@ -20,15 +20,18 @@ def check_factory(factory: object, part: type, kind: str, who: str, error: type[
     - `who`: what follows the expectation in the message: `got`, `but ... is`.
     - `error`: the class of the error.
     """
+    from ._explain import add_article, name_type
+
+    a_part = add_article(kind)
     if isinstance(factory, part) or (dataclasses.is_dataclass(factory) and not isinstance(factory, type)):
         raise error(
-            f"a {kind} must be given as a name, a class or a functools.partial, {who} an instance of "
+            f"{a_part} must be given as a name, a class or a functools.partial, {who} an instance of "
             f"{type(factory).__name__}: pass the class, and bind its options with functools.partial"
         )
     is_class = isinstance(factory, type)
     if not callable(factory) or (is_class and (not issubclass(factory, part) or inspect.isabstract(factory))):
         raise error(
-            f"a {kind} must be a class that extends vitrail.{part.__name__}, or a function that returns "
+            f"{a_part} must be a class that extends {name_type(part)}, or a function that returns "
             f"one, {who} {describe_value(cast(object, factory))}"
         )
     try:
@@ -38,7 +41,7 @@ def check_factory(factory: object, part: type, kind: str, who: str, error: type[
         unknown = bound.difference(inspect.signature(cast(Any, factory).func).parameters) if bound else bound
         why = f"it has no argument {join_names(sorted(unknown))}" if unknown else cause
         given = describe_value(factory)
-        raise error(f"a {kind} must have a signature that fits, {who} {given}: {why}") from cause
+        raise error(f"{a_part} must have a signature that fits, {who} {given}: {why}") from cause
 
 
 def list_parameters(factory: Callable[..., object]) -> Mapping[str, inspect.Parameter]:

@@ -54,8 +54,10 @@ def find_misplaced() -> dict[str, tuple[EntryPoint, ...]]:
 
 def explain_misplaced(plugin: EntryPoint, kind: str, group: str) -> str:
     """Says that a plugin is in a wrong group, and which it should be in for parts of a kind."""
+    from ._explain import add_article
+
     return (
         f"{name_origin(plugin)} declares {plugin.name!r} ({plugin.value}) in the entry-point group {plugin.group!r}, "
-        f"which vitrail does not read: if it is a {kind}, the group must be {group!r} (the groups are "
+        f"which vitrail does not read: if it is {add_article(kind)}, the group must be {group!r} (the groups are "
         f"{join_names(GROUPS)}). Fix or uninstall that package, or turn plugins off with {NO_PLUGINS}=1"
     )

@@ -19,6 +19,7 @@ from ._check import join_names, warn
 from ._factory import check_factory, list_bound, list_parameters
 from ._plugins import NO_PLUGINS, are_plugins_off, explain_misplaced, find_misplaced, name_origin
 from ._spec import PartSpec, Plain
+from ._typecheck import CallError
 
 
 class UnknownPartError(KeyError):
@@ -248,8 +249,9 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         The part.
 
         **Raises:** `UnknownPartError`, `PluginError` or `OptionError` as looking up and configuring do; `OptionError`
-        if the factory requires an argument that is neither in the context nor bound; `TypeError` if the choice is not a
-        factory, or if it makes something else than a part of this kind.
+        if an option has a value that the factory does not take, or the factory requires an argument that is neither in
+        the context nor bound; `TypeError` if the choice is not a factory, or if it makes something else than a part of
+        this kind.
         """
         if not isinstance(context, self.context):
             raise TypeError(f"context must be a {self.context.__name__}, got {type(context).__name__}")
@@ -265,10 +267,17 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
                 f"{self._describe(choice)} requires {join_names(missing)}, got only {join_names(self._given)}: pass it "
                 "as an option, with configure or functools.partial, or give it a default"
             )
-        part = cast(object, factory(**arguments))
+        try:
+            part = cast(object, factory(**arguments))
+        except CallError as error:
+            if not options:
+                raise
+            raise OptionError(f"{self._describe(choice)} has a wrong option: {str(error).splitlines()[0]}") from error
         if not isinstance(part, self._part):
+            from ._explain import name_type
+
             raise TypeError(
-                f"{self._describe(choice)} must return an instance of vitrail.{self._part.__name__}, got "
+                f"{self._describe(choice)} must return an instance of {name_type(self._part)}, got "
                 f"{type(part).__name__}: fix that factory"
             )
         return part

@@ -5,5 +5,5 @@ never printed whole.
 """
 
 from ._binding import explain_binding as explain_binding
-from ._describe import describe_value as describe_value
+from ._describe import add_article as add_article, describe_value as describe_value, name_type as name_type
 from ._violation import explain_violation as explain_violation

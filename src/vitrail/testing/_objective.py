@@ -71,7 +71,10 @@ def _make_subject(objective: str | PartSpec | ObjectiveFactory, model: Any, batc
     model = _make_model(has_text="text" in inputs) if model is None else model
     drawn = _draw_batch() if batch is None else dict(batch)
     if missing := [name for name in inputs if name not in drawn]:
-        raise ValueError(f"batch must have {', '.join(missing)}, which the objective reads: pass batch=")
+        raise ValueError(
+            f"batch must have {', '.join(missing)}, which the objective reads, got {', '.join(drawn)}: fix its "
+            "inputs, or pass batch= with these arrays"
+        )
     given = {name: drawn[name] for name in inputs}
 
     @functools.cache

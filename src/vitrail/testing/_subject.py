@@ -162,7 +162,7 @@ def check_contract(subject: Subject, checks: Sequence[Check]) -> None:
 
 def _raise_breaches(subject: Subject, found: list[str]) -> None:
     if found:
-        lines = "\n".join(f"- {sentence}" for sentence in found)
+        lines = "\n".join(f"- {sentence}" for sentence in dict.fromkeys(found))
         raise ContractError(f"{subject.who} breaks its contract:\n{lines}")
 
 
