@@ -316,6 +316,18 @@ def test_bad_records_are_named():
         with pytest.raises(DataError, match=r"a 'label' or a 'text', as the others have, got record [03] without"):
             images.load_records(wrong, image_size=(6, 8))
     labels = np.arange(10) % 2
+    for source, sentence in (
+        ([], "source must have records, got none"),
+        ([(np.zeros((4, 4, 3), np.uint8), 1)], "record 0 must be a mapping with an 'image', got a tuple"),
+        (make_records(label=["cat"] * 10), "record 0 must have a whole number as its 'label', got 'cat'"),
+        (make_records(label=[0, 1.5] * 5), "record 1 must have a whole number as its 'label', got 1.5"),
+        (make_records(text=[3] * 10), "record 0 must have a string as its 'text', got 3"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            images.load_records(source, image_size=(6, 8))
+    for mask in (np.ones(3, bool), np.ones(10, bool), np.zeros(10, bool)):
+        with pytest.raises(ValueError, match="held_out must be a mask of 10 records, true for some of them"):
+            images.load_records(make_records(label=labels), image_size=(6, 8), held_out=mask)
     for image in (None, np.zeros((4, 4, 3), np.float32), np.zeros(3, np.uint8)):
         records[3]["image"] = image
         data = images.load_records(records, image_size=(6, 8), labels=labels, preprocess=PREPROCESS)

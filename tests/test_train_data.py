@@ -65,8 +65,13 @@ def test_a_fifth_of_each_class_is_held_out_at_random():
     assert 3.5 < np.diff(np.flatnonzero(mask[labels == 3])).std() < 5.5
     with pytest.raises(ValueError, match=r"seed must be in \[0, 2\*\*32\), got -1"):
         images.hold_out(labels, seed=-1)
-    with pytest.raises(ValueError, match="labels must have each class at least 2 times, got class 1 once"):
+    with pytest.raises(
+        ValueError, match="each class must have at least 2 images, so that one can be held out, got 1 of class 1"
+    ):
         images.hold_out(np.array([0, 0, 1], np.int32))
+    for share in (0.0, 1.0, -0.1):
+        with pytest.raises(ValueError, match=f"the share to hold out must be above 0 and below 1, got {share}"):
+            images.hold_out(labels, share=share)
 
 
 def test_normalisation_is_that_of_the_training_pixels():
@@ -599,6 +604,10 @@ def test_images_are_held_out_by_a_share_or_by_name(tmp_path: Path):
     for text, sentence in (
         ("cat/3.png\nbird/1.png\n", "as 'cat/0.png', got 1 others: 'bird/1.png'"),
         ("", "must name some of the images"),
+        (
+            "".join(f"cat/{i}.png\n" for i in range(6)) + "cat/00.png",
+            "must leave images of each class .* none of 'cat'",
+        ),
     ):
         (tmp_path / "test.txt").write_text(text)
         with pytest.raises(DataError, match=sentence):
@@ -607,8 +616,11 @@ def test_images_are_held_out_by_a_share_or_by_name(tmp_path: Path):
         images.load_images(tmp_path / "all", held_out=tmp_path / "none.txt", lazy=True)
     write_folder(tmp_path / "divided" / "train")
     write_folder(tmp_path / "divided" / "val")
-    with pytest.raises(ValueError, match="held_out cannot be used with"):
-        images.load_images(tmp_path / "divided", held_out=0.5)
+    (tmp_path / "idx").mkdir()
+    write_idx(tmp_path / "idx")
+    for name in ("divided", "idx"):
+        with pytest.raises(ValueError, match="held_out cannot be used with"):
+            images.load_images(tmp_path / name, held_out=0.5)
 
 
 # One pipeline ----------------------------------------------------------------------------------------------------

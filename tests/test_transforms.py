@@ -1,5 +1,6 @@
 """Random changes of pictures on the host, against Pillow and NumPy. tests/oracles compares them with the originals."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -165,6 +166,20 @@ def test_crops_of_two_sizes_are_wholes_of_patches():
         assert made(COLOUR, random=np.random.default_rng(0))["small"].shape == (1, small, small, 3)
 
 
+def test_what_returns_no_picture_is_named():
+    @dataclasses.dataclass(frozen=True)
+    class Pixels(images.AbstractTransform):
+        def __call__(self, image: Any, *, random: np.random.Generator) -> Any:
+            return np.asarray(image)
+
+    with pytest.raises(TypeError, match="Pixels must return a picture of Pillow, or arrays by name, got a NumPy"):
+        images.augment(COLOUR, (Pixels(),), random=np.random.default_rng(0))
+    with pytest.raises(
+        vitrail.OptionError, match=r"horizontal_flip\(.*\) has a wrong option: probability of .* a float"
+    ):
+        make(configure("horizontal_flip", probability="often"))
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
@@ -208,6 +223,6 @@ def test_a_recipe_keeps_transforms_and_checks_them_before_it_begins():
     with pytest.raises(vitrail.UnknownPartError, match="there is no transform 'random_crop'"):
         train.fit(model, data, train.Recipe(transforms=("random_crop",)), key=jax.random.key(0))
     with pytest.raises(
-        ValueError, match="transforms must give one image for the objective classify, got the transform"
+        ValueError, match="transforms must give one image for the objective 'classify', got the transform"
     ):
         train.fit(model, data, train.Recipe(transforms=("multi_crop",)), key=jax.random.key(0))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
 
-from .._check import check_rate, check_seed
+from .._check import check_seed
 from ..nn import digest_arrays
 from ._picture import to_picture
 from ._pictures import Pictures, pick_evenly
@@ -201,13 +201,19 @@ def hold_out(
     **Raises:** `ValueError` if a class has one image only, or the seed or the share is out of range.
     """
     check_seed(seed)
-    check_rate(share=share)
+    if not 0 < share < 1:
+        raise ValueError(
+            f"the share to hold out must be above 0 and below 1, got {share}: pass 0.2 for a fifth of each class"
+        )
     random = np.random.RandomState(seed)  # whose numbers no version of NumPy changes
     mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if len(members) < MIN_PER_CLASS:
-            raise ValueError(f"labels must have each class at least {MIN_PER_CLASS} times, got class {label} once")
+            raise ValueError(
+                f"each class must have at least {MIN_PER_CLASS} images, so that one can be held out, got 1 of class "
+                f"{label}"
+            )
         many = min(max(1, round(share * len(members))), len(members) - 1)
         mask[random.permutation(members)[:many]] = True
     return mask
@@ -220,6 +226,14 @@ def divide(
     classes: tuple[str, ...],
     preprocess: Preprocess | None,
 ) -> Dataset:
-    """Divides examples into those to learn from and those of a mask. Without `preprocess` it is measured."""
+    """Divides examples into those to learn from and those of a mask. Without `preprocess` it is measured.
+
+    **Raises:** `ValueError` if the mask is not of these examples, or one side has none.
+    """
+    if mask.shape != (len(examples),) or mask.all() or not mask.any():
+        raise ValueError(
+            f"held_out must be a mask of {len(examples):,} records, true for some of them, got {mask.sum():,} true of "
+            f"{mask.size:,}"
+        )
     train = examples[~mask]
     return Dataset(name, train, examples[mask], classes, preprocess or measure_preprocess(train))

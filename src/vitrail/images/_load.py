@@ -86,8 +86,8 @@ def load_images(
     animated or has more than 50 million pixels; a tar file that is cut off, a picture in it without a label or text, or
     one of these without a picture; a line of texts whose file is not there; a class of fewer than 2 images, or of none
     in `train`; fewer than two classes; a class in `val` that is not in `train`; a name to hold out that is not there.
-    `ValueError` if `channels` differs from those of `preprocess`, or the share is not in [0, 1). `MissingExtraError` if
-    Pillow is not installed. What `load_idx` raises.
+    `ValueError` if `channels` differs from those of `preprocess`, or the share is not between 0 and 1.
+    `MissingExtraError` if Pillow is not installed. What `load_idx` raises.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -96,6 +96,7 @@ def load_images(
             f"files of the MNIST family, got {'a file' if folder.exists() else 'no such folder'}"
         )
     if holds_idx(folder):
+        _check_undivided(folder, held_out, "into four files")
         return load_idx(folder, image_size=image_size, preprocess=preprocess, channels=channels)
     require("PIL", extra="train")
     size = (64, 64) if image_size is None else image_size
@@ -104,8 +105,8 @@ def load_images(
     channels = choose_channels(preprocess, channels)
     problems: list[str] = []
     parts, classes = _choose_kind(folder)(folder, problems)
-    if len(parts) == 2 and held_out != HELD_OUT:
-        raise ValueError(f"held_out cannot be used with {folder}, which is divided by its folders: leave it out")
+    if len(parts) == 2:
+        _check_undivided(folder, held_out, "by its folders")
     some = Preprocess("cover", "bicubic", (0.5,), (0.5,)) if preprocess is None else preprocess
     pictures = [Pictures(part.folder, part.names, size, some, part.spans) for part in parts]
     if lazy is None:
@@ -126,8 +127,19 @@ def load_images(
         name, train, test = f"{folder} ({parts[0].folder.name} and {parts[1].folder.name})", learned, divided[0][0]
     else:
         mask = _hold_out(parts[0], kept, seed, held_out)
+        lost: list[int] = np.setdiff1d(learned.labels[mask], learned.labels[~mask]).tolist()
+        if lost:
+            raise DataError(
+                f"{held_out} must leave images of each class to learn from, got none of "
+                f"{join_names(classes[label] for label in lost[:5])}"
+            )
         name, train, test = str(folder), learned[~mask], learned[mask]
     return Dataset(name, train, test, classes, preprocess or measure_preprocess(train), tuple(skipped))
+
+
+def _check_undivided(folder: Path, held_out: float | Path | str, how: str) -> None:
+    if held_out != HELD_OUT:
+        raise ValueError(f"held_out cannot be used with {folder}, which is divided {how}: leave it out")
 
 
 def _choose_kind(folder: Path) -> Callable[[Path, list[str]], tuple[list[Listing], tuple[str, ...]]]:

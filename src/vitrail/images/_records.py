@@ -1,7 +1,9 @@
 """Images of any source that can be read at any place."""
 
+import operator
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Integer, Shaped
@@ -58,9 +60,12 @@ def load_records(
 
     A `Dataset`.
 
-    **Raises:** `DataError` that names a record without a label and a text; what `Dataset` and `hold_out` raise.
+    **Raises:** `DataError` that names a record without a label and a text, or with another kind of these; what
+    `Dataset` and `hold_out` raise.
     """
     channels = choose_channels(preprocess, channels)
+    if not len(source):
+        raise DataError("source must have records, got none")
     if labels is None and texts is None:
         labels, texts = _read_labels(source)
     some = Preprocess("cover", "bicubic", (0.5,), (0.5,)) if preprocess is None else preprocess
@@ -80,7 +85,18 @@ def _read_labels(
 ) -> tuple[Integer[np.ndarray, " records"] | None, Shaped[np.ndarray, " records"] | None]:
     def read(number: int) -> tuple[Any, Any]:
         record = source[number]
-        return record.get("label"), record.get("text")
+        if not isinstance(record, Mapping):
+            raise DataError(f"record {number} must be a mapping with an 'image', got a {type(record).__name__}")
+        label, text = (cast(Any, record).get(name) for name in ("label", "text"))
+        try:
+            label = None if label is None else operator.index(label)
+        except TypeError as error:
+            raise DataError(
+                f"record {number} must have a whole number as its 'label', got {label!r}: pass its place in classes"
+            ) from error
+        if text is not None and not isinstance(text, str):
+            raise DataError(f"record {number} must have a string as its 'text', got {text!r}")
+        return label, text
 
     with ThreadPoolExecutor(count_cores()) as pool:
         found = list(pool.map(read, range(len(source))))
@@ -93,6 +109,6 @@ def _read_labels(
                 "without"
             )
     return (
-        np.array(columns[0]).astype(np.int64) if has[0] else None,
-        np.array([str(text) for text in columns[1]], np.dtypes.StringDType()) if has[1] else None,
+        np.array(columns[0], np.int64) if has[0] else None,
+        np.array(columns[1], np.dtypes.StringDType()) if has[1] else None,
     )

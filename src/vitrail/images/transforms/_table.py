@@ -1,12 +1,13 @@
 """The transforms by name, and several of them, one after the other."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final, cast
 
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from ..._check import describe_value
 from ..._extras import require
 from ..._registry import Registry
 from ..._spec import PartSpec
@@ -79,10 +80,19 @@ def augment(
     **Returns:**
 
     The pixels as `"image"`, or the crops that the last transform makes.
+
+    **Raises:** `TypeError` if a transform returns something else.
     """
+    from PIL import Image
+
     for transform in transforms:
-        made = transform(image, random=random)
+        made: Any = transform(image, random=random)
         if isinstance(made, Mapping):
-            return made
+            return cast("Mapping[str, UInt8[np.ndarray, '...']]", made)
+        if not isinstance(made, Image.Image):
+            raise TypeError(
+                f"{type(transform).__name__} must return a picture of Pillow, or arrays by name, got "
+                f"{describe_value(made)}"
+            )
         image = made
     return {"image": to_pixels(image)}
