@@ -158,6 +158,21 @@ def test_what_does_not_fit_is_said_at_once(model: vitrail.ViT, data: images.Data
         train.evaluate(no_pool, data)
     with pytest.raises(ValueError, match="batch_size must be at most"):
         train.fit(model, data, train.Recipe(epochs=1, batch_size=161), key=jax.random.key(0))
+    mae = train.OBJECTIVES.configure("mae", decoder_dim=8, decoder_depth=1, decoder_heads=2)
+    larger = images.Examples(np.zeros((5, 16, 24, 3), np.uint8), np.arange(5, dtype=np.int32))
+    for recipe, given, sentence in (
+        (RECIPE, {"validation": data.test}, "validation, keep_every and notes have no effect without folder"),
+        (RECIPE, {"keep_every": 3}, "validation, keep_every and notes have no effect without folder"),
+        (RECIPE, {"folder": "run", "validation": larger}, r"validation must have images of \(8, 12\), as data has"),
+        (dataclasses.replace(RECIPE, objective=mae), {"folder": "run", "validation": data.test}, "must be None for"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            train.fit(model, data, recipe, key=jax.random.key(0), **given)
+    system = train.make_objective(dataclasses.replace(RECIPE, objective=mae), data.preprocess)
+    with pytest.raises(
+        ValueError, match=r"got a MaskedAutoencoder: pass vitrail.replace\(model.image, head='linear', num"
+    ):
+        train.fit(system.prepare(model, key=jax.random.key(0)), data, RECIPE, key=jax.random.key(0))
     wild = dataclasses.replace(RECIPE, learning_rate=1e30, warmup=0.0, clip_norm=1e30, weight_decay=1e30)
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
         train.fit(model, data, wild, key=jax.random.key(0))

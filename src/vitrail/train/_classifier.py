@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from ..images import Dataset
 from ..model import ViT
+from ..systems import AbstractSystem
 
 
 @runtime_checkable
@@ -56,6 +57,11 @@ def check_classifier(model: Any, data: Dataset) -> None:
     _check_classes(data)
     if isinstance(model, ViT):
         check_channels(model, data)
+    if isinstance(model, AbstractSystem):
+        raise ValueError(
+            f"model must return logits of one image, got a {type(model).__name__}: pass "
+            f"vitrail.replace(model.image, head='linear', num_classes={len(data.classes)}, key=key)"
+        )
     image = jax.ShapeDtypeStruct((*data.image_size, data.channels), jnp.float32)
     logits = cast(jax.ShapeDtypeStruct, eqx.filter_eval_shape(model, image))
     if logits.shape != (len(data.classes),):

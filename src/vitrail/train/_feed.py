@@ -20,7 +20,7 @@ from ..model import ViT
 from ..systems import ImageText
 from ._batches import make_batches
 from ._recipe import Recipe
-from .objectives import AbstractObjective, Batch
+from .objectives import OBJECTIVES, AbstractObjective, Batch
 
 
 def make_host_transforms(
@@ -36,7 +36,7 @@ def make_host_transforms(
     transforms = make_transforms(recipe.transforms, context)
     if transforms and transforms[-1].makes_crops and not objective.takes_crops:
         raise ValueError(
-            f"transforms must give one image for the objective {recipe.objective}, got "
+            f"transforms must give one image for {OBJECTIVES.describe(recipe.objective)}, got "
             f"{TRANSFORMS.describe(recipe.transforms[-1])}: use random_resized_crop, or the objective dino"
         )
     return transforms

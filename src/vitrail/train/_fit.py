@@ -66,8 +66,8 @@ def fit(
     - `folder`: keeps the run: checkpoints, `metrics.jsonl`, and the last and the best model as files. The same call
         goes on where it was interrupted, and gives the same numbers to the bit. After SIGTERM or Ctrl-C the state is
         saved before the program ends.
-    - `validation`: labelled images, not those of `data.test`, whose accuracy is measured each time that the run is kept
-        and says which model is the best.
+    - `validation`: labelled images, neither of `data.train` nor of `data.test`, whose accuracy is measured each time
+        that the run is kept and says which model is the best.
     - `keep_every`: how many steps are between two checkpoints; `None` for an epoch.
     - `notes`: what else `run.json` in the folder says, as JSON has it.
     - `mesh`: the devices that `make_mesh` arranges, over which the model and the batches are divided; `None` for one
@@ -87,11 +87,14 @@ def fit(
     """
     if keep_every is not None:
         check_positive(keep_every=keep_every)
+    if folder is None and (validation is not None or keep_every is not None or notes):
+        raise ValueError("validation, keep_every and notes have no effect without folder: pass one, or leave them out")
     _check_devices(mesh)
     order_key, steps_key, fresh_key = jax.random.split(key, 3)
     objective = make_objective(recipe, data.preprocess)
     _check_inputs(recipe, objective.inputs, data)
     data.check_files()
+    judged = None if validation is None else _check_validation(recipe, objective.inputs, data, validation)
     if "label" in objective.inputs:
         check_classifier(model, data)
     prepared = _describe_data(objective.prepare(model, key=fresh_key), data)
@@ -119,7 +122,7 @@ def fit(
         feed = make_feed(objective, prepared, data, recipe, seed=seed, start=int(state.step), share=share)
 
         def measure(state: TrainState) -> dict[str, float]:
-            return {} if validation is None else {"validation": _measure(state.best_model, data, validation)}
+            return {} if judged is None else {"validation": evaluate(state.best_model, judged).accuracy}
 
         def write(progress: Progress) -> None:
             run.report(progress)
@@ -149,13 +152,23 @@ def _check_inputs(recipe: Recipe, inputs: tuple[str, ...], data: Dataset) -> Non
         if not there.get(name, False):
             found = " and ".join(f"{name}s" for name, is_there in there.items() if is_there)
             raise ValueError(
-                f"the objective {recipe.objective} needs a {name} with each image, got {found}: load data with {name}s "
-                "or take its steps with `Training` on batches of your own"
+                f"{OBJECTIVES.describe(recipe.objective)} needs a {name} with each image, got {found}: load data with "
+                f"{name}s or take its steps with `Training` on batches of your own"
             )
 
 
-def _measure(model: Any, data: Dataset, validation: Examples) -> float:
-    return evaluate(model, dataclasses.replace(data, test=validation)).accuracy
+def _check_validation(recipe: Recipe, inputs: tuple[str, ...], data: Dataset, validation: Examples) -> Dataset:
+    """The images of validation in place of those of a data set, checked before the first step."""
+    if "label" not in inputs:
+        raise ValueError(
+            f"validation must be None for {OBJECTIVES.describe(recipe.objective)}, got images: its model does not "
+            "classify, so no accuracy chooses the best"
+        )
+    judged = dataclasses.replace(data, train=validation, test=validation)
+    if judged.image_size != data.image_size:
+        raise ValueError(f"validation must have images of {data.image_size}, as data has, got {judged.image_size}")
+    judged.check_files()
+    return judged
 
 
 def make_objective(recipe: Recipe, preprocess: Preprocess) -> AbstractObjective:
