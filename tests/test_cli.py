@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import jax
 import numpy as np
 import pytest
 from helpers import assert_trees_close, small_model
@@ -337,13 +337,32 @@ def test_a_run_goes_on_and_its_model_is_fine_tuned(
     for out, given in (("lora", of_lora), ("mae", ["--epochs", "1", "--mesh", "fsdp=2", "--objective", small_mae])):
         assert main(["train", "--data", "images", "--model", best, "--batch-size", "8", *given, "--out", out]) == 0
     before, adapted = (vitrail.load(path) for path in (best, "lora/last.safetensors"))
-    fresh = vitrail.replace(before, head="linear", num_classes=2, classes=("dark", "light"), key=jax.random.key(0))
-    merged = vitrail.merge(vitrail.load_adapters(fresh, "lora/adapters.safetensors"))  # whose backbone is that of best
+    merged = vitrail.merge(vitrail.load_adapters(before, "lora/adapters.safetensors"))  # whose backbone is that of best
     assert_trees_close(merged, adapted, tolerance=1e-6)
     changed = {"dropout": vitrail.Dropout(drop_path=0.1), "batch_size": 8, "clip_norm": None, "train": ("readout",)}
     objective = vitrail.train.OBJECTIVES.configure("classify", smoothing=0.2)
     expected = dataclasses.replace(recipe, objective=objective, **changed)
     assert json.loads(Path("lora/run.json").read_text())["recipe"] == repr(expected)
+
+    # The image model of MAE is probed. The head of a classifier of the same classes is kept, unless one is asked for.
+    probe = ["train", "--data", "images", "--recipe", "probe", "--epochs", "1", "--learning-rate", "1e-30", "--model"]
+    for file, more, keeps in (
+        ("mae/last.safetensors", [], True),
+        (best, [], True),
+        (best, ["--head", "linear"], False),
+    ):
+        shutil.rmtree("probe", ignore_errors=True)
+        assert main([*probe, file, *more, "--out", "probe"]) == 0
+        probed, given = (vitrail.load(path) for path in ("probe/last.safetensors", file))
+        given = given if isinstance(given, vitrail.ViT) else given.image
+        assert_trees_close(probed.backbone, given.backbone, tolerance=0)
+        weights = (cast(Any, model.readout.head).linear.weight for model in (probed, given))
+        assert np.allclose(*weights, rtol=0, atol=1e-6) == keeps
+
+    facts = json.loads(Path("probe/run.json").read_text())
+    facts["settings"]["sorcery"] = 1
+    Path("probe/run.json").write_text(json.dumps(facts))
+    Path("wrong.json").write_text('{"epochs": "3"}')
 
     capsys.readouterr()
     assert main(["compare", "--runs", "lora", "mae", "run"]) == 0
@@ -357,12 +376,24 @@ def test_a_run_goes_on_and_its_model_is_fine_tuned(
         ([*run, "--recipe", "x"], "recipe must be one of demo, finetune"),
         ([*run, "--recipe", "images/dark/0.png"], "0.png must be a recipe as Recipe.to_json writes it"),
         ([*run, "--model", "nope"], "or a size and a patch, as S/16"),
-        ([*run, "--objective", "clip"], "the objective clip needs a text with each image, got images and labels"),
+        ([*run, "--objective", "clip"], "the objective 'clip' needs a text with each image, got images and labels"),
         ([*run, "--objective", "nope"], "there is no objective 'nope'"),
         ([*run, "--objective", "classify(nope=1)"], "nope"),
         ([*run, "--objective", "mae", "--picture", "p.png"], "picture has no effect for the objective mae"),
         ([*run, "--model", best, "--position", "rope"], "position has no effect for a file of weights"),
         ([*run, "--mesh", "data=3"], "mesh must have at most 2 devices, got 'data=3', which has 3"),
+        ([*run, "--recipe", "mae", "--validation", "0.2"], "validation must be None for the objective 'mae'"),
+        ([*run, "--transforms", "horizontal_flip(probability='x')"], "has a wrong option: probability of vitrail"),
+        ([*run, "--lora-targets", "q"], "lora-targets has no effect without --lora"),
+        ([*run, "--prefix", "a."], "prefix has no effect for the model small"),
+        ([*run, "--convert"], "convert has no effect for the model small"),
+        ([*run, "--recipe", "wrong.json"], "got the string '3': pass 3 without quotes\n"),
+        (["demo", "--keep-every", "5"], "keep-every has no effect without --out"),
+        (["train", "--resume", "run", "--out", "other"], "out has no effect with --resume"),
+        (
+            ["train", "--resume", "probe"],
+            "probe must be a run of this version of vitrail, got one of another: Train has",
+        ),
         ([*run, "--keep-every", "0"], "keep_every must be positive"),
         (["demo", "--board"], "board has no effect without --out"),
         (["train", "--resume", "images"], "images must be the folder of a run, got one without run.json"),

@@ -85,12 +85,14 @@ def test_the_command_trains_a_model_of_images_and_texts(
         printed = capsys.readouterr().out
         assert "128 images to learn from, 32 held out, texts, 8 x 8, RGB" in printed
         assert "batch_size=128" in printed
-        assert "texts: of 8, their own is the best for 100.0% of 32 held-out images" in printed
+        assert "test text accuracy: 100.0% (32 of 32 held-out images, whose own text is the best of 8)" in printed
     assert_right(vitrail.load(tmp_path / "run" / "last.safetensors"), data)
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert "last.safetensors: 100.0% (32 of 32 held-out images)" in capsys.readouterr().out
     for wrong, message in (
         (["--validation", "0.1"], "validation must be 0 for images without classes"),
+        (["--head", "mlp"], "head has no effect for images without classes"),
+        (["--tokenizer", "x", "--objective", "clip(text_depth=1)"], "tokenizer must be None for a model that has one"),
         (["--tokenizer", "x"], "tokenizer must be None for a model that has one"),
     ):
         assert main([*run, *wrong]) == 1
@@ -110,9 +112,9 @@ def test_data_without_what_an_objective_needs_is_refused(data: images.Dataset):
     for objective, message in (
         (
             "classify",
-            "the objective classify needs a label with each image, got images and texts: load data with labels",
+            "the objective 'classify' needs a label with each image, got images and texts: load data with labels",
         ),
-        ("probe", "the objective probe needs a label with each image"),
+        ("probe", "the objective 'probe' needs a label with each image"),
     ):
         with pytest.raises(ValueError, match=message):
             train.fit(make_model(), data, dataclasses.replace(RECIPE, objective=objective), key=KEY)

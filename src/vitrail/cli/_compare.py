@@ -82,8 +82,7 @@ def run_compare(command: Compare) -> None:
         PROBE_RECIPE, epochs=command.epochs, batch_size=command.batch_size, learning_rate=command.learning_rate
     )
     if command.weights is None:
-        file_options = {name: getattr(command, name) for name in ("layout", "config", "prefix", "convert")}
-        refuse_options("without --weights", **file_options)
+        command.refuse_file_options("without --weights")
     else:
         of_backbone = {name: getattr(command, name) for name in ("patch_size", "backbone_pool", "seed")}
         refuse_options("with --weights", **of_backbone)

@@ -68,7 +68,8 @@ def evaluate_run(run: Path, *, data: Path | None = None, which: Literal["best", 
     files = [run / f"{name}.safetensors" for name in ((which,) if which else ("best", "last"))]
     file = next((file for file in files if file.exists()), None)
     if file is None:
-        raise ValueError(f"{run} must have {files[-1].name}, got a run without: let it go on with --resume {run}")
+        advice = "leave out --which" if which == "best" else f"let it go on with vitrail train --resume {run}"
+        raise ValueError(f"{run} must have {files[-1].name}, got a run without: {advice}")
     model: Any = load(file)
     image: ViT = model if isinstance(model, ViT) else model.image
     loaded = load_data_for(image, settings.data, **settings.choose_images())
@@ -87,5 +88,6 @@ def _check_classes(model: ViT, data: Dataset) -> None:
     classes = model.config.classes
     if classes is not None and classes != data.classes:
         raise ValueError(
-            f"data must have the classes of the model, {', '.join(classes[:5])}, got {', '.join(data.classes[:5])}"
+            f"data must have the classes of the model, {', '.join(classes[:5])}, got "
+            f"{', '.join(data.classes[:5]) or 'none'}"
         )

@@ -218,4 +218,6 @@ def _read_recipe(info: Any) -> Any:
 
 def _parse_dropout(text: str) -> Dropout:
     part = parse_part(text)
-    return Dropout(**cast("dict[str, float]", dict(part.options if isinstance(part, PartSpec) else ())))
+    if not isinstance(part, PartSpec) or part.name != "dropout":
+        raise ValueError(f"dropout must be as dropout(rate=0.1, drop_path=0.1), got {text!r}")
+    return Dropout(**cast("dict[str, float]", dict(part.options)))

@@ -1,6 +1,7 @@
 """The options of every command that reads a file of weights, and what loads the file as they say."""
 
 import ast
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -41,6 +42,10 @@ class LoadOptions(ReadOptions):
         return cast(Any, load)(
             file, layout=self.layout, config=config, prefix=self.prefix, convert=self.convert, **changes
         )
+
+    def refuse_file_options(self, when: str) -> None:
+        """Raises a `ValueError` for the first of these options that has a value, because no file is read `when`."""
+        refuse_options(when, **{field.name: getattr(self, field.name) for field in dataclasses.fields(LoadOptions)})
 
 
 def refuse_options(when: str, **options: object) -> None:

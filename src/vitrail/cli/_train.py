@@ -16,6 +16,7 @@ import jax
 
 from .._check import check_rate, check_seed
 from .._extras import require
+from .._spec import PartSpec
 from ..images import Dataset, Examples, hold_out
 from ..model import PRESETS, ViT, lora, replace, vit
 from ..nn import count_parameters
@@ -62,8 +63,8 @@ class RunOptions:
     skip_broken: bool = False
     """Whether images that cannot be decoded are left out and listed. Without it they end the run before it begins."""
     model: str = _SMALL
-    """A file of weights, which is fine-tuned; a size such as `S/16`, which begins anew; or `small`, a model for small
-    images."""
+    """A file of weights, which is fine-tuned, with a fresh head unless it has one for the same classes; a size such as
+    `S/16`, which begins anew; or `small`, a model for small images."""
     recipe: str | None = None
     """The recipe, whose settings are the defaults of the options below: finetune, probe, scratch, mae, dino, clip or
     demo; or a file of a recipe as JSON. By default finetune for a file of weights, and else demo. A batch has at most
@@ -173,7 +174,11 @@ def read_settings(run: Path) -> Train:
     settings = read_run(run).get(_SETTINGS)
     if settings is None:
         raise ValueError(f"{run} must be a run of vitrail train, got one of vitrail.train.fit: go on with that call")
-    return Train.from_json(json.dumps(settings))
+    try:
+        return Train.from_json(json.dumps(settings))
+    except (ValueError, TypeError) as error:
+        why = str(error).splitlines()[0].partition(": its fields")[0]
+        raise ValueError(f"{run} must be a run of this version of vitrail, got one of another: {why}") from error
 
 
 def run_train(command: Train) -> None:
@@ -191,6 +196,8 @@ def _train(command: Train, recipe: Recipe) -> None:
     mesh = None if command.mesh is None else make_mesh(command.mesh)
     build_key, fit_key = jax.random.split(jax.random.key(command.seed))
     model, data = _load(command, key=build_key)
+    if not data.classes:
+        refuse_options("for images without classes", head=command.head)
     if command.picture and "label" not in make_objective(recipe, data.preprocess).inputs:
         refuse_options(f"for the objective {recipe.objective}, which does not classify", picture=command.picture)
     if command.lora is not None:
@@ -216,7 +223,13 @@ def _train(command: Train, recipe: Recipe) -> None:
 def _check(command: Train) -> Recipe:
     """Makes the recipe, and checks what needs neither images nor a model, so that it does not fail after an hour."""
     if command.out is None:
-        refuse_options("without --out", board=command.board, validation=command.validation or None)
+        refuse_options(
+            "without --out", board=command.board, validation=command.validation or None, keep_every=command.keep_every
+        )
+    if command.resume not in (None, command.out):
+        refuse_options("with --resume, whose folder goes on", out=command.out)
+    if command.lora is None and command.lora_targets != RunOptions.lora_targets:
+        refuse_options("without --lora", lora_targets=command.lora_targets)
     if command.join_hosts:
         refuse_options("with --join-hosts", board=command.board, picture=command.picture, save=command.save)
     check_seed(command.seed)
@@ -231,10 +244,11 @@ def _check(command: Train) -> Recipe:
         require("tensorboardX", extra="board")
     recipe = Recipe(**{field.name: getattr(command, field.name) for field in dataclasses.fields(Recipe)})
     if command.tokenizer is not None:
-        if recipe.objective != "clip":
+        given = recipe.objective if isinstance(recipe.objective, PartSpec) else PartSpec(str(recipe.objective))
+        if given.name != "clip":
             refuse_options("without the objective clip", tokenizer=command.tokenizer)
-        objective = OBJECTIVES.configure("clip", tokenizer=str(command.tokenizer))
-        recipe = dataclasses.replace(recipe, objective=objective)
+        options = {**dict(given.options), "tokenizer": str(command.tokenizer)}
+        recipe = dataclasses.replace(recipe, objective=OBJECTIVES.configure("clip", **options))
     adapted = command.lora is not None and not recipe.train
     return dataclasses.replace(recipe, train=("readout",)) if adapted else recipe
 
@@ -248,13 +262,17 @@ def _find_recipe(name: str) -> Recipe:
     try:
         return Recipe.from_json(Path(name).read_text())
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{name} must be a recipe as Recipe.to_json writes it: {error}") from error
+        raise ValueError(
+            f"{name} must be a recipe as Recipe.to_json writes it: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _load(command: Train, *, key: Any) -> tuple[Any, Dataset]:
     size = None if command.image_size is None else (command.image_size, command.image_size)
     fresh = {name: getattr(command, name) for name in _PARTS if getattr(command, name) is not None}
     read = command.choose_images()
+    if command.model == _SMALL or _is_size(command.model):
+        command.refuse_file_options(f"for the model {command.model}")
     if command.model == _SMALL:
         data = load_data(command.data, size, **read)
         config = make_small_config(data, patch_size=command.patch_size, pool=command.pool or "mean", **fresh)
@@ -271,13 +289,15 @@ def _load(command: Train, *, key: Any) -> tuple[Any, Dataset]:
             f"model must be a file of weights, {_SMALL}, or a size and a patch, as S/16, of the sizes "
             f"{', '.join(PRESETS)}, got {command.model!r}"
         )
-    head = fresh.pop("head", "linear")
+    head = fresh.pop("head", None)
     refuse_options("for a file of weights", **fresh)
     changes = {} if command.pool is None else {"pool": command.pool}
     model = command.load_model(file, image_size=command.image_size, key=key, **changes)
     data = load_data_for(model if isinstance(model, ViT) else model.image, command.data, **read)
-    if isinstance(model, ViT) and data.classes:
-        model = replace(model, head=head, num_classes=len(data.classes), classes=data.classes, key=key)
+    if not isinstance(model, ViT) and "label" in make_objective(command, data.preprocess).inputs:
+        model = model.image
+    if isinstance(model, ViT) and data.classes and (head is not None or model.config.classes != data.classes):
+        model = replace(model, head=head or "linear", num_classes=len(data.classes), classes=data.classes, key=key)
     return model, data
 
 
@@ -351,7 +371,8 @@ def _finish(command: Train, recipe: Recipe, trained: Any, data: Dataset) -> None
     if isinstance(trained, ImageText):
         right, number = measure_matches(trained, data)
         print(
-            f"texts: of {number:,}, their own is the best for {right.mean():.1%} of {len(data.test):,} held-out images"
+            f"test text accuracy: {right.mean():.1%} ({right.sum():,} of {len(right):,} held-out images, whose own "
+            f"text is the best of {number:,})"
         )
     if command.save is not None:
         print(f"model: {command.save} (vitrail predict {command.save} IMAGE)")
