@@ -168,6 +168,10 @@ def test_what_does_not_fit_is_said_at_once(model: vitrail.ViT, data: images.Data
     ):
         with pytest.raises(ValueError, match=sentence):
             train.fit(model, data, recipe, key=jax.random.key(0), **given)
+    for name, options in (("mae", dict(mae.options)), ("dino", {"prototypes": 8, "hidden_dim": 8})):
+        small = dataclasses.replace(RECIPE, objective=train.OBJECTIVES.configure(name, **options))
+        made = train.make_objective(small, data.preprocess).prepare(model, key=jax.random.key(0))
+        assert made.config.image.preprocess == made.image.config.preprocess == data.preprocess
     system = train.make_objective(dataclasses.replace(RECIPE, objective=mae), data.preprocess)
     with pytest.raises(
         ValueError, match=r"got a MaskedAutoencoder: pass vitrail.replace\(model.image, head='linear', num"

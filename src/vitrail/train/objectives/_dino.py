@@ -123,7 +123,7 @@ class DINOObjective(AbstractObjective):
             return model
         if not isinstance(model, ViT):
             raise ValueError(f"model must be a ViT or a DINO for the objective dino, got a {type(model).__name__}")
-        image = replace(model, head="none", num_classes=None)
+        image = replace(model, head="none", num_classes=None, preprocess=self.preprocess)
         head = HEADS.configure("projection", hidden_dim=self.hidden_dim, bottleneck_dim=self.bottleneck_dim)
         config = DINOConfig(image=image.config, num_prototypes=self.prototypes, head=head, mask_token=self.ibot > 0)
         return dataclasses.replace(config.build(key=key), image=image)

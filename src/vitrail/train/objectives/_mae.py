@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..._check import check_positive
 from ...encoder import EncoderSize
 from ...images import Preprocess
-from ...model import ViT
+from ...model import ViT, replace
 from ...systems import MAEConfig, MaskedAutoencoder
 from ._base import AbstractObjective, Batch, Outcome, Scalar, normalise_images
 
@@ -61,6 +61,7 @@ class MAEObjective(AbstractObjective):
             raise ValueError(
                 f"model must be a ViT or a MaskedAutoencoder for the objective mae, got a {type(model).__name__}"
             )
+        model = replace(model, preprocess=self.preprocess)
         size = EncoderSize(self.decoder_dim, self.decoder_depth, self.decoder_heads, 4 * self.decoder_dim)
         config = MAEConfig(image=model.config, decoder=size)
         return dataclasses.replace(config.build(key=key), image=model)
