@@ -334,7 +334,10 @@ def test_a_run_goes_on_and_its_model_is_fine_tuned(
     best, small_mae = "run/best.safetensors", "mae(decoder_dim=8, decoder_depth=1, decoder_heads=2)"
     of_lora = ["--recipe", "own.json", "--lora", "2", "--objective", "classify(smoothing=0.2)", "--clip-norm", "none"]
     of_lora += ["--dropout", "dropout(drop_path=0.1)"]
-    for out, given in (("lora", of_lora), ("mae", ["--epochs", "1", "--mesh", "fsdp=2", "--objective", small_mae])):
+    for out, given in (
+        ("lora", of_lora),
+        ("mae", ["--epochs", "1", "--mesh", "fsdp=2", "--objective", small_mae, "--held-out", "0.5"]),
+    ):
         assert main(["train", "--data", "images", "--model", best, "--batch-size", "8", *given, "--out", out]) == 0
     before, adapted = (vitrail.load(path) for path in (best, "lora/last.safetensors"))
     merged = vitrail.merge(vitrail.load_adapters(before, "lora/adapters.safetensors"))  # whose backbone is that of best
@@ -365,8 +368,18 @@ def test_a_run_goes_on_and_its_model_is_fine_tuned(
     Path("wrong.json").write_text('{"epochs": "3"}')
 
     capsys.readouterr()
+    shutil.copytree("images", "copy")  # is divided as the run's own images were
+    evaluated = []
+    for data in ("images", "copy"):
+        assert main(["evaluate", "mae", "--data", data]) == 0
+        evaluated.append(capsys.readouterr().out.splitlines()[-1])
+    assert evaluated[0] == evaluated[1]
+    assert "of 10 held-out images" in evaluated[0]
+    assert main(["compare", "--runs", "lora", "run"]) == 0
+    assert "p-value" in capsys.readouterr().out
     assert main(["compare", "--runs", "lora", "mae", "run"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert "tested on different images, so that no difference is tested" in lines[-1]
     table = [line.split() for line in lines if ".safetensors" in line]
     assert {row[0] for row in table} == {"lora/last.safetensors", "mae/last.safetensors", best}
     accuracies = [float(row[1][:-1]) for row in table]

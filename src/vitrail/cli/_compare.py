@@ -151,7 +151,8 @@ def _compare_runs(command: Compare) -> list[str]:
     changed = {f.name: given[f.name] for f in dataclasses.fields(Compare) if given[f.name] != f.default}
     refuse_options("with --runs", **{name: changed[name] for name in changed.keys() - {"runs", "data"}})
     results = sorted((evaluate_run(run, data=command.data) for run in command.runs), key=_get_error)
-    paired = all(np.array_equal(result.labels, results[0].labels) for result in results)
+    first = results[0]
+    paired = all(r.source == first.source and np.array_equal(r.labels, first.labels) for r in results)
     p_values = compare_with_best([result.correct.astype(float) for result in results]) if paired else None
     cells = [("model", "accuracy", "p", "by", "parameters")]
     for place, result in enumerate(results):
@@ -160,8 +161,10 @@ def _compare_runs(command: Compare) -> list[str]:
         cells.append((str(result.file), str(result), p, by, f"{result.parameters:,}"))
     note = (
         "p: p-value of the difference to the best, by a two-sided sign-flip test over the held-out images, after Holm."
+        if paired
+        else "The models were tested on different images, so that no difference is tested: pass --data for the same."
     )
-    return [*_align(cells), *(["", note] if paired else [])]
+    return [*_align(cells), "", note]
 
 
 def _get_error(result: RunResult) -> float:

@@ -1,5 +1,6 @@
 """`vitrail evaluate`: how good the model of a run is on held-out images."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from ..train import evaluate, knn
 from ..weights import load
 from ._setup import load_data_for, print_data
 from ._texts import measure_matches
-from ._train import Train, read_settings
+from ._train import Train, has_settings, read_settings
 
 _NEIGHBOURS = 20
 
@@ -29,6 +30,8 @@ class Evaluate:
     """The folder of a run of `vitrail train`."""
     data: Path | None = None
     """Other images than those of the run, of the same classes."""
+    held_out: float | Path | None = None
+    """Which of them are held out, as in `vitrail train`; by default as in the run."""
     which: Literal["best", "last"] | None = None
     """The model: by default the best on the images of validation, if there is one, and else the last."""
 
@@ -47,6 +50,8 @@ class RunResult:
     """Whether each held-out image is classified correctly."""
     labels: Integer[np.ndarray, " images"]
     """The classes of those images."""
+    source: tuple[object, ...]
+    """Where those images are from: the same for the same images."""
 
     def __str__(self) -> str:
         """The accuracy with the number of images."""
@@ -55,16 +60,25 @@ class RunResult:
 
 def run_evaluate(command: Evaluate) -> None:
     """Loads the model of a run and its images, and prints the accuracy."""
-    result = evaluate_run(command.run, data=command.data, which=command.which)
+    result = evaluate_run(command.run, data=command.data, which=command.which, held_out=command.held_out)
     print(f"test {result.method} of {result.file}: {result}")
 
 
-def evaluate_run(run: Path, *, data: Path | None = None, which: Literal["best", "last"] | None = None) -> RunResult:
-    """Evaluates the model of a run on its held-out images, or those of `data`.
+def evaluate_run(
+    run: Path,
+    *,
+    data: Path | None = None,
+    which: Literal["best", "last"] | None = None,
+    held_out: float | Path | None = None,
+) -> RunResult:
+    """Evaluates the model of a run on its held-out images, or those of `data`, which are divided as those of the run:
+    so no image of a copy of them is tested that was trained on.
 
     **Raises:** `ValueError` if it is not the folder of a run with a model, or the images have other classes.
     """
-    settings = Train(data=data) if data is not None else read_settings(run)
+    settings = Train() if data is not None and not has_settings(run) else read_settings(run)
+    changes: dict[str, Any] = {"data": data, "held_out": held_out}
+    settings = dataclasses.replace(settings, **{name: value for name, value in changes.items() if value is not None})
     files = [run / f"{name}.safetensors" for name in ((which,) if which else ("best", "last"))]
     file = next((file for file in files if file.exists()), None)
     if file is None:
@@ -75,13 +89,14 @@ def evaluate_run(run: Path, *, data: Path | None = None, which: Literal["best", 
     loaded = load_data_for(image, settings.data, **settings.choose_images())
     print_data(loaded)
     parameters, labels = count_parameters(model), loaded.test.labels
+    source = (settings.data and settings.data.resolve(), settings.held_out, loaded.skipped)
     if isinstance(model, ImageText) and loaded.test.texts is not None:
-        return RunResult(file, "text accuracy", parameters, measure_matches(model, loaded)[0], labels)
+        return RunResult(file, "text accuracy", parameters, measure_matches(model, loaded)[0], labels, source)
     if not isinstance(model, ViT):
         found = knn(model.image, loaded, neighbours=min(_NEIGHBOURS, len(loaded.train)))
-        return RunResult(file, "k-NN accuracy", parameters, found.ranked[0, :, 0] == labels, labels)
+        return RunResult(file, "k-NN accuracy", parameters, found.ranked[0, :, 0] == labels, labels, source)
     _check_classes(model, loaded)
-    return RunResult(file, "accuracy", parameters, evaluate(model, loaded).predicted == labels, labels)
+    return RunResult(file, "accuracy", parameters, evaluate(model, loaded).predicted == labels, labels, source)
 
 
 def _check_classes(model: ViT, data: Dataset) -> None:

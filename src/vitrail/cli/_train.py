@@ -166,6 +166,11 @@ def make_defaults(args: Sequence[str]) -> Train:
     return Train(**defaults, out=Path("vitrail-run"))
 
 
+def has_settings(run: Path) -> bool:
+    """Whether a run was started by `vitrail train`."""
+    return _SETTINGS in read_run(run)
+
+
 def read_settings(run: Path) -> Train:
     """Reads the options that a run was started with.
 
