@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -35,6 +36,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
 # What is traced makes many objects and little garbage; to search a heap as large as JAX's for it takes a tenth as well.
 gc.set_threshold(200_000, 50, 100)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import signal
@@ -247,3 +248,14 @@ def test_a_run_goes_on_when_there_is_room_again(tmp_path: Path, whole: dict[str,
         assert f"the checkpoint of step {list_checkpoints(folder)[-1]} is complete" in message
         vitrail.load(folder / "last.safetensors")
         assert_same(fit(folder), whole)
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path, whole: dict[str, Any]):
+    """A shell starts a job in the background so, for which Ctrl-C is not meant."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = fit(tmp_path / "run", report=lambda progress: progress.step == 20 and os.kill(os.getpid(), signal.SIGINT))
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert_same(run, whole)

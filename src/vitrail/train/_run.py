@@ -186,7 +186,7 @@ def _check_space(folder: Path, size: int) -> None:
 @contextmanager
 def catch_signals() -> Generator[list[int]]:
     """Collects SIGTERM and SIGINT instead of ending the program, until the block ends, and then sends the first of them
-    again. A second one ends it at once.
+    again. A second one ends it at once. What is ignored, as Ctrl-C by a job in the background, stays ignored.
 
     **Returns:**
 
@@ -196,7 +196,8 @@ def catch_signals() -> Generator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield caught
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
     def catch(number: int, frame: FrameType | None) -> None:
         caught.append(number)
