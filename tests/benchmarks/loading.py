@@ -72,7 +72,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         write_photographs(Path(root), 500)
         preprocess = images.Preprocess("cover", "bicubic", *images.IMAGENET, crop=0.875)
-        pictures = images.load_images(root, image_size=(224, 224), preprocess=preprocess, lazy=True, held_out=0.0)
+        names = sorted(str(path.relative_to(root)) for path in Path(root).rglob("*.jpg"))
+        train = images.Pictures(root, names, (224, 224), preprocess)
         options: dict[str, Any] = {"crop_pct": 0.875, "interpolation": "bicubic", "device": torch.device("cpu")}
         theirs = create_loader(
             create_dataset("", root=root),
@@ -84,7 +85,6 @@ def main() -> None:
         )
 
         def load_ours() -> Iterable[Any]:
-            train = pictures.train.images
             _, batches = make_batches(train.__getitem__, len(train), epochs=EPOCHS, batch_size=BATCH, seed=0)
             return map(preprocess.normalise, batches)
 
