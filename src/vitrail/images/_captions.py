@@ -86,13 +86,14 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     f"{path} must have the columns file and text in its first line, got {join_names(columns)}"
                 )
             for row in rows:
-                if row and len(row) != len(columns):
+                if not row:
+                    continue
+                if len(row) != len(columns):
                     raise DataError(
                         f"line {rows.line_num} of {path} must have {len(columns)} values as the first line, got "
                         f"{len(row)}: put a text with commas in double quotes"
                     )
-                if row:
-                    yield rows.line_num, dict(zip(columns, row, strict=False))
+                yield rows.line_num, dict(zip(columns, row, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} must be a text in UTF-8, got an error: {error}") from error
 

@@ -107,8 +107,8 @@ def load_images(
     parts, classes = _choose_kind(folder)(folder, problems)
     if len(parts) == 2:
         _check_undivided(folder, held_out, "by its folders")
-    some = Preprocess("cover", "bicubic", (0.5,), (0.5,)) if preprocess is None else preprocess
-    pictures = [Pictures(part.folder, part.names, size, some, part.spans) for part in parts]
+    resizer = make_resizer(preprocess, 1)  # until the channels are known
+    pictures = [Pictures(part.folder, part.names, size, resizer, part.spans) for part in parts]
     if lazy is None:
         lazy = sum(len(part.names) for part in parts) * size[0] * size[1] * (channels or 3) > _MEMORY
     if channels is None:

@@ -1,5 +1,6 @@
 """Images of any source that can be read at any place."""
 
+import dataclasses
 import operator
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -68,12 +69,11 @@ def load_records(
         raise DataError("source must have records, got none")
     if labels is None and texts is None:
         labels, texts = _read_labels(source)
-    some = Preprocess("cover", "bicubic", (0.5,), (0.5,)) if preprocess is None else preprocess
     names = np.arange(len(source)).astype(np.bytes_)
-    pictures = Pictures("record", names, image_size, some, source=source)
+    pictures = Pictures("record", names, image_size, make_resizer(preprocess, 1), source=source)
     resizer = make_resizer(preprocess, channels or (1 if pictures.are_grey(at_most=64) else 3))
     numbers = np.zeros(len(names), np.int32) if labels is None else labels
-    examples = Examples(Pictures("record", names, image_size, resizer, source=source), numbers, texts)
+    examples = Examples(dataclasses.replace(pictures, preprocess=resizer), numbers, texts)
     mask = hold_out(numbers, seed=seed, share=held_out) if isinstance(held_out, int | float) else held_out
     if classes is None:
         classes = () if labels is None else tuple(map(str, range(int(labels.max()) + 1)))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ..nn import ACTIVATIONS, ActivationName, Init, LayerNorm, Linear, ParameterKinds, split_key
+from ..nn import ACTIVATIONS, ActivationName, Init, LayerNorm, Linear, ParameterKinds, draw_normal, split_key
 from ..patch import ConvPatchEmbed
 
 NO_POINT: Final = -1
@@ -107,7 +107,7 @@ class PromptEncoder(eqx.Module):
         """
         frequencies_key, labels_key, no_point_key, no_mask_key, mask_key = split_key(key, 5)
         float32 = jnp.dtype(jnp.float32)
-        self.frequencies = jax.random.normal(frequencies_key, (2, dim // 2), float32)
+        self.frequencies = draw_normal(frequencies_key, (2, dim // 2), std=1.0)
         self.labels = init.position(labels_key, (_LABELS, dim), float32)
         self.no_point = init.position(no_point_key, (1, dim), float32)[0]
         self.no_mask = init.position(no_mask_key, (1, dim), float32)[0]

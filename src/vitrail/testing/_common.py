@@ -83,7 +83,7 @@ def fields_are_arrays_or_static(subject: Subject) -> Iterator[str]:
         if callable(value) and not dataclasses.is_dataclass(value) and field.metadata.get("static", False):
             yield f"its static field {field.name} must not be a function: use its name, which is pickled and copied"
         try:
-            hash(getattr(part, field.name) if field.metadata.get("static", False) else None)
+            hash(value if field.metadata.get("static", False) else None)
         except TypeError as error:
             yield f"its static field {field.name} must hash, because jax.jit looks programs up by it: {error}"
     if not are_equal(tree.unflatten(structure, leaves), part):

@@ -67,7 +67,8 @@ def objective_checks(
 
 def _make_subject(objective: str | PartSpec | ObjectiveFactory, model: Any, batch: Mapping[str, Any] | None) -> Subject:
     context = ObjectiveContext(preprocess=Preprocess("cover", "bicubic", (0.5,) * 3, (0.25,) * 3))
-    inputs = OBJECTIVES.build(objective, context, key=jax.random.key(0)).inputs
+    built = OBJECTIVES.build(objective, context, key=jax.random.key(0))
+    inputs = built.inputs
     model = _make_model(has_text="text" in inputs) if model is None else model
     drawn = _draw_batch() if batch is None else dict(batch)
     if missing := [name for name in inputs if name not in drawn]:
@@ -79,7 +80,7 @@ def _make_subject(objective: str | PartSpec | ObjectiveFactory, model: Any, batc
 
     @functools.cache
     def start() -> tuple[Any, Any, Any, Any]:
-        return model, *_start(OBJECTIVES.build(objective, context, key=jax.random.key(0)), model, given)
+        return model, *_start(built, model, given)
 
     def call(part: Any, inputs: Callable[[], Any], key: Any) -> Any:
         return _lose(part, *inputs()[1:], key=jax.random.key(1))[0]

@@ -63,6 +63,7 @@ def make_feed(
     data: Dataset,
     recipe: Recipe,
     *,
+    transforms: tuple[AbstractTransform, ...],
     seed: int,
     start: int = 0,
     share: tuple[int, int] = (0, 1),
@@ -74,7 +75,8 @@ def make_feed(
     - `objective`: says which arrays a batch has.
     - `model`: what the objective prepared.
     - `data`: its training images are used.
-    - `recipe`: how many epochs, how many images in a batch, and the transforms of each image.
+    - `recipe`: how many epochs, and how many images in a batch.
+    - `transforms`: of each image: what `make_host_transforms` returns.
     - `seed`: for all that is random.
     - `start`: how many batches are left out at the beginning.
     - `share`: which of several hosts this is, and how many there are.
@@ -83,9 +85,8 @@ def make_feed(
 
     The batches, loaded ahead.
 
-    **Raises:** what `make_batches` and `make_host_transforms` raise.
+    **Raises:** what `make_batches` raises; `ValueError` if a transform gives an image of another size.
     """
-    transforms = make_host_transforms(objective, model, data, recipe)
 
     def read(which: int | Int[np.ndarray, " batch"]) -> Any:
         """The images of a batch, or the picture of one number, which transforms take."""
@@ -111,16 +112,17 @@ def make_feed(
             )
         return {**{name: array for name, array in example.items() if name != "image"}, **made}
 
-    options: dict[str, Any] = {
-        "epochs": recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "seed": seed,
-        "start": start,
-        "transform": transform if transforms else None,
-        "host": share[0],
-        "hosts": share[1],
-    }
-    _, batches = make_batches(load, len(data.train), **options)
+    _, batches = make_batches(
+        load,
+        len(data.train),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        start=start,
+        transform=transform if transforms else None,
+        host=share[0],
+        hosts=share[1],
+    )
     for step, batch in enumerate(batches, start=start):
         yield objective.add_inputs(model, batch, seed=(seed + step) % 2**32, share=share)
 
@@ -137,12 +139,8 @@ def name_images(data: Dataset, recipe: Recipe, *, seed: int, step: int) -> list[
     def keep_numbers(which: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
         return which
 
-    options: dict[str, Any] = {
-        "epochs": recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "seed": seed,
-        "start": step - 1,
-    }
-    _, batches = make_batches(keep_numbers, len(data.train), **options)
+    _, batches = make_batches(
+        keep_numbers, len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size, seed=seed, start=step - 1
+    )
     pictures = data.train.images
     return [str(pictures.get_path(int(n)) if isinstance(pictures, Pictures) else n) for n in next(batches)]

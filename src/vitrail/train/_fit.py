@@ -98,13 +98,14 @@ def fit(
     if "label" in objective.inputs:
         check_classifier(model, data)
     prepared = _describe_data(objective.prepare(model, key=fresh_key), data)
-    make_host_transforms(objective, prepared, data, recipe)  # so that its errors are raised before there is a folder
+    transforms = make_host_transforms(objective, prepared, data, recipe)
     if "text" in objective.inputs:  # of a thousand texts, to warn if texts are cut
         read_texts(prepared, data, slice(None, None, -(-len(data.train) // 1000)), quiet=False)
     seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
 
     steps = count_steps(len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size)
-    training, share = Training(objective, recipe, steps, mesh), find_share(mesh)
+    training = Training(objective, recipe, steps, mesh)
+    feed_options: dict[str, Any] = {"transforms": transforms, "seed": seed, "share": find_share(mesh)}
     state = training.start(prepared, key=steps_key)
 
     def describe(step: int) -> str:
@@ -113,13 +114,13 @@ def fit(
 
     run = None
     if folder is None:
-        feed = make_feed(objective, prepared, data, recipe, seed=seed, share=share)
+        feed = make_feed(objective, prepared, data, recipe, **feed_options)
         return run_steps(training, state, feed, report=report, describe=describe).best_model
     images = f"{data.train} of {len(data.classes)} classes, {data.preprocess}, {data.train.digest}"  # wherever they are
     run = Run(Path(folder), training, state, data=images, seed=seed, notes=notes)
     with contextlib.closing(run.checkpoints):
         state = run.restore(state)
-        feed = make_feed(objective, prepared, data, recipe, seed=seed, start=int(state.step), share=share)
+        feed = make_feed(objective, prepared, data, recipe, start=int(state.step), **feed_options)
 
         def measure(state: TrainState) -> dict[str, float]:
             return {} if judged is None else {"validation": evaluate(state.best_model, judged).accuracy}

@@ -71,7 +71,7 @@ class Run:
             "model": _digest_model(state.model),
         }
         is_new = not (folder / _FACTS).exists()
-        if folder.is_dir() and not (folder / _FACTS).exists():
+        if folder.is_dir() and is_new:
             remove_stale(folder)
             if any(folder.iterdir()):
                 raise ValueError(f"{folder} must be empty or have a run, got a folder with other files: pass a new one")
@@ -168,8 +168,9 @@ class Run:
 
 
 def _digest_model(model: Any) -> str:
-    digests = digest_divided(list_arrays(model))
-    shapes = {name: (str(array.dtype), array.shape) for name, array in list_arrays(model).items()}
+    arrays = list_arrays(model)
+    digests = digest_divided(arrays)
+    shapes = {name: (str(array.dtype), array.shape) for name, array in arrays.items()}
     return hashlib.sha256(f"{digests}{shapes}{cast(Any, jax.tree.structure)(model)}".encode()).hexdigest()
 
 
