@@ -140,3 +140,32 @@ def test_attention_of_another_width_gathers_other_values_than_it_compares() -> N
         attention(x, values=x)
     with pytest.raises(ValueError, match="inner_dim must be divisible by num_heads"):
         vitrail.Attention(12, 2, inner_dim=7, init=vitrail.TRUNC_NORMAL, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("kind", ["none", "tokens", "each query", "a query that looks at nothing"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_derivative_of_attention_on_a_cpu_is_that_of_its_equation(kind: str, dtype: Any) -> None:
+    """Forward, backward, and the second one, beside those that JAX finds for the equation."""
+    masks = {
+        "tokens": np.arange(5) < 4,
+        "each query": np.tri(7, 5, dtype=bool),
+        "a query that looks at nothing": np.tri(7, 5, -2, dtype=bool),
+    }
+    mask = jnp.asarray(masks[kind]) if kind in masks else None
+    attention = randomise(lambda: vitrail.Attention(8, 2, init=vitrail.TRUNC_NORMAL, key=KEY))
+    attention = jax.tree.map(lambda a: a.astype(dtype), attention)
+    primals = [random_array(n, 8, seed=i).astype(dtype) for i, n in enumerate((7, 5, 5))]
+    tangents = [random_array(n, 8, seed=3 + i).astype(dtype) for i, n in enumerate((7, 5, 5))]
+
+    def derivatives(strategy: Any) -> Any:
+        def loss(x: Any, context: Any, values: Any) -> Any:
+            y = attention(x, context, values=values, mask=mask, strategy=strategy)
+            return jnp.mean(jnp.sin(y.astype(jnp.float32)))
+
+        return jax.jit(jax.jvp, static_argnums=0)(jax.value_and_grad(loss, argnums=(0, 1, 2)), primals, tangents)
+
+    expected = jax.tree.leaves(derivatives("plain"))
+    assert all(jnp.isfinite(e).all() and jnp.any(e != 0) for e in expected)
+    for found, e in zip(jax.tree.leaves(derivatives("auto")), expected, strict=True):
+        assert found.dtype == e.dtype
+        assert_close(found, e, tolerance=2e-5 if dtype == jnp.float32 else 0.03)

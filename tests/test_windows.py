@@ -111,7 +111,7 @@ def test_windows_equal_numpy_by_loops(name: str, scan: bool) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_windows_equal_numpy_by_loops_where_there_are_many_tokens(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitrail.nn._attention._MANY", 3)
+    monkeypatch.setattr("vitrail.nn._attend._MANY", 3)
     model = encoder(OPTIONS[name])
     assert_close(model(TOKENS.patches), np_encoder(model, TOKENS), tolerance=2e-5)
 

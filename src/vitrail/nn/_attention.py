@@ -1,13 +1,14 @@
 """Multi-head attention."""
 
-from typing import Final, final
+from typing import final
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_heads, check_positive
-from ._attend import Bias, Mask, attend_by_cudnn, attend_by_head, attend_in_chunks, attend_in_halves, attend_plainly
+from ._attend import Bias, Mask, attend_by_cudnn, attend_in_chunks, attend_on_cpu, attend_plainly
 from ._draw import split_key
 from ._execution import AttentionStrategy
 from ._in_attention import InAttention
@@ -26,12 +27,6 @@ _Heads = tuple[
     Float[Array, "heads tokens head_dim"],
     Float[Array, "heads tokens head_dim"],
 ]
-
-_MANY: Final = 2500
-"""For more queries than these, "auto" on a CPU computes two halves of them one after the other: in 0.80 to 0.89 times
-as long at 3,136 tokens, a training step in 0.95 times, and 0.82 and 0.86 times at 4,096 and 6,400 (Ti/16, batch 1,
-two cores, JAX 0.12.0.1). For 2,304 tokens and fewer XLA's CPU backend no longer fuses the halves, and they take longer;
-so they do on a GPU, 1.19 times as long at 3,136 tokens (H200)."""
 
 
 @final
@@ -141,11 +136,12 @@ class Attention(eqx.Module):
                 f"attention={strategy!r} does not take a bias, whose table is as large as the scores: use "
                 "Execution(attention='plain')"
             )
-        many = q.shape[1] > _MANY and jax.default_backend() == "cpu"
-        if tap.wants("attention_weights") or strategy == "plain" or (strategy == "auto" and not many):
+        if tap.wants("attention_weights") or (strategy == "auto" and jax.default_backend() != "cpu"):
+            strategy = "plain"
+        if strategy == "plain":
             heads = attend_plainly(q, k, v, mask, added if bias is None else bias(q), tap)
         elif strategy == "auto":
-            heads = attend_in_halves(q, k, v, mask, added) if bias is None else attend_by_head(q, k, v, mask, bias)
+            heads = attend_on_cpu(q, k, v, mask, added, bias)
         elif strategy == "cudnn":
             heads = attend_by_cudnn(q, k, v, mask, added)
         else:
@@ -181,7 +177,7 @@ class Attention(eqx.Module):
             if values is not None:
                 raise ValueError("values need a context, whose tokens they stand for, got none: pass x as the context")
             qkv = checkpoint_name(self.qkv(x), PRODUCT)
-            q, k, v = qkv.reshape(x.shape[0], 3, self.num_heads, -1).transpose(1, 2, 0, 3)
+            q, k, v = (self._split_heads(part) for part in jnp.split(qkv, 3, axis=-1))
         else:
             if position is not None:
                 raise ValueError("position needs attention of tokens to each other, got context: leave one of them out")
@@ -189,7 +185,7 @@ class Attention(eqx.Module):
             q = self._split_heads(self.qkv.take_rows(0, inner)(x))
             if values is None:
                 kv = self.qkv.take_rows(inner, 3 * inner)(context)
-                k, v = kv.reshape(context.shape[0], 2, self.num_heads, -1).transpose(1, 2, 0, 3)
+                k, v = (self._split_heads(part) for part in jnp.split(kv, 2, axis=-1))
             else:
                 k = self._split_heads(self.qkv.take_rows(inner, 2 * inner)(context))
                 v = self._split_heads(self.qkv.take_rows(2 * inner, 3 * inner)(values))

@@ -29,12 +29,13 @@ def attention_weights(
 
 
 def masked_softmax(
-    scores: Float[Array, "*batch tokens"], mask: Bool[Array, "... tokens"] | None
-) -> Float[Array, "*batch tokens"]:
-    """The softmax over the tokens for which `mask` is true, or over all if it is `None`; other tokens get zero."""
+    scores: Float[Array, "*shape"], mask: Bool[Array, "..."] | None, *, axis: int = -1
+) -> Float[Array, "*shape"]:
+    """The softmax over the tokens for which `mask` is true, or over all if it is `None`; other tokens get zero. The
+    tokens are along `axis`."""
     if mask is None:
-        return jax.nn.softmax(scores, axis=-1)
+        return jax.nn.softmax(scores, axis=axis)
     mask = jnp.broadcast_to(mask, scores.shape)
     # With -inf a row without any token would be NaN, and so would its gradient.
-    weights = jax.nn.softmax(jnp.where(mask, scores, _NEVER), axis=-1)
+    weights = jax.nn.softmax(jnp.where(mask, scores, _NEVER), axis=axis)
     return jnp.where(mask, weights, jnp.zeros_like(weights))
