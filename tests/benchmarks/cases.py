@@ -9,13 +9,16 @@ SIZES = {"Ti": (192, 3), "S": (384, 6), "B": (768, 12)}
 """Width and heads; the MLP is four times as wide, a patch has 16 by 16 pixels."""
 PATCH, CLASSES, EPS = 16, 1000, 1e-6
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
+DECODER_DIM, DECODER_DEPTH, DECODER_HEADS = 512, 8, 16
+"""Of MAE."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time: a forward pass, or a whole training step (forward, backward, AdamW)."""
+    """One thing to time: a forward pass, or a whole training step (forward, backward, AdamW) of a classifier or of MAE,
+    whose decoder has 8 blocks of 512 channels."""
 
-    mode: Literal["forward", "train"]
+    mode: Literal["forward", "train", "mae"]
     size: Literal["Ti", "S", "B"]
     batch: int
     image: int = 224
@@ -44,14 +47,21 @@ class Case:
     def flops(self) -> int:
         """Of the matrix products; a multiplication and an addition are two. A training step has those of the forward
         pass three times, save that nobody wants the gradient of the image."""
-        n, d = self.patches, self.dim
-        embed = 2 * n * 3 * PATCH**2 * d
-        blocks = self.depth * (24 * n * d**2 + 4 * n**2 * d)
-        forward = embed + blocks + 2 * d * CLASSES
+        embed = 2 * self.patches * 3 * PATCH**2 * self.dim
+        if self.mode == "mae":
+            n, kept, d = self.patches + 1, self.patches // 4 + 1, DECODER_DIM
+            decoder = 2 * kept * self.dim * d + _block(n, d) * DECODER_DEPTH + 2 * n * d * 3 * PATCH**2
+            forward = embed + _block(kept, self.dim) * self.depth + decoder
+        else:
+            forward = embed + _block(self.patches, self.dim) * self.depth + 2 * self.dim * CLASSES
         return self.batch * (forward if self.mode == "forward" else 3 * forward - embed)
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _block(tokens: int, dim: int) -> int:
+    return 24 * tokens * dim**2 + 4 * tokens**2 * dim
 
 
 def timed(quick: bool, dtype: Literal["float32", "bfloat16"], *, fill: bool) -> list[Case]:

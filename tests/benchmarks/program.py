@@ -88,11 +88,11 @@ def equinox_program(case: Case, model: Any, apply: Callable[..., Any], **options
 
 
 def torch_program(case: Case, model: Any, *, compiled: bool) -> Program:
-    """A PyTorch module that takes images, channels first, and gives logits."""
+    """A PyTorch module that takes images, channels first, and gives logits; that of MAE gives its loss."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device).train(case.mode == "train")
+    model = model.to(device).train(case.mode != "forward")
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     half = torch.autocast(device.type, torch.bfloat16, enabled=case.dtype == "bfloat16")
     classify = torch.compile(model) if compiled else model
@@ -113,7 +113,8 @@ def torch_program(case: Case, model: Any, *, compiled: bool) -> Program:
                 return finished(classify(images))
         optimiser.zero_grad(set_to_none=True)
         with half:
-            loss = torch.nn.functional.cross_entropy(classify(images).float(), labels)
+            out = classify(images).float()
+            loss = out if case.mode == "mae" else torch.nn.functional.cross_entropy(out, labels)
         loss.backward()
         optimiser.step()
         return finished(loss.detach())

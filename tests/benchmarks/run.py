@@ -97,7 +97,8 @@ def compare_outputs(contenders: list[Contender]) -> dict[str, float]:
 
 
 def take_turns(contenders: list[Contender], case: Case, seconds: float) -> dict[str, Any]:
-    """Times a case, each contender in turn, for about so many seconds and at least five rounds."""
+    """Times a case, each contender in turn, for about so many seconds and at least five rounds. The first one is ours."""
+    ours = contenders[0].name
     prepared = {contender.name: contender.ask("prepare", case.asdict()) for contender in contenders}
     calls = {name: max(1, round(0.2 / found["whole"])) for name, found in prepared.items()}
     a_round = sum((1 + calls[name]) * found["whole"] for name, found in prepared.items())
@@ -114,9 +115,9 @@ def take_turns(contenders: list[Contender], case: Case, seconds: float) -> dict[
         "rounds": rounds,
         "seconds": {name: quartiles(values) for name, values in times.items()},
         "ratio": {
-            name: quartiles([ours / theirs for ours, theirs in zip(times[OURS], values, strict=True)])
+            name: quartiles([a / b for a, b in zip(times[ours], values, strict=True)])
             for name, values in times.items()
-            if name != OURS
+            if name != ours
         },
     }
 

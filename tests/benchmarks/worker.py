@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from cases import Case, inputs, weights
 
-TORCH = ("timm_vit", "timm_compiled", "transformers_vit")
+TORCH = ("timm_vit", "timm_compiled", "transformers_vit", "transformers_mae")
 """The contenders on PyTorch; the others are on JAX."""
 _LIBRARY: Any = None  # of operators, which are there as long as it is
 
