@@ -1,9 +1,12 @@
-"""Kills a run at random moments, 20 times, and looks whether it still ends as one that was left alone.
+"""Ends runs at random moments, and looks whether each still ends as one that was left alone.
 
-By hand: `python tests/kill_runs.py [TIMES]`. The suite kills once: test_train_run.py.
+By hand: `python tests/kill_runs.py --times 20 --kinds classify mae --signal SIGTERM`; by default all kinds by SIGKILL.
+The suite ends each kind once: test_train_run.py.
 """
 
+import argparse
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 from helpers import parameters
-from test_train_run import KEY, RECIPE, fit, make_data, make_model, read_metrics
+from test_train_run import RECIPES, fit, fit_whole, read_metrics
 
 import vitrail
-from vitrail import train
 
 _PROGRAM = """if True:
     import sys, time
@@ -26,16 +28,19 @@ _PROGRAM = """if True:
         print(progress.step, flush=True)
         time.sleep(0.05)
 
-    t.fit(t.Path({folder!r}), report=slow, validation=t.make_data().test)"""
+    t.fit(t.Path({folder!r}), {kind!r}, report=slow, **{options})"""
 
 
-def main(times: int) -> None:
-    whole = parameters(train.fit(make_model(), make_data(), RECIPE, key=KEY))
+def main(kind: str, times: int, number: int) -> None:
+    """Ends runs of a kind."""
+    whole = fit_whole(kind)
+    options = "dict(validation=t.make_data().test)" if kind in ("classify", "probe", "lora") else "{}"
     rng, kills, ended = random.Random(0), 0, 0
     while kills < times:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch, "run")
-            program = _PROGRAM.format(tests=str(Path(__file__).parent), folder=str(folder))
+            tests = str(Path(__file__).parent)
+            program = _PROGRAM.format(tests=tests, folder=str(folder), kind=kind, options=options)
             while True:
                 process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
                 assert process.stdout is not None
@@ -47,20 +52,29 @@ def main(times: int) -> None:
                 if process.poll() is not None or kills == times:
                     assert process.wait() == 0
                     break
-                process.kill()
-                process.wait()
+                process.send_signal(number)
+                assert process.wait() in (-number, 0)
                 kills += 1
                 steps = sorted(p.name for p in folder.glob("checkpoints/*")) if folder.exists() else "no folder"
-                print(f"kill {kills}: {steps}", flush=True)
-            model = fit(folder)
-            assert all(np.array_equal(array, whole[name]) for name, array in parameters(model).items())
+                print(f"{kind}, kill {kills}: {steps}", flush=True)
+            model = fit(folder, kind)
+            found = parameters(model)
+            assert found.keys() == whole.keys()
+            assert all(np.array_equal(array, whole[name]) for name, array in found.items())
             assert [line["step"] for line in read_metrics(folder)][-1] == 40
             assert not list(folder.glob(".*"))
-            for name in ("last", "best"):
-                vitrail.load(folder / f"{name}.safetensors")
+            for path in folder.glob("*.safetensors"):
+                vitrail.load(path)
+            assert (folder / "last.safetensors").exists()
             ended += 1
-    print(f"{kills} kills, {ended} runs, each equal to the bit to one that was left alone")
+    print(f"{kind}: {kills} times {signal.Signals(number).name}, {ended} runs, each equal to the bit to one left alone")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--kinds", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--signal", default="SIGKILL")
+    given = parser.parse_args()
+    for each in given.kinds:
+        main(each, given.times, signal.Signals[given.signal])

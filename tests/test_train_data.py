@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import hashlib
+import io
 import shutil
 import struct
 import zlib
@@ -21,6 +22,7 @@ from PIL import Image
 import vitrail
 from vitrail import images, lab, train
 from vitrail.images import DataError, Preprocess
+from vitrail.images._open import check_image, is_whole_jpeg
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 IDX = {
@@ -205,7 +207,8 @@ def write_folder(folder: Path, *, classes: tuple[str, ...] = ("cat", "dog"), per
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i in range(per_class):
-            picture(20, 30, seed=10 * number + i, **how).save(folder / name / f"{i}.png")
+            seed = 10 * number + i + 100 * {"val": 1, "test": 2}.get(folder.name, 0)
+            picture(20, 30, seed=seed, **how).save(folder / name / f"{i}.png")
 
 
 def held_out_of(counts: list[int]) -> list[int]:
@@ -726,3 +729,21 @@ def test_the_preprocessing_of_a_model_has_its_channels():
         dataclasses.replace(config, preprocess=grey)
     with pytest.raises(ValueError, match="preprocess must have the channels of the model, 1, got 3"):
         dataclasses.replace(config, channels=1, preprocess=rgb)
+
+
+def test_a_jpeg_that_looks_whole_is_opened_by_pillow(tmp_path: Path):
+    """Whatever byte of its header is another one, or where it is cut off: a quick look takes no file that Pillow does
+    not open, or opens at a forbidden size, and takes plain ones."""
+    rng, plain = np.random.default_rng(0), 0
+    for mode, options in (("RGB", {"quality": 80}), ("L", {"progressive": True}), ("RGB", {"comment": b"x" * 70})):
+        path = tmp_path / "x.jpg"
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).convert(mode).save(path, **options)
+        good = path.read_bytes()
+        assert is_whole_jpeg(b"A.JPG", io.BytesIO(good))
+        assert not is_whole_jpeg(b"a.png", io.BytesIO(good))
+        for place in range(len(good[:700])):
+            for changed in (good[:place], good[:place] + rng.bytes(1) + good[place + 1 :], good[place:]):
+                if is_whole_jpeg(b"a.jpg", io.BytesIO(changed)):
+                    plain += 1
+                    check_image(Path("a.jpg"), io.BytesIO(changed), decode=False)
+    assert plain > 100

@@ -1,6 +1,7 @@
 """Runs in a folder: they go on where they ended, to the bit, and say what is damaged."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import numpy as np
 import pytest
 from helpers import parameters, small_model
 from PIL import Image
+from test_train_state import OBJECTIVES
 
 import vitrail
 from vitrail import images, show, train
@@ -33,17 +36,33 @@ RECIPE = train.Recipe(
     transforms=("random_resized_crop", "rand_augment", "random_erasing"),
 )
 KEY = jax.random.key(1)
+CROPS = images.TRANSFORMS.configure("multi_crop", num_small=1)
+RECIPES: Mapping[str, train.Recipe] = {
+    "classify": RECIPE,
+    "probe": dataclasses.replace(RECIPE, objective="probe", train=("readout",)),
+    "mae": dataclasses.replace(RECIPE, objective=train.OBJECTIVES.configure("mae", **OBJECTIVES["mae"])),
+    "dino": dataclasses.replace(
+        RECIPE, transforms=(CROPS,), objective=train.OBJECTIVES.configure("dino", **OBJECTIVES["dino"])
+    ),
+    "clip": dataclasses.replace(
+        RECIPE, objective=train.OBJECTIVES.configure("clip", embed_dim=8, context=8, text_depth=1)
+    ),
+    "lora": dataclasses.replace(RECIPE, train=("readout",)),
+}
 
 
 def make_data() -> images.Dataset:
     rng = np.random.default_rng(0)
-    drawn = images.Examples(rng.integers(0, 256, (80, 8, 8, 1), dtype=np.uint8), np.arange(80) % 3)
+    labels = np.arange(100) % 3
+    texts = np.array([f"a {['red', 'green', 'blue'][label]} one" for label in labels], np.dtypes.StringDType())
+    drawn = images.Examples(rng.integers(0, 256, (100, 8, 8, 1), dtype=np.uint8), labels, texts)
     preprocess = images.Preprocess("cover", "bicubic", (0.5,), (0.25,))
-    return images.Dataset("noise", drawn, drawn[:20], ("a", "b", "c"), preprocess)
+    return images.Dataset("noise", drawn[:80], drawn[80:], ("a", "b", "c"), preprocess)
 
 
-def make_model() -> vitrail.ViT:
-    return small_model(size=SIZE, image_size=(8, 8), patch_size=(4, 4), channels=1, num_classes=3)
+def make_model(kind: str = "classify") -> vitrail.ViT:
+    model = small_model(size=SIZE, image_size=(8, 8), patch_size=(4, 4), channels=1, num_classes=3)
+    return vitrail.lora(model, rank=2, key=jax.random.key(5)) if kind == "lora" else model
 
 
 class Stop:
@@ -55,13 +74,19 @@ class Stop:
             raise KeyboardInterrupt
 
 
+@functools.cache
+def fit_whole(kind: str) -> dict[str, Any]:
+    """The arrays of a run that nothing ends."""
+    return parameters(train.fit(make_model(kind), make_data(), RECIPES[kind], key=KEY))
+
+
 @pytest.fixture(scope="module")
 def whole() -> dict[str, Any]:
-    return parameters(train.fit(make_model(), make_data(), RECIPE, key=KEY))
+    return fit_whole("classify")
 
 
-def fit(folder: Path, **options: Any) -> vitrail.ViT:
-    return train.fit(make_model(), make_data(), RECIPE, key=KEY, folder=folder, keep_every=7, **options)
+def fit(folder: Path, kind: str = "classify", **options: Any) -> Any:
+    return train.fit(make_model(kind), make_data(), RECIPES[kind], key=KEY, folder=folder, keep_every=7, **options)
 
 
 def assert_same(model: vitrail.ViT, whole: dict[str, Any]) -> None:
@@ -167,8 +192,14 @@ def test_lines_and_curves_show_the_metrics(tmp_path: Path, capsys: pytest.Captur
     show.draw_curves(folder, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (1300, 468)
+    for wrong, got in ((tmp_path, "one without run.json"), (tmp_path / "no", "no such folder")):
+        for use in (train.read_metrics, train.read_run, lambda path: show.draw_curves(path, tmp_path / "curves.png")):
+            with pytest.raises(ValueError, match=rf"{wrong} must be the folder of a run, got {got}: pass what"):
+                use(wrong)
+    (folder / "metrics.jsonl").unlink()
+    assert train.read_metrics(folder) == []
     with pytest.raises(ValueError, match="must be the folder of a run with metrics"):
-        show.draw_curves(tmp_path, tmp_path / "curves.png")
+        show.draw_curves(folder, tmp_path / "curves.png")
 
 
 def make_progress(step: int = 20, **metrics: float) -> train.Progress:
@@ -214,14 +245,14 @@ _FIT = "test_train_run.fit(test_train_run.Path({folder!r}), report=end)"
 _LIMIT = "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))"
 _FIT_LIMITED = """for limit, folder in ((100, "metrics"), (8000, "checkpoint")):
         try:
-            test_train_run.fit(test_train_run.Path({folder!r}, folder), report=end)
+            test_train_run.fit(test_train_run.Path({folder!r}, folder), {kind!r}, report=end)
         except ValueError as error:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             print(error)"""
 
 
-def run_program(folder: Path, action: str, call: str) -> subprocess.CompletedProcess[str]:
-    tests, call = str(Path(__file__).parent), call.format(folder=str(folder))
+def run_program(folder: Path, action: str, call: str, kind: str = "classify") -> subprocess.CompletedProcess[str]:
+    tests, call = str(Path(__file__).parent), call.format(folder=str(folder), kind=kind)
     program = [sys.executable, "-c", _PROGRAM.format(tests=tests, action=action, call=call)]
     return subprocess.run(program, timeout=120, check=False, capture_output=True, text=True)
 
@@ -240,14 +271,36 @@ def test_a_killed_run_goes_on(number: int, tmp_path: Path, whole: dict[str, Any]
     assert_same(fit(folder), whole)
 
 
-def test_a_run_goes_on_when_there_is_room_again(tmp_path: Path, whole: dict[str, Any]):
-    ended = run_program(tmp_path, _LIMIT, _FIT_LIMITED)
+class EndedError(Exception):
+    """Raised by SIGTERM."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RECIPES if kind != "classify"])
+def test_sigterm_keeps_the_state_of_every_objective(kind: str, tmp_path: Path):
+    def end(number: int, frame: object) -> None:
+        raise EndedError
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(EndedError):
+            fit(tmp_path, kind, report=lambda p: p.step == 20 and os.kill(os.getpid(), signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert list_checkpoints(tmp_path)[-1] == 21  # the step after the report
+    found, whole = parameters(fit(tmp_path, kind)), fit_whole(kind)
+    assert found.keys() == whole.keys()
+    assert all(np.array_equal(array, whole[name]) for name, array in found.items())
+
+
+@pytest.mark.parametrize("kind", ["classify", "mae", "dino", "clip", "lora"])
+def test_a_run_goes_on_when_there_is_room_again(kind: str, tmp_path: Path):
+    ended = run_program(tmp_path, _LIMIT, _FIT_LIMITED, kind)
     for name, message in zip(("metrics", "checkpoint"), ended.stdout.splitlines(), strict=True):
         folder = tmp_path / name
         assert re.search(r"cannot be written: .*File too large", message)
         assert f"the checkpoint of step {list_checkpoints(folder)[-1]} is complete" in message
         vitrail.load(folder / "last.safetensors")
-        assert_same(fit(folder), whole)
+        assert_same(fit(folder, kind), fit_whole(kind))
 
 
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path, whole: dict[str, Any]):
@@ -259,3 +312,20 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path, whole: dict[str,
     finally:
         signal.signal(signal.SIGINT, before)
     assert_same(run, whole)
+
+
+def test_a_run_goes_on_from_its_own_last_model(tmp_path: Path):
+    """As from the first one, which may be gone: the checkpoint has all weights."""
+    for kind in ("classify", "lora", "mae"):
+        folder = tmp_path / kind
+        with pytest.raises(KeyboardInterrupt):
+            fit(folder, kind, report=Stop(20))
+        own = vitrail.load(folder / "last.safetensors")
+        own = vitrail.lora(own, rank=2, key=jax.random.key(9)) if kind == "lora" else own
+        other = jax.tree.map(lambda x: x + 1 if eqx.is_inexact_array(x) else x, own)
+        with pytest.raises(ValueError, match="must have this run, got one with another model"):
+            train.fit(other, make_data(), RECIPES[kind], key=KEY, folder=folder, keep_every=7)
+        assert_same(train.fit(own, make_data(), RECIPES[kind], key=KEY, folder=folder, keep_every=7), fit_whole(kind))
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(ValueError, match="must have this run, got one with another model"):
+        train.fit(own, make_data(), RECIPES[kind], key=KEY, folder=folder, keep_every=7)

@@ -345,3 +345,110 @@ def test_a_recipe_says_how_a_model_is_computed_in_training(model: vitrail.ViT):
     assert train.Recipe.from_json(drop.to_json()) == drop
     with pytest.raises(ValueError, match="compute_dtype and dropout of a recipe need a ViT or a system, got a Linear"):
         make_training(recipe=drop).start(model.readout.head.linear, key=jax.random.key(0))
+
+
+@final
+class Returning(train.AbstractObjective):
+    """Returns what a function makes of its loss."""
+
+    make: Any = eqx.field(static=True)
+
+    def __init__(self, make: Any):
+        self.make = make
+
+    def prepare(self, model: Any, *, key: Any) -> Any:
+        return model
+
+    def __call__(self, model: Any, batch: Any, *, carried: Any, progress: Any, key: Any) -> Any:
+        return self.make(jnp.mean(jnp.square(jax.vmap(model)(batch["image"] / 255))))
+
+
+NONE = train.Outcome({})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: (x[None], NONE), r"return the loss as .* got an array of float32 and shape \(1,\): take its mean"),
+        (lambda x: (x.astype(jnp.int32), NONE), "return the loss as .* got an array of int32 and shape"),
+        (lambda x: (x > 0, NONE), "got an array of bool"),
+        (lambda x: (jax.lax.complex(x, x), NONE), "got an array of complex64"),
+        (lambda x: (0.5, NONE), "got the float 0.5"),
+        (lambda x: (np.float32(1), NONE), "got the float32 1.0"),
+        (lambda x: (None, NONE), "return the loss as .* got None"),
+        (lambda x: x, "must return two values, the loss and an Outcome, got a float32 array"),
+        (lambda x: None, "must return two values, the loss and an Outcome, got None"),
+        (lambda x: (x, NONE, x), "got 3 values"),
+        (lambda x: [x, NONE], "got a list"),
+        (lambda x: (x, {"a": x}), r"an Outcome after the loss, got a dict .*: write vitrail.train.Outcome\(metrics\)"),
+        (lambda x: (NONE, x), "an Outcome after the loss, got a float32 array"),
+        (lambda x: (x, train.Outcome({"a": 3.0})), "metrics of .*Outcome.* got the float 3.0 as item 'a'"),
+        (lambda x: (x, train.Outcome({"a": x[None]})), r"shape \(1,\) as item 'a'"),
+        (lambda x: (x, train.Outcome({"loss": x})), "metrics of other names than 'loss'"),
+        (lambda x: (x, train.Outcome({}, x)), "must return the carried values with the structure, shapes and dtypes"),
+    ],
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_an_objective_returns_is_said_in_words(model: vitrail.ViT, make: Any, message: str, accumulate: int):
+    if accumulate == 2 and "carried" in message:
+        return  # nothing is carried between parts
+    training = train.Training(Returning(make), dataclasses.replace(PLAIN, accumulate=accumulate), 10)
+    state = training.start(model, key=jax.random.key(0))
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        training.step(state, {"image": jnp.asarray(make_batch()["image"])})
+    assert "_differentiate" not in str(caught.value).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("finish", "message"),
+    [
+        (lambda model, carried: model, "finish of .* must return the model and the carried values"),
+        (lambda model, carried: (model, jnp.zeros(())), "the carried values of finish with the structure"),
+        (lambda model, carried: (model.readout, carried), "the model of finish with the structure"),
+        (
+            lambda model, carried: (jax.tree.map(lambda x: x.astype(jnp.bfloat16), model), carried),
+            r"was float32\[.*\] and is bfloat16",
+        ),
+    ],
+)
+def test_what_finish_returns_is_said_in_words(model: vitrail.ViT, finish: Any, message: str):
+    class Finishing(train.AbstractObjective):
+        def prepare(self, model: Any, *, key: Any) -> Any:
+            return model
+
+        def __call__(self, model: Any, batch: Any, *, carried: Any, progress: Any, key: Any) -> Any:
+            return jnp.mean(jax.vmap(model)(batch["image"] / 255)), NONE
+
+        def finish(self, model: Any, carried: Any, *, progress: Any) -> Any:
+            return finish(model, carried)
+
+    training = train.Training(Finishing(), PLAIN, 10)
+    state = training.start(model, key=jax.random.key(0))
+    with pytest.raises((TypeError, ValueError), match=message):
+        training.step(state, {"image": jnp.asarray(make_batch()["image"])})
+
+
+def test_what_is_carried_is_not_lost_between_parts(model: vitrail.ViT):
+    training = train.Training(Counting(), dataclasses.replace(PLAIN, accumulate=2), 10)
+    state = training.start(model, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="accumulate must be 1 for the objective Counting, which carries arrays"):
+        training.step(state, {"image": jnp.asarray(make_batch()["image"])})
+
+
+@pytest.mark.parametrize("inputs", ["image", ["image"], (), ("image", 1), None])
+def test_inputs_of_an_objective_are_a_tuple_of_names(inputs: Any):
+    class Own(train.AbstractObjective):
+        def prepare(self, model: Any, *, key: Any) -> Any:
+            return model
+
+        def __call__(self, model: Any, batch: Any, *, carried: Any, progress: Any, key: Any) -> Any:
+            raise NotImplementedError
+
+    Own.inputs = inputs
+    with pytest.raises(
+        TypeError, match=r"inputs of Own must be a tuple of names of arrays, as \('image', 'label'\), got"
+    ):
+        Own()
+    Own.inputs, Own.is_mean = ("image",), "no"  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(TypeError, match="is_mean of Own must be True or False, got the string 'no'"):
+        Own()

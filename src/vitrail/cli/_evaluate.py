@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Bool, Integer
@@ -11,12 +11,11 @@ from jaxtyping import Bool, Integer
 from ..images import Dataset
 from ..model import ViT
 from ..nn import count_parameters
-from ..systems import ImageText
-from ..train import evaluate, knn
+from ..systems import ImageText, find_image_model
+from ..train import evaluate, knn, match_texts
 from ..weights import load
 from ._setup import load_data_for, print_data
-from ._texts import measure_matches
-from ._train import Train, has_settings, read_settings
+from ._train_options import Train, read_settings
 
 _NEIGHBOURS = 20
 
@@ -76,7 +75,7 @@ def evaluate_run(
 
     **Raises:** `ValueError` if it is not the folder of a run with a model, or the images have other classes.
     """
-    settings = Train() if data is not None and not has_settings(run) else read_settings(run)
+    settings = read_settings(run, None if data is None else Train())
     changes: dict[str, Any] = {"data": data, "held_out": held_out}
     settings = dataclasses.replace(settings, **{name: value for name, value in changes.items() if value is not None})
     files = [run / f"{name}.safetensors" for name in ((which,) if which else ("best", "last"))]
@@ -85,13 +84,13 @@ def evaluate_run(
         advice = "leave out --which" if which == "best" else f"let it go on with vitrail train --resume {run}"
         raise ValueError(f"{run} must have {files[-1].name}, got a run without: {advice}")
     model: Any = load(file)
-    image: ViT = model if isinstance(model, ViT) else model.image
+    image = cast(ViT, find_image_model(model))
     loaded = load_data_for(image, settings.data, **settings.choose_images())
     print_data(loaded)
     parameters, labels = count_parameters(model), loaded.test.labels
     source = (settings.data and settings.data.resolve(), settings.held_out, loaded.skipped)
     if isinstance(model, ImageText) and loaded.test.texts is not None:
-        return RunResult(file, "text accuracy", parameters, measure_matches(model, loaded)[0], labels, source)
+        return RunResult(file, "text accuracy", parameters, match_texts(model, loaded)[0], labels, source)
     if not isinstance(model, ViT):
         found = knn(model.image, loaded, neighbours=min(_NEIGHBOURS, len(loaded.train)))
         return RunResult(file, "k-NN accuracy", parameters, found.ranked[0, :, 0] == labels, labels, source)

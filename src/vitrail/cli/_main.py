@@ -27,7 +27,8 @@ from ._predict import Predict, run_predict
 from ._reconstruct import Reconstruct, run_reconstruct
 from ._search import Search, run_search
 from ._segment import Segment, run_segment
-from ._train import Train, make_defaults, run_train
+from ._train import run_train
+from ._train_options import Train, make_defaults
 from ._weights import Convert, Inspect, run_convert, run_inspect
 
 _EXTRAS: Final[Mapping[str, Literal["demo", "torch"]]] = MappingProxyType(

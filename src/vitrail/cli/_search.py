@@ -67,7 +67,7 @@ def run_search(command: Search) -> None:
     found = dict(_score_images(model, preprocess, paths, direction, command.batch_size, problems))
     if not found:
         raise ValueError(
-            f"{command.folder} must have an image that can be read, got {len(paths)} others: {problems[0]}"
+            f"{command.folder} must have an image that can be read, got none in {len(paths)}: {problems[0]}"
         )
     best = sorted(found, key=lambda path: -found[path])[: command.top]
     for path in best:

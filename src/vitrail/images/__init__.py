@@ -9,8 +9,10 @@ from ._dataset import (
     Dataset as Dataset,
     Examples as Examples,
     hold_out as hold_out,
+    hold_out_images as hold_out_images,
     measure_preprocess as measure_preprocess,
 )
+from ._equal import describe_equal as describe_equal, find_equal as find_equal
 from ._idx import load_idx as load_idx
 from ._load import load_images as load_images
 from ._mnist import load_mnist as load_mnist

@@ -1,6 +1,6 @@
 """Random changes of training images that keep their class."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import cast
 
 import jax
@@ -30,6 +30,14 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         check_not_negative(rotate=self.rotate, shift=self.shift, scale=self.scale)
+
+    def __repr__(self) -> str:
+        """Only what is not a default."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = [
+            f"{field.name}={values[field.name]!r}" for field in fields(self) if values[field.name] != field.default
+        ]
+        return f"Augmentation({', '.join(changed)})"
 
     def __call__(
         self, images: Float[Array, "batch height width channels"], *, key: PRNGKeyArray

@@ -12,7 +12,7 @@ import numpy as np
 from .._check import join_names
 from ._listing import Listing, find_parts, is_text
 from ._open import FORMATS
-from ._problems import DataError
+from ._problems import DataError, describe_error
 
 _CSV: Final = "captions.csv"
 _LINES: Final = "captions.jsonl"
@@ -95,7 +95,7 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     )
                 yield rows.line_num, dict(zip(columns, row, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} must be a text in UTF-8, got an error: {error}") from error
+        raise DataError(f"{path} must be a text in UTF-8, got an error: {describe_error(error)}") from error
 
 
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Integer, Shaped, UInt8
 
 from .._check import check_seed
 from ..nn import digest_arrays
+from ._equal import check_apart, digest_rows
 from ._picture import to_picture
 from ._pictures import Pictures, pick_evenly
 from ._preprocess import Preprocess
@@ -72,6 +73,10 @@ class Examples:
         """The SHA-256 of the pixels, or of the names of the files, and of the labels and the texts."""
         texts = "" if self.texts is None else "\n".join(self.texts)
         return digest_arrays([self.identity, self.labels.astype(np.int32)], texts)
+
+    def find_broken(self) -> list[str]:
+        """What is wrong with each broken file, quickly: see `Pictures.find_broken`. Nothing, if they are in memory."""
+        return list(dict.fromkeys(self.images.find_broken().values())) if isinstance(self.images, Pictures) else []
 
     def open(self, index: int) -> PILImage:
         """Opens one image.
@@ -138,12 +143,15 @@ class Dataset:
         )
 
     def check_files(self) -> None:
-        """Looks for broken files, quickly: see `Pictures.find_broken`. Images in memory are not checked again.
+        """Looks for broken files, quickly: see `Pictures.find_broken`. Then it looks for files to hold out with the
+        bytes of one to learn from. Images in memory are not checked again.
 
         **Raises:** `DataError` that lists them.
         """
         files = [part.images for part in (self.train, self.test) if isinstance(part.images, Pictures)]
-        raise_problems([problem for pictures in files for problem in dict.fromkeys(pictures.find_broken().values())])
+        raise_problems([problem for part in (self.train, self.test) for problem in part.find_broken()])
+        if len(files) == 2:
+            check_apart(*files)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -217,6 +225,28 @@ def hold_out(
         many = min(max(1, round(share * len(members))), len(members) - 1)
         mask[random.permutation(members)[:many]] = True
     return mask
+
+
+def hold_out_images(examples: Examples, *, seed: int = 0, share: float = HELD_OUT) -> Bool[np.ndarray, " images"]:
+    """Chooses images to hold out as `hold_out` does, but equal ones on one side.
+
+    **Arguments:**
+
+    - `examples`: all images. Rows with the same pixels, or several texts of one file, are one image.
+    - `seed`, `share`: as for `hold_out`.
+
+    **Returns:**
+
+    A mask, true for each image that is held out.
+
+    **Raises:** what `hold_out` raises.
+    """
+    images = examples.images
+    marks = images.names if isinstance(images, Pictures) else digest_rows(images)
+    _, first, which = np.unique(marks, return_index=True, return_inverse=True)
+    if len(first) == len(examples):
+        return hold_out(examples.labels, seed=seed, share=share)
+    return hold_out(examples.labels[first], seed=seed, share=share)[which]
 
 
 def divide(

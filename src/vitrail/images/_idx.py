@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from ._dataset import Dataset, Examples, measure_preprocess
 from ._open import MAX_PIXELS
 from ._preprocess import Preprocess
-from ._problems import DataError
+from ._problems import DataError, describe_error
 from ._resize import resize_all
 
 _IMAGES_MAGIC: Final = 0x00000803  # unsigned bytes, three axes
@@ -128,7 +128,7 @@ def _read(path: Path, magic: int, *, axes: int) -> UInt8[np.ndarray, "..."]:
                 raise DataError(f"{path} must have images of 1 to {MAX_PIXELS:,} pixels, got the lengths {shape}")
             content = file.read(prod(shape) + 1)
     except (OSError, EOFError, zlib.error, MemoryError, OverflowError) as error:
-        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+        raise DataError(f"{path} cannot be read ({type(error).__name__}: {describe_error(error)})") from error
     if len(content) != prod(shape):
         what = "more" if len(content) > prod(shape) else f"{len(content):,}: it is truncated"
         raise DataError(

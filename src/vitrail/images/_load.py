@@ -13,12 +13,13 @@ from .._check import check_positive, check_seed, join_names
 from .._extras import require
 from ._captions import holds_captions, list_captions
 from ._dataset import HELD_OUT, Dataset, Examples, hold_out, measure_preprocess
+from ._equal import check_apart
 from ._folder import list_folder
 from ._idx import holds_idx, load_idx
 from ._listing import TRAIN, Listing
 from ._pictures import Pictures
 from ._preprocess import Preprocess
-from ._problems import DataError, raise_problems
+from ._problems import DataError, describe_error, raise_problems
 from ._resize import choose_channels, make_resizer
 from ._shards import holds_shards, list_shards
 
@@ -85,7 +86,8 @@ def load_images(
     a folder within one, another kind of file, one that cannot be decoded, has another format than its name says, is
     animated or has more than 50 million pixels; a tar file that is cut off, a picture in it without a label or text, or
     one of these without a picture; a line of texts whose file is not there; a class of fewer than 2 images, or of none
-    in `train`; fewer than two classes; a class in `val` that is not in `train`; a name to hold out that is not there.
+    in `train`; a file to hold out with the bytes of one to learn from; fewer than two classes; a class in `val` that is
+    not in `train`; a name to hold out that is not there.
     `ValueError` if `channels` differs from those of `preprocess`, or the share is not between 0 and 1.
     `MissingExtraError` if Pillow is not installed. What `load_idx` raises.
     """
@@ -124,6 +126,7 @@ def load_images(
     raise_problems(problems)
     (learned, kept), *divided = read
     if divided:
+        sides = [files.select(left) for files, (_, left) in zip(pictures, read, strict=True)]
         name, train, test = f"{folder} ({parts[0].folder.name} and {parts[1].folder.name})", learned, divided[0][0]
     else:
         mask = _hold_out(parts[0], kept, seed, held_out)
@@ -133,7 +136,10 @@ def load_images(
                 f"{held_out} must leave images of each class to learn from, got none of "
                 f"{join_names(classes[label] for label in lost[:5])}"
             )
+        sides = [pictures[0].select(kept).select(side) for side in (~mask, mask)]
         name, train, test = str(folder), learned[~mask], learned[mask]
+    if not lazy:  # `Dataset.check_files` looks at files
+        check_apart(*sides)
     return Dataset(name, train, test, classes, preprocess or measure_preprocess(train), tuple(skipped))
 
 
@@ -203,12 +209,14 @@ def _find_names(path: Path, names: Shaped[np.ndarray, " images"], folder: Path) 
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} must be a text with the name of an image in each line: {error}") from error
+        raise DataError(
+            f"{path} must be a text with the name of an image in each line, got an error: {describe_error(error)}"
+        ) from error
     wanted = np.array([os.fsencode(line) for line in lines if line], np.bytes_)
     if strange := [os.fsdecode(name) for name in wanted[~np.isin(wanted, names)]]:
         raise DataError(
-            f"{path} must have names of images in {folder}, as {os.fsdecode(names[0])!r}, got {len(strange)} others: "
-            f"{join_names(strange[:5])}"
+            f"{path} must have names of images in {folder}, as {os.fsdecode(names[0])!r}, got "
+            f"{join_names(strange[:5])}{f' and {len(strange) - 5:,} more' if len(strange) > 5 else ''}"
         )
     mask = np.isin(names, wanted)
     if mask.all() or not mask.any():

@@ -11,3 +11,8 @@ def raise_problems(problems: list[str]) -> None:
         raise DataError(problems[0])
     if problems:
         raise DataError("\n  ".join((f"{len(problems)} files or folders cannot be used:", *problems)))
+
+
+def describe_error(error: Exception) -> str:
+    """What an error says, for a message: of an error of the system without its number and the path."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

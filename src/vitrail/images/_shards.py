@@ -15,7 +15,7 @@ from .._check import join_names
 from ._dataset import MIN_PER_CLASS
 from ._listing import Listing, find_parts, is_text
 from ._open import FORMATS
-from ._problems import raise_problems
+from ._problems import describe_error, raise_problems
 
 _PACKED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _KINDS: Final = {suffix[1:]: "image" for suffix in FORMATS} | {kind: f".{kind}" for kind in ("cls", "json", "txt")}
@@ -108,7 +108,7 @@ def _read_shard(folder: Path, path: Path, problems: list[str]) -> _Columns:
                     file.seek(begin)
                     sample[kind] = file.read(size)
     except (OSError, tarfile.TarError) as error:
-        problems.append(f"{path} must be a whole tar file, got an error: {error}")
+        problems.append(f"{path} must be a whole tar file, got an error: {describe_error(error)}")
     pictures = [(key, sample) for key, sample in samples.items() if "image" in sample]
     for key, sample in samples.items():
         if "image" not in sample:

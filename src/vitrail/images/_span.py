@@ -1,7 +1,6 @@
 """A part of a file, read as a file."""
 
 import io
-from pathlib import Path
 from typing import Any, Final, final
 
 _SMALL: Final = 2**16
@@ -12,8 +11,8 @@ _SMALL: Final = 2**16
 class _Span(io.RawIOBase):
     """The bytes of a file from a place on. Nothing is read that is not asked for."""
 
-    def __init__(self, path: Path, begin: int, size: int):
-        self._file = path.open("rb", buffering=0)
+    def __init__(self, path: str, begin: int, size: int):
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
         self._begin, self._size, self._place = begin, size, 0
 
     def readable(self) -> bool:
@@ -38,7 +37,7 @@ class _Span(io.RawIOBase):
         super().close()
 
 
-def open_span(path: Path, begin: int, size: int) -> io.BufferedIOBase:
+def open_span(path: str, begin: int, size: int) -> io.BufferedIOBase:
     """Opens a part of a file.
 
     **Arguments:**
@@ -52,7 +51,7 @@ def open_span(path: Path, begin: int, size: int) -> io.BufferedIOBase:
     A file of these bytes.
     """
     if size <= _SMALL:
-        with path.open("rb") as file:
+        with open(path, "rb", buffering=0) as file:
             file.seek(begin)
             return io.BytesIO(file.read(size))
     return io.BufferedReader(_Span(path, begin, size))

@@ -1,6 +1,6 @@
 """The systems that stand on a Vision Transformer, each with its image model in the field `image`."""
 
-from ._base import AbstractSystem as AbstractSystem
+from ._base import AbstractSystem as AbstractSystem, find_image_model as find_image_model
 from ._clean import Cleaning as Cleaning
 from ._clip_vocabulary import make_clip_vocabulary as make_clip_vocabulary
 from ._crops import apply_to_crops as apply_to_crops, pick_hidden as pick_hidden

@@ -56,3 +56,17 @@ class AbstractSystem(eqx.Module):
         **Raises:** what `ViT.resized` raises; `ValueError` if a part has no rule for other patches, as the decoder of
         MAE.
         """
+
+
+def find_image_model(model: object) -> ViT | None:
+    """**Arguments:**
+
+    - `model`: a `ViT`, a system, or any other module.
+
+    **Returns:**
+
+    The `ViT` itself, or that of the system; `None` for another module.
+    """
+    if isinstance(model, ViT):
+        return model
+    return model.image if isinstance(model, AbstractSystem) else None

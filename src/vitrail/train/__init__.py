@@ -19,13 +19,14 @@ from ._evaluate import (
     iterate_batches as iterate_batches,
 )
 from ._fit import fit as fit, make_objective as make_objective
-from ._hosts import join_hosts as join_hosts
+from ._hosts import join_hosts as join_hosts, share_failure as share_failure
 from ._knn import (
     NearestNeighbours as NearestNeighbours,
     knn as knn,
     rank_by_neighbours as rank_by_neighbours,
 )
 from ._loop import Progress as Progress, StopTraining as StopTraining, run_steps as run_steps
+from ._match import match_texts as match_texts
 from ._mesh import (
     collect as collect,
     find_shardings as find_shardings,

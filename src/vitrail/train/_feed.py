@@ -1,11 +1,12 @@
 """The batches of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from .._check import describe_value
 from ..images import (
     TRANSFORMS,
     AbstractTransform,
@@ -16,8 +17,7 @@ from ..images import (
     make_transforms,
     to_picture,
 )
-from ..model import ViT
-from ..systems import ImageText
+from ..systems import ImageText, find_image_model
 from ._batches import make_batches
 from ._recipe import Recipe
 from .objectives import OBJECTIVES, AbstractObjective, Batch
@@ -30,8 +30,8 @@ def make_host_transforms(
 
     **Raises:** what `make_transforms` raises; `ValueError` if they make crops that the objective does not take.
     """
-    image = model if isinstance(model, ViT) else getattr(model, "image", None)  # a system, or a user's classifier
-    patch_size = image.config.patch_size if isinstance(image, ViT) else (1, 1)
+    image = find_image_model(model)
+    patch_size = (1, 1) if image is None else image.config.patch_size
     context = TransformContext(image_size=data.image_size, patch_size=patch_size, preprocess=data.preprocess)
     transforms = make_transforms(recipe.transforms, context)
     if transforms and transforms[-1].makes_crops and not objective.takes_crops:
@@ -124,7 +124,13 @@ def make_feed(
         hosts=share[1],
     )
     for step, batch in enumerate(batches, start=start):
-        yield objective.add_inputs(model, batch, seed=(seed + step) % 2**32, share=share)
+        made: Any = objective.add_inputs(model, batch, seed=(seed + step) % 2**32, share=share)
+        if not isinstance(made, Mapping):
+            raise TypeError(
+                f"add_inputs of {type(objective).__name__} must return a mapping of arrays, got "
+                f"{describe_value(cast(object, made))}"
+            )
+        yield cast(Batch, made)
 
 
 def name_images(data: Dataset, recipe: Recipe, *, seed: int, step: int) -> list[str]:

@@ -12,15 +12,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
-from .._check import check_positive, warn
-from ..images import Dataset, Examples, Preprocess
+from .._check import check_positive, join_names, warn
+from ..images import Dataset, Examples, Preprocess, describe_equal, find_equal, raise_problems
 from ..model import ViT, replace
+from ..systems import ImageText
 from ._batches import count_steps
 from ._classifier import check_classifier
 from ._evaluate import evaluate
 from ._feed import make_feed, make_host_transforms, name_images, read_texts
+from ._hosts import share_failure
 from ._loop import Progress, run_steps
-from ._mesh import find_share
+from ._match import match_texts
+from ._mesh import find_share, make_divided
 from ._recipe import Recipe
 from ._run import Run, catch_signals
 from ._state import Training, TrainState
@@ -66,8 +69,9 @@ def fit(
     - `folder`: keeps the run: checkpoints, `metrics.jsonl`, and the last and the best model as files. The same call
         goes on where it was interrupted, and gives the same numbers to the bit. After SIGTERM or Ctrl-C the state is
         saved before the program ends.
-    - `validation`: labelled images, neither of `data.train` nor of `data.test`, whose accuracy is measured each time
-        that the run is kept and says which model is the best.
+    - `validation`: images with labels or texts, neither of `data.train` nor of `data.test`. Each time that the run is
+        kept, the accuracy on them is measured and says which model is the best: for `clip` the share of images whose
+        own text is the best of all of them, see `match_texts`.
     - `keep_every`: how many steps are between two checkpoints; `None` for an epoch.
     - `notes`: what else `run.json` in the folder says, as JSON has it.
     - `mesh`: the devices that `make_mesh` arranges, over which the model and the batches are divided; `None` for one
@@ -90,15 +94,45 @@ def fit(
     if folder is None and (validation is not None or keep_every is not None or notes):
         raise ValueError("validation, keep_every and notes have no effect without folder: pass one, or leave them out")
     _check_devices(mesh)
+    with share_failure():
+        return _fit(
+            model,
+            data,
+            recipe,
+            key=key,
+            report=report,
+            folder=None if folder is None else Path(folder),
+            validation=validation,
+            keep_every=keep_every,
+            notes=notes,
+            mesh=mesh,
+        )
+
+
+def _fit(
+    model: Any,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    key: PRNGKeyArray,
+    report: Callable[[Progress], object] | None,
+    folder: Path | None,
+    validation: Examples | None,
+    keep_every: int | None,
+    notes: Mapping[str, object],
+    mesh: Mesh | None,
+) -> Any:
+    """What `fit` does on each host."""
     order_key, steps_key, fresh_key = jax.random.split(key, 3)
     objective = make_objective(recipe, data.preprocess)
     _check_inputs(recipe, objective.inputs, data)
-    data.check_files()
-    judged = None if validation is None else _check_validation(recipe, objective.inputs, data, validation)
+    transforms = make_host_transforms(objective, model, data, recipe)
     if "label" in objective.inputs:
         check_classifier(model, data)
-    prepared = _describe_data(objective.prepare(model, key=fresh_key), data)
-    transforms = make_host_transforms(objective, prepared, data, recipe)
+    data.check_files()
+    judged = None if validation is None else _check_validation(recipe, objective.inputs, data, validation)
+    prepared = _describe_data(_prepare(objective, model, mesh, key=fresh_key), data)
+    measure = None if judged is None else _make_measure(recipe, prepared, judged)
     if "text" in objective.inputs:  # of a thousand texts, to warn if texts are cut
         read_texts(prepared, data, slice(None, None, -(-len(data.train) // 1000)), quiet=False)
     seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
@@ -117,13 +151,10 @@ def fit(
         feed = make_feed(objective, prepared, data, recipe, **feed_options)
         return run_steps(training, state, feed, report=report, describe=describe).best_model
     images = f"{data.train} of {len(data.classes)} classes, {data.preprocess}, {data.train.digest}"  # wherever they are
-    run = Run(Path(folder), training, state, data=images, seed=seed, notes=notes)
+    run = Run(folder, training, state, data=images, seed=seed, notes=notes)
     with contextlib.closing(run.checkpoints):
         state = run.restore(state)
         feed = make_feed(objective, prepared, data, recipe, start=int(state.step), **feed_options)
-
-        def measure(state: TrainState) -> dict[str, float]:
-            return {} if judged is None else {"validation": evaluate(state.best_model, judged).accuracy}
 
         def write(progress: Progress) -> None:
             run.report(progress)
@@ -150,6 +181,11 @@ def _check_devices(mesh: Mesh | None) -> None:
 def _check_inputs(recipe: Recipe, inputs: tuple[str, ...], data: Dataset) -> None:
     there = {"image": True, "label": bool(data.classes), "text": data.train.texts is not None}
     for name in inputs:
+        if name not in there:
+            raise ValueError(
+                f"inputs of {OBJECTIVES.describe(recipe.objective)} must be {join_names(there)} for fit, got {name!r}: "
+                "take its steps with `Training` on batches of your own"
+            )
         if not there.get(name, False):
             found = " and ".join(f"{name}s" for name, is_there in there.items() if is_there)
             raise ValueError(
@@ -160,16 +196,45 @@ def _check_inputs(recipe: Recipe, inputs: tuple[str, ...], data: Dataset) -> Non
 
 def _check_validation(recipe: Recipe, inputs: tuple[str, ...], data: Dataset, validation: Examples) -> Dataset:
     """The images of validation in place of those of a data set, checked before the first step."""
-    if "label" not in inputs:
+    if "label" not in inputs and "text" not in inputs:
         raise ValueError(
-            f"validation must be None for {OBJECTIVES.describe(recipe.objective)}, got images: its model does not "
-            "classify, so no accuracy chooses the best"
+            f"validation must be None for {OBJECTIVES.describe(recipe.objective)}, got images: its model tells neither "
+            "classes nor texts apart, so no accuracy chooses the best"
         )
+    if "text" in inputs and validation.texts is None:
+        raise ValueError(f"validation must have texts for {OBJECTIVES.describe(recipe.objective)}, got none")
     judged = dataclasses.replace(data, train=validation, test=validation)
     if judged.image_size != data.image_size:
         raise ValueError(f"validation must have images of {data.image_size}, as data has, got {judged.image_size}")
-    judged.check_files()
+    pairs = find_equal(data.train.images, validation.images)
+    if len(pairs):
+        raise ValueError(
+            f"validation must have other images than data.train, got {len(pairs):,} that are in both, as "
+            f"{describe_equal(data.train.images, validation.images, pairs)} (there and here): leave them out of one"
+        )
+    raise_problems(validation.find_broken())
     return judged
+
+
+def _make_measure(recipe: Recipe, prepared: Any, judged: Dataset) -> Callable[[TrainState], dict[str, float]]:
+    """Returns what measures the accuracy on the images of validation."""
+    if isinstance(prepared, ImageText):
+        return lambda state: {"validation": float(match_texts(state.best_model, judged)[0].mean())}
+    if not judged.classes:
+        raise ValueError(
+            f"validation must be None for {OBJECTIVES.describe(recipe.objective)}, which trains a "
+            f"{type(prepared).__name__}: with texts an accuracy is known for an ImageText"
+        )
+    return lambda state: {"validation": evaluate(state.best_model, judged).accuracy}
+
+
+def _prepare(objective: AbstractObjective, model: Any, mesh: Mesh | None, *, key: PRNGKeyArray) -> Any:
+    """What is trained, divided over the mesh when it is made."""
+
+    def prepare(model: Any, key: PRNGKeyArray) -> Any:
+        return objective.prepare(model, key=key)
+
+    return prepare(model, key) if mesh is None else make_divided(mesh, prepare, model, key)
 
 
 def make_objective(recipe: Recipe, preprocess: Preprocess) -> AbstractObjective:

@@ -1,15 +1,19 @@
 """Several hosts that train one model."""
 
+import itertools
 import os
 import re
 import socket
+import sys
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final, cast
 
 import jax
 import numpy as np
+from jax._src import distributed  # whose client has no public name
 from jax.experimental import multihost_utils
 
 from .._check import check_positive
@@ -17,6 +21,10 @@ from .._check import check_positive
 _VARIABLES: Final = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _SLURM: Final = ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
 _ANSWER: Final = b"go"
+_LOOK_EVERY: Final = 1.0  # seconds
+_GRACE: Final = 5.0  # seconds
+_COUNTER: Final = itertools.count()
+"""Numbers the contexts of `share_failure`, alike on all hosts."""
 
 
 def join_hosts(*, timeout: int = 300) -> int:
@@ -67,6 +75,51 @@ def agree_largest(number: int) -> int:
     return int(np.max(multihost_utils.process_allgather(np.array(number, np.int32))))
 
 
+@contextmanager
+def share_failure() -> Generator[None]:
+    """In this context, which all hosts enter, a host that fails tells the others, which end within seconds. Without it
+    they would wait for it in an operation of all devices, until JAX misses it after minutes.
+
+    A host cannot leave such an operation, so that nothing can be raised in it: a thread beside it looks for failures,
+    and ends the process with status 1 if it does not end by itself.
+    """
+    client: Any = None if jax.process_count() == 1 else distributed.global_state.client
+    if client is None:
+        yield
+        return
+    name, over = f"vitrail/failure/{next(_COUNTER)}", threading.Event()
+    threading.Thread(target=_watch, args=(client, name, over), daemon=True).start()
+    try:
+        yield
+    except BaseException as error:
+        over.set()
+        with suppress(Exception):  # another was first, or the first host is gone
+            client.key_value_set(name, f"host {jax.process_index()} failed: {type(error).__name__}: {error}")
+        threading.Thread(target=_end_after_main, daemon=True).start()
+        raise
+    finally:
+        over.set()
+
+
+def _watch(client: Any, name: str, over: threading.Event) -> None:
+    """Ends the process after another host failed, if the context is not left."""
+    while not over.wait(_LOOK_EVERY):
+        try:
+            message: str = client.blocking_key_value_get(name, 1)
+        except Exception:  # there is no such key, and no failure
+            continue
+        if not over.wait(_GRACE):  # all fail at once where all have the same problem
+            print(f"vitrail: error: {message}; this host, {jax.process_index()}, ends too", file=sys.stderr, flush=True)
+            os._exit(1)
+
+
+def _end_after_main() -> None:
+    """Ends the process some seconds after its program is over: JAX waits there for the others, which are gone."""
+    threading.main_thread().join()
+    time.sleep(2 * _GRACE)
+    os._exit(1)
+
+
 def _read_environment(variables: Mapping[str, str]) -> tuple[str, int, int] | None:
     """The address of host 0, the number of hosts, and which this is; `None` where the environment does not say."""
     for names in (_VARIABLES, _SLURM):
@@ -108,8 +161,8 @@ def _meet(address: str, hosts: int, host: int, timeout: int) -> None:
             answer = connection.recv(len(_ANSWER))
     except OSError as error:
         raise TimeoutError(
-            f"host 0 did not answer host {host} at {address} within {timeout} s ({error}): start it there, or check "
-            "the address and the firewall"
+            f"host 0 did not answer host {host} at {address} within {timeout} s ({error.strerror or error}): start it "
+            "there, or check the address and the firewall"
         ) from error
     if answer != _ANSWER:
         raise TimeoutError(f"host 0 at {address} did not find all {hosts} hosts: its error says which are missing")
@@ -155,7 +208,9 @@ def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server(("", port), family=family, dualstack_ipv6=dual)
     except OSError as error:
-        raise OSError(f"host 0 cannot listen at port {port} ({error}): choose another port") from error
+        raise OSError(
+            f"host 0 cannot listen at port {port} ({error.strerror or error}): choose another port"
+        ) from error
 
 
 def _read_number(connection: socket.socket, hosts: int) -> int | None:

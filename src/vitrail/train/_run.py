@@ -21,7 +21,7 @@ from .. import __version__
 from .._files import claim_folder, read_object, remove_stale, write_whole
 from ..model import JSONConfig, has_adapters, merge
 from ..nn import list_arrays
-from ..weights import CheckpointError, save
+from ..weights import CheckpointError, load, save
 from ._checkpoints import Checkpoints
 from ._digest import digest_divided
 from ._hosts import is_writer, wait_for_hosts
@@ -31,6 +31,8 @@ from ._state import Training, TrainState
 
 _FACTS: Final = "run.json"
 _METRICS: Final = "metrics.jsonl"
+_LAST: Final = "last.safetensors"
+_CHECKPOINTS: Final = "checkpoints"
 _BATCH: Final = "bad_batch.json"
 _SHOWN: Final = 8
 _MIB: Final = 2**20
@@ -71,6 +73,8 @@ class Run:
             "model": _digest_model(state.model),
         }
         is_new = not (folder / _FACTS).exists()
+        if not is_new and (own := read_run(folder).get("model")) != facts["model"] and _is_last(folder, state.model):
+            facts["model"] = own
         if folder.is_dir() and is_new:
             remove_stale(folder)
             if any(folder.iterdir()):
@@ -85,7 +89,7 @@ class Run:
             claim_folder(folder / _FACTS, facts, {"versions": versions, "command": sys.argv, **notes})
         wait_for_hosts("make the run")
         _check_space(folder, sum(array.nbytes for array in list_arrays(state).values()))
-        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.checkpoints = Checkpoints(folder / _CHECKPOINTS)
 
     def restore(self, state: TrainState) -> TrainState:
         """**Arguments:**
@@ -128,7 +132,7 @@ class Run:
 
         **Raises:** `CheckpointError` if this or the checkpoint before cannot be written.
         """
-        names = ["last.safetensors"]
+        names = [_LAST]
         if measured.get("validation", -1.0) > self.best:
             self.best = measured["validation"]
             names.append("best.safetensors")
@@ -172,6 +176,15 @@ def _digest_model(model: Any) -> str:
     digests = digest_divided(arrays)
     shapes = {name: (str(array.dtype), array.shape) for name, array in arrays.items()}
     return hashlib.sha256(f"{digests}{shapes}{cast(Any, jax.tree.structure)(model)}".encode()).hexdigest()
+
+
+def _is_last(folder: Path, model: Any) -> bool:
+    """Whether a model is the last one of a run with a checkpoint, from which it goes on as from the first one."""
+    path = folder / _LAST
+    if not path.exists() or not any(place.name.isdecimal() for place in (folder / _CHECKPOINTS).glob("*")):
+        return False
+    given, last = (list_arrays(each) for each in (merge(model) if has_adapters(model) else model, load(path)))
+    return given.keys() == last.keys() and digest_divided(given) == digest_divided(last)
 
 
 def _check_space(folder: Path, size: int) -> None:
@@ -227,8 +240,11 @@ def read_metrics(folder: Path | str) -> list[dict[str, float]]:
 
     **Returns:**
 
-    The metrics of each report, with its `"step"`: the lines of `metrics.jsonl`.
+    The metrics of each report, with its `"step"`: the lines of `metrics.jsonl`. None, if the run has not reported yet.
+
+    **Raises:** `ValueError` if it is not the folder of a run.
     """
+    _check_run(Path(folder))
     path = Path(folder) / _METRICS
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     # The last line may have been cut off when the machine went.
@@ -246,7 +262,12 @@ def read_run(folder: Path | str) -> dict[str, Any]:
 
     **Raises:** `ValueError` if it is not the folder of a run.
     """
-    path = Path(folder) / _FACTS
-    if not path.exists():
-        raise ValueError(f"{folder} must be the folder of a run, got one without {_FACTS}: pass the folder of --out")
-    return cast("dict[str, Any]", read_object(path))
+    _check_run(Path(folder))
+    return cast("dict[str, Any]", read_object(Path(folder) / _FACTS))
+
+
+def _check_run(folder: Path) -> None:
+    if (folder / _FACTS).is_file():
+        return
+    got = f"one without {_FACTS}" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
+    raise ValueError(f"{folder} must be the folder of a run, got {got}: pass what was passed as folder, or --out")

@@ -12,14 +12,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from .._check import check_positive
+from .._check import check_positive, describe_value
 from .._extras import require
 from ..model import ViT
-from ..systems import AbstractSystem, update_teacher
+from ..systems import AbstractSystem, find_image_model, update_teacher
 from ._mesh import constrain, divide_batch, find_share, gather_loose, make_divided, use_mesh
 from ._optimiser import find_trained, make_optimiser
 from ._recipe import Recipe
-from .objectives import AbstractObjective, Batch, Outcome, Scalar
+from .objectives import AbstractObjective, Batch, Outcome, Scalar, check_kept, check_returned
 
 
 @final
@@ -171,7 +171,7 @@ def _step(given: tuple[Training, Batch], state: TrainState) -> tuple[TrainState,
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, trained)
         norm = require("optax", extra="train").tree.norm(gradient)
     model: Any = eqx.combine(cast(Any, eqx.apply_updates(trained, updates)), fixed)
-    model, carried = training.objective.finish(model, outcome.carried, progress=progress)
+    model, carried = _finish(training.objective, state, model, outcome.carried, progress)
 
     average = state.average
     if average is not None:
@@ -188,10 +188,16 @@ def _differentiate(
 
     def compute(trained: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Scalar, Outcome]:
         model, given = gather_loose((eqx.combine(trained, fixed), carried))
-        return training.objective(model, batch, carried=given, progress=progress, key=key)
+        returned = training.objective(model, batch, carried=given, progress=progress, key=key)
+        return check_returned(training.objective, returned)
 
     differentiate = cast(Any, eqx.filter_value_and_grad(compute, has_aux=True))
     parts = training.recipe.accumulate
+    if parts > 1 and jax.tree.leaves(carried):
+        raise ValueError(
+            f"accumulate must be 1 for the objective {type(training.objective).__name__}, which carries arrays from "
+            f"step to step, got {parts}"
+        )
     if parts == 1:
         (loss, outcome), gradient = differentiate(trained, batch, key)
         return gradient, outcome, loss
@@ -210,6 +216,23 @@ def _differentiate(
     return gradient, Outcome(metrics, carried), loss
 
 
+def _finish(
+    objective: AbstractObjective, state: TrainState, model: Any, carried: Any, progress: Scalar
+) -> tuple[Any, Any]:
+    """What `finish` returns, in the form of the step before."""
+    check_kept(objective, "carried values", state.carried, carried)
+    returned: Any = objective.finish(model, carried, progress=progress)
+    if not isinstance(returned, tuple) or len(cast("tuple[object, ...]", returned)) != 2:
+        raise TypeError(
+            f"finish of {type(objective).__name__} must return the model and the carried values, got "
+            f"{describe_value(cast(object, returned))}"
+        )
+    model, carried = cast("tuple[Any, Any]", returned)
+    check_kept(objective, "model of finish", state.model, model)
+    check_kept(objective, "carried values of finish", state.carried, carried)
+    return model, carried
+
+
 def _set_options(model: Any, recipe: Recipe) -> Any:
     """The same arrays, computed as the recipe says."""
     if recipe.compute_dtype is None and recipe.dropout is None:
@@ -220,8 +243,8 @@ def _set_options(model: Any, recipe: Recipe) -> Any:
             "the model, and leave them out of the recipe"
         )
     if recipe.compute_dtype is not None:
-        image = model if isinstance(model, ViT) else model.image
-        model = model.with_execution(dataclasses.replace(image.backbone.execution, compute_dtype=recipe.compute_dtype))
+        execution = cast(ViT, find_image_model(model)).backbone.execution
+        model = model.with_execution(dataclasses.replace(execution, compute_dtype=recipe.compute_dtype))
     return model if recipe.dropout is None else model.with_dropout(recipe.dropout)
 
 

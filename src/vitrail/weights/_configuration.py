@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -12,8 +12,18 @@ from jaxtyping import PRNGKeyArray
 from .._check import join_names
 from ..model import ViT, ViTConfig
 from ..nn import Dropout, Execution, is_shape, name_leaf
-from ..systems import AbstractSystem, DenseConfig, DINOConfig, ImageTextConfig, MAEConfig, SegmentAnythingConfig
+from ..systems import (
+    DenseConfig,
+    DINOConfig,
+    ImageTextConfig,
+    MAEConfig,
+    SegmentAnythingConfig,
+    find_image_model,
+)
 from .formats import NumpyArray
+
+Shardings: TypeAlias = Callable[[Any], Any]
+"""Returns a tree of shardings for a model with shapes in place of its arrays."""
 
 
 @runtime_checkable
@@ -95,13 +105,10 @@ def get_image_model(model: object) -> ViT:
 
     **Raises:** `TypeError` if the model has none.
     """
-    match model:
-        case ViT() as image:
-            return image
-        case AbstractSystem(image=image):
-            return image
-        case _:
-            raise TypeError(f"the model must be a ViT or have an image model, got a {type(model).__name__}")
+    image = find_image_model(model)
+    if image is None:
+        raise TypeError(f"the model must be a ViT or have an image model, got a {type(model).__name__}")
+    return image
 
 
 def get_image_config(config: Configuration) -> ViTConfig:
@@ -124,10 +131,19 @@ def make_outline(config: Configuration) -> Configured:
     return cast(Configured, eqx.filter_eval_shape(config.build, key=jax.random.key(0)))
 
 
-def fill_outline(outline: Configured, read: Callable[[str, jax.ShapeDtypeStruct], NumpyArray]) -> Configured:
-    """The model of an outline, with the arrays that `read` returns for their names and shapes."""
+def fill_outline(
+    outline: Configured, read: Callable[[str, jax.ShapeDtypeStruct], NumpyArray], shardings: Shardings | None
+) -> Configured:
+    """The model of an outline, with the arrays that `read` returns for their names and shapes: one after the other on
+    the device, or divided over several as `shardings` says."""
+    places = None if shardings is None else iter(jax.tree.leaves(shardings(outline)))
 
     def fill(keys: tuple[Any, ...], leaf: Any) -> Any:
-        return jax.device_put(read(name_leaf(keys), leaf)) if is_shape(leaf) else leaf
+        if not is_shape(leaf):
+            return leaf
+        array = read(name_leaf(keys), leaf)
+        if places is None:
+            return jax.device_put(array)
+        return jax.make_array_from_callback(array.shape, next(places), array.__getitem__)
 
     return cast(Configured, jax.tree_util.tree_map_with_path(fill, outline))

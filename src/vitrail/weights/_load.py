@@ -12,6 +12,7 @@ from ..model import ViT, replace
 from ..nn import Dropout, Execution
 from ..pool import PoolFactory
 from ..systems import AbstractSystem
+from ._configuration import Shardings
 from ._read import Config, read_model
 from .layouts import Part
 
@@ -24,6 +25,7 @@ def load(
     config: Config = None,
     prefix: str | None = None,
     convert: bool = False,
+    shardings: Shardings | None = None,
     execution: Execution = Execution(),
     dropout: Dropout = Dropout(),
 ) -> Any: ...
@@ -41,6 +43,7 @@ def load(
     head: str | PartSpec | HeadFactory | Keep = KEEP,
     num_classes: int | Keep | None = KEEP,
     convert: bool = False,
+    shardings: Shardings | None = None,
     execution: Execution = Execution(),
     dropout: Dropout = Dropout(),
     key: PRNGKeyArray | None = None,
@@ -58,6 +61,7 @@ def load(
     head: str | PartSpec | HeadFactory | Keep = KEEP,
     num_classes: int | Keep | None = KEEP,
     convert: bool = False,
+    shardings: Shardings | None = None,
     execution: Execution = Execution(),
     dropout: Dropout = Dropout(),
     key: PRNGKeyArray | None = None,
@@ -102,6 +106,9 @@ def load(
         `ViT.resized`.
     - `pool`, `head`, `num_classes`: how the model ends, as in `vitrail.replace`. `num_classes=None` removes the head.
     - `convert`: whether to convert float64, float16 and bfloat16 to float32. Without it they are an error.
+    - `shardings`: returns how the arrays of the model are divided over devices, a tree of shardings for the model with
+        shapes in place of its arrays, as `functools.partial(vitrail.train.find_shardings, mesh=mesh)` does. Each array
+        is divided when it is read, so that no device holds the whole model. `None` for one device.
     - `execution`: how the model is computed.
     - `dropout`: what is dropped at random in training.
     - `key`: for new weights, which `pool`, `head` or `num_classes` can ask for.
@@ -120,7 +127,8 @@ def load(
     if sizes != (None, None) or ending != (KEEP, KEEP, KEEP):
         part = "image"
     model = cast(
-        ViT | AbstractSystem, read_model(path, layout=layout, config=config, part=part, prefix=prefix, convert=convert)
+        ViT | AbstractSystem,
+        read_model(path, layout=layout, config=config, part=part, prefix=prefix, convert=convert, shardings=shardings),
     )
     model = model.with_execution(execution).with_dropout(dropout)
     if not isinstance(model, ViT):

@@ -18,6 +18,7 @@ from ..nn import Dropout, Execution, digest_array, list_arrays
 from ._configuration import (
     Configuration,
     Configured,
+    Shardings,
     fill_outline,
     make_outline,
     name_kind,
@@ -93,7 +94,7 @@ def check_no_overrides(layout: object, config: object, prefix: object) -> None:
         )
 
 
-def read_native(source: AbstractSource) -> Configured:
+def read_native(source: AbstractSource, shardings: Shardings | None = None) -> Configured:
     """Reads the model of a file that `write_native` wrote."""
     path = source.path
     config, digests = read_header(source)
@@ -107,7 +108,7 @@ def read_native(source: AbstractSource) -> Configured:
             raise CheckpointError(f"{path} is damaged: the array {name!r} differs from what was saved")
         return array
 
-    return fill_outline(outline, read)
+    return fill_outline(outline, read, shardings)
 
 
 def read_header(source: AbstractSource) -> tuple[Configuration, dict[str, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 from .._check import join_names
 from ..model import ViTConfig
 from ..nn import list_arrays
-from ._configuration import Configuration, Configured, fill_outline, get_image_model, make_outline
+from ._configuration import Configuration, Configured, Shardings, fill_outline, get_image_model, make_outline
 from ._errors import CheckpointError, blame_file
 from ._native import check_no_overrides, is_native, read_native
 from ._plan import Plan, fill_array, make_plan
@@ -49,6 +49,7 @@ def read_model(
     part: Part = None,
     prefix: str | None = None,
     convert: bool = False,
+    shardings: Shardings | None = None,
 ) -> Configured:
     """Reads a model of any kind from a file, as it is in the file.
 
@@ -64,13 +65,15 @@ def read_model(
     with open_source(Path(path)) as source:
         if is_native(source):
             check_no_overrides(layout, config, prefix)
-            model = read_native(source)
+            model = read_native(source, shardings)
             return model if part is None else get_image_model(model)
         with recognise_file(source, layout, config, part, prefix) as checkpoint:
-            return _read_checkpoint(checkpoint, choose_config(checkpoint, config), convert)
+            return _read_checkpoint(checkpoint, choose_config(checkpoint, config), convert, shardings)
 
 
-def _read_checkpoint(checkpoint: Checkpoint, config: Configuration, convert: bool) -> Configured:
+def _read_checkpoint(
+    checkpoint: Checkpoint, config: Configuration, convert: bool, shardings: Shardings | None
+) -> Configured:
     outline, plan = plan_model(checkpoint, config, convert=convert)
     if problem := explain_gaps(checkpoint, plan):
         raise CheckpointError(f"{checkpoint.path}, of the layout {checkpoint.layout.name!r}, {problem}")
@@ -81,7 +84,7 @@ def _read_checkpoint(checkpoint: Checkpoint, config: Configuration, convert: boo
         fill_array(plan.steps.get(name, ()), name, array, checkpoint)
         return array
 
-    return fill_outline(outline, read)
+    return fill_outline(outline, read, shardings)
 
 
 @contextmanager

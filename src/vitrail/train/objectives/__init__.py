@@ -7,6 +7,8 @@ from ._base import (
     ObjectiveFactory as ObjectiveFactory,
     Outcome as Outcome,
     Scalar as Scalar,
+    check_kept as check_kept,
+    check_returned as check_returned,
     compare_with as compare_with,
     normalise_images as normalise_images,
 )

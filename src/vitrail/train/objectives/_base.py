@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast, final
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
+from ..._check import describe_value
 from ...images import Preprocess
 
 Scalar = Float[Array, ""]
@@ -45,6 +47,18 @@ class AbstractObjective(eqx.Module):
     is_mean: ClassVar[bool] = True
     """Whether the loss of a batch is the mean of the losses of its images: only then a step can add up the gradients of
     parts of a batch."""
+
+    def __check_init__(self) -> None:
+        name, inputs = type(self).__name__, cast(object, self.inputs)
+        names = cast("tuple[object, ...]", inputs if isinstance(inputs, tuple) else ())
+        if not names or not all(isinstance(each, str) for each in names):
+            advice = f": write ({inputs!r},)" if isinstance(inputs, str) else ""
+            raise TypeError(
+                f"inputs of {name} must be a tuple of names of arrays, as ('image', 'label'), got {inputs!r}{advice}"
+            )
+        for field in ("takes_crops", "is_mean"):
+            if not isinstance(value := cast(object, getattr(self, field)), bool):
+                raise TypeError(f"{field} of {name} must be True or False, got {describe_value(value)}")
 
     @abc.abstractmethod
     def prepare(self, model: Any, *, key: PRNGKeyArray) -> Any:
@@ -116,6 +130,78 @@ class AbstractObjective(eqx.Module):
         The batch with all arrays that a call needs.
         """
         return batch
+
+
+def check_returned(objective: AbstractObjective, returned: object) -> tuple[Scalar, Outcome]:
+    """Checks what a call of an objective returned.
+
+    **Arguments:**
+
+    - `objective`: what was called.
+    - `returned`: what it returned.
+
+    **Returns:**
+
+    The loss and the `Outcome`.
+
+    **Raises:** `TypeError` if it is something else, or the loss or a metric is not one real number in floating point;
+    `ValueError` if a metric has the name of what a step reports itself.
+    """
+    who = f"a call of {type(objective).__name__}"
+    pair = cast("tuple[object, ...]", returned) if isinstance(returned, tuple) else ()
+    if len(pair) != 2:
+        got = f"{len(pair)} values" if pair else describe_value(cast(object, returned))
+        raise TypeError(f"{who} must return two values, the loss and an Outcome, got {got}")
+    loss, outcome = pair
+    if isinstance(outcome, Outcome) and (taken := sorted({"loss", "gradient"} & outcome.metrics.keys())):
+        raise ValueError(f"{who} must return metrics of other names than {taken[0]!r}, which a step reports itself")
+    if not isinstance(outcome, Outcome):
+        advice = ": write vitrail.train.Outcome(metrics)" if isinstance(outcome, Mapping) else ""
+        raise TypeError(
+            f"{who} must return an Outcome after the loss, got {describe_value(cast(object, outcome))}{advice}"
+        )
+    for name, value in {"loss": loss, **{f"metric {name!r}": value for name, value in outcome.metrics.items()}}.items():
+        is_array = isinstance(value, jax.Array)
+        if not is_array or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            got = f"an array of {value.dtype} and shape {value.shape}" if is_array else describe_value(value)
+            advice = ": take its mean" if is_array and value.shape != () else ""
+            raise TypeError(
+                f"{who} must return the {name} as an array of JAX with one real number in floating point, shape (), "
+                f"got {got}{advice}"
+            )
+    return cast(Scalar, loss), outcome
+
+
+def check_kept(objective: AbstractObjective, what: str, before: Any, after: Any) -> None:
+    """Checks that what an objective returns has the form of what it got, for the next step.
+
+    **Arguments:**
+
+    - `objective`: whose call or `finish` returned it.
+    - `what`: the name of what it returned.
+    - `before`: what the step began with.
+    - `after`: what it ends with.
+
+    **Raises:** `ValueError` that names the first difference in structure, shape or dtype.
+    """
+    one, other = ({name: _describe(leaf) for name, leaf in _name_leaves(tree)} for tree in (before, after))
+    differing = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    if differing or jax.tree.structure(before) != jax.tree.structure(after):
+        name = differing[0] if differing else ""
+        detail = f": {name or 'it'} was {one.get(name, 'not there')} and is {other.get(name, 'not there')}"
+        raise ValueError(
+            f"{type(objective).__name__} must return the {what} with the structure, shapes and dtypes of the step "
+            f"before{detail if differing else ', got another structure'}"
+        )
+
+
+def _name_leaves(tree: Any) -> list[tuple[str, Any]]:
+    leaves = cast("list[tuple[Any, Any]]", jax.tree_util.tree_leaves_with_path(tree))
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
+def _describe(leaf: Any) -> object:
+    return f"{leaf.dtype}{list(leaf.shape)}" if eqx.is_array(leaf) else leaf
 
 
 def normalise_images(preprocess: Preprocess, batch: Batch) -> Float[Array, "batch height width channels"]:
