@@ -366,6 +366,7 @@ def test_a_run_goes_on_and_its_model_is_fine_tuned(
     facts["settings"]["sorcery"] = 1
     Path("probe/run.json").write_text(json.dumps(facts))
     Path("wrong.json").write_text('{"epochs": "3"}')
+    Path("strange.txt").write_text("dark/0.png\na/1.png\n")
 
     capsys.readouterr()
     shutil.copytree("images", "copy")  # is divided as the run's own images were
@@ -410,6 +411,11 @@ def test_a_run_goes_on_and_its_model_is_fine_tuned(
         ([*run, "--keep-every", "0"], "keep_every must be positive"),
         (["demo", "--board"], "board has no effect without --out"),
         (["train", "--resume", "images"], "images must be the folder of a run, got one without run.json"),
+        (["train", "--resume", "nope"], "nope must be the folder of a run, got no such folder: pass what was passed"),
+        (["evaluate", "nope"], "nope must be the folder of a run, got no such folder"),
+        (["compare", "--runs", "run", "nope"], "nope must be the folder of a run, got no such folder"),
+        ([*run, "--held-out", "nope.txt"], "in each line, got an error: No such file or directory\n"),
+        ([*run, "--held-out", "strange.txt"], "got 'a/1.png'\n"),
         (["train", "--resume", "run", "--recipe", "probe"], "recipe has no effect with --resume"),
         (
             ["train", "--resume", "run", "--epochs", "5"],

@@ -173,7 +173,9 @@ def test_slurm_says_which_hosts_there_are(nodes: str, first: str, monkeypatch: p
 def start(devices: int, code: list[str], **variables: object) -> subprocess.Popen[str]:
     flags = os.environ["XLA_FLAGS"].replace("device_count=2", f"device_count={devices}")
     environment = {**os.environ, "XLA_FLAGS": flags, **{name: str(value) for name, value in variables.items()}}
-    return subprocess.Popen([sys.executable, *code], env=environment, stdout=subprocess.PIPE, text=True, cwd=TESTS)
+    return subprocess.Popen(
+        [sys.executable, *code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=TESTS
+    )
 
 
 def test_eight_devices_equal_one_for_every_objective():
@@ -213,3 +215,32 @@ def test_eight_devices_equal_one_and_two_and_one_go_on(tmp_path: Path, alone: tu
         shutil.copytree(folder, copied)
         runs.fit(copied, mesh=mesh)
         assert read_losses(copied) == pytest.approx(alone[0], rel=1e-6)
+
+
+_FAILS = """if True:
+    from vitrail import train
+    train.join_hosts(timeout=60)
+    import jax
+    import test_train_run as runs
+
+    def fail(progress):
+        if progress.step == 10 and jax.process_index() == {fails}:
+            raise OSError("the disk is gone")
+
+    runs.fit(runs.Path({folder!r}), report=fail, mesh=train.make_mesh("data=2"))"""
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_host_that_fails_ends_the_others(tmp_path: Path, fails: int):
+    """Not by the heartbeat of JAX, which ends a process by SIGABRT."""
+    address, code = f"localhost:{find_port()}", _FAILS.format(fails=fails, folder=str(tmp_path / "run"))
+    programs = [
+        start(1, ["-c", code], JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=host)
+        for host in range(2)
+    ]
+    errors = [program.communicate(timeout=200)[1] for program in programs]
+    assert [program.returncode for program in programs] == [1, 1]
+    assert "OSError: the disk is gone" in errors[fails]
+    message = f"vitrail: error: host {fails} failed: OSError: the disk is gone; this host, {1 - fails}, ends too"
+    assert message in errors[1 - fails]
+    assert max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()) == 7  # is whole

@@ -80,17 +80,19 @@ def test_the_command_trains_a_model_of_images_and_texts(
     vitrail.save(trained, tmp_path / "clip" / "model.safetensors")
     run = ["train", "--data", str(folder), "--model", str(tmp_path / "clip"), "--objective", "clip", "--recipe", "clip"]
     options = [*run, "--epochs", "2", "--out", str(tmp_path / "run")]
+    assert main([*options, "--batch-size", "129"]) == 1
+    assert "batch_size must be at most 128, for 128 training images, got 129" in capsys.readouterr().err
     for _ in range(2):
         assert main(options) == 0
         printed = capsys.readouterr().out
         assert "128 images to learn from, 32 held out, texts, 8 x 8, RGB" in printed
+        assert "batch_size: 128, because there are 128 training images; 256 by default" in printed
         assert "batch_size=128" in printed
         assert "test text accuracy: 100.0% (32 of 32 held-out images, whose own text is the best of 8)" in printed
     assert_right(vitrail.load(tmp_path / "run" / "last.safetensors"), data)
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert "last.safetensors: 100.0% (32 of 32 held-out images)" in capsys.readouterr().out
     for wrong, message in (
-        (["--validation", "0.1"], "validation must be 0 for images without classes"),
         (["--head", "mlp"], "head has no effect for images without classes"),
         (["--tokenizer", "x", "--objective", "clip(text_depth=1)"], "tokenizer must be None for a model that has one"),
         (["--tokenizer", "x"], "tokenizer must be None for a model that has one"),
@@ -153,3 +155,44 @@ def test_a_broken_picture_stops_a_run_before_it_begins_unless_it_is_skipped(
     assert "of 3 held-out images" in printed
     assert main(["train", "--skip-broken"]) == 1
     assert "skip-broken has no effect without data: leave it out" in capsys.readouterr().err
+
+
+def test_validation_chooses_the_model_that_tells_texts_apart_best(data: images.Dataset, tmp_path: Path):
+    mask = images.hold_out_images(data.train, share=0.25)
+    assert not set(data.train.images.names[mask]) & set(data.train.images.names[~mask])
+    rest, held = dataclasses.replace(data, train=data.train[~mask]), data.train[mask]
+    folder = tmp_path / "run"
+    recipe = dataclasses.replace(RECIPE, epochs=6)
+    train.fit(make_model(), rest, recipe, key=KEY, folder=folder, validation=held, keep_every=4)
+    measured = [line["validation"] for line in train.read_metrics(folder) if "validation" in line]
+    assert len(measured) >= 5
+    best = vitrail.load(folder / "best.safetensors")
+    judged = dataclasses.replace(rest, test=held)
+    right, number = train.match_texts(best, judged, batch_size=7)
+    assert right.mean() == max(measured)
+    assert number == 8
+    # By one image after the other.
+    assert held.texts is not None
+    sentences = sorted(set(held.texts.tolist()))
+    texts = np.stack([best.embed_text(tokens) for tokens in best.tokenize(sentences)])
+    pixels = data.preprocess.normalise(jax.numpy.asarray(held.images[:]))
+    names = held.images.names
+    for i, image in enumerate(pixels):
+        chosen = sentences[int(np.argmax(texts @ best.embed_image(image)))]
+        assert right[i] == (chosen in held.texts[names == names[i]].tolist())
+    with pytest.raises(ValueError, match="got 24 that are in both"):
+        train.fit(make_model(), data, recipe, key=KEY, folder=tmp_path / "other", validation=data.train[:24])
+    silent = dataclasses.replace(held, texts=None)
+    with pytest.raises(ValueError, match="validation must have texts for the objective clip"):
+        train.fit(make_model(), rest, recipe, key=KEY, folder=tmp_path / "other", validation=silent)
+
+
+def test_the_command_validates_on_texts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "clip").mkdir()
+    model = train.make_objective(RECIPE, images.Preprocess("cover", "bicubic", (0.5,) * 3, (0.25,) * 3))
+    vitrail.save(model.prepare(make_model(), key=KEY), tmp_path / "clip" / "model.safetensors")
+    run = ["train", "--data", str(folder), "--model", str(tmp_path / "clip"), "--objective", "clip", "--recipe", "clip"]
+    assert main([*run, "--epochs", "2", "--validation", "0.25", "--out", str(tmp_path / "run")]) == 0
+    assert "96 images to learn from, 32 held out, texts" in capsys.readouterr().out
+    assert {"best.safetensors", "last.safetensors"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert all(0 <= line["validation"] <= 1 for line in train.read_metrics(tmp_path / "run") if "validation" in line)

@@ -129,6 +129,8 @@ def _fit(
     transforms = make_host_transforms(objective, model, data, recipe)
     if "label" in objective.inputs:
         check_classifier(model, data)
+    steps = count_steps(len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size)
+    training = Training(objective, recipe, steps, mesh)
     data.check_files()
     judged = None if validation is None else _check_validation(recipe, objective.inputs, data, validation)
     prepared = _describe_data(_prepare(objective, model, mesh, key=fresh_key), data)
@@ -136,9 +138,6 @@ def _fit(
     if "text" in objective.inputs:  # of a thousand texts, to warn if texts are cut
         read_texts(prepared, data, slice(None, None, -(-len(data.train) // 1000)), quiet=False)
     seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
-
-    steps = count_steps(len(data.train), epochs=recipe.epochs, batch_size=recipe.batch_size)
-    training = Training(objective, recipe, steps, mesh)
     feed_options: dict[str, Any] = {"transforms": transforms, "seed": seed, "share": find_share(mesh)}
     state = training.start(prepared, key=steps_key)
 
