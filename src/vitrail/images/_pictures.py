@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -19,7 +20,7 @@ from ._open import check_image, is_whole_jpeg, load_pixels, make_decode_error, o
 from ._picture import GREY_MODES, from_array, to_picture
 from ._preprocess import Preprocess
 from ._problems import DataError, raise_problems
-from ._span import open_span
+from ._span import open_span, read_ends
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -192,10 +193,13 @@ class Pictures:
         folder = os.fsencode(self.folder) + b"/"
         names: list[bytes] = self.names[which].tolist()
         if self.spans is None:
-            return [_read_end(folder + name, 0, None, at_most) for name in names]
+            return [content for name in names for content in read_ends(folder + name, [None], at_most)]
         tar = os.fsencode(_SHARD)
+        found: list[bytes] = []
         spans = zip(names, self.spans[which].tolist(), strict=True)
-        return [_read_end(folder + name.partition(tar)[0] + tar[:-1], *span, at_most) for name, span in spans]
+        for shard, group in groupby(spans, lambda pair: pair[0].partition(tar)[0]):  # each is opened once
+            found += read_ends(folder + shard + tar[:-1], [span for _, span in group], at_most)
+        return found
 
     def are_grey(self, *, at_most: int | None = None) -> bool:
         """Finds out whether all pictures are grey.
@@ -307,21 +311,3 @@ def _collect(function: Callable[[int], object], numbers: Sequence[int]) -> dict[
         return {
             number: error for each in pool.map(call, range(0, len(numbers), size)) for number, error in each.items()
         }
-
-
-def _read_end(path: bytes, begin: int, size: int | None, at_most: int | None) -> bytes:
-    """The last bytes of a file, or of a part of it; none, if it cannot be read."""
-    try:
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    except OSError:
-        return b""
-    try:
-        size = os.fstat(file).st_size if size is None else size
-        many = size if at_most is None else min(size, at_most)
-        if begin + size > many:
-            os.lseek(file, begin + size - many, os.SEEK_SET)
-        return os.read(file, many)
-    except OSError:
-        return b""
-    finally:
-        os.close(file)

@@ -1,6 +1,8 @@
 """A part of a file, read as a file."""
 
 import io
+import os
+from collections.abc import Sequence
 from typing import Any, Final, final
 
 _SMALL: Final = 2**16
@@ -55,3 +57,34 @@ def open_span(path: str, begin: int, size: int) -> io.BufferedIOBase:
             file.seek(begin)
             return io.BytesIO(file.read(size))
     return io.BufferedReader(_Span(path, begin, size))
+
+
+def read_ends(path: bytes, spans: Sequence[Sequence[int] | None], at_most: int | None) -> list[bytes]:
+    """Reads the ends of parts of a file.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `spans`: where each part begins, and how many bytes it has; `None` for all of the file.
+    - `at_most`: how many bytes of each part are read; `None` for all.
+
+    **Returns:**
+
+    The last bytes of each part; none, if the file cannot be read.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except OSError:
+        return [b""] * len(spans)
+    try:
+        return [_read_end(file, *((0, os.fstat(file).st_size) if span is None else span), at_most) for span in spans]
+    except OSError:
+        return [b""] * len(spans)
+    finally:
+        os.close(file)
+
+
+def _read_end(file: int, begin: int, size: int, at_most: int | None) -> bytes:
+    many = size if at_most is None else min(size, at_most)
+    os.lseek(file, begin + size - many, os.SEEK_SET)
+    return os.read(file, many)
