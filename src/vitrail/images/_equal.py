@@ -62,7 +62,7 @@ def _find_equal_files(one: Pictures, other: Pictures) -> Int[np.ndarray, "pairs 
     numbers = [np.arange(len(files)) for files in (one, other)]
     marks: list[Shaped[np.ndarray, " files"]] = [files.measure_sizes() for files in (one, other)]
     for at_most in (_END, None):
-        shared = np.intersect1d(*marks)
+        shared = np.intersect1d(marks[0], marks[1])
         numbers = [which[np.isin(each, shared)] for which, each in zip(numbers, marks, strict=True)]
         marks = [_digest_files(files, which, at_most) for files, which in zip((one, other), numbers, strict=True)]
     pairs = _pair(*marks)

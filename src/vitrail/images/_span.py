@@ -77,14 +77,16 @@ def read_ends(path: bytes, spans: Sequence[Sequence[int] | None], at_most: int |
     except OSError:
         return [b""] * len(spans)
     try:
-        return [_read_end(file, *((0, os.fstat(file).st_size) if span is None else span), at_most) for span in spans]
+        whole = (0, os.fstat(file).st_size)
+        return [_read_end(file, span or whole, at_most) for span in spans]
     except OSError:
         return [b""] * len(spans)
     finally:
         os.close(file)
 
 
-def _read_end(file: int, begin: int, size: int, at_most: int | None) -> bytes:
+def _read_end(file: int, span: Sequence[int], at_most: int | None) -> bytes:
+    begin, size = span
     many = size if at_most is None else min(size, at_most)
     os.lseek(file, begin + size - many, os.SEEK_SET)
     return os.read(file, many)

@@ -83,7 +83,7 @@ def share_failure() -> Generator[None]:
     A host cannot leave such an operation, so that nothing can be raised in it: a thread beside it looks for failures,
     and ends the process with status 1 if it does not end by itself.
     """
-    client: Any = None if jax.process_count() == 1 else distributed.global_state.client
+    client = cast(Any, None if jax.process_count() == 1 else distributed.global_state.client)
     if client is None:
         yield
         return
