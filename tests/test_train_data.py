@@ -605,7 +605,7 @@ def test_images_are_held_out_by_a_share_or_by_name(tmp_path: Path):
         (tmp_path / "all" / "cat" / "0.png").rename(tmp_path / "all" / "cat" / "00.png")
         (tmp_path / "all" / "cat" / "0.png").write_bytes(b"broken, so that the numbers move")
     for text, sentence in (
-        ("cat/3.png\nbird/1.png\n", "as 'cat/0.png', got 1 others: 'bird/1.png'"),
+        ("cat/3.png\nbird/1.png\n", "as 'cat/0.png', got 'bird/1.png'"),
         ("", "must name some of the images"),
         (
             "".join(f"cat/{i}.png\n" for i in range(6)) + "cat/00.png",
