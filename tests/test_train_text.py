@@ -131,7 +131,8 @@ def test_a_broken_picture_stops_a_run_before_it_begins_unless_it_is_skipped(
     for name in ("cat", "dog"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(5):
-            (tmp_path / "data" / name / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes())
+            source = folder / f"{i if name == 'cat' else 10 + i}.png"
+            (tmp_path / "data" / name / f"{i}.png").write_bytes(source.read_bytes())
     broken = tmp_path / "data" / "cat" / "broken.png"
     broken.write_bytes((folder / "0.png").read_bytes()[:60])
     data = images.load_images(tmp_path / "data", image_size=(8, 8), lazy=True)

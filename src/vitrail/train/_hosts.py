@@ -95,7 +95,8 @@ def share_failure() -> Generator[None]:
         over.set()
         with suppress(Exception):  # another was first, or the first host is gone
             client.key_value_set(name, f"host {jax.process_index()} failed: {type(error).__name__}: {error}")
-        threading.Thread(target=_end_after_main, daemon=True).start()
+        status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+        threading.Thread(target=_end_after_main, args=(status,), daemon=True).start()
         raise
     finally:
         over.set()
@@ -113,11 +114,12 @@ def _watch(client: Any, name: str, over: threading.Event) -> None:
             os._exit(1)
 
 
-def _end_after_main() -> None:
-    """Ends the process some seconds after its program is over: JAX waits there for the others, which are gone."""
+def _end_after_main(status: int) -> None:
+    """Ends the process some seconds after its program is over: JAX waits there for the others, which are gone. The first
+    host goes last, because JAX aborts those that miss it."""
     threading.main_thread().join()
-    time.sleep(2 * _GRACE)
-    os._exit(1)
+    time.sleep(2 * _GRACE if is_writer() else 2 * _LOOK_EVERY)
+    os._exit(status)
 
 
 def _read_environment(variables: Mapping[str, str]) -> tuple[str, int, int] | None:
