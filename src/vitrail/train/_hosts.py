@@ -115,8 +115,8 @@ def _watch(client: Any, name: str, over: threading.Event) -> None:
 
 
 def _end_after_main(status: int) -> None:
-    """Ends the process some seconds after its program is over: JAX waits there for the others, which are gone. The first
-    host goes last, because JAX aborts those that miss it."""
+    """Ends the process some seconds after its program is over: JAX waits there for the others, which are gone. The
+    first host goes last, because JAX aborts those that miss it."""
     threading.main_thread().join()
     time.sleep(2 * _GRACE if is_writer() else 2 * _LOOK_EVERY)
     os._exit(status)
