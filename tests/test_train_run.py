@@ -45,7 +45,7 @@ RECIPES: Mapping[str, train.Recipe] = {
         RECIPE, transforms=(CROPS,), objective=train.OBJECTIVES.configure("dino", **OBJECTIVES["dino"])
     ),
     "clip": dataclasses.replace(
-        RECIPE, objective=train.OBJECTIVES.configure("clip", embed_dim=8, context=8, text_depth=1)
+        RECIPE, objective=train.OBJECTIVES.configure("clip", embed_dim=8, context=16, text_depth=1)
     ),
     "lora": dataclasses.replace(RECIPE, train=("readout",)),
 }
