@@ -1,5 +1,6 @@
 """Several hosts that train one model."""
 
+import atexit
 import itertools
 import os
 import re
@@ -9,7 +10,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ _VARIABLES: Final = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCES
 _SLURM: Final = ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
 _ANSWER: Final = b"go"
 _LOOK_EVERY: Final = 1.0  # seconds
-_GRACE: Final = 5.0  # seconds
+_GRACE: Final = 3.0  # seconds
 _COUNTER: Final = itertools.count()
 """Numbers the contexts of `share_failure`, alike on all hosts."""
 
@@ -95,8 +96,7 @@ def share_failure() -> Generator[None]:
         over.set()
         with suppress(Exception):  # another was first, or the first host is gone
             client.key_value_set(name, f"host {jax.process_index()} failed: {type(error).__name__}: {error}")
-        status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
-        threading.Thread(target=_end_after_main, args=(status,), daemon=True).start()
+        atexit.register(_leave, _find_status(error))
         raise
     finally:
         over.set()
@@ -111,14 +111,25 @@ def _watch(client: Any, name: str, over: threading.Event) -> None:
             continue
         if not over.wait(_GRACE):  # all fail at once where all have the same problem
             print(f"vitrail: error: {message}; this host, {jax.process_index()}, ends too", file=sys.stderr, flush=True)
+            time.sleep(
+                3 * (_LOOK_EVERY + _GRACE) if is_writer() else 0
+            )  # the first host goes last: JAX aborts the rest
             os._exit(1)
 
 
-def _end_after_main(status: int) -> None:
-    """Ends the process some seconds after its program is over: JAX waits there for the others, which are gone. The
-    first host goes last, because JAX aborts those that miss it."""
-    threading.main_thread().join()
-    time.sleep(2 * _GRACE if is_writer() else 2 * _LOOK_EVERY)
+def _find_status(error: BaseException) -> int:
+    """The exit status of a program that an exception ends."""
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process when the others had time to end, which would lose its reason if it were gone. JAX would wait
+    here for all hosts to end well, and abort because they do not."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(2 * (_LOOK_EVERY + _GRACE))
     os._exit(status)
 
 
