@@ -111,9 +111,8 @@ def _watch(client: Any, name: str, over: threading.Event) -> None:
             continue
         if not over.wait(_GRACE):  # all fail at once where all have the same problem
             print(f"vitrail: error: {message}; this host, {jax.process_index()}, ends too", file=sys.stderr, flush=True)
-            time.sleep(
-                3 * (_LOOK_EVERY + _GRACE) if is_writer() else 0
-            )  # the first host goes last: JAX aborts the rest
+            if is_writer():  # the first host goes last: without it JAX aborts the rest
+                time.sleep(3 * (_LOOK_EVERY + _GRACE))
             os._exit(1)
 
 
