@@ -120,7 +120,7 @@ def test_the_mean_of_the_weights_is_that_of_the_steps(model: vitrail.ViT):
         state, _ = training.step(state, batch)
         share = min(0.3, (1 + seed) / (10 + seed))
         mean = {name: share * mean[name] + (1 - share) * np.asarray(x) for name, x in parameters(state.model).items()}
-    for name, array in parameters(state.best_model).items():
+    for name, array in parameters(training.choose_model(state)).items():
         assert_close(array, mean[name], tolerance=1e-6)
 
 
@@ -242,6 +242,11 @@ def test_the_teacher_follows_the_student(model: vitrail.ViT):
         expected = 0.9 * np.asarray(array, np.float64) + 0.1 * np.asarray(student[name])
         assert_close(teacher[name], expected, tolerance=1e-6)
     assert isinstance(state.model, systems.DINO)
+    assert training.choose_model(state) is state.carried["teacher"]
+    averaged = make_training("dino", recipe=dataclasses.replace(PLAIN, average=0.9), **OBJECTIVES["dino"])
+    state = averaged.start(prepared, key=jax.random.key(2))
+    zeros = dataclasses.replace(state, average=jax.tree.map(jnp.zeros_like, state.average))
+    assert not any(array.any() for array in parameters(averaged.choose_model(zeros)).values())
 
 
 def test_a_report_can_end_a_run(model: vitrail.ViT):
@@ -251,7 +256,7 @@ def test_a_report_can_end_a_run(model: vitrail.ViT):
 
     def report(progress: train.Progress) -> None:
         if progress.step == 20:
-            kept.append(jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, progress.state.best_model))
+            kept.append(jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, progress.state.model))
             raise train.StopTraining
 
     recipe = dataclasses.replace(PLAIN, epochs=10)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,8 @@ def test_the_command_trains_a_model_of_images_and_texts(
     assert_right(vitrail.load(tmp_path / "run" / "last.safetensors"), data)
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert "last.safetensors: 100.0% (32 of 32 held-out images)" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--templates", "{}"]) == 1
+    assert "templates has no effect without zero-shot classification" in capsys.readouterr().err
     for wrong, message in (
         (["--head", "mlp"], "head has no effect for images without classes"),
         (["--tokenizer", "x", "--objective", "clip(text_depth=1)"], "tokenizer must be None for a model that has one"),
@@ -99,6 +102,25 @@ def test_the_command_trains_a_model_of_images_and_texts(
     ):
         assert main([*run, *wrong]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_run_with_texts_classifies_images_by_the_names_of_their_folders(
+    folder: Path, data: images.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    train.fit(make_model(), data, RECIPE, key=KEY, folder=tmp_path / "run")
+    for i, name in enumerate(COLOURS):
+        for picture in range(i, 80, 4):
+            (tmp_path / "classes" / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / f"{picture}.png", tmp_path / "classes" / name)
+    command = ["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "classes"), "--templates", "it is {}"]
+    assert main(command) == 0
+    assert "test zero-shot accuracy of" in (printed := capsys.readouterr().out)
+    assert "100.0% (16 of 16 held-out images)" in printed
+    (tmp_path / "classes" / "red").rename(tmp_path / "classes" / "moved")
+    (tmp_path / "classes" / "blue").rename(tmp_path / "classes" / "red")
+    (tmp_path / "classes" / "moved").rename(tmp_path / "classes" / "blue")
+    assert main(command) == 0
+    assert "50.0% (8 of 16 held-out images)" in capsys.readouterr().out
 
 
 def test_texts_are_cut_with_one_warning(data: images.Dataset):

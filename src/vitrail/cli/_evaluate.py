@@ -11,28 +11,35 @@ from jaxtyping import Bool, Integer
 from ..images import Dataset
 from ..model import ViT
 from ..nn import count_parameters
-from ..systems import ImageText, find_image_model
+from ..systems import ImageText, find_image_model, zero_shot
 from ..train import evaluate, knn, match_texts
 from ..weights import load
+from ._options import refuse_options
 from ._setup import load_data_for, print_data
 from ._train_options import Train, read_settings
 
+Method = Literal["accuracy", "k-NN accuracy", "text accuracy", "zero-shot accuracy"]
+"""How a model is tested."""
 _NEIGHBOURS = 20
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Classifies the held-out images of a run with its model. One that does not classify is tested by the 20 nearest
-    training images of each, by the cosine of its features, or by whether the best text of each image is its own."""
+    training images of each, by the cosine of its features. One of images and texts is tested by whether the best text
+    of each image is its own, and on images with classes by zero-shot classification: the names of the classes are
+    texts."""
 
     run: Path
     """The folder of a run of `vitrail train`."""
     data: Path | None = None
-    """Other images than those of the run, of the same classes."""
+    """Other images than those of the run, of the same classes. A model of images and texts takes any classes."""
     held_out: float | Path | None = None
     """Which of them are held out, as in `vitrail train`; by default as in the run."""
     which: Literal["best", "last"] | None = None
     """The model: by default the best on the images of validation, if there is one, and else the last."""
+    templates: str | None = None
+    """For zero-shot classification, the texts that name a class, as in `vitrail predict`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class RunResult:
 
     file: Path
     """The model."""
-    method: Literal["accuracy", "k-NN accuracy", "text accuracy"]
+    method: Method
     """What was measured."""
     parameters: int
     """The number of parameters."""
@@ -59,7 +66,8 @@ class RunResult:
 
 def run_evaluate(command: Evaluate) -> None:
     """Loads the model of a run and its images, and prints the accuracy."""
-    result = evaluate_run(command.run, data=command.data, which=command.which, held_out=command.held_out)
+    options: Any = {name: value for name, value in vars(command).items() if name != "run"}
+    result = evaluate_run(command.run, **options)
     print(f"test {result.method} of {result.file}: {result}")
 
 
@@ -69,11 +77,13 @@ def evaluate_run(
     data: Path | None = None,
     which: Literal["best", "last"] | None = None,
     held_out: float | Path | None = None,
+    templates: str | None = None,
 ) -> RunResult:
     """Evaluates the model of a run on its held-out images, or those of `data`, which are divided as those of the run:
     so no image of a copy of them is tested that was trained on.
 
-    **Raises:** `ValueError` if it is not the folder of a run with a model, or the images have other classes.
+    **Raises:** `ValueError` if it is not the folder of a run with a model, if the images have other classes, or if
+    there are `templates` and no zero-shot classification.
     """
     settings = read_settings(run, None if data is None else Train())
     changes: dict[str, Any] = {"data": data, "held_out": held_out}
@@ -87,15 +97,24 @@ def evaluate_run(
     image = cast(ViT, find_image_model(model))
     loaded = load_data_for(image, settings.data, **settings.choose_images())
     print_data(loaded)
-    parameters, labels = count_parameters(model), loaded.test.labels
     source = (settings.data and settings.data.resolve(), settings.held_out, loaded.skipped)
-    if isinstance(model, ImageText) and loaded.test.texts is not None:
-        return RunResult(file, "text accuracy", parameters, match_texts(model, loaded)[0], labels, source)
+    method, correct = _measure(model, loaded, templates)
+    return RunResult(file, method, count_parameters(model), correct, loaded.test.labels, source)
+
+
+def _measure(model: Any, data: Dataset, templates: str | None) -> tuple[Method, Bool[np.ndarray, " images"]]:
+    """How a model is tested on the held-out images, and which it gets right."""
+    if isinstance(model, ImageText) and data.test.texts is None:
+        classifier = zero_shot(model, data.classes, templates=templates or "photo")
+        return "zero-shot accuracy", evaluate(classifier, data).predicted == data.test.labels
+    refuse_options("without zero-shot classification", templates=templates)
+    if isinstance(model, ImageText):
+        return "text accuracy", match_texts(model, data)[0]
     if not isinstance(model, ViT):
-        found = knn(model.image, loaded, neighbours=min(_NEIGHBOURS, len(loaded.train)))
-        return RunResult(file, "k-NN accuracy", parameters, found.ranked[0, :, 0] == labels, labels, source)
-    _check_classes(model, loaded)
-    return RunResult(file, "accuracy", parameters, evaluate(model, loaded).predicted == labels, labels, source)
+        found = knn(model.image, data, neighbours=min(_NEIGHBOURS, len(data.train)))
+        return "k-NN accuracy", found.ranked[0, :, 0] == data.test.labels
+    _check_classes(model, data)
+    return "accuracy", evaluate(model, data).predicted == data.test.labels
 
 
 def _check_classes(model: ViT, data: Dataset) -> None:

@@ -103,8 +103,8 @@ def train_probe(
     inputs = features if settled else stored.train
     batches = ({"features": inputs[which], "label": labels[which]} for which in order)
     training = Training(_TokensObjective(standard, None if settled else stored.form), recipe, len(order))
-    trained = run_steps(training, training.start(probe, key=steps_key), batches, report=report).best_model
-    return trained, standard
+    state = run_steps(training, training.start(probe, key=steps_key), batches, report=report)
+    return training.choose_model(state), standard
 
 
 def _is_settled(probe: Readout, stored: StoredTokens) -> bool:

@@ -134,7 +134,7 @@ def _fit(
     data.check_files()
     judged = None if validation is None else _check_validation(recipe, objective.inputs, data, validation)
     prepared = _describe_data(_prepare(objective, model, mesh, key=fresh_key), data)
-    measure = None if judged is None else _make_measure(recipe, prepared, judged)
+    measure = None if judged is None else _make_measure(training, prepared, judged)
     if "text" in objective.inputs:  # of a thousand texts, to warn if texts are cut
         read_texts(prepared, data, slice(None, None, -(-len(data.train) // 1000)), quiet=False)
     seed = int(jax.random.bits(order_key, dtype=jnp.uint32))
@@ -148,7 +148,7 @@ def _fit(
     run = None
     if folder is None:
         feed = make_feed(objective, prepared, data, recipe, **feed_options)
-        return run_steps(training, state, feed, report=report, describe=describe).best_model
+        return training.choose_model(run_steps(training, state, feed, report=report, describe=describe))
     images = f"{data.train} of {len(data.classes)} classes, {data.preprocess}, {data.train.digest}"  # wherever they are
     run = Run(folder, training, state, data=images, seed=seed, notes=notes)
     with contextlib.closing(run.checkpoints):
@@ -165,7 +165,7 @@ def _fit(
             options: dict[str, Any] = {"keep": run.keep, "keep_every": every, "measure": measure, "describe": describe}
             state = run_steps(training, state, feed, report=write, stop=signals, **options)
             run.checkpoints.wait()
-    return state.best_model
+    return training.choose_model(state)
 
 
 def _check_devices(mesh: Mesh | None) -> None:
@@ -215,16 +215,16 @@ def _check_validation(recipe: Recipe, inputs: tuple[str, ...], data: Dataset, va
     return judged
 
 
-def _make_measure(recipe: Recipe, prepared: Any, judged: Dataset) -> Callable[[TrainState], dict[str, float]]:
+def _make_measure(training: Training, prepared: Any, judged: Dataset) -> Callable[[TrainState], dict[str, float]]:
     """Returns what measures the accuracy on the images of validation."""
     if isinstance(prepared, ImageText):
-        return lambda state: {"validation": float(match_texts(state.best_model, judged)[0].mean())}
+        return lambda state: {"validation": float(match_texts(training.choose_model(state), judged)[0].mean())}
     if not judged.classes:
         raise ValueError(
-            f"validation must be None for {OBJECTIVES.describe(recipe.objective)}, which trains a "
+            f"validation must be None for {OBJECTIVES.describe(training.recipe.objective)}, which trains a "
             f"{type(prepared).__name__}: with texts an accuracy is known for an ImageText"
         )
-    return lambda state: {"validation": evaluate(state.best_model, judged).accuracy}
+    return lambda state: {"validation": evaluate(training.choose_model(state), judged).accuracy}
 
 
 def _prepare(objective: AbstractObjective, model: Any, mesh: Mesh | None, *, key: PRNGKeyArray) -> Any:

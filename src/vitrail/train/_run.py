@@ -65,6 +65,7 @@ class Run:
         """
         self.folder = folder
         self.best = -1.0
+        self._training = training
         facts: dict[str, Any] = {
             "recipe": repr(training.recipe),
             "steps": training.steps,
@@ -137,7 +138,8 @@ class Run:
             self.best = measured["validation"]
             names.append("best.safetensors")
         if self._has_files:
-            model = state.best_model if jax.process_count() == 1 else collect(state.best_model)
+            model = self._training.choose_model(state)
+            model = model if jax.process_count() == 1 else collect(model)
             model = merge(model) if has_adapters(model) else model
             with self._blame_disk():
                 for name in names if is_writer() else ():

@@ -48,11 +48,6 @@ class TrainState(eqx.Module):
         self.step = step
         self.key = key
 
-    @property
-    def best_model(self) -> Any:
-        """The model with the averaged arrays if there are any, else the model."""
-        return self.model if self.average is None else eqx.combine(self.average, self.model)
-
 
 @final
 class Training(eqx.Module):
@@ -138,6 +133,20 @@ class Training(eqx.Module):
         """
         with use_mesh(self.mesh):
             return _step((self, self.place(batch)), state)
+
+    def choose_model(self, state: TrainState) -> Any:
+        """**Arguments:**
+
+        - `state`: of a step.
+
+        **Returns:**
+
+        The model that a run returns and saves: with the averaged arrays if there are any, and else what the objective
+        chooses, which is the teacher in DINO.
+        """
+        if state.average is not None:
+            return eqx.combine(state.average, state.model)
+        return self.objective.choose_model(state.model, state.carried)
 
     def place(self, batch: Batch) -> Batch:
         """**Arguments:**

@@ -115,6 +115,18 @@ class AbstractObjective(eqx.Module):
         """
         return model, carried
 
+    def choose_model(self, model: Any, carried: Any) -> Any:
+        """**Arguments:**
+
+        - `model`: what is trained.
+        - `carried`: what the next step would get.
+
+        **Returns:**
+
+        The model that is the result of a run: what is trained, unless a better one is carried.
+        """
+        return model
+
     def add_inputs(self, model: Any, batch: Batch, *, seed: int, share: tuple[int, int] = (0, 1)) -> Batch:
         """Adds to a batch what is drawn or made on the host, as hidden patches.
 

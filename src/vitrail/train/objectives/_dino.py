@@ -42,7 +42,8 @@ _HIDDEN: Final = (0.1, 0.5)
 @final
 class DINOObjective(AbstractObjective):
     """The cross-entropy between the teacher's probabilities for a large crop of an image and the student's for another
-    crop: `dino_loss`. The teacher is the running mean of the student, and part of what is carried.
+    crop: `dino_loss`. The teacher is the running mean of the student. It is part of what is carried, and the result of
+    a run, because its features are better (Caron et al. 2021, section 5.2).
 
     With `ibot` the student also says what the teacher says of patches that it does not see (`ibot_loss`, with that
     weight), and with `koleo` the embeddings of a batch are spread (`koleo_loss`). Without them this is DINO, with
@@ -96,7 +97,9 @@ class DINOObjective(AbstractObjective):
         - `small_size`: their height and width in pixels; `None` for the whole number of patches nearest to 3/7 of the
             image.
         - `centring`: how the teacher's scores become probabilities: `centre_scores` or `sinkhorn_knopp`.
-        - `momentum`: the share of the teacher that stays at first; it grows to 1 along a cosine.
+        - `momentum`: the share of the teacher that stays at first; it grows to 1 along a cosine. After n steps the
+            teacher has the share `exp(-n (1 - momentum) / 2)` of its fresh weights: take less than 0.996 for fewer than
+            2,500 steps.
         - `warmup`: the share of the run in which the teacher's temperature rises from 0.04 to 0.07.
         - `ibot`: the weight of the patch loss; 1 in the papers, 0 for none.
         - `koleo`: the weight of the spread; 0.1 in DINOv2, 0 for none.
@@ -173,6 +176,9 @@ class DINOObjective(AbstractObjective):
     def finish(self, model: Any, carried: Any, *, progress: Scalar) -> tuple[Any, Any]:
         momentum = 1 - (1 - self.momentum) * (1 + jnp.cos(math.pi * progress)) / 2
         return model, {**carried, "teacher": update_teacher(carried["teacher"], model, momentum)}
+
+    def choose_model(self, model: Any, carried: Any) -> Any:
+        return carried["teacher"]
 
     def _cut(
         self, model: DINO, batch: Batch, *, key: PRNGKeyArray
