@@ -39,28 +39,28 @@ STEPS = {
     "mae-probe": f"--data {FASHION} {MAE} --recipe probe --epochs 1",
     "few-scratch": FEW_RUN,
     "few-mae-whole": f"{FEW_RUN} {MAE} {ADAPT}",
+    "few-mae-whole-fast": f"{FEW_RUN} {MAE} --learning-rate 3e-3 --recipe demo",
     "few-mae-preset": f"{FEW_RUN} {MAE} --recipe finetune",
+    "few-mae-preset-rate": f"{FEW_RUN} {MAE} --recipe finetune --learning-rate 4e-3",
     "few-mae-probe": f"{FEW_RUN} {MAE} --recipe probe",
     "few-mae-lora": f"{FEW_RUN} {MAE} --recipe demo --learning-rate 5e-3 --lora 8 "
     "--lora-targets q v project hidden out",
     "clip": '--data pairs --recipe clip --objective "clip(embed_dim=64,context=32,text_depth=2)" --epochs 10 '
     "--batch-size 64 --learning-rate 1e-3 --warmup 0.1",
-    "few-mae-whole-fast": f"{FEW_RUN} {MAE} --learning-rate 3e-3 --recipe demo",
-    "few-mae-preset-rate": f"{FEW_RUN} {MAE} --recipe finetune --learning-rate 4e-3",
-    "few-mae-preset-plain": f"{FEW_RUN} {MAE} --recipe finetune --learning-rate 4e-3 --objective classify --transforms",
     "dino": f'--data {FASHION} --objective "dino(prototypes=256,hidden_dim=256,bottleneck_dim=64,small_crops=2,'
     'koleo=0.1,momentum=0.99)" --epochs 1 --learning-rate 1e-3 --clip-norm 3',
-    "dino-probe": f"--data {FASHION} {DINO} --recipe probe --epochs 1",
-    "few-dino-whole": f"{FEW_RUN} {DINO} {ADAPT}",
-    "few-dino-probe": f"{FEW_RUN} {DINO} --recipe probe",
     "digits": DIGITS,
     "digits-average": f"{DIGITS} --average 0.99",
     "digits-constant": f"{DIGITS} --schedule constant",
     "digits-constant-average": f"{DIGITS} --schedule constant --average 0.99",
-    "supervised": f"--data {FASHION} --epochs 3 --batch-size 256 --learning-rate 2e-3",
+    "few-mae-preset-plain": f"{FEW_RUN} {MAE} --recipe finetune --learning-rate 4e-3 --objective classify --transforms",
+    "few-dino-whole": f"{FEW_RUN} {DINO} {ADAPT}",
+    "few-dino-probe": f"{FEW_RUN} {DINO} --recipe probe",
+    "dino-probe": f"--data {FASHION} {DINO} --recipe probe --epochs 1",
     "few-random-probe": f"{FEW_RUN} --recipe probe",
     "ten-mae-preset": f"--data ten {MAE} --recipe finetune",
     "ten-mae-whole": f"{TEN_RUN} {MAE} {ADAPT}",
+    "supervised": f"--data {FASHION} --epochs 3 --batch-size 256 --learning-rate 2e-3",
 }
 """What follows `vitrail train` in each step, and the name of its run."""
 

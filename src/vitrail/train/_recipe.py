@@ -185,7 +185,8 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
 
 - `finetune`: of a pretrained model. MAE's fine-tuning (He et al. 2022, table 9: base rate 5e-4 to 1e-3, layer decay
   0.65 to 0.75, decay 0.05, smoothing 0.1, mixup 0.8, CutMix 1.0, RandAugment of magnitude 9; its code erases a box in
-  a quarter of the images), with fewer epochs.
+  a quarter of the images), with fewer epochs. It is for large models and many photographs: a small model that has a
+  thousand small pictures learns hardly anything in 20 epochs; take `Recipe(learning_rate=1e-3)` there.
 - `probe`: the pool and the head alone; the settings of `vitrail compare`.
 - `scratch`: Beyer, Zhai and Kolesnikov, *Better plain ViT baselines for ImageNet-1k*, 2022, arXiv:2205.01580, for S/16:
   90 epochs, batch 1,024, rate 1e-3 with 10,000 steps of warm-up, decay 1e-4 apart from the rate, gradient norm 1,
