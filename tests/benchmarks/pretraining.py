@@ -1,6 +1,6 @@
 """A training step of MAE beside the original's, in turns. Leave the machine alone:
 
-    .venv-bench-jax/bin/python tests/benchmarks/pretraining.py --torch .venv-bench-torch/bin/python --out FILE.json
+.venv-bench-jax/bin/python tests/benchmarks/pretraining.py --torch .venv-bench-torch/bin/python --out FILE.json
 """
 
 import argparse

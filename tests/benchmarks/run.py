@@ -97,7 +97,7 @@ def compare_outputs(contenders: list[Contender]) -> dict[str, float]:
 
 
 def take_turns(contenders: list[Contender], case: Case, seconds: float) -> dict[str, Any]:
-    """Times a case, each contender in turn, for about so many seconds and at least five rounds. The first one is ours."""
+    """Times a case, each contender in turn, for about so many seconds and at least five rounds. The first is ours."""
     ours = contenders[0].name
     prepared = {contender.name: contender.ask("prepare", case.asdict()) for contender in contenders}
     calls = {name: max(1, round(0.2 / found["whole"])) for name, found in prepared.items()}
