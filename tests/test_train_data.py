@@ -742,7 +742,8 @@ def test_a_jpeg_that_looks_whole_is_opened_by_pillow(tmp_path: Path):
         assert is_whole_jpeg(b"A.JPG", io.BytesIO(good))
         assert not is_whole_jpeg(b"a.png", io.BytesIO(good))
         for place in range(len(good[:700])):
-            for changed in (good[:place], good[:place] + rng.bytes(1) + good[place + 1 :], good[place:]):
+            others = [good[:place] + byte + good[place + 1 :] for byte in (rng.bytes(1), b"\0", b"\x14", b"\xff")]
+            for changed in (good[:place], *others, good[place:]):
                 if is_whole_jpeg(b"a.jpg", io.BytesIO(changed)):
                     plain += 1
                     check_image(Path("a.jpg"), io.BytesIO(changed), decode=False)

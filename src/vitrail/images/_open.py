@@ -106,11 +106,11 @@ def _has_plain_header(head: bytes) -> bool:
     while place + 10 <= len(head) and head[place] == 0xFF:
         marker, size = head[place + 1], int.from_bytes(head[place + 2 : place + 4], "big")
         content = head[place + 4 : place + 2 + size]
-        if marker == 0xDA:  # the pixels
-            return is_sized
+        if marker == 0xDA:  # the pixels, of one to four components
+            return is_sized and size in (8, 10, 12, 14) and len(content) == size - 2
         if marker in (0xC0, 0xC1, 0xC2) and not is_sized:
             height, width = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
-            known = content[0] == 8 and content[5] in (1, 3) and len(content) == 6 + 3 * content[5]
+            known = len(content) in (9, 15) and content[0] == 8 and len(content) == 6 + 3 * content[5]
             is_sized = known and 0 < height * width <= MAX_PIXELS
             if not is_sized:
                 return False
