@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 import vitrail
 from vitrail.testing import randomise as randomise
@@ -110,3 +112,14 @@ def masked(tokens: vitrail.Tokens, mask: Any) -> vitrail.Tokens:
 def builtins(registry: vitrail.Registry[Any, Any]) -> list[str]:
     """The names that come with vitrail. Plugins on this machine are not ours to test."""
     return [name for name in registry if registry.get_entry(name).origins == ("vitrail",)]
+
+
+def write_pictures(folder: Path) -> Path:
+    """Writes twenty noisy pictures of two classes, dark ones and light ones."""
+    rng = np.random.default_rng(0)
+    for name, colour in (("dark", 40), ("light", 200)):
+        (folder / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = (colour + rng.integers(0, 30, (10, 12, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from helpers import assert_trees_close, small_model
+from helpers import assert_trees_close, small_model, write_pictures
 from PIL import Image
 
 import vitrail
@@ -29,13 +29,7 @@ from vitrail.train import OBJECTIVES, Recipe
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for name, colour in (("dark", 40), ("light", 200)):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(10):
-            pixels = (colour + rng.integers(0, 30, (10, 12, 3))).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
-    return tmp_path / "images"
+    return write_pictures(tmp_path / "images")
 
 
 def test_demo(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

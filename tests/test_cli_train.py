@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers import parameters, small_model
-from PIL import Image
+from helpers import parameters, small_model, write_pictures
 
 import vitrail
 from vitrail import train
@@ -20,12 +19,7 @@ from vitrail.cli import main
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Twenty pictures, and a small model beside them."""
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    for name, colour in (("dark", 40), ("light", 200)):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(10):
-            pixels = (colour + rng.integers(0, 30, (10, 12, 3))).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    write_pictures(tmp_path / "images")
     size = vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16)
     model = small_model(size=size, image_size=(8, 8), patch_size=(4, 4), num_classes=2)
     vitrail.save(model, tmp_path / "model.safetensors")

@@ -1,15 +1,14 @@
 """Images to learn from are not held out too: found by their bytes, their pixels or their numbers."""
 
 import dataclasses
-import io
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import test_train_run as runs
 from PIL import Image
+from test_sources import write_tar
 
 import vitrail
 from vitrail import images, train
@@ -31,13 +30,10 @@ def make_folder(folder: Path, *, side: int = 8) -> Path:
 def pack(folder: Path) -> Path:
     """The same pictures in tar files, with labels."""
     for part in ("train", "val"):
-        (folder / "shards" / part).mkdir(parents=True)
-        with tarfile.open(folder / "shards" / part / "0.tar", "w") as tar:
-            for path in sorted((folder / part).glob("*/*.png")):
-                for name, content in ((path.name, path.read_bytes()), (f"{path.stem}.cls", path.parent.name.encode())):
-                    member = tarfile.TarInfo(name)
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
+        files = dict[str, bytes]()
+        for path in sorted((folder / part).glob("*/*.png")):
+            files |= {path.name: path.read_bytes(), f"{path.stem}.cls": path.parent.name.encode()}
+        write_tar(folder / "shards" / part / "0.tar", files)
     return folder / "shards"
 
 

@@ -67,8 +67,11 @@ def in_dtype(model: Any, dtype: str) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, model)
 
 
-def equinox_program(case: Case, model: Any, apply: Callable[..., Any], **options: Any) -> Program:
-    """An Equinox model, run as Equinox's documentation does; `apply(model, image)` gives the logits of one."""
+def equinox_program(
+    case: Case, model: Any, apply: Callable[..., Any], *, lose: Callable[..., Any] | None = None, **options: Any
+) -> Program:
+    """An Equinox model, run as Equinox's documentation does; `apply(model, image)` gives the logits of one. The loss is
+    their cross-entropy, or `lose(model, images, labels)`."""
     import equinox as eqx
     import jax
 
@@ -77,13 +80,16 @@ def equinox_program(case: Case, model: Any, apply: Callable[..., Any], **options
     def logits_of(model: Any, images: Any) -> Any:
         return jax.vmap(lambda image: apply(model, image))(images)
 
+    def classify(model: Any, images: Any, labels: Any) -> Any:
+        return cross_entropy(logits_of(model, images), labels)
+
     @eqx.filter_jit(donate="all")
     def step(model: Any, state: Any, images: Any, labels: Any) -> tuple[Any, Any, Any]:
-        loss, gradient = eqx.filter_value_and_grad(lambda m: cross_entropy(logits_of(m, images), labels))(model)
+        loss, gradient = eqx.filter_value_and_grad(lose or classify)(model, images, labels)
         updates, state = optimiser.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))
         return eqx.apply_updates(model, updates), state, loss
 
-    state = optimiser.init(eqx.filter(model, eqx.is_inexact_array)) if case.mode == "train" else None
+    state = optimiser.init(eqx.filter(model, eqx.is_inexact_array)) if case.mode != "forward" else None
     return jax_program(case, model, eqx.filter_jit(logits_of), step, state, **options)
 
 

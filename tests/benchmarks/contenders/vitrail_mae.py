@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from cases import DECODER_DEPTH, DECODER_DIM, DECODER_HEADS, PATCH, Case
-from program import Program, adamw, jax_program
+from program import Program, equinox_program
 
 import vitrail
 
@@ -28,17 +27,9 @@ def build(case: Case, weights: dict[str, Any] | None) -> Program:
     decoder = vitrail.EncoderSize(DECODER_DIM, DECODER_DEPTH, DECODER_HEADS, 4 * DECODER_DIM)
     execution = vitrail.Execution(compute_dtype=case.dtype)
     model = vitrail.MAEConfig(image=image, decoder=decoder).build(execution=execution, key=jax.random.key(0))
-    optimiser = adamw()
 
-    def loss_of(model: Any, images: Any, keys: Any) -> Any:
+    def lose(model: Any, images: Any, labels: Any) -> Any:
+        keys = jax.random.split(jax.random.key(labels[0]), case.batch)
         return jnp.mean(jax.vmap(lambda image, key: model.reconstruct(image, key=key).loss)(images, keys))
 
-    @eqx.filter_jit(donate="all")
-    def step(model: Any, state: Any, images: Any, labels: Any) -> tuple[Any, Any, Any]:
-        keys = jax.random.split(jax.random.key(labels[0]), case.batch)
-        loss, gradient = eqx.filter_value_and_grad(loss_of)(model, images, keys)
-        updates, state = optimiser.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))
-        return eqx.apply_updates(model, updates), state, loss
-
-    state = optimiser.init(eqx.filter(model, eqx.is_inexact_array))
-    return jax_program(case, model, step, step, state)
+    return equinox_program(case, model, lambda model, image: model(image), lose=lose)
