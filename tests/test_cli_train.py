@@ -143,7 +143,9 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(
     one, other = (parameters(vitrail.load(f"{name}/last.safetensors")) for name in ("run", "whole"))
     assert all(np.array_equal(one[name], other[name]) for name in other)
     assert main(run) == 1  # a new command needs the file
-    assert "model must be a file of weights" in capsys.readouterr().err
+    assert (
+        "model must be a file of weights, a name of `vitrail list models`, small, or a size" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("model", ["model.safetensors", "small", "Ti/16"])

@@ -327,31 +327,6 @@ def test_a_loaded_model_is_a_model_like_any_other(tmp_path: Path) -> None:
     assert jnp.any(gradient.backbone.patch.weight != 0)  # type: ignore[attr-defined]
 
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def test_the_hub_is_asked_for_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Any, ...]] = []
-
-    def snapshot_download(repository: str, *, revision: str, allow_patterns: list[str]) -> str:
-        asked.append((repository, revision))
-        assert "config.json" in allow_patterns
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    model = small_model()
-    vitrail.save(model, tmp_path / "model.safetensors")
-    assert eqx.tree_equal(vitrail.from_hub("org/name", revision=COMMIT), model)
-    for moving in ("main", "v1.0", COMMIT[:12]):
-        with pytest.raises(ValueError, match=r"revision must be the 40 digits of a commit, got .*moving=True"):
-            vitrail.from_hub("org/name", revision=moving)
-    assert eqx.tree_equal(vitrail.from_hub("org/name", revision="main", moving=True), model)
-    assert asked == [("org/name", COMMIT), ("org/name", "main")]
-    execution = vitrail.Execution(compute_dtype="bfloat16")
-    half = vitrail.from_hub("org/name", revision=COMMIT, execution=execution)
-    assert eqx.tree_equal(half, model.with_execution(execution))
-
-
 def test_a_pickle_of_pytorchs_wants_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr("vitrail._extras.find_spec", lambda name: None)

@@ -1,4 +1,4 @@
-"""`vitrail list`: the registered parts."""
+"""`vitrail list`: the registered parts, and the published models."""
 
 import inspect
 import re
@@ -15,6 +15,9 @@ from ..patch import PATCHES
 from ..pool import POOLS
 from ..position import POSITIONS
 from ..train import OBJECTIVES
+from ..weights import Task, list_models
+from ._list_models import print_models
+from ._options import refuse_options
 
 _REGISTRIES: Final[Mapping[str, Registry[Any, Any]]] = MappingProxyType(
     {
@@ -34,15 +37,54 @@ _CLASH: Final = "to use it, uninstall all but one"
 @dataclass(frozen=True)
 class List:
     """Shows the registered parts of one kind: names and aliases, the summary and the options of the built-in parts, and
-    the packages that the others are from."""
+    the packages that the others are from. Or, with `models`, the published checkpoints that vitrail reads: a terminal
+    shows as many columns as it has place for."""
 
-    kind: Literal["pools", "patches", "positions", "heads", "readouts", "objectives", "transforms"]
-    """Which parts."""
+    kind: Literal["models", "pools", "patches", "positions", "heads", "readouts", "objectives", "transforms"]
+    """Which parts, or `models`."""
+    patterns: tuple[str, ...]
+    """Of models, what the repository or the short name contains, or has to be if it has a `*` or `?`: "dinov2",
+    "timm/*large*". Of several, one has to fit."""
+    task: Task | None = None
+    """Of models, what they return: the scores of classes, features, an embedding without the tower of texts, both
+    towers, or what MAE and SAM return."""
+    family: str | None = None
+    """Of models, the family: DINOv2."""
+    max_parameters: str | None = None
+    """Of models, how many parameters they have at most: 90M, 1.2G."""
+    commercial: bool = False
+    """Of models, those alone whose licence is known to allow commercial use to everyone: Apache 2.0 and MIT."""
 
 
-def list_parts(command: List) -> None:
+def run_list(command: List) -> None:
+    """Prints the models that are asked for, or every name of a registry."""
+    filters = {name: getattr(command, name) for name in ("patterns", "task", "family", "max_parameters", "commercial")}
+    if command.kind != "models":
+        refuse_options(f"with {command.kind}", **filters)
+        _list_parts(_REGISTRIES[command.kind])
+        return
+    most = None if command.max_parameters is None else _parse_number(command.max_parameters)
+    found = dict.fromkeys(
+        model
+        for pattern in command.patterns or (None,)
+        for model in list_models(
+            pattern, task=command.task, family=command.family, max_parameters=most, commercial=command.commercial
+        )
+    )
+    print_models(list(found))
+
+
+def _parse_number(text: str) -> float:
+    """Reads 90M, 1.2G or a plain number."""
+    match = re.fullmatch(r"([0-9.]+)([KMGB]?)", text.upper())
+    try:
+        return float(match[1]) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}[match[2]] if match else float(text)
+    except ValueError:
+        raise ValueError(f"max-parameters must be a number as 90M or 1.2G, got {text!r}") from None
+
+
+def _list_parts(registry: Registry[Any, Any]) -> None:
     """Prints every name of a registry. No plugin is imported: the metadata of a package says what it declares."""
-    registry = _REGISTRIES[command.kind]
     for name in registry:
         entry = registry.get_entry(name)
         aliases = [alias for alias, meaning in registry.aliases.items() if meaning == name]

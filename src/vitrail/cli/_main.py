@@ -20,7 +20,7 @@ from ..nn import Dropout
 from ._compare import Compare, run_compare
 from ._evaluate import Evaluate, run_evaluate
 from ._knn import Knn, run_knn
-from ._list import List, list_parts
+from ._list import List, run_list
 from ._look import Look, run_look
 from ._options import parse_part
 from ._predict import Predict, run_predict
@@ -114,7 +114,7 @@ def _run(command: _Command) -> None:
         case Knn():
             run_knn(command)
         case List():
-            list_parts(command)
+            run_list(command)
         case Inspect():
             run_inspect(command)
         case Predict():

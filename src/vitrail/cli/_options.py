@@ -26,7 +26,7 @@ class ReadOptions:
     def read_card(self, file: Path, part: Part = None) -> ModelCard:
         """What a file holds."""
         config = parse_settings(self.config)
-        return model_card(file, layout=self.layout, config=config, prefix=self.prefix, part=part)
+        return model_card(file.as_posix(), layout=self.layout, config=config, prefix=self.prefix, part=part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class LoadOptions(ReadOptions):
         """Loads a model. `changes` are more arguments of `vitrail.load`."""
         config = parse_settings(self.config)
         return cast(Any, load)(
-            file, layout=self.layout, config=config, prefix=self.prefix, convert=self.convert, **changes
+            file.as_posix(), layout=self.layout, config=config, prefix=self.prefix, convert=self.convert, **changes
         )
 
     def refuse_file_options(self, when: str) -> None:

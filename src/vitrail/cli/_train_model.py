@@ -18,6 +18,7 @@ from ..pool import POOLS
 from ..position import POSITIONS
 from ..systems import find_image_model
 from ..train import Recipe, find_shardings, make_divided, make_objective
+from ..weights import is_model_name
 from ._options import refuse_options
 from ._setup import EXECUTION, format_size, load_data, load_data_for, make_small_config
 from ._train_options import SMALL, BatchDefault, Train, is_size
@@ -98,12 +99,13 @@ def _load_file(
     model stands in for it."""
     file = Path(command.model)
     if not file.exists() and command.resume is not None and (own := command.resume / "last.safetensors").exists():
-        print(f"model: {file} is not there; the run goes on from its own checkpoint")
+        if not is_model_name(command.model):
+            print(f"model: {file} is not there; the run goes on from its own checkpoint")
         file = own
-    if not file.exists():
+    if not file.exists() and not is_model_name(command.model):
         raise ValueError(
-            f"model must be a file of weights, {SMALL}, or a size and a patch, as S/16, of the sizes "
-            f"{', '.join(PRESETS)}, got {command.model!r}"
+            f"model must be a file of weights, a name of `vitrail list models`, {SMALL}, or a size and a patch, as "
+            f"S/16, of the sizes {', '.join(PRESETS)}, got {command.model!r}"
         )
     head = fresh.pop("head", None)
     refuse_options("for a file of weights", **fresh)

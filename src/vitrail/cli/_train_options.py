@@ -35,8 +35,8 @@ class RunOptions:
     skip_broken: bool = False
     """Whether images that cannot be decoded are left out and listed. Without it they end the run before it begins."""
     model: str = SMALL
-    """A file of weights, which is fine-tuned, with a fresh head unless it has one for the same classes; a size such as
-    `S/16`, which begins anew; or `small`, a model for small images."""
+    """A file of weights or a name of `vitrail list models`, which is fine-tuned, with a fresh head unless it has one
+    for the same classes; a size such as `S/16`, which begins anew; or `small`, a model for small images."""
     recipe: str | None = None
     """The recipe, whose settings are the defaults of the options below: finetune, probe, scratch, mae, dino, clip or
     demo; or a file of a recipe as JSON. By default finetune for a file of weights, and else demo. Of a recipe by name a

@@ -17,7 +17,8 @@ class Inspect(ReadOptions):
     reads no numbers."""
 
     file: Path
-    """A safetensors or npz file, an index of several, or a folder with one."""
+    """A safetensors or npz file, an index of several, a folder with one, a name of `vitrail list models`, or
+    hub:owner/name, which are downloaded."""
     part: Literal["image"] | None = None
     """`image` for the image model of a system alone."""
 
@@ -49,6 +50,7 @@ def describe_card(card: ModelCard) -> list[str]:
     parts = [f"{kind} {getattr(config, kind)}" for kind in ("patch", "position", "pool", "head")]
     prefix = card.tokens - config.grid[0] * config.grid[1]
     lines = [
+        *([] if card.repository is None else [f"repository  {card.repository} at {card.commit}"]),
         f"layout      {card.layout} ({card.title})",
         *([] if card.kind == "vit" else [f"system      {card.kind}, whose image model is"]),
         f"model       width {size.dim}, depth {size.depth}, {size.num_heads} heads, MLP {size.mlp_dim}",

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,6 +15,8 @@ from ..nn import list_arrays
 from ..systems import ImageTextConfig
 from ._configuration import Configuration, Configured, get_image_config, make_outline, name_kind
 from ._errors import blame_file
+from ._fetch import read_origin
+from ._names import locate
 from ._native import check_no_overrides, compare_arrays, is_native, name_dtypes, read_header, read_plugins
 from ._read import Config, choose_config, plan_model, recognise_file
 from .formats import AbstractSource, open_source
@@ -51,6 +53,10 @@ class ModelCard:
     """What vitrail assumes because no settings say it, by the names that `config=` takes."""
     embeds: bool
     """Whether the head returns an embedding instead of the scores of classes: CLIP's projection, or a pooler."""
+    repository: str | None = None
+    """The repository of the Hugging Face Hub that the file is from, if it is in the cache of huggingface_hub."""
+    commit: str | None = None
+    """The commit of the repository."""
 
     def __repr__(self) -> str:
         config, size = self.config, self.config.size
@@ -132,7 +138,7 @@ def model_card(
 
     **Arguments:**
 
-    - `source`: a model, or a path as `vitrail.load` takes it.
+    - `source`: a model, or a path or a name as `vitrail.load` takes it.
     - `layout`, `config`: as in `vitrail.load`, for a file of a library.
     - `part`, `prefix`: as in `vitrail.load`, for a file.
 
@@ -147,15 +153,19 @@ def model_card(
         arrays = list_arrays(source)
         dtypes = Counter(str(array.dtype) for array in arrays.values())
         return _make_own_card(source.config, arrays, dtypes, isinstance(source.config, ImageTextConfig))
-    with open_source(Path(source)) as file:
+    path = locate(source)
+    repository, commit = read_origin(path) or (None, None)
+    with open_source(path) as file:
         if is_native(file):
             check_no_overrides(layout, config, prefix)
-            return _make_native_card(file, part)
-        with recognise_file(file, layout, config, part, prefix) as checkpoint:
-            return _make_card(checkpoint, choose_config(checkpoint, config))
+            card = _make_native_card(file, part)
+        else:
+            with recognise_file(file, layout, config, part, prefix) as checkpoint:
+                card = make_card(checkpoint, choose_config(checkpoint, config))
+    return replace(card, repository=repository, commit=commit)
 
 
-def _make_card(checkpoint: Checkpoint, config: Configuration) -> ModelCard:
+def make_card(checkpoint: Checkpoint, config: Configuration) -> ModelCard:
     layout = checkpoint.layout
     outline, plan = plan_model(checkpoint, config, convert=True)
     unused = [name for name in checkpoint.tensors if name not in plan.used]

@@ -1,44 +1,27 @@
 """Loads a model from the Hugging Face Hub."""
 
-import re
-from typing import Any, Final, overload
+from typing import Any, overload
 
 from jaxtyping import PRNGKeyArray
 
-from .._extras import require
 from .._keep import KEEP, Keep
 from .._spec import PartSpec
 from ..head import HeadFactory
 from ..model import ViT
 from ..nn import Dropout, Execution
 from ..pool import PoolFactory
+from ._fetch import fetch
 from ._load import load
+from ._names import resolve_name
 from ._read import Config
 from .layouts import Part
-
-_FILES: Final = (
-    "config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "open_clip_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "open_clip_model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "bpe_simple_vocab_16e6.txt.gz",
-)
 
 
 @overload
 def from_hub(
     repository: str,
     *,
-    revision: str,
-    moving: bool = False,
+    revision: str | None = None,
     layout: str | None = None,
     config: Config = None,
     prefix: str | None = None,
@@ -50,8 +33,7 @@ def from_hub(
 def from_hub(
     repository: str,
     *,
-    revision: str,
-    moving: bool = False,
+    revision: str | None = None,
     layout: str | None = None,
     config: Config = None,
     prefix: str | None = None,
@@ -69,8 +51,7 @@ def from_hub(
 def from_hub(
     repository: str,
     *,
-    revision: str,
-    moving: bool = False,
+    revision: str | None = None,
     layout: str | None = None,
     config: Config = None,
     prefix: str | None = None,
@@ -88,37 +69,40 @@ def from_hub(
     """Downloads a checkpoint with huggingface_hub, which caches it, and loads it.
 
     As with [`load`][vitrail.load], what the files hold is known once they are open: annotate the result for a type
-    checker.
+    checker. Only the file of weights, the settings beside it, and for a text tower the tokenizer are downloaded. The
+    cache, the token, `HF_HUB_OFFLINE` and `HF_ENDPOINT` are those of huggingface_hub: without a network, what is in the
+    cache is loaded.
 
     !!! example
 
         ```python
-        model: vitrail.ViT = vitrail.from_hub("org/name", revision="<the 40 digits of a commit>")
+        model: vitrail.ViT = vitrail.from_hub("timm/vit_small_patch14_dinov2.lvd142m")
+        model = vitrail.from_hub("dinov2-s/14", num_classes=10, key=key)  # the same by its short name
+        clip: vitrail.ImageText = vitrail.from_hub("clip-b/16")
+
+        commit = vitrail.model_card("dinov2-s/14").commit  # what the branch is today
+        model = vitrail.from_hub("dinov2-s/14", revision=commit)  # the same tomorrow
         ```
 
     **Arguments:**
 
-    - `repository`: `"organisation/name"`.
-    - `revision`: the full hash of a commit, whose files never change; or a branch or tag with `moving=True`.
-    - `moving`: whether to accept a branch or tag, which may hold other weights tomorrow.
+    - `repository`: `"owner/name"`, or a name of [`list_models`][vitrail.list_models]. `"owner/name/file.safetensors"`
+        is a file other than the main one (`model.safetensors`, its index, or `open_clip_model.safetensors`), and
+        `"owner/name@revision"` another revision.
+    - `revision`: a branch, a tag or a commit; `None` for the default branch, which can hold other weights tomorrow.
     - the others: as in [`load`][vitrail.load].
 
     **Returns:**
 
     What `load` returns.
 
-    **Raises:** `ValueError` if the revision is not a commit and `moving` is not set; what huggingface_hub raises if it
-    cannot download the files; what `load` raises; `MissingExtraError` if huggingface_hub is not installed.
+    **Raises:** `FileNotFoundError` if there is no such repository, revision or file; `PermissionError` if the
+    repository is gated, or the token is refused; `ConnectionError` if the Hub cannot be reached and the files are not
+    in the cache; `CheckpointError` if the repository has no weights that vitrail reads; what `load` raises;
+    `MissingExtraError` if huggingface_hub is not installed.
     """
-    if not moving and not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise ValueError(
-            f"revision must be the 40 digits of a commit, got {revision!r}, which can hold other weights tomorrow: "
-            "take the commit from the history of the repository, or pass moving=True"
-        )
-    hub: Any = require("huggingface_hub", extra="hub")
-    folder: str = hub.snapshot_download(repository, revision=revision, allow_patterns=list(_FILES))
     return load(
-        folder,
+        fetch(resolve_name(repository, revision)),
         layout=layout,
         config=config,
         prefix=prefix,

@@ -78,6 +78,7 @@ def load(
         model: vitrail.ViT = vitrail.load("model.safetensors")
         model = vitrail.load("model.safetensors", pool="mean", num_classes=10, key=key)  # always a ViT
         model = vitrail.load("clip", part="image")  # the image tower of CLIP, a ViT
+        model = vitrail.load("dinov2-s/14")  # downloaded from the Hub
         ```
 
     The names of the tensors tell the layout. What tensors do not tell, as the activation or the number of heads, is
@@ -92,7 +93,9 @@ def load(
     **Arguments:**
 
     - `path`: a safetensors or npz file, the index of a checkpoint in several files (`model.safetensors.index.json`), or
-        a folder with one of these.
+        a folder with one of these. A text that is none of these can be a name of
+        [`list_models`][vitrail.list_models], as `"dinov2-s/14"`, or `"hub:owner/name"` for any other repository of the
+        Hugging Face Hub: [`from_hub`][vitrail.from_hub] says what is downloaded, and what can go wrong.
     - `layout`: the name of the layout; `None` to recognise it.
     - `config`: what the checkpoint is, in place of the settings beside the file: a configuration, of a `ViT` or of the
         system, settings as in the library's `config.json`, or the path of such a file. Settings that the layout does

@@ -14,6 +14,7 @@ from ..model import ViTConfig
 from ..nn import list_arrays
 from ._configuration import Configuration, Configured, Shardings, fill_outline, get_image_model, make_outline
 from ._errors import CheckpointError, blame_file
+from ._names import locate
 from ._native import check_no_overrides, is_native, read_native
 from ._plan import Plan, fill_array, make_plan
 from .formats import AbstractSource, NumpyArray, RenamedSource, allocate, open_source
@@ -62,7 +63,7 @@ def read_model(
 
     **Raises:** what [`load`][vitrail.load] raises.
     """
-    with open_source(Path(path)) as source:
+    with open_source(locate(path)) as source:
         if is_native(source):
             check_no_overrides(layout, config, prefix)
             model = read_native(source, shardings)

@@ -1,0 +1,82 @@
+"""`vitrail list models`: the published checkpoints, as a table."""
+
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, cast
+
+from ..weights import PublishedModel, list_models
+
+_COLUMNS: Final[Mapping[str, Callable[[PublishedModel], str]]] = MappingProxyType(
+    {
+        "repository": lambda model: model.repository,
+        "short name": lambda model: model.names[0] if model.names else "",
+        "task": lambda model: model.task,
+        "parameters": lambda model: _shorten(model.parameters),
+        "FLOPs": lambda model: _shorten(model.flops),
+        "pixels": lambda model: "x".join(map(str, dict.fromkeys(model.image_size))),
+        "tokens": lambda model: str(model.tokens),
+        "pool": lambda model: model.pool,
+        "licence": lambda model: model.licence or "not known",
+        "trained on": lambda model: ", ".join(model.data),
+        "by": lambda model: model.organisation or "",
+    }
+)
+_DROPPED: Final = ("by", "trained on", "pool", "tokens", "short name", "task")
+"""The columns that a narrow terminal has no place for, the first first."""
+_NUMBERS: Final = ("parameters", "FLOPs", "pixels", "tokens")
+
+
+def print_models(models: Sequence[PublishedModel]) -> None:
+    """Prints a line for each model, with as many columns as the terminal has place for; all where it is no terminal."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in draw_table(models, width) if models else ():
+        print(line)
+    print(f"{len(models)} of {len(list_models())} models")
+
+
+def draw_table(models: Sequence[PublishedModel], width: int | None) -> list[str]:
+    """The lines of the table, at most so wide; without a width, with all columns.
+
+    Where even the most important columns have no place, each repository gets a line of its own.
+    """
+    rows = {name: [name, *map(read, models)] for name, read in _COLUMNS.items()}
+    widths = {name: max(map(len, cells)) for name, cells in rows.items()}
+    shown = list(rows)
+
+    def is_too_wide() -> bool:
+        return width is not None and sum(widths[name] + 2 for name in shown) - 2 > width
+
+    for name in _DROPPED:
+        if is_too_wide():
+            shown.remove(name)
+    if is_too_wide():
+        return _draw_in_two_lines(rows, widths, cast(int, width))
+    return [
+        "  ".join(_align(rows[name][i], widths[name], name) for name in shown).rstrip() for i in range(len(models) + 1)
+    ]
+
+
+def _draw_in_two_lines(rows: Mapping[str, Sequence[str]], widths: Mapping[str, int], width: int) -> list[str]:
+    """The lines where the name of the repository needs one of its own, with the short name behind or below it."""
+    lines: list[str] = []
+    for i, repository in enumerate(rows["repository"]):
+        short = rows["short name"][i]
+        together = f"{repository}  {short}".rstrip()
+        lines += [together] if len(together) <= width else [repository, f"    {short}"]
+        cells = (_align(rows[name][i], widths[name], name) for name in (*_NUMBERS, "licence"))
+        lines.append(f"    {'  '.join(cells)}".rstrip())
+    return lines
+
+
+def _align(cell: str, width: int, name: str) -> str:
+    return cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
+
+
+def _shorten(number: int) -> str:
+    """A number with three digits and a unit: 22.1M, 1.14G, 3.57T."""
+    for unit, size in (("T", 1e12), ("G", 1e9)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}" if number < 999.5 * size else f"{number / size:,.0f}{unit}"
+    return f"{number / 1e6:.3g}M"

@@ -1,0 +1,103 @@
+"""Names of models: paths, short names of the catalogue, and repositories of the Hub."""
+
+import difflib
+import functools
+from pathlib import Path
+from typing import Final
+
+from .._check import join_names
+from ._catalogue import PublishedModel, read_catalogue
+from ._fetch import HubFile, fetch
+
+_HUB: Final = "hub:"
+_MAIN: Final = "model.safetensors"
+_ENDINGS: Final = (".safetensors", ".npz", ".json", ".bin", ".pt", ".pth", ".ckpt")
+"""What the names of files end with: a name with one of them is a path, whether the file is there or not."""
+
+
+def locate(source: Path | str) -> Path:
+    """Finds the file of a model: a path as it is, or the file of a name, which is downloaded.
+
+    **Raises:** `FileNotFoundError` if a text is neither a path nor a name that the catalogue knows; what `fetch`
+    raises.
+    """
+    if isinstance(source, Path):
+        return source
+    if source.startswith(_HUB):
+        return fetch(resolve_name(source.removeprefix(_HUB)))
+    if Path(source).exists() or source.startswith((".", "~", "/")) or "\\" in source or source.endswith(_ENDINGS):
+        return Path(source)
+    if (found := _find_name(source)) is None:
+        raise FileNotFoundError(
+            f"{source!r} is not a file, a folder, or a name in the list of models{_suggest(source)}. A repository of "
+            f"the Hub that is not in the list is '{_HUB}owner/name'"
+        )
+    return fetch(found)
+
+
+def is_model_name(text: str) -> bool:
+    """Whether a text is a name of the catalogue, or begins with `hub:`, so that `locate` downloads it where there is no
+    such file."""
+    return text.startswith(_HUB) or _find_name(text) is not None
+
+
+def resolve_name(name: str, revision: str | None = None) -> HubFile:
+    """Reads a name of the catalogue, or `owner/name`, each with a file of it (`owner/name/file`) or a revision
+    (`owner/name@revision`).
+
+    **Raises:** `ValueError` if the name is none of these, or the revision is given twice.
+    """
+    if (found := _find_name(name)) is None:
+        base, _, written = name.partition("@")
+        owner, _, rest = base.partition("/")
+        repository, _, file = rest.partition("/")
+        if not owner or not repository:
+            raise ValueError(
+                f"the name of a model must be in the list of models, or a repository of the Hub as 'owner/name', got "
+                f"{name!r}{_suggest(name)}"
+            )
+        found = HubFile(f"{owner}/{repository}", file or None, written or None)
+    if revision is None:
+        return found
+    if found.revision is not None:
+        raise ValueError(f"revision must be given once, got {found.revision!r} in {name!r} and {revision!r}")
+    return HubFile(found.repository, found.file, revision)
+
+
+def _find_name(name: str) -> HubFile | None:
+    """The file of a name of the catalogue; `None` if it has none of that name."""
+    base, _, revision = name.partition("@")
+    known = _index().get(base)
+    return None if known is None else HubFile(known.repository, known.file, revision or None)
+
+
+@functools.cache
+def _index() -> dict[str, HubFile]:
+    """The files by all their names: the first of two with the same."""
+    found: dict[str, HubFile] = {}
+    for model in read_catalogue():
+        file = HubFile(model.repository, None if model.file == _MAIN else model.file)
+        for name in model.names:
+            found[name] = file
+    for model in read_catalogue():
+        for name in _list_library_names(model):
+            found.setdefault(name, HubFile(model.repository))
+    return found
+
+
+def _list_library_names(model: PublishedModel) -> tuple[str, ...]:
+    """The repository, and for one of timm's the name that timm has for it."""
+    timm = model.repository.removeprefix("timm/")
+    return (
+        (model.repository, timm)
+        if model.layout.startswith("timm") and timm != model.repository
+        else (model.repository,)
+    )
+
+
+def _suggest(name: str) -> str:
+    """The nearest names, in words; empty if there are none."""
+    base = name.partition("@")[0].lower()
+    near = difflib.get_close_matches(base, {known.lower(): known for known in _index()}, n=3, cutoff=0.75)
+    names = [known for known in _index() if known.lower() in near]
+    return f": the nearest are {join_names(names)}" if names else ""

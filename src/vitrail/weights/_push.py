@@ -1,0 +1,83 @@
+"""Uploads a model to the Hugging Face Hub."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .._extras import require
+from ._card import model_card
+from ._configuration import Configured
+from ._fetch import HubFile, explain
+from ._readme import make_readme
+from ._save import save
+
+if TYPE_CHECKING:
+    from .layouts import WritableLayout
+else:
+    WritableLayout = str
+
+_README: Final = "README.md"
+_OURS: Final = ("*.safetensors", "*.safetensors.index.json", "*config.json", "tokenizer*.json")
+"""What a model that was there before has, and that would be mixed with the new one."""
+
+
+def push_to_hub(
+    model: Configured,
+    repository: str,
+    *,
+    layout: WritableLayout = "vitrail",
+    keep: Path | str | None = None,
+    private: bool = False,
+    message: str | None = None,
+) -> str:
+    """Uploads a model to the Hugging Face Hub with huggingface_hub, in one commit.
+
+    The repository is made if it is not there. It gets the files that [`save`][vitrail.save] writes, and a `README.md`
+    that says what the model is and how it is loaded, unless it has one. Files of weights and settings at its top that a
+    model before left are removed in the same commit.
+
+    !!! example
+
+        ```python
+        commit = vitrail.push_to_hub(model, "me/flowers", layout="timm", private=True)
+        model = vitrail.from_hub("me/flowers", revision=commit)
+        ```
+
+    **Arguments:**
+
+    - `model`: as in `save`.
+    - `repository`: `"owner/name"`.
+    - `layout`, `keep`: as in `save`: vitrail's own format, or what timm, Hugging Face or open_clip opens.
+    - `private`: whether only you and your organisation may see it. A private repository stays private either way.
+    - `message`: the message of the commit.
+
+    **Returns:**
+
+    The commit, 40 digits.
+
+    **Raises:** `ValueError` if the repository is public and `private` is set; `PermissionError` if the token is missing
+    or refused, or may not write there; `ConnectionError` if the Hub cannot be reached; what `save` raises, before
+    anything is uploaded; `MissingExtraError` if huggingface_hub is not installed.
+    """
+    hub: Any = require("huggingface_hub", extra="hub")
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        save(model, folder / "model.safetensors" if layout == "vitrail" else folder, layout=layout, keep=keep)
+        readme = make_readme(model_card(folder), f'vitrail.from_hub("{repository}")')
+        with explain(HubFile(repository)):
+            api = hub.HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
+            if private and not api.repo_info(repository).private:
+                raise ValueError(
+                    f"private must be false for {repository}, which is public: make it private on the Hub, or pass "
+                    "another name"
+                )
+            if not api.file_exists(repository, _README):
+                (folder / _README).write_text(readme, "utf-8")
+            commit = api.upload_folder(
+                repo_id=repository,
+                folder_path=folder,
+                commit_message=message or "Upload a model with vitrail",
+                delete_patterns=list(_OURS),
+            )
+    return str(commit.oid)
