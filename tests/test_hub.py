@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import huggingface_hub
 import numpy as np
 import pytest
 from checkpoint_cases import Case, load_cases, published
@@ -147,6 +148,9 @@ def test_a_checkpoint_in_several_files_is_loaded(hub: StandIn, tmp_path: Path) -
 def test_without_a_network_the_cache_counts(hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repositories[NAME] = Repository()
     commit = hub.repositories[NAME].commit(files_of_case(TIMM, tmp_path / "timm"))
+    assert "the Hub answers 503" in error_of(lambda: _load_while(hub, 503), ConnectionError)
+    # The settings alone, as of a download that was interrupted.
+    huggingface_hub.snapshot_download(NAME, allow_patterns=["config.json"])
     assert "the Hub answers 503" in error_of(lambda: _load_while(hub, 503), ConnectionError)
     model = vitrail.from_hub(NAME)
     hub.down = 503

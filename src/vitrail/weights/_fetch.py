@@ -89,7 +89,9 @@ def _list_files(wanted: HubFile, settings: Sequence[str], hub: Any) -> list[str]
                     wanted.repository, revision=wanted.revision, allow_patterns=settings, local_files_only=True
                 )
             )
-            return [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+            there = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+            if any(name.endswith((".safetensors", ".npz")) for name in there):
+                return there
         raise
 
 
