@@ -48,14 +48,16 @@ EXTRAS = (
 )
 
 LAYERS = (
-    {"_check", "_explain", "_extras", "_factory", "_files", "_hook", "_keep", "_plugins", "_typecheck"},
+    {"_check", "_explain", "_extras", "_factory", "_files", "_hook", "_keep", "_later", "_plugins", "_typecheck"},
     {"nn"},
     {"_patched", "_registry", "_spec", "_tokens"},
     {"images"},
+    {"exported"},
     {"patch", "position", "pool", "head", "encoder", "dense"},
     {"model"},
     {"systems"},
     {"weights"},
+    {"deploy"},
     {"train"},
     {"show"},
     {"lab", "testing"},
@@ -180,7 +182,7 @@ def wrong_import(importer: str, imported: str) -> bool:
     if from_layer is None:  # the package's own table of contents
         return False
     if to_layer is None:  # train and cli use the package from outside; a part would import what stands to its right
-        return importer.split(".")[1] not in ("train", "lab", "cli", "testing")
+        return importer.split(".")[1] not in ("deploy", "train", "lab", "cli", "testing")
     same_part = importer.split(".")[1] == imported.split(".")[1]
     siblings_know_each_other = imported.split(".")[1].startswith("_")
     if to_layer > from_layer or (to_layer == from_layer and not same_part and not siblings_know_each_other):

@@ -7,7 +7,7 @@ from importlib import import_module as _import_module
 __version__ = "0.1.0"  # the build reads it from here, and a copy that is not installed has no metadata
 
 from ._hook import install as _install
-from ._typecheck import CallError as CallError, start as _start
+from ._typecheck import CallError as CallError, pause as _pause, start as _start
 
 # Every signature of the package is checked when it is called, at trace time under jit. The hook stays for the modules
 # that are imported later, and touches no other package.
@@ -25,141 +25,160 @@ from ._registry import (
 )
 from ._spec import PartSpec as PartSpec
 from ._tokens import Tokens as Tokens
-from .dense import (
-    READOUTS as READOUTS,
-    AbstractDenseReadout as AbstractDenseReadout,
-    DenseContext as DenseContext,
-    DenseReadoutFactory as DenseReadoutFactory,
-    DPTReadout as DPTReadout,
-    LinearReadout as LinearReadout,
-)
-from .encoder import (
-    Block as Block,
-    Blocks as Blocks,
-    Encoder as Encoder,
-    EncoderOptions as EncoderOptions,
-    EncoderSize as EncoderSize,
-    Neck as Neck,
-    RelativePosition as RelativePosition,
-    WindowedEncoder as WindowedEncoder,
-    WindowOptions as WindowOptions,
-)
-from .head import (
-    HEADS as HEADS,
-    AbstractHead as AbstractHead,
-    CosineHead as CosineHead,
-    DistilledHead as DistilledHead,
-    HeadContext as HeadContext,
-    HeadFactory as HeadFactory,
-    LinearHead as LinearHead,
-    MLPHead as MLPHead,
-    NoHead as NoHead,
-    ProjectionHead as ProjectionHead,
-)
-from .images import Preprocess as Preprocess
-from .model import (
-    PRESETS as PRESETS,
-    Backbone as Backbone,
-    CompiledViT as CompiledViT,
-    Readout as Readout,
-    ViT as ViT,
-    ViTConfig as ViTConfig,
-    compile as compile,
-    lora as lora,
-    merge as merge,
-    replace as replace,
-    vit as vit,
-    vit_forward as vit_forward,
-)
-from .nn import (
-    ACTIVATIONS as ACTIVATIONS,
-    BIG_VISION as BIG_VISION,
-    INITS as INITS,
-    INTERMEDIATES as INTERMEDIATES,
-    MLP as MLP,
-    TRUNC_NORMAL as TRUNC_NORMAL,
-    ActivationName as ActivationName,
-    AdaptedLinear as AdaptedLinear,
-    Adapter as Adapter,
-    Attention as Attention,
-    AttentionStrategy as AttentionStrategy,
-    Dropout as Dropout,
-    Execution as Execution,
-    InAttention as InAttention,
-    Init as Init,
-    Initializer as Initializer,
-    InitName as InitName,
-    Intermediate as Intermediate,
-    LayerNorm as LayerNorm,
-    Linear as Linear,
-    ParameterKind as ParameterKind,
-    ParameterLabel as ParameterLabel,
-    RelativeBias as RelativeBias,
-    RMSNorm as RMSNorm,
-    Rotation as Rotation,
-    parameter_labels as parameter_labels,
-)
-from .patch import (
-    PATCHES as PATCHES,
-    AbstractPatchEmbed as AbstractPatchEmbed,
-    ConvPatchEmbed as ConvPatchEmbed,
-    ConvStemPatchEmbed as ConvStemPatchEmbed,
-    PatchContext as PatchContext,
-    PatchFactory as PatchFactory,
-)
-from .pool import (
-    POOLS as POOLS,
-    ABMILPool as ABMILPool,
-    AbstractGridPool as AbstractGridPool,
-    AbstractPool as AbstractPool,
-    AbstractWeighingPool as AbstractWeighingPool,
-    AIMPool as AIMPool,
-    AttentionPool as AttentionPool,
-    ClassAttentionPool as ClassAttentionPool,
-    ClassMeanPool as ClassMeanPool,
-    ClassTokenPool as ClassTokenPool,
-    GeMPool as GeMPool,
-    LogSumExpPool as LogSumExpPool,
-    MaxPool as MaxPool,
-    MeanMaxPool as MeanMaxPool,
-    MeanPool as MeanPool,
-    NoPool as NoPool,
-    PoolContext as PoolContext,
-    PoolFactory as PoolFactory,
-    SimPool as SimPool,
-    SumPool as SumPool,
-    TopKPool as TopKPool,
-    WeightedPool as WeightedPool,
-    read_patches as read_patches,
-)
-from .position import (
-    POSITIONS as POSITIONS,
-    AbstractPosition as AbstractPosition,
-    FactorizedPosition as FactorizedPosition,
-    LearnedPosition as LearnedPosition,
-    LearnedRotaryPosition as LearnedRotaryPosition,
-    MixedRotaryPosition as MixedRotaryPosition,
-    NoPosition as NoPosition,
-    PositionContext as PositionContext,
-    PositionFactory as PositionFactory,
-    RelativeBiasPosition as RelativeBiasPosition,
-    RotaryPosition as RotaryPosition,
-    SinCos2DPosition as SinCos2DPosition,
-)
 
 _start()
 
 if _typing.TYPE_CHECKING:
     from . import (
         cli as cli,
+        dense as dense,
+        deploy as deploy,
+        encoder as encoder,
+        exported as exported,
+        head as head,
+        images as images,
         lab as lab,
+        model as model,
+        nn as nn,
+        patch as patch,
+        pool as pool,
+        position as position,
         show as show,
         systems as systems,
         testing as testing,
         train as train,
         weights as weights,
     )
+    from .dense import (
+        READOUTS as READOUTS,
+        AbstractDenseReadout as AbstractDenseReadout,
+        DenseContext as DenseContext,
+        DenseReadoutFactory as DenseReadoutFactory,
+        DPTReadout as DPTReadout,
+        LinearReadout as LinearReadout,
+    )
+    from .deploy import export as export
+    from .encoder import (
+        Block as Block,
+        Blocks as Blocks,
+        Encoder as Encoder,
+        EncoderOptions as EncoderOptions,
+        EncoderSize as EncoderSize,
+        Neck as Neck,
+        RelativePosition as RelativePosition,
+        WindowedEncoder as WindowedEncoder,
+        WindowOptions as WindowOptions,
+    )
+    from .exported import (
+        ExportCard as ExportCard,
+        Exported as Exported,
+        ExportedFunction as ExportedFunction,
+        ExportError as ExportError,
+        load_exported as load_exported,
+    )
+    from .head import (
+        HEADS as HEADS,
+        AbstractHead as AbstractHead,
+        CosineHead as CosineHead,
+        DistilledHead as DistilledHead,
+        HeadContext as HeadContext,
+        HeadFactory as HeadFactory,
+        LinearHead as LinearHead,
+        MLPHead as MLPHead,
+        NoHead as NoHead,
+        ProjectionHead as ProjectionHead,
+    )
+    from .images import Preprocess as Preprocess
     from .lab import compare_pools as compare_pools
+    from .model import (
+        PRESETS as PRESETS,
+        Backbone as Backbone,
+        CompiledViT as CompiledViT,
+        Readout as Readout,
+        ViT as ViT,
+        ViTConfig as ViTConfig,
+        compile as compile,
+        lora as lora,
+        merge as merge,
+        replace as replace,
+        vit as vit,
+        vit_forward as vit_forward,
+    )
+    from .nn import (
+        ACTIVATIONS as ACTIVATIONS,
+        BIG_VISION as BIG_VISION,
+        INITS as INITS,
+        INTERMEDIATES as INTERMEDIATES,
+        MLP as MLP,
+        TRUNC_NORMAL as TRUNC_NORMAL,
+        ActivationName as ActivationName,
+        AdaptedLinear as AdaptedLinear,
+        Adapter as Adapter,
+        Attention as Attention,
+        AttentionStrategy as AttentionStrategy,
+        Dropout as Dropout,
+        Execution as Execution,
+        InAttention as InAttention,
+        Init as Init,
+        Initializer as Initializer,
+        InitName as InitName,
+        Intermediate as Intermediate,
+        LayerNorm as LayerNorm,
+        Linear as Linear,
+        ParameterKind as ParameterKind,
+        ParameterLabel as ParameterLabel,
+        RelativeBias as RelativeBias,
+        RMSNorm as RMSNorm,
+        Rotation as Rotation,
+        parameter_labels as parameter_labels,
+    )
+    from .patch import (
+        PATCHES as PATCHES,
+        AbstractPatchEmbed as AbstractPatchEmbed,
+        ConvPatchEmbed as ConvPatchEmbed,
+        ConvStemPatchEmbed as ConvStemPatchEmbed,
+        PatchContext as PatchContext,
+        PatchFactory as PatchFactory,
+    )
+    from .pool import (
+        POOLS as POOLS,
+        ABMILPool as ABMILPool,
+        AbstractGridPool as AbstractGridPool,
+        AbstractPool as AbstractPool,
+        AbstractWeighingPool as AbstractWeighingPool,
+        AIMPool as AIMPool,
+        AttentionPool as AttentionPool,
+        ClassAttentionPool as ClassAttentionPool,
+        ClassMeanPool as ClassMeanPool,
+        ClassTokenPool as ClassTokenPool,
+        GeMPool as GeMPool,
+        LogSumExpPool as LogSumExpPool,
+        MaxPool as MaxPool,
+        MeanMaxPool as MeanMaxPool,
+        MeanPool as MeanPool,
+        NoPool as NoPool,
+        PoolContext as PoolContext,
+        PoolFactory as PoolFactory,
+        SimPool as SimPool,
+        SumPool as SumPool,
+        TopKPool as TopKPool,
+        WeightedPool as WeightedPool,
+        read_patches as read_patches,
+    )
+    from .position import (
+        POSITIONS as POSITIONS,
+        AbstractPosition as AbstractPosition,
+        FactorizedPosition as FactorizedPosition,
+        LearnedPosition as LearnedPosition,
+        LearnedRotaryPosition as LearnedRotaryPosition,
+        MixedRotaryPosition as MixedRotaryPosition,
+        NoPosition as NoPosition,
+        PositionContext as PositionContext,
+        PositionFactory as PositionFactory,
+        RelativeBiasPosition as RelativeBiasPosition,
+        RotaryPosition as RotaryPosition,
+        SinCos2DPosition as SinCos2DPosition,
+    )
     from .systems import (
         DINO as DINO,
         TEMPLATES as TEMPLATES,
@@ -206,61 +225,18 @@ if _typing.TYPE_CHECKING:
         save_adapters as save_adapters,
     )
 else:
-    # Imported when they are asked for: together they take longer to import than all the rest.
-    _LATER = {
-        "compare_pools": "lab",
-        "Dense": "systems",
-        "DenseConfig": "systems",
-        "make_dense": "systems",
-        "DINO": "systems",
-        "DINOConfig": "systems",
-        "ImageText": "systems",
-        "ImageTextConfig": "systems",
-        "MAEConfig": "systems",
-        "MAEDecoder": "systems",
-        "MaskedAutoencoder": "systems",
-        "Reconstruction": "systems",
-        "TextConfig": "systems",
-        "TextTower": "systems",
-        "TEMPLATES": "systems",
-        "Tokenizer": "systems",
-        "TokenizerConfig": "systems",
-        "read_tokenizer": "systems",
-        "zero_shot": "systems",
-        "CheckpointError": "weights",
-        "EmbeddedImage": "systems",
-        "FoundMask": "systems",
-        "MaskSearch": "systems",
-        "find_masks": "systems",
-        "MaskDecoder": "systems",
-        "PromptEncoder": "systems",
-        "SegmentAnything": "systems",
-        "SegmentAnythingConfig": "systems",
-        "Segmentation": "systems",
-        "ModelCard": "weights",
-        "PublishedModel": "weights",
-        "WritableLayout": "weights",
-        "convert_torch": "weights",
-        "from_hub": "weights",
-        "knn": "train",
-        "list_models": "weights",
-        "load": "weights",
-        "load_adapters": "weights",
-        "model_card": "weights",
-        "push_to_hub": "weights",
-        "save": "weights",
-        "save_adapters": "weights",
-    }
-
-    _ROOMS = ("cli", "lab", "show", "systems", "testing", "train", "weights")
+    from ._later import LATER as _LATER, ROOMS as _ROOMS
 
     def __getattr__(name: str) -> object:
         if name in _ROOMS:
-            return _import_module(f".{name}", __name__)
+            with _pause():
+                return _import_module(f".{name}", __name__)
         if name not in _LATER:
             # Python adds what was meant.
             raise AttributeError(f"module 'vitrail' has no attribute {name!r}", name=name, obj=_sys.modules[__name__])
-        return getattr(_import_module(f".{_LATER[name]}", __name__), name)
+        with _pause():
+            room = _import_module(f".{_LATER[name]}", __name__)
+        return getattr(room, name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *_LATER, *_ROOMS})

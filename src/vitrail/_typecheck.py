@@ -8,7 +8,8 @@ import dataclasses
 import functools
 import inspect
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ForwardRef, ParamSpec, Self, TypeVar, cast, get_args
 
@@ -42,6 +43,17 @@ def start() -> None:
     time, is imported at the first call of a user."""
     global _started
     _started = True
+
+
+@contextmanager
+def pause() -> Generator[None]:
+    """Checks nothing for a while, in which more of the package is imported."""
+    global _started
+    _started = False
+    try:
+        yield
+    finally:
+        _started = True
 
 
 def check(value: _T) -> _T:

@@ -19,6 +19,7 @@ from ..images import DataError
 from ..nn import Dropout
 from ._compare import Compare, run_compare
 from ._evaluate import Evaluate, run_evaluate
+from ._export import Export, run_export
 from ._knn import Knn, run_knn
 from ._list import List, run_list
 from ._look import Look, run_look
@@ -100,7 +101,21 @@ def _format_error(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else " ".join(str(error).split())
 
 
-_Command = Train | Evaluate | Compare | Knn | List | Inspect | Predict | Look | Reconstruct | Search | Segment | Convert
+_Command = (
+    Train
+    | Evaluate
+    | Compare
+    | Knn
+    | List
+    | Inspect
+    | Predict
+    | Look
+    | Reconstruct
+    | Search
+    | Segment
+    | Convert
+    | Export
+)
 
 
 def _run(command: _Command) -> None:
@@ -129,6 +144,8 @@ def _run(command: _Command) -> None:
             run_convert(command)
         case Segment():
             run_segment(command)
+        case Export():
+            run_export(command)
 
 
 @contextmanager

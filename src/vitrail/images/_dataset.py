@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
 
 from .._check import check_seed
-from ..nn import digest_arrays
 from ._equal import check_apart, digest_rows
 from ._picture import to_picture
 from ._pictures import Pictures, pick_evenly
@@ -71,6 +70,8 @@ class Examples:
     @property
     def digest(self) -> str:
         """The SHA-256 of the pixels, or of the names of the files, and of the labels and the texts."""
+        from ..nn import digest_arrays  # pictures are prepared for an exported model without it
+
         texts = "" if self.texts is None else "\n".join(self.texts)
         return digest_arrays([self.identity, self.labels.astype(np.int32)], texts)
 

@@ -113,6 +113,7 @@ class SegmentAnything(AbstractSystem):
         points: Float[Array, "points 2"],
         labels: Int[Array, " points"],
         mask: Float[Array, "height width"] | None = None,
+        has_mask: Bool[Array, ""] | None = None,
     ) -> tuple[Float[Array, "masks height width"], Float[Array, " masks"]]:
         """The forward pass after the image model, for one prompt; batch it with `jax.vmap`.
 
@@ -124,6 +125,8 @@ class SegmentAnything(AbstractSystem):
             right corner of a box; -1 for a point that a prompt without a box has at the end; -2 for what only fills the
             arrays up.
         - `mask`: the logits of an earlier mask; `None` for none.
+        - `has_mask`: false where `mask` only fills the array up and is not looked at, as in a batch of which some have
+            one; `None` for true.
 
         **Returns:**
 
@@ -141,7 +144,10 @@ class SegmentAnything(AbstractSystem):
         grid, execution = (tokens.shape[0], tokens.shape[1]), self.image.backbone.execution
         dtype = jnp.dtype(execution.compute_dtype)
         prompt, decoder = self.prompt, to_dtype(self.decoder, dtype)
-        dense = tokens.astype(jnp.float32) + prompt.embed_mask(mask, grid)
+        added = prompt.embed_mask(mask, grid)
+        if has_mask is not None:
+            added = jnp.where(has_mask, added, prompt.embed_mask(None, grid))
+        dense = tokens.astype(jnp.float32) + added
         logits, quality = decoder(
             dense.astype(dtype),
             prompt(points, labels, self.config.image.image_size).astype(dtype),

@@ -1,0 +1,187 @@
+"""Exports a model: its functions, each checked against the model, and their card."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from .. import __version__
+from .._check import describe_value
+from .._files import make_scratch
+from ..exported import CARD, ArraySpec, ExportCard, FunctionCard, digest_file
+from ..images import Preprocess
+from ..model import ViTConfig, has_adapters
+from ..nn import Dropout, Execution
+from ..systems import Dense, ImageText, find_image_model
+from ..weights import Configured, model_card
+from ._functions import Function, list_functions
+from ._stablehlo import PLATFORMS, run_stablehlo, write_stablehlo
+
+_FLOAT32: Final = 1e-5
+"""How far the outputs of an exported function may be from those of the model, relative to the largest of them."""
+_BFLOAT16: Final = 0.02
+
+
+def export(
+    model: Configured,
+    folder: Path | str,
+    *,
+    weights: Literal["inside", "beside"] = "inside",
+) -> ExportCard:
+    """Exports a model as StableHLO, for JAX on CPU, CUDA and TPU, with a card that says how it is used.
+
+    A folder gets a program for each function of the model, with any number of images in a batch, and `card.json`. A
+    `ViT` has one function: a batch of images gives logits or features. An `ImageText` has `image` and `text`, whose
+    outputs are embeddings. A `SegmentAnything` has `image`, whose output is an embedding, and `mask`, which takes the
+    embedding with points, labels and an earlier mask, as its forward pass does. A `Dense` returns a map, a `DINO` the
+    embedding and the patch tokens, and of a `MaskedAutoencoder` the image model is exported.
+
+    Each function is run for a drawn picture before the folder is written, and its outputs are compared with those of
+    the model: they may differ by 1e-5 of the largest number, or in bfloat16 by 2%.
+
+    !!! example
+
+        ```python
+        vitrail.export(model, "out")
+        exported = vitrail.load_exported("out")
+        logits = exported(images)
+        ```
+
+    **Arguments:**
+
+    - `model`: the model. Its `Execution` says in which dtype it is computed; attention is computed plainly, or in
+        chunks where a number says so, as the program has to run everywhere. Inputs and outputs are float32.
+    - `folder`: where the files are written. It is made if it is not there; files of these names are replaced.
+    - `weights`: whether the weights are in the file of the program, or in an npz file beside it, which is needed for
+        more than 2 GB.
+
+    **Returns:**
+
+    The card that was written.
+
+    **Raises:** `ValueError` if the model has adapters or an attention that does not run everywhere, or if an exported
+    function does not equal the model; `TypeError` if the model is of no kind that can be exported; `MissingExtraError`
+    if flatbuffers, of the extra `export`, is not installed. After an error nothing is written.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"folder must be a folder, got the file {folder}: name another one")
+    image_model = find_image_model(model)
+    if image_model is None:
+        raise TypeError(f"model must be a ViT or a system, got {describe_value(model)}: load one with vitrail.load")
+    if has_adapters(model):
+        raise ValueError("model must be without adapters, got one that has: export vitrail.merge(model)")
+    execution = _choose_execution(image_model.backbone.execution)
+    plain = cast(Any, model).with_execution(execution).with_dropout(Dropout())
+    config = image_model.config
+    functions = list_functions(plain, _draw_image(config))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with make_scratch(folder.parent, folder.name) as scratch:
+        cards = {
+            name: _write_function(function, scratch, name, weights, execution) for name, function in functions.items()
+        }
+        card = ExportCard(
+            format="stablehlo",
+            kind=model_card(model).kind,
+            functions=cards,
+            image_size=config.image_size,
+            channels=config.channels,
+            compute_dtype=execution.compute_dtype,
+            preprocess=_fix_size(config.preprocess),
+            classes=model.config.classes if isinstance(model, Dense) else config.classes,
+            constants=_list_constants(model),
+            platforms=PLATFORMS,
+            versions={"vitrail": __version__, "jax": jax.__version__},
+        )
+        (scratch / CARD).write_text(card.to_json(), "utf-8")
+        folder.mkdir(exist_ok=True)
+        (folder / CARD).unlink(missing_ok=True)
+        for name in (
+            *(name for one in cards.values() for name in one.digests),
+            CARD,
+        ):  # the card says that all is there
+            (scratch / name).replace(folder / name)
+    return card
+
+
+def _choose_execution(execution: Execution) -> Execution:
+    if execution.attention == "cudnn":
+        raise ValueError(
+            "model must have an attention that runs everywhere, got 'cudnn': export "
+            "model.with_execution(vitrail.Execution())"
+        )
+    attention = "plain" if execution.attention == "auto" else execution.attention
+    return dataclasses.replace(execution, attention=attention)
+
+
+def _draw_image(config: ViTConfig) -> Float[np.ndarray, "height width channels"]:
+    """A picture of waves and noise, normalised as the model needs it."""
+    height, width = config.image_size
+    rows, cols, channels = np.ogrid[:height, :width, : config.channels]
+    waves = np.sin(rows / 9 + channels) + np.sin(cols / 13 - 2 * channels)
+    noise = np.random.default_rng(0).normal(size=waves.shape)
+    pixels = np.clip(127.5 + 50 * waves + 15 * noise, 0, 255).astype(np.float32)
+    known = config.preprocess
+    return (pixels / 127.5 - 1).astype(np.float32) if known is None else known.normalise(pixels)
+
+
+def _fix_size(preprocess: Preprocess | None) -> Preprocess | None:
+    """The preprocessing for images of one size, which the programs have."""
+    return preprocess.squash() if preprocess is not None and preprocess.fit in ("keep", "native") else preprocess
+
+
+def _list_constants(model: object) -> dict[str, float]:
+    if not isinstance(model, ImageText):
+        return {}
+    return {"scale": float(np.exp(model.log_scale)), "bias": 0.0 if model.bias is None else float(model.bias)}
+
+
+def _write_function(
+    function: Function,
+    folder: Path,
+    name: str,
+    weights: Literal["inside", "beside"],
+    execution: Execution,
+) -> FunctionCard:
+    """Writes a function and compares its outputs with those of the model."""
+    file = folder / f"{name}.stablehlo"
+    beside = folder / f"{name}.npz" if weights == "beside" else None
+    batch = tuple(np.stack([array, array]) for array in function.example)
+    expected = _as_tuple(jax.jit(jax.vmap(function.call))(*batch))
+    write_stablehlo(function, file, beside)
+    found = run_stablehlo(file, beside, batch)
+    difference = max(map(_compare, expected, found))
+    allowed = _FLOAT32 if execution.compute_dtype == "float32" else _BFLOAT16
+    if not difference <= allowed:
+        raise ValueError(
+            f"the exported function {name!r} must equal the model to {allowed:g} of its largest number, got a "
+            f"difference of {difference:.1e}: nothing was written. Report the model and the version of the library"
+        )
+    specs = tuple(ArraySpec(spec.name, ("batch", *spec.shape), spec.dtype) for spec in function.inputs)
+    outputs = tuple(
+        ArraySpec(output, ("batch", *array.shape[1:]), str(array.dtype))
+        for output, array in zip(function.outputs, expected, strict=True)
+    )
+    paths = [path for path in (file, beside) if path is not None]
+    return FunctionCard(
+        inputs=specs,
+        outputs=outputs,
+        file=file.name,
+        weights=None if beside is None else beside.name,
+        digests={path.name: digest_file(path) for path in paths},
+        sizes={path.name: path.stat().st_size for path in paths},
+        difference=difference,
+    )
+
+
+def _as_tuple(outputs: Any) -> tuple[Any, ...]:
+    return cast("tuple[Any, ...]", outputs) if isinstance(outputs, tuple) else (outputs,)
+
+
+def _compare(expected: Any, found: Any) -> float:
+    """The largest difference, relative to the largest number."""
+    a, b = (np.asarray(array, np.float64) for array in (expected, found))
+    return float("inf") if a.shape != b.shape else float(np.max(np.abs(a - b)) / max(1.0, float(np.max(np.abs(a)))))

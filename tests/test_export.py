@@ -1,0 +1,187 @@
+"""Exported models: what `vitrail.export` writes, and what `vitrail.load_exported` runs without model code."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, random_array, run, small_config, small_model
+
+import vitrail
+from vitrail.cli import main
+from vitrail.deploy import list_functions
+from vitrail.testing import randomise
+
+KEY = jax.random.key(0)
+PREPROCESS = vitrail.Preprocess("squash", "bilinear", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> vitrail.ViT:
+    return small_model(preprocess=PREPROCESS, classes=tuple("abcde"))
+
+
+@pytest.fixture(scope="module")
+def folder(classifier: vitrail.ViT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "out"
+    vitrail.export(classifier, path)
+    return path
+
+
+def copy_folder(folder: Path, to: Path, change: Callable[[bytes], bytes] = lambda data: data) -> Path:
+    """A copy of an exported model, whose program is changed."""
+    to.mkdir()
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        (to / path.name).write_bytes(change(data) if path.suffix == ".stablehlo" else data)
+    return to
+
+
+def test_an_exported_classifier_equals_the_model_for_any_batch(classifier: vitrail.ViT, folder: Path) -> None:
+    exported = vitrail.load_exported(folder)
+    image = exported.preprocess(PICTURE)
+    np.testing.assert_array_equal(image, PREPROCESS(PICTURE, (8, 12)))
+    for number in (1, 3):
+        logits = exported(np.stack([image] * number))
+        assert isinstance(logits, jax.Array)
+        assert_close(logits, np.stack([run(classifier, image)] * number))
+    assert exported.classes == tuple("abcde")
+
+
+def test_an_exported_model_runs_without_model_code(folder: Path, classifier: vitrail.ViT) -> None:
+    program = (
+        "import sys, numpy as np; from vitrail.exported import load_exported; model = load_exported(sys.argv[1]);"
+        "picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8);"
+        "print(*map(float, model(model.preprocess(picture)[None])[0]));"
+        "print(*sorted({name.split('.')[1] for name in sys.modules if name.startswith('vitrail.')}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
+    logits, rooms = done.stdout.splitlines()
+    assert_close([float(x) for x in logits.split()], run(classifier, PREPROCESS(PICTURE, (8, 12))))
+    assert {room for room in rooms.split() if not room.startswith("_")} == {"images", "exported"}
+
+
+def test_each_function_of_clip_equals_its_tower(tmp_path: Path) -> None:
+    text = vitrail.TextConfig(
+        vocabulary=20, context=6, size=small_config().size, embed_dim=12, pooling="largest_id", causal=True
+    )
+    config = vitrail.ImageTextConfig(image=small_config(pool="cls", num_classes=12), text=text)
+    model = randomise(lambda: config.build(key=KEY))
+    vitrail.export(model, tmp_path / "out", weights="beside")
+    exported = vitrail.load_exported(tmp_path / "out")
+    images, tokens = random_array(3, 8, 12, 3), np.asarray([[3, 4, 19, 0, 0, 0], [1, 19, 0, 0, 0, 0]], np.int32)
+    assert_close(exported.functions["image"](images), run(jax.vmap(model.embed_image), images))
+    assert_close(exported.functions["text"](tokens), run(jax.vmap(model.embed_text), tokens))
+    assert exported.card.constants["scale"] == pytest.approx(float(jnp.exp(model.log_scale)))
+    assert (tmp_path / "out" / "image.npz").stat().st_size > (tmp_path / "out" / "image.stablehlo").stat().st_size / 4
+
+
+def test_the_mask_decoder_of_sam_takes_any_number_of_points(tmp_path: Path) -> None:
+    image = small_config(image_size=(8, 8), num_classes=None, pool="none", head="none", class_token=False)
+    config = vitrail.SegmentAnythingConfig(image=image, depth=1, num_heads=2, mlp_dim=8, quality_dim=8)
+    model = randomise(lambda: config.build(key=KEY))
+    vitrail.export(model, tmp_path / "out")
+    decode = vitrail.load_exported(tmp_path / "out").functions["mask"]
+    tokens, mask = random_array(2, 2, 2, 16), random_array(2, 8, 8)
+    points, labels = random_array(2, 3, 2), np.asarray([[1, 0, -1], [2, 3, -2]], np.int32)
+    found: Any = decode(tokens, points, labels, mask, np.asarray([True, False]))
+    for row, given in enumerate((mask[0], None)):
+        masks, quality = run(model, tokens[row], points[row], jnp.asarray(labels[row]), given)
+        assert_close(found[0][row], masks)
+        assert_close(found[1][row], quality)
+
+
+def test_bfloat16_is_exported_as_it_is_computed(tmp_path: Path) -> None:
+    model = small_model(execution=vitrail.Execution(compute_dtype="bfloat16"))
+    card = vitrail.export(model, tmp_path / "out")
+    images = random_array(2, 8, 12, 3)
+    assert card.compute_dtype == "bfloat16"
+    assert_close(vitrail.load_exported(tmp_path / "out")(images), run(jax.vmap(model), images), tolerance=0.02)
+
+
+def test_the_names_of_what_a_model_returns() -> None:
+    image = np.zeros((8, 12, 3), np.float32)
+    dino = vitrail.DINOConfig(image=small_config(pool="cls", num_classes=None, head="none")).build(key=KEY)
+    assert list_functions(dino, image)["model"].outputs == ("embedding", "patches")
+    assert list_functions(dino.image, image)["model"].outputs == ("features",)
+    with pytest.raises(TypeError, match="model must be a ViT or a system"):
+        list_functions(dino.head, image)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:-100], "must have .* bytes, got .*: copy it again"),
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "has changed since vitrail.export wrote it"),
+    ],
+)
+def test_a_damaged_program_is_an_error(
+    folder: Path, tmp_path: Path, change: Callable[[bytes], bytes], message: str
+) -> None:
+    with pytest.raises(vitrail.ExportError, match=message):
+        vitrail.load_exported(copy_folder(folder, tmp_path / "copy", change))
+
+
+def test_a_program_that_this_jax_cannot_read_names_the_jax_that_wrote_it(folder: Path, tmp_path: Path) -> None:
+    copy = copy_folder(folder, tmp_path / "copy", lambda data: b"\0" * 64)
+    card = json.loads((copy / "card.json").read_text())
+    (one,) = card["functions"].values()
+    one["sizes"], one["digests"] = {one["file"]: 64}, {one["file"]: vitrail.exported.digest_file(copy / one["file"])}
+    card["versions"]["jax"] = "99.0"
+    (copy / "card.json").write_text(json.dumps(card))
+    with pytest.raises(vitrail.ExportError, match=r"was written by JAX 99\.0 and JAX .* cannot run it"):
+        vitrail.load_exported(copy)
+
+
+def test_what_is_no_exported_model_is_an_error(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(vitrail.ExportError, match=r"has no card\.json"):
+        vitrail.load_exported(tmp_path)
+    copy = copy_folder(folder, tmp_path / "copy")
+    (copy / "model.stablehlo").unlink()
+    with pytest.raises(vitrail.ExportError, match=r"is not there, but card\.json names it"):
+        vitrail.load_exported(copy)
+    (copy / "card.json").write_text('{"format": "stablehlo"}')
+    with pytest.raises(vitrail.ExportError, match=r"card\.json must be the card"):
+        vitrail.load_exported(copy)
+
+
+def test_inputs_that_do_not_fit_are_errors(folder: Path) -> None:
+    exported = vitrail.load_exported(folder)
+    images = np.zeros((2, 8, 12, 3), np.float32)
+    with pytest.raises(TypeError, match="images must have dtype float32, got float64"):
+        exported(images.astype(np.float64))
+    with pytest.raises(ValueError, match=r"images must have shape \(batch, 8, 12, 3\), got \(8, 12, 3\): pass a"):
+        exported(images[0])
+    with pytest.raises(ValueError, match=r"images must have shape \(batch, 8, 12, 3\), got \(0, 8, 12, 3\)"):
+        exported(images[:0])
+    with pytest.raises(ValueError, match="takes 1 arrays"):
+        exported(images, images)
+
+
+def test_what_cannot_be_exported_is_an_error(classifier: vitrail.ViT, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"merge\(model\)"):
+        vitrail.export(vitrail.lora(classifier, key=KEY), tmp_path / "out")
+    cudnn = vitrail.Execution(attention="cudnn", compute_dtype="bfloat16")
+    with pytest.raises(ValueError, match="runs everywhere, got 'cudnn'"):
+        vitrail.export(classifier.with_execution(cudnn), tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="folder must be a folder, got the file"):
+        vitrail.export(classifier, tmp_path / "file")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_exports_a_file(
+    classifier: vitrail.ViT, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vitrail.save(classifier, tmp_path / "model.safetensors")
+    assert main(["export", str(tmp_path / "model.safetensors"), str(tmp_path / "out"), "--weights", "beside"]) == 0
+    assert "model: (images: float32 (batch, 8, 12, 3)) -> (logits: float32 (batch, 5))" in capsys.readouterr().out
+    images = random_array(2, 8, 12, 3)
+    assert_close(vitrail.load_exported(tmp_path / "out")(images), run(jax.vmap(classifier), images))
