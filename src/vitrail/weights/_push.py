@@ -63,7 +63,7 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         save(model, folder / "model.safetensors" if layout == "vitrail" else folder, layout=layout, keep=keep)
-        readme = make_readme(model_card(folder), f'vitrail.from_hub("{repository}")')
+        readme = make_readme(model_card(folder), place=repository, name=repository)
         with explain(HubFile(repository)):
             api = hub.HfApi()
             api.create_repo(repository, private=private, exist_ok=True)
