@@ -199,7 +199,8 @@ def _make_native_card(file: AbstractSource, part: Part) -> ModelCard:
     found = compare_arrays(tensors, expected)
     dtypes = Counter(info.dtype for name, info in tensors.items() if name in expected)
     missing = (*found.wrong, *map(repr, found.missing))
-    return _make_own_card(config, expected, dtypes, embeds, missing, tuple(found.unknown))
+    card = _make_own_card(config, expected, dtypes, embeds, missing, tuple(found.unknown))
+    return replace(card, licence=file.metadata.get("license"))
 
 
 def _get_image_arrays(arrays: Mapping[str, _T]) -> dict[str, _T]:

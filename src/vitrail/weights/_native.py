@@ -47,8 +47,9 @@ class Difference:
     """Which shapes and dtypes differ, in words."""
 
 
-def write_native(model: Configured, path: Path) -> None:
-    """Writes a model with its configuration, a digest of each array, and a digest of the header.
+def write_native(model: Configured, path: Path, licence: str | None = None) -> None:
+    """Writes a model with its configuration, a digest of each array, a digest of the header, and its licence if that is
+    known.
 
     **Raises:** `ValueError` if the configuration does not describe the model, or holds code.
     """
@@ -64,7 +65,8 @@ def write_native(model: Configured, path: Path) -> None:
     written = {name: np.asarray(array) for name, array in arrays.items()}
     header["plugins"] = json.dumps(list_plugins(model.config))
     header["sha256"] = json.dumps({name: digest_array(array) for name, array in written.items()})
-    write_safetensors(written, path, header | {"header_sha256": _digest_header(header)})
+    more = {} if licence is None else {"license": licence}
+    write_safetensors(written, path, header | {"header_sha256": _digest_header(header)} | more)
 
 
 def _reset_unsaved(tree: object) -> object:

@@ -12,7 +12,7 @@ from .._check import join_names
 from .._files import write_whole
 from ..model import has_adapters
 from ..nn import list_arrays
-from ._configuration import Configured, get_image_config
+from ._configuration import Configuration, Configured, get_image_config
 from ._errors import CheckpointError
 from ._kept import read_kept
 from ._native import write_native
@@ -47,7 +47,12 @@ _UNFINISHED: Final = "vitrail.save did not finish writing this folder: save the 
 
 
 def save(
-    model: Configured, path: Path | str, *, layout: WritableLayout = "vitrail", keep: Path | str | None = None
+    model: Configured,
+    path: Path | str,
+    *,
+    layout: WritableLayout = "vitrail",
+    keep: Path | str | None = None,
+    licence: str | None = None,
 ) -> None:
     """Saves a model: to a file of vitrail's own, or to a folder that timm, Hugging Face or open_clip opens.
 
@@ -78,6 +83,11 @@ def save(
     - `keep`: the file or folder that the model is from, in that layout: what the library's class has beside the model,
         as the `mask_token` of DINOv2 or the attention head of SigLIP's classifier, is written again. `None` leaves it
         out, and the library gives it fresh numbers.
+    - `licence`: the licence of the weights, as `"apache-2.0"`, which the file or its settings get; `None` to name none.
+
+    A library that has no place for an array of the model may have another one that means the same: where it has no
+    position for the class token or the registers, that is added to these tokens; where it has one and the model has
+    none, that is zero; a projection with a bias of zeros, and one without, are one.
 
     **Raises:** `ValueError` if the model has adapters, if the configuration holds code in place of names, does not
     describe the model, or is one that the library cannot build or would read as another, or if `path` is a file where a
@@ -93,7 +103,7 @@ def save(
     if layout == "vitrail":
         if keep is not None:
             raise ValueError("keep must be None for vitrail's own format, which has the model alone")
-        write_native(model, path)
+        write_native(model, path, licence)
         return
     written = {name: known for name, known in LAYOUTS.items() if known.export or (known.image and known.image.export)}
     if layout not in written:
@@ -109,23 +119,24 @@ def save(
             f"path must be a folder without {there[0]!r}, which {known.library.name} reads in place of {_TENSORS!r}, "
             f"got {path}: name another folder"
         )
-    tensors = _name_tensors(model, known, export)
-    config = export.write_config(model.config)
+    config, arrays = export.adapt(model.config, list_arrays(model))
+    tensors = _name_tensors(config, arrays, known, export)
+    written_config = {**export.write_config(config), **({} if licence is None else {"license": licence})}
     if keep is not None:
-        tensors |= read_kept(Path(keep), known, export, export.prefix(model.config), tensors)
-        config = export.describe_kept(config)
+        tensors |= read_kept(Path(keep), known, export, export.prefix(config), tensors)
+        written_config = export.describe_kept(written_config)
     # What is empty is removed from the folder. What the library reads first stands last.
     settings: dict[str, Settings] = {
-        **export.write_tokenizer(model.config),
+        **export.write_tokenizer(config),
         PROCESSORS: {},
-        PROCESSOR: export.write_preprocess(model.config),
+        PROCESSOR: export.write_preprocess(config),
         CONFIG: {},
         OPEN_CLIP_CONFIG: {},
     }
     settings.pop(export.settings)
-    settings[export.settings] = config
+    settings[export.settings] = written_config
     source = ArraySource(path / _TENSORS, tensors)
-    if problem := _find_misreading(source, settings, known, export, model):
+    if problem := _find_misreading(source, settings, known, export, config, arrays):
         raise ValueError(
             f"model must be one that {known.title} can be, to be written as {layout!r}: {problem}. Save it in "
             "vitrail's own format"
@@ -145,18 +156,19 @@ def _choose_layout(layout: AnyLayout, model: Configured) -> tuple[AnyLayout, Exp
     )
 
 
-def _name_tensors(model: Configured, layout: AnyLayout, export: Export[Any]) -> dict[str, NumpyArray]:
+def _name_tensors(
+    config: Configuration, arrays: Mapping[str, Any], layout: AnyLayout, export: Export[Any]
+) -> dict[str, NumpyArray]:
     """The arrays of a model by the names of a layout."""
-    arrays = list_arrays(model)
     for name, array in arrays.items():
         if array.dtype != jnp.float32:
             raise ValueError(f"model must be float32 to be written as {layout.name!r}, got {name!r} as {array.dtype}")
-    prefix = export.prefix(model.config)
+    prefix = export.prefix(config)
     named = {
         name if name.startswith(export.bare) else prefix + name: tensor
-        for name, tensor in export_arrays(layout.rules(model.config), arrays).items()
+        for name, tensor in export_arrays(layout.rules(config), arrays).items()
     }
-    return {**named, **export.write_unread(model.config)}
+    return {**named, **export.write_unread(config)}
 
 
 def _find_misreading(
@@ -164,7 +176,8 @@ def _find_misreading(
     settings: Mapping[str, Settings],
     layout: AnyLayout,
     export: Export[Any],
-    model: Configured,
+    config: Configuration,
+    arrays: Mapping[str, Any],
 ) -> str:
     """How the folder would be read as another model than was written; the empty string if it would not."""
     beside, problem = WrittenBeside(settings), ""
@@ -179,18 +192,18 @@ def _find_misreading(
     checkpoint = Checkpoint(source, layout, found, beside)
     try:
         read = choose_config(checkpoint, None)
-        if differs := export.find_misreading(model.config, read):
+        if differs := export.find_misreading(config, read):
             return differs
         _, plan = plan_model(checkpoint, read, convert=False)
         if gaps := explain_gaps(checkpoint, plan):
             problem = problem or f"when it is read back, {source.path} {gaps}"
     except CheckpointError as error:
-        image = get_image_config(model.config)
+        image = get_image_config(config)
         options = ", ".join(f"{name}={getattr(image, name)!r}" for name in _WITHOUT_SETTINGS)
         problem = f"{problem or f'when it is read back, {error}'} (of a model with {options})"
-    if unnamed := list_unnamed(layout.rules(model.config), list_arrays(model)):
+    if unnamed := list_unnamed(layout.rules(config), arrays):
         return f"{unnamed[0]!r} has no name there"
-    return problem or export.find_obstacle(model.config)
+    return problem or export.find_obstacle(config)
 
 
 def _write_folder(folder: Path, tensors: Mapping[str, NumpyArray], settings: Mapping[str, Settings]) -> None:

@@ -14,6 +14,7 @@ from ...model import ViTConfig
 from ...nn import ActivationName
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_names
+from ._adapt import adapt_in_turn, cover_all, drop_zero_bias
 from ._checkpoint import Checkpoint
 from ._hugging_face import TEXT_TOWER, map_hugging_face_block, read_activation, select_vision_tower, write_config
 from ._layout import Export, Layout, Settings
@@ -239,6 +240,7 @@ HF_CLIP_IMAGE: Final = Layout(
         find_misreading,
         write_config=_write_config,
         write_preprocess=write_hugging_face_preprocess,
+        adapt=adapt_in_turn(cover_all, drop_zero_bias),
         find_obstacle=find_square_obstacle,
         prefix=lambda config: "vision_model." if has_projection(config) else "",
         bare=("visual_projection",),

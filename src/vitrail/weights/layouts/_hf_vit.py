@@ -11,6 +11,7 @@ from ..._spec import PartSpec
 from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from ._adapt import cover_all
 from ._checkpoint import Checkpoint
 from ._hugging_face import MASK_TOKEN, read_activation, select_settings, write_config, write_labels
 from ._layout import Export, Layout, Settings
@@ -214,6 +215,7 @@ HF_VIT: Final = Layout(
         find_misreading,
         write_config=_write_config,
         write_preprocess=write_hugging_face_preprocess,
+        adapt=cover_all,
         find_obstacle=_find_obstacle,
         prefix=_choose_prefix,
         kept=(r"embeddings\.mask_token",),

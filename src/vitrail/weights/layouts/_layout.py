@@ -57,6 +57,8 @@ class Export(Generic[C]):
     """Makes the `preprocessor_config.json` of the library; empty if it has none, or nothing says how images are."""
     write_tokenizer: Callable[[C], Mapping[str, Settings]] = lambda config: {}
     """Makes the files of the tokenizer, by their names; an empty one is not to be in the folder."""
+    adapt: Callable[[C, Mapping[str, Any]], tuple[C, Mapping[str, Any]]] = lambda config, arrays: (config, arrays)
+    """Makes the configuration and the arrays of a model that computes the same and that the library can be."""
     find_obstacle: Callable[[C], str] = lambda config: ""
     """What of a model its tensors can say but the library cannot build, in words; the empty string for nothing."""
     write_unread: Callable[[C], Mapping[str, NumpyArray]] = lambda config: {}

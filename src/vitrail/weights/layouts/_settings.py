@@ -177,6 +177,7 @@ def _read_open_clip_settings(path: Path, whole: Settings) -> Settings:
         "preprocess_cfg": whole.get("preprocess_cfg") or {},
         "hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu",
         "text_cfg": _to_object(model.get("text_cfg")),
+        **({"license": whole["license"]} if "license" in whole else {}),
     }
     if "timm_model_name" in vision:
         pool = vision.get("timm_pool", "avg")

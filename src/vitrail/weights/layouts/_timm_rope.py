@@ -6,6 +6,7 @@ Source: timm 1.0.31, `models/eva.py` and `layers/pos_embed_sincos.py`.
 import dataclasses
 import math
 import re
+from functools import partial
 from typing import Any, Final
 
 from ..._spec import PartSpec
@@ -14,10 +15,11 @@ from ...model import ViTConfig
 from .._errors import CheckpointError
 from .._rules import LEARNED_ROPE_ROWS, POSITION_ROWS, Rule, map_names
 from ._checkpoint import Checkpoint
-from ._layout import Layout
+from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
 from ._timm import (
     KERNEL,
+    compute_mlp_ratio,
     map_eva_block,
     read_architecture,
     read_arguments,
@@ -25,8 +27,11 @@ from ._timm import (
     read_norm_order,
     read_pool,
     read_size,
+    write_pool,
+    write_timm_config,
 )
 from ._timm_vit import TIMM_VIT_IMAGE
+from ._vit import find_misreading, list_shapes
 
 _ARGUMENTS: Final = (
     r"(rope_(temperature|grid_offset|grid_indexing|(shift|jitter|rescale)_coords)|ref_feat_shape|attn_type|qkv_fused|"
@@ -143,6 +148,33 @@ def _map(config: ViTConfig) -> tuple[Rule, ...]:
     )
 
 
+def _write_config(config: ViTConfig, *, architecture: str) -> Settings:
+    """An architecture stands for what no argument says: `norm_eps`, and whether a norm stands before the blocks."""
+    position = config.position if isinstance(config.position, PartSpec) else PartSpec(str(config.position))
+    options, shapes = dict(position.options), list_shapes(config)
+    mixed = "backbone.position.frequencies" in shapes or "backbone.position.rotary.frequencies" in shapes
+    arguments: dict[str, object] = {
+        **write_pool(config),
+        "num_reg_tokens": config.num_registers,
+        "class_token": "backbone.class_token" in shapes,
+        "init_values": config.encoder.layer_scale,
+        "qkv_bias": config.encoder.qkv_bias,
+        "rope_temperature": options.get("base"),
+        "use_fc_norm": config.norm_order == "pool_norm",
+    }
+    if position.name == "learned_rope":
+        arguments["no_embed_class"] = not any(name in shapes for name in LEARNED_ROPE_ROWS[:2])
+    if not mixed:
+        arguments |= {"rope_grid_offset": options.get("offset", 0.0), "ref_feat_shape": options.get("reference")}
+    if "readout.pool.queries" in shapes:
+        pool = dict(config.pool.options) if isinstance(config.pool, PartSpec) else {}
+        mlp_dim = shapes["readout.pool.mlp.hidden.weight"][0]
+        arguments["attn_pool_num_heads"] = pool.get("num_heads")
+        arguments["attn_pool_mlp_ratio"] = compute_mlp_ratio(config.size.dim, mlp_dim)
+    name = architecture.format(rule=("_mixed" if mixed else "") + ("_ape" if position.name == "learned_rope" else ""))
+    return write_timm_config(config, name, {name: value for name, value in arguments.items() if value is not None})
+
+
 TIMM_ROPE_VIT: Final = Layout(
     name="timm_rope_vit",
     title="timm's Eva (RoPE-ViT)",
@@ -152,6 +184,7 @@ TIMM_ROPE_VIT: Final = Layout(
     signature=(KERNEL, "blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias", "blocks.0.gamma_1", "cls_token"),
     foreign=("mask_token", "storage_tokens", "register_tokens", "reg_token", "norm_pre.weight"),
     architectures=re.compile(r"vit_(small|base|large)_patch16_rope(_mixed)?(_ape)?_\d+"),
+    export=Export(find_misreading, write_config=partial(_write_config, architecture="vit_small_patch16_rope{rule}_224")),
 )
 TIMM_ROPE: Final = dataclasses.replace(
     TIMM_ROPE_VIT,
@@ -167,6 +200,7 @@ TIMM_ROPE: Final = dataclasses.replace(
         "norm_pre.weight",
     ),
     architectures=re.compile(r"vit_(medium|mediumd|betwixt|base)_patch16_rope_reg\d_gap_\d+"),
+    export=Export(find_misreading, write_config=partial(_write_config, architecture="vit_medium_patch16_rope_reg1_gap_256")),
 )
 TIMM_PE: Final = dataclasses.replace(
     TIMM_ROPE_VIT,
@@ -176,6 +210,7 @@ TIMM_PE: Final = dataclasses.replace(
     foreign=("mask_token", "reg_token", "blocks.0.ls1.gamma", "blocks.0.gamma_1"),
     embeds=("head.weight",),
     architectures=re.compile(r"vit_pe_core_(tiny|small|base|large|gigantic)_patch\d+_\d+"),
+    export=Export(find_misreading, write_config=partial(_write_config, architecture="vit_pe_core_tiny_patch16_384")),
 )
 TIMM_PE_FEATURES: Final = dataclasses.replace(
     TIMM_ROPE_VIT,
@@ -184,4 +219,5 @@ TIMM_PE_FEATURES: Final = dataclasses.replace(
     signature=(KERNEL, "blocks.0.attn.qkv.bias", "norm_pre.weight", "pos_embed"),
     foreign=("mask_token", "reg_token", "blocks.0.ls1.gamma", "attn_pool.latent", "norm.weight", "fc_norm.weight"),
     architectures=re.compile(r"vit_pe_(lang|spatial)_(tiny|small|base|large|gigantic)_patch\d+_\d+"),
+    export=Export(find_misreading, write_config=partial(_write_config, architecture="vit_pe_spatial_small_patch16_512")),
 )

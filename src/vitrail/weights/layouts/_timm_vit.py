@@ -16,6 +16,7 @@ from ...model import NormOrder, ViTConfig
 from ...nn import ActivationName, NormName
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from ._adapt import adapt_in_turn, add_zero_bias, cover_all_or_none
 from ._checkpoint import Checkpoint
 from ._layout import Export, Layout, Settings
 from ._libraries import TIMM
@@ -352,5 +353,10 @@ TIMM_VIT_IMAGE: Final = Layout(
     ),
     ignored=TEXT_TOWER,
     embeds=(f"{OPEN_CLIP_HEAD}.weight",),
-    export=Export(find_misreading, write_config=_write_config, find_obstacle=_find_obstacle),
+    export=Export(
+        find_misreading,
+        write_config=_write_config,
+        adapt=adapt_in_turn(cover_all_or_none, add_zero_bias),
+        find_obstacle=_find_obstacle,
+    ),
 )
