@@ -14,13 +14,24 @@ from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from .._errors import CheckpointError
 from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from ._adapt import add_zero_bias
 from ._checkpoint import Checkpoint
 from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower, write_config
 from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, TIMM
 from ._preprocess import CLIP, Preprocess
 from ._processor import write_hugging_face_preprocess
-from ._timm import KERNEL, read_architecture, read_arguments, read_head, read_image_size, read_pool, read_size
+from ._timm import (
+    KERNEL,
+    read_architecture,
+    read_arguments,
+    read_head,
+    read_image_size,
+    read_pool,
+    read_size,
+    write_pool,
+    write_timm_config,
+)
 from ._vit import find_misreading, find_square_obstacle, list_shapes, use_learned
 
 
@@ -169,6 +180,17 @@ def _map_timm(config: ViTConfig) -> tuple[Rule, ...]:
     return (*_map(config, names=_TIMM), map_names("head.*", "readout.head.linear.*"))
 
 
+def _write_config_timm(config: ViTConfig) -> Settings:
+    """An architecture stands for what no argument says: RMSNorm, its `eps`, and the gate."""
+    arguments = {
+        **write_pool(config),
+        "reg_tokens": 0,
+        "qkv_bias": config.encoder.qkv_bias,
+        "proj_bias": config.encoder.bias,
+    }
+    return write_timm_config(config, "aimv2_large_patch14_224", arguments)
+
+
 TIMM_AIMV2: Final = Layout(
     name="timm_aimv2",
     title="timm's AIMv2",
@@ -178,6 +200,7 @@ TIMM_AIMV2: Final = Layout(
     signature=(KERNEL, "patch_embed.norm.weight", "pos_embed", "blocks.0.mlp.fc1_g.weight"),
     foreign=("cls_token",),
     architectures=re.compile(r"aimv2_(large|huge|1b|3b)_patch14_(224|336|448)"),
+    export=Export(find_misreading, write_config=_write_config_timm, adapt=add_zero_bias),
 )
 
 # --- Apple, Hugging Face ------------------------------------------------------------------------------------------
@@ -226,7 +249,8 @@ def _map_whole(config: ViTConfig, *, names: Names) -> tuple[Rule, ...]:
     )
 
 
-def _write_config(config: ViTConfig) -> Settings:
+def write_aimv2_config(config: ViTConfig) -> Settings:
+    """The settings of the image model."""
     encoder = config.encoder
     written = write_config(
         config,
@@ -243,9 +267,14 @@ def _write_config(config: ViTConfig) -> Settings:
 
 def _find_obstacle(config: ViTConfig) -> str:
     """What of a model Hugging Face cannot say."""
-    shapes, biased = list_shapes(config), config.encoder.qkv_bias
     if config.head != "none":
         return "only a model with both towers has a head there"
+    return find_aimv2_obstacle(config)
+
+
+def find_aimv2_obstacle(config: ViTConfig) -> str:
+    """What of an image model Hugging Face cannot say, alone or with a text tower."""
+    shapes, biased = list_shapes(config), config.encoder.qkv_bias
     probe = "readout.pool.kv.weight" in shapes and ("readout.pool.kv.bias" in shapes) != biased
     if probe or config.encoder.bias != biased:
         return "all layers of the attention have a bias there or none"
@@ -288,7 +317,7 @@ HF_AIMV2_IMAGE: Final = Layout(
     embeds=(HF_NAMES.projection,),
     export=Export(
         find_misreading,
-        write_config=_write_config,
+        write_config=write_aimv2_config,
         write_preprocess=write_hugging_face_preprocess,
         find_obstacle=_find_obstacle,
     ),

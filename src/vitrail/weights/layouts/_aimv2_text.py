@@ -16,12 +16,25 @@ from ...model import ViTConfig
 from ...systems import ImageTextConfig, TextConfig
 from .._errors import CheckpointError
 from .._rules import Rule, map_names, prefix_rules
-from ._aimv2 import APPLE_AIMV2_IMAGE, APPLE_NAMES, HF_AIMV2_IMAGE, HF_NAMES, Names, map_aimv2_block, read_gate
+from ._aimv2 import (
+    APPLE_AIMV2_IMAGE,
+    APPLE_NAMES,
+    HF_AIMV2_IMAGE,
+    HF_NAMES,
+    Names,
+    find_aimv2_obstacle,
+    map_aimv2_block,
+    read_gate,
+    write_aimv2_config,
+)
 from ._checkpoint import Checkpoint
-from ._hugging_face import POSITION_IDS, select_text_tower
-from ._layout import Layout
+from ._hugging_face import POSITION_IDS, select_text_tower, write_encoder, write_header
+from ._image_text import find_towers_misreading
+from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE
+from ._processor import write_hugging_face_preprocess
 from ._tokenizer import find_clip_tokenizer
+from ._tokenizer_files import write_clip_tokenizer
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,34 @@ def _find_signature(towers: _Towers) -> tuple[str, ...]:
     return (*both, f"{towers.vision}{names.head[0]}", names.projection, towers.projection, towers.scale)
 
 
+def _write_config(config: ImageTextConfig) -> Settings:
+    """The settings of both towers, with what transformers cuts the scale to."""
+    text, width = config.text, {"projection_dim": config.text.embed_dim}
+    encoder = write_encoder(text.size, text.encoder)
+    return {
+        **write_header("aimv2", "Aimv2Model"),
+        **width,
+        "max_logit_scale": 100.0,
+        "text_config": {
+            **{name: value for name, value in encoder.items() if name != "layer_norm_eps"},
+            "model_type": "aimv2_text_model",
+            "rms_norm_eps": text.encoder.norm_eps,
+            "qkv_bias": text.encoder.qkv_bias,
+            "mlp_bias": text.encoder.bias,
+            "vocab_size": text.vocabulary,
+            "max_position_embeddings": text.context,
+            "eos_token_id": text.end_of_text,
+        },
+        "vision_config": write_aimv2_config(config.image),
+    }
+
+
+def _find_obstacle(config: ImageTextConfig) -> str:
+    if config.text.encoder.bias != config.text.encoder.qkv_bias:
+        return "all layers of the attention of the text have a bias there or none"
+    return find_aimv2_obstacle(config.image)
+
+
 HF_AIMV2: Final = Layout(
     name="hf_aimv2",
     title="Hugging Face's AIMv2",
@@ -143,6 +184,13 @@ HF_AIMV2: Final = Layout(
         "max_logit_scale": 100.0,
     },
     ignored=POSITION_IDS,
+    export=Export(
+        find_towers_misreading,
+        write_config=_write_config,
+        write_preprocess=lambda config: write_hugging_face_preprocess(config.image),
+        write_tokenizer=write_clip_tokenizer,
+        find_obstacle=_find_obstacle,
+    ),
 )
 APPLE_AIMV2: Final = dataclasses.replace(
     HF_AIMV2,
@@ -153,4 +201,5 @@ APPLE_AIMV2: Final = dataclasses.replace(
     rules=partial(_map, towers=_APPLE),
     signature=_find_signature(_APPLE),
     ignored=(),
+    export=None,
 )

@@ -55,7 +55,7 @@ _USUAL_TEXT: Final[Settings] = MappingProxyType(
 """What transformers assumes where the settings of CLIP's text tower do not say it."""
 
 
-def _find_misreading(written: ImageTextConfig, read: ImageTextConfig) -> str:
+def find_towers_misreading(written: ImageTextConfig, read: ImageTextConfig) -> str:
     """What differs between a configuration and the one that its tensors are read as; empty if nothing does."""
     if problem := find_misreading(written.image, read.image):
         return problem
@@ -120,7 +120,7 @@ HF_CLIP: Final = Layout(
     usual=_USUAL_TEXT,
     ignored=POSITION_IDS,
     export=Export(
-        _find_misreading,
+        find_towers_misreading,
         write_config=_write_clip,
         write_preprocess=lambda config: write_hugging_face_preprocess(config.image),
         write_tokenizer=write_clip_tokenizer,
@@ -180,7 +180,7 @@ HF_SIGLIP: Final = Layout(
     usual={"layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh"},
     ignored=POSITION_IDS,
     export=Export(
-        _find_misreading,
+        find_towers_misreading,
         write_config=_write_siglip,
         write_preprocess=lambda config: write_hugging_face_preprocess(config.image),
         write_tokenizer=write_siglip_tokenizer,
@@ -243,7 +243,7 @@ OPENAI_CLIP: Final = Layout(
     one_of=(_TEXT_TOWERS,),
     ignored=(NUMBERS,),
     export=Export(
-        _find_misreading,
+        find_towers_misreading,
         write_config=_write_open_clip,
         settings=OPEN_CLIP_CONFIG,
         write_tokenizer=write_open_clip_tokenizer,
