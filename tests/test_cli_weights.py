@@ -389,7 +389,7 @@ def test_help_calls_things_by_their_names(capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize(
     ("command", "extra"),
-    [("inspect", "weights"), ("predict", "weights"), ("convert", "torch"), ("demo", "demo"), ("list", "weights")],
+    [("inspect", "weights"), ("predict", "weights"), ("convert", "weights"), ("demo", "demo"), ("list", "weights")],
 )
 def test_what_is_not_installed_is_named_by_its_extra(
     command: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -411,7 +411,9 @@ def test_a_missing_file_is_said_before_pytorch_is_asked_for(tmp_path: Path, caps
 
 
 def test_convert_wants_to_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m.pt").write_bytes(b"PK\x03\x04")
     said = error_of(["convert", str(tmp_path / "m.pt"), str(tmp_path / "m.safetensors")], capsys)
-    assert "from-torch must be given" in said
+    assert "a pickle of PyTorch, " in said
+    assert "vitrail convert --from-torch" in said
     said = error_of(["convert", "--from-torch", str(tmp_path / "m.pt"), str(tmp_path / "m.png")], capsys)
     assert "out must end in .safetensors" in said

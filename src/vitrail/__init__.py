@@ -211,9 +211,12 @@ if _typing.TYPE_CHECKING:
     from .train import knn as knn
     from .weights import (
         CheckpointError as CheckpointError,
+        Conversion as Conversion,
         ModelCard as ModelCard,
         PublishedModel as PublishedModel,
+        Verification as Verification,
         WritableLayout as WritableLayout,
+        convert as convert,
         convert_torch as convert_torch,
         from_hub as from_hub,
         list_models as list_models,
@@ -223,6 +226,7 @@ if _typing.TYPE_CHECKING:
         push_to_hub as push_to_hub,
         save as save,
         save_adapters as save_adapters,
+        verify as verify,
     )
 else:
     from ._later import LATER as _LATER, ROOMS as _ROOMS

@@ -169,9 +169,12 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "train": ("knn",),
         "weights": (
             "CheckpointError",
+            "Conversion",
             "ModelCard",
             "PublishedModel",
+            "Verification",
             "WritableLayout",
+            "convert",
             "convert_torch",
             "from_hub",
             "list_models",
@@ -181,6 +184,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "push_to_hub",
             "save",
             "save_adapters",
+            "verify",
         ),
     }
 )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoint_cases import load_cases, published, tensors_of
 from safetensors.torch import load_file
 from timm_oracle import timm
 
@@ -226,9 +227,21 @@ def test_load_never_reads_a_pickle_and_the_command_must_be_told(
         with pytest.raises(vitrail.CheckpointError, match=r"vitrail convert --from-torch"):
             vitrail.load(path)
     assert main(["convert", str(path), str(out)]) == 1
-    assert "from-torch must be given" in capsys.readouterr().err
+    assert "vitrail convert --from-torch" in capsys.readouterr().err
     assert main(["convert", str(path), str(out), "--from-torch"]) == 0
     assert "3 tensors" in capsys.readouterr().out
+
+
+def test_a_pickle_goes_straight_to_a_layout(tmp_path: Path) -> None:
+    """With the settings that are beside it."""
+    case = load_cases()["transformers Dinov2Model"]
+    path = published(case, tmp_path / "read")
+    torch.save({"model": {n: torch.from_numpy(a) for n, a in tensors_of(case).items()}}, path.with_suffix(".bin"))
+    path.unlink()
+    done = vitrail.convert(path.with_suffix(".bin"), tmp_path / "written", layout="timm", from_torch=True)
+    assert (done.difference, done.same_arrays) == (0, True)
+    assert "`model.bin`" in (tmp_path / "written" / "README.md").read_text()
+    assert {each.name for each in tmp_path.iterdir()} == {"read", "written"}
 
 
 def test_an_old_pytorch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,17 @@ def mapped(mlp_dim: int = 24, activation: str = "gelu", eps: float = 1e-6) -> Pa
     return POOLS.configure("attention", num_heads=2, mlp_dim=mlp_dim, activation=activation, norm_eps=eps)
 
 
+def rotary(name: str = "rope", **options: Any) -> PartSpec:
+    """Rotary positions, and with `learned_rope` a table that covers the patches alone."""
+    usual = {"base": 100.0, "offset": 0.0, **({"covers_prefix": False} if name == "learned_rope" else {})}
+    return POSITIONS.configure(name, **{**usual, **options})
+
+
+PERCEPTION = rotary("learned_rope", rule="axial", base=10000.0, offset=1.0, reference=(4, 5), covers_prefix=True)
+PERCEIVING = EncoderOptions(pre_norm=True, norm_eps=1e-5)
+WITH_PREFIX = POOLS.configure(
+    "attention", num_heads=4, mlp_dim=40, activation="gelu", norm_eps=1e-5, include_prefix=True
+)
 SAM: dict[str, Any] = {
     "size": dataclasses.replace(SIZE, depth=3),
     "pool": "none",
@@ -192,6 +203,45 @@ FOR_TIMM: dict[str, tuple[str, ViTConfig]] = {
             patch=NO_BIAS,
         ),
     ),
+    "rope": ("timm_rope_vit", base(position=rotary(rule="axial", reference=None), encoder=SCALED, classes=NAMES)),
+    "rope, mixed": ("timm_rope_vit", base(position=POSITIONS.configure("rope_mixed", base=10.0), encoder=SCALED)),
+    "rope, positions": (
+        "timm_rope_vit",
+        bare(**OBLONG, position=rotary("learned_rope", rule="axial", reference=None), encoder=SCALED),
+    ),
+    "rope, mixed, positions": (
+        "timm_rope_vit",
+        base(position=POSITIONS.configure("learned_rope", base=10.0, covers_prefix=False, mixed=True), encoder=SCALED),
+    ),
+    "rope, registers": (
+        "timm_rope",
+        base(
+            position=rotary(rule="eva", reference=(3, 5), base=10000.0),
+            pool="mean",
+            class_token=False,
+            num_registers=2,
+            norm_order="pool_norm",
+            encoder=SCALED,
+            preprocess=COVER,
+        ),
+    ),
+    "perception encoder": (
+        "timm_pe",
+        base(position=PERCEPTION, pool=WITH_PREFIX, class_token=True, patch=NO_BIAS, encoder=PERCEIVING),
+    ),
+    "perception encoder, features": (
+        "timm_pe_features",
+        bare(
+            **OBLONG,
+            position=PERCEPTION,
+            pool="mean",
+            class_token=True,
+            norm_order="none",
+            patch=NO_BIAS,
+            encoder=dataclasses.replace(PERCEIVING, layer_scale=0.1),
+        ),
+    ),
+    "aimv2": ("timm_aimv2", base(**AIM, position=PATCHES, pool="mean", preprocess=COVER)),
     "sam": ("timm_sam", bare(**SAM, encoder=EncoderOptions(norm_eps=1e-5))),
     "sam, oblong, no bias": (
         "timm_sam",
@@ -283,6 +333,9 @@ TEACHER, PROJECTION = "DeiTForImageClassificationWithTeacher", "CLIPVisionModelW
 PHOTOGRAPHS = [Image.fromarray(data.chelsea()), Image.fromarray(data.astronaut()).resize((61, 90))]
 
 
+BIASED = ("timm_eva", "timm_rope", "hf_dinov3", "timm_beit", "hf_beit")
+
+
 def randomised(layout: str, config: Any) -> Any:
     """A model with every array drawn by its name. The bias of the keys is zero where no file stores one."""
 
@@ -291,7 +344,7 @@ def randomised(layout: str, config: Any) -> Any:
             return leaf
         name = jax.tree_util.keystr(keys, simple=True, separator=".")
         array = drawn(name, leaf.shape)
-        if name.endswith("stack.attention.qkv.bias") and layout in ("timm_eva", "hf_dinov3", "timm_beit", "hf_beit"):
+        if name.endswith("stack.attention.qkv.bias") and layout in BIASED:
             array.reshape(config.size.depth, 3, -1)[:, 1] = 0
         return jax.numpy.asarray(array)
 
@@ -445,6 +498,16 @@ BOTH_TOWERS: dict[str, tuple[str, ViTConfig, vitrail.TextConfig, bool]] = {
     "metaclip 2": ("hf_clip", clip(), text(pooling="end_of_text", end_of_text=2), False),
     "siglip": ("hf_siglip", bare(pool=mapped(), class_token=False, preprocess=SQUASH), SIGLIP_TEXT, True),
     "siglip 2": ("hf_siglip", bare(pool=mapped(), class_token=False, position=NATIVE), SIGLIP_TEXT, True),
+    "aimv2": (
+        "hf_aimv2",
+        base(**AIM, position=PATCHES, pool=POOLS.configure("aim", num_heads=2), head=PROJECTED),
+        text(
+            pooling="end_of_text",
+            end_of_text=19,
+            encoder=EncoderOptions(qkv_bias=False, bias=False, activation="swiglu", norm="rms", norm_eps=1e-5),
+        ),
+        False,
+    ),
     "open_clip": ("openai_clip", clip(), text(), False),
     "open_clip, quick, oblong, bias": (
         "openai_clip",

@@ -18,6 +18,7 @@ from .._spec import PartSpec
 from ..images import DataError
 from ..nn import Dropout
 from ._compare import Compare, run_compare
+from ._convert import Convert, run_convert
 from ._evaluate import Evaluate, run_evaluate
 from ._export import Export, run_export
 from ._knn import Knn, run_knn
@@ -30,9 +31,10 @@ from ._search import Search, run_search
 from ._segment import Segment, run_segment
 from ._train import run_train
 from ._train_options import Train, make_defaults
-from ._weights import Convert, Inspect, run_convert, run_inspect
+from ._verify import Verify, run_verify
+from ._weights import Inspect, run_inspect
 
-_EXTRAS: Final[Mapping[str, Literal["demo", "torch"]]] = MappingProxyType(
+_EXTRAS: Final[Mapping[str, Literal["demo"]]] = MappingProxyType(
     {
         "demo": "demo",
         "train": "demo",
@@ -42,7 +44,6 @@ _EXTRAS: Final[Mapping[str, Literal["demo", "torch"]]] = MappingProxyType(
         "look": "demo",
         "reconstruct": "demo",
         "search": "demo",
-        "convert": "torch",
     }
 )
 """The extra that a command needs; `weights` for the others, which has the library that parses all."""
@@ -70,15 +71,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
     **Returns:**
 
-    The exit status: 0, or 1 after an error, which is printed on standard error. A command line that cannot
-    be parsed exits with status 2.
+    The exit status: 0, or 1 after an error, which is printed on standard error, or if `vitrail verify` says no. A
+    command line that cannot be parsed exits with status 2.
     """
     if list(sys.argv[1:] if args is None else args) == ["--version"]:
         print(f"vitrail {__version__}")
         return 0
     try:
         with _end_at_signals():
-            _run(_parse(args))
+            status = _run(_parse(args))
             sys.stdout.flush()
     except BrokenPipeError:  # a reader of the output that stops, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there at exit
@@ -91,7 +92,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except _EXPECTED as error:
         print(f"vitrail: error: {_format_error(error)}", file=sys.stderr)
         return 1
-    return 0
+    return status
 
 
 def _format_error(error: Exception) -> str:
@@ -108,6 +109,7 @@ _Command = (
     | Knn
     | List
     | Inspect
+    | Verify
     | Predict
     | Look
     | Reconstruct
@@ -118,8 +120,11 @@ _Command = (
 )
 
 
-def _run(command: _Command) -> None:
+def _run(command: _Command) -> int:
+    """Runs a command and returns the exit status."""
     match command:
+        case Verify():
+            return run_verify(command)
         case Train():
             run_train(command)
         case Evaluate():
@@ -146,6 +151,7 @@ def _run(command: _Command) -> None:
             run_segment(command)
         case Export():
             run_export(command)
+    return 0
 
 
 @contextmanager

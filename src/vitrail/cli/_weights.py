@@ -1,11 +1,11 @@
-"""`vitrail inspect` and `vitrail convert`: what a file of weights is, and another format for it."""
+"""`vitrail inspect`: what a file of weights is."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from ..images import Preprocess
-from ..weights import ModelCard, convert_torch
+from ..weights import ModelCard
 from ._options import ReadOptions
 
 _SHOWN: Final = 8
@@ -21,20 +21,6 @@ class Inspect(ReadOptions):
     hub:owner/name, which are downloaded."""
     part: Literal["image"] | None = None
     """`image` for the image model of a system alone."""
-
-
-@dataclass(frozen=True)
-class Convert:
-    """Converts a file of PyTorch to safetensors. The tensors keep their names."""
-
-    file: Path
-    """A file of PyTorch: .pt, .pth or .bin, or the index of several."""
-    out: Path
-    """The safetensors file to write."""
-    pick: str | None = None
-    """Which dictionary of tensors, if the file has several: state_dict_ema, teacher, target_encoder."""
-    from_torch: bool = False
-    """Required: PyTorch (2.10 or newer) reads the pickle, with weights_only=True."""
 
 
 def run_inspect(command: Inspect) -> None:
@@ -74,8 +60,8 @@ def describe_card(card: ModelCard) -> list[str]:
         assumed = ", ".join(f"{name} {value}" for name, value in card.assumed.items())
         lines.append(f"assumed     {assumed}: no settings say it")
     lines += _describe_ignored(card)
-    lines += _list_entries("missing", list(card.missing))
-    return lines + _list_entries("unknown", list(card.unknown))
+    lines += list_entries("missing", list(card.missing))
+    return lines + list_entries("unknown", list(card.unknown))
 
 
 def _describe_classes(card: ModelCard) -> str:
@@ -109,19 +95,7 @@ def _describe_ignored(card: ModelCard) -> list[str]:
     return [f"{'ignored':12}{f'{len(card.ignored):,}' if reasons else 'nothing'}", *(f"        {r}" for r in reasons)]
 
 
-def _list_entries(title: str, entries: list[str]) -> list[str]:
+def list_entries(title: str, entries: list[str]) -> list[str]:
+    """A line with the number of entries, and a line for each of the first."""
     more = [f"            and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
     return [f"{title:12}{len(entries) or 'nothing'}", *(f"            {entry}" for entry in entries[:_SHOWN]), *more]
-
-
-def run_convert(command: Convert) -> None:
-    """Converts a file and prints what was left out."""
-    if not command.from_torch:
-        raise ValueError(
-            "from-torch must be given, since reading a pickle is your decision: run vitrail convert --from-torch "
-            f"{command.file} {command.out}"
-        )
-    count, left_out = convert_torch(command.file, command.out, pick=command.pick)
-    print(f"{count:,} tensors: {command.out}")
-    for line in _list_entries("left out", left_out) if left_out else []:
-        print(line)

@@ -35,7 +35,7 @@ def make_readme(card: ModelCard, *, place: str, name: str, origin: str = "", arc
     - `origin`: what the model was made from, in words that end a sentence; empty if that is not known.
     - `architecture`: the class of transformers that opens it; empty for `AutoModel`.
     """
-    library = _TAGS.get(LAYOUTS[card.layout].library.name, "") if card.layout in LAYOUTS else ""
+    library = _TAGS.get(find_library(card), "")
     is_folder = _is_folder(place)
     opener = f"vitrail.{'load' if is_folder else 'from_hub'}({json.dumps(place)})"
     facts = [f"- {line}" for line in _list_facts(card)]
@@ -61,6 +61,14 @@ def make_readme(card: ModelCard, *, place: str, name: str, origin: str = "", arc
             "",
         ]
     )
+
+
+def find_library(card: ModelCard) -> str:
+    """The name of the library that publishes the layout of a model; empty for vitrail's own."""
+    layout = LAYOUTS.get(card.layout)
+    if layout is None:
+        return ""
+    return (layout.image or layout if card.kind == "vit" else layout).library.name
 
 
 def _list_front_matter(card: ModelCard, library: str) -> list[str]:

@@ -184,7 +184,9 @@ TIMM_ROPE_VIT: Final = Layout(
     signature=(KERNEL, "blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias", "blocks.0.gamma_1", "cls_token"),
     foreign=("mask_token", "storage_tokens", "register_tokens", "reg_token", "norm_pre.weight"),
     architectures=re.compile(r"vit_(small|base|large)_patch16_rope(_mixed)?(_ape)?_\d+"),
-    export=Export(find_misreading, write_config=partial(_write_config, architecture="vit_small_patch16_rope{rule}_224")),
+    export=Export(
+        find_misreading, write_config=partial(_write_config, architecture="vit_small_patch16_rope{rule}_224")
+    ),
 )
 TIMM_ROPE: Final = dataclasses.replace(
     TIMM_ROPE_VIT,
@@ -200,7 +202,9 @@ TIMM_ROPE: Final = dataclasses.replace(
         "norm_pre.weight",
     ),
     architectures=re.compile(r"vit_(medium|mediumd|betwixt|base)_patch16_rope_reg\d_gap_\d+"),
-    export=Export(find_misreading, write_config=partial(_write_config, architecture="vit_medium_patch16_rope_reg1_gap_256")),
+    export=Export(
+        find_misreading, write_config=partial(_write_config, architecture="vit_medium_patch16_rope_reg1_gap_256")
+    ),
 )
 TIMM_PE: Final = dataclasses.replace(
     TIMM_ROPE_VIT,
@@ -219,5 +223,7 @@ TIMM_PE_FEATURES: Final = dataclasses.replace(
     signature=(KERNEL, "blocks.0.attn.qkv.bias", "norm_pre.weight", "pos_embed"),
     foreign=("mask_token", "reg_token", "blocks.0.ls1.gamma", "attn_pool.latent", "norm.weight", "fc_norm.weight"),
     architectures=re.compile(r"vit_pe_(lang|spatial)_(tiny|small|base|large|gigantic)_patch\d+_\d+"),
-    export=Export(find_misreading, write_config=partial(_write_config, architecture="vit_pe_spatial_small_patch16_512")),
+    export=Export(
+        find_misreading, write_config=partial(_write_config, architecture="vit_pe_spatial_small_patch16_512")
+    ),
 )

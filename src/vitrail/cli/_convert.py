@@ -1,0 +1,83 @@
+"""`vitrail convert`: a model in another layout, or a file of PyTorch as safetensors."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from ..weights import Conversion, WritableLayout, convert, convert_torch
+from ._options import refuse_options
+from ._pictures import parse_settings
+from ._weights import list_entries
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Converts a model from any layout that is read to any that is written, and compares what both compute."""
+
+    file: Path
+    """A safetensors or npz file, an index of several, or a folder with one; with --from-torch a file of PyTorch: .pt,
+    .pth or .bin, or the index of several."""
+    out: Path
+    """A file that ends in .safetensors, or a folder, which is not there yet."""
+    layout: str | None = None
+    """The layout to write, as hf_dinov2 or timm; without it vitrail's own, or with --from-torch the names that the
+    tensors have."""
+    source_layout: str | None = None
+    """The layout of the file; without it, the names of the tensors tell it."""
+    config: str | None = None
+    """Settings in JSON, in place of the config.json beside the file: '{"num_heads": 6}'."""
+    prefix: str | None = None
+    """What the names of the tensors begin with, with the dot, in a file of several models: 'teacher.'."""
+    part: Literal["image"] | None = None
+    """`image` for the image model of a system alone."""
+    pool: str | None = None
+    """Another pool, for a library that knows no model with the one that there is."""
+    convert: bool = False
+    """Whether to convert float16, bfloat16 and float64 to float32."""
+    pick: str | None = None
+    """Which dictionary of tensors, if a file of PyTorch has several: state_dict_ema, teacher, target_encoder."""
+    from_torch: bool = False
+    """Whether PyTorch (2.10 or newer) may read the file, a pickle, with weights_only=True."""
+
+
+def run_convert(command: Convert) -> None:
+    """Converts a file and prints what was written, the proof, and what was left out."""
+    if command.from_torch and command.layout is None:
+        names = ("source_layout", "config", "prefix", "part", "pool", "convert")
+        refuse_options(
+            "without --layout, where the tensors keep their names", **{n: getattr(command, n) for n in names}
+        )
+        count, left_out = convert_torch(command.file, command.out, pick=command.pick)
+        _print(f"{count:,} tensors: {command.out}", *(list_entries("left out", left_out) if left_out else []))
+        return
+    done = convert(
+        command.file,
+        command.out,
+        layout=cast("WritableLayout", command.layout or "vitrail"),
+        source_layout=command.source_layout,
+        config=parse_settings(command.config),
+        prefix=command.prefix,
+        part=command.part,
+        pool=command.pool,
+        convert=command.convert,
+        from_torch=command.from_torch,
+        pick=command.pick,
+    )
+    _print(*_describe(done))
+
+
+def _describe(done: Conversion) -> list[str]:
+    arrays = "equal to the bit" if done.same_arrays else "in another form, which means the same"
+    return [
+        f"from        {done.source.layout} ({done.source.title})",
+        f"to          {done.card.layout} ({done.card.title}): {done.path}",
+        f"arrays      {done.card.parameters:,} numbers, {arrays}",
+        f"outputs     on a drawn picture differ by {done.difference:.2g}, relative to the largest",
+        f"licence     {done.source.licence or 'not known'}",
+        *(list_entries("left out", list(done.left_out)) if done.left_out else []),
+    ]
+
+
+def _print(*lines: str) -> None:
+    for line in lines:
+        print(line)

@@ -1,0 +1,98 @@
+"""`vitrail.convert`: a model in another layout, with a model card and a proof."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from checkpoint_cases import TOLERANCE, differences, load_cases, published, tensors_of
+from safetensors.numpy import load_file
+from system_cases import compare, load_system_cases
+
+import vitrail
+from vitrail.cli import main
+from vitrail.weights import _convert
+
+REGISTERS = load_cases()["timm vit_small_patch14_reg4_dinov2"]
+HF_REGISTERS = load_cases()["transformers Dinov2WithRegistersModel"]
+AIMV2 = load_system_cases()["transformers Aimv2Model"]
+
+
+def test_a_position_that_the_library_has_is_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """timm's DINOv2 with registers has no position for its class token, and Hugging Face's has one."""
+    path, out = published(REGISTERS, tmp_path / "read"), tmp_path / "written"
+    assert main(["convert", str(path), str(out), "--layout", "hf_dinov2"]) == 0
+    said = capsys.readouterr().out
+    assert "in another form, which means the same" in said
+    assert "differ by 0, relative" in said
+    written, read = load_file(out / "model.safetensors"), tensors_of(REGISTERS)
+    np.testing.assert_array_equal(written["embeddings.cls_token"], read["cls_token"])
+    positions = written["embeddings.position_embeddings"]
+    assert not positions[:, 0].any()
+    np.testing.assert_array_equal(positions[:, 1:], read["pos_embed"])
+    found = differences(dataclasses.replace(REGISTERS, options={}), out)  # timm's outputs, at the size of the weights
+    height, width = vitrail.model_card(out).config.image_size
+    assert max(found[f"{height}x{width} {name}"] for name in ("tokens", "pooled")) < TOLERANCE
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["Dinov2WithRegistersModel"]
+
+
+def test_a_position_that_the_library_does_not_have_joins_its_token(tmp_path: Path) -> None:
+    path = published(HF_REGISTERS, tmp_path / "read")
+    done = vitrail.convert(path, tmp_path / "written", layout="timm")
+    assert (done.difference, done.same_arrays, done.card.layout) == (0, False, "timm")
+    written, read = load_file(tmp_path / "written" / "model.safetensors"), tensors_of(HF_REGISTERS)
+    positions = read["embeddings.position_embeddings"]
+    np.testing.assert_array_equal(written["cls_token"], read["embeddings.cls_token"] + positions[:, :1])
+    np.testing.assert_array_equal(written["pos_embed"], positions[:, 1:])
+
+
+def test_both_towers_are_written(tmp_path: Path) -> None:
+    path = AIMV2.publish(tmp_path / "read")
+    done = vitrail.convert(path, tmp_path / "written", layout="hf_aimv2")
+    assert done.same_arrays
+    assert max(compare(AIMV2, tmp_path / "written").values()) < TOLERANCE
+    text = (tmp_path / "written" / "README.md").read_text()
+    assert "library_name: transformers\npipeline_tag: zero-shot-image-classification\n" in text
+    assert 'model = Aimv2Model.from_pretrained("written")' in text
+
+
+def test_the_licence_goes_along_and_the_way_back_is_the_same_model(tmp_path: Path) -> None:
+    case = load_cases()["timm vit_tiny_patch16_224"]
+    path = published(dataclasses.replace(case, settings={**(case.settings or {}), "license": "cc-by-4.0"}), tmp_path)
+    own = vitrail.convert(path, tmp_path / "own.safetensors")
+    assert own.same_arrays
+    assert own.card.licence == "cc-by-4.0"
+    folder = vitrail.convert(own.path, tmp_path / "folder", layout="hf_vit")
+    assert folder.card.licence == "cc-by-4.0"
+    assert "license: cc-by-4.0\npipeline_tag: image-classification\n" in (folder.path / "README.md").read_text()
+    mine = vitrail.convert(folder.path, tmp_path / "mine")
+    assert sorted(each.name for each in mine.path.iterdir()) == ["README.md", "model.safetensors"]
+    back = vitrail.convert(mine.path, tmp_path / "back", layout="timm")
+    written = load_file(back.path / "model.safetensors")
+    assert all(np.array_equal(array, written[name]) for name, array in tensors_of(case).items())
+
+
+def test_nothing_is_overwritten_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = published(REGISTERS, tmp_path / "read")
+    for out in (path, path.parent):
+        with pytest.raises(ValueError, match=r"out must be a file or folder that is not there yet"):
+            vitrail.convert(path, out)
+    with pytest.raises(ValueError, match="out must be a folder for layout='timm'"):
+        vitrail.convert(path, tmp_path / "m.safetensors", layout="timm")
+    with pytest.raises(ValueError, match="pick must be None without from_torch"):
+        vitrail.convert(path, tmp_path / "m.safetensors", pick="teacher")
+    with pytest.raises(ValueError, match="to be written as 'hf_clip'"):
+        vitrail.convert(path, tmp_path / "other", layout="hf_clip")
+    assert not (tmp_path / "other").exists()
+
+    def save_another(model: Any, *args: Any, **options: Any) -> None:
+        vitrail.save(jax.tree.map(lambda leaf: 1.1 * leaf, model), *args, **options)
+
+    monkeypatch.setattr(_convert, "save", save_another)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(vitrail.CheckpointError, match=r"empty was removed: the .* differs by"):
+        vitrail.convert(path, tmp_path / "empty", layout="timm")
+    assert not list((tmp_path / "empty").iterdir())
