@@ -63,6 +63,12 @@ def encoder(name: str) -> vitrail.EncoderSize:
     )
 
 
+def conversions() -> list[dict[str, str]]:
+    """From which layout a model can be written to which."""
+    with (ASSETS / "conversions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def rows(family: str | None = None) -> list[dict[str, str]]:
     """The differences from the originals, for one family or for all."""
     with (ASSETS / "checkpoints.csv").open() as file:

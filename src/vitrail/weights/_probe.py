@@ -82,12 +82,13 @@ def _draw_text(model: ImageText) -> NumpyArray:
 
 
 def compare_outputs(ours: Mapping[str, NumpyArray], theirs: Mapping[str, NumpyArray]) -> dict[str, float]:
-    """By output, the largest difference relative to the largest number; infinite if shapes differ."""
+    """By output, the largest difference relative to the largest number; infinite if shapes differ or there is NaN."""
     found: dict[str, float] = {}
     for name in ours.keys() | theirs.keys():
         if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape:
             found[name] = float("inf")
             continue
         scale = max(float(np.abs(theirs[name]).max()), 1e-30)
-        found[name] = float(np.abs(ours[name] - theirs[name]).max()) / scale
+        largest = float(np.abs(ours[name] - theirs[name]).max()) / scale
+        found[name] = float("inf") if np.isnan(largest) else largest
     return found

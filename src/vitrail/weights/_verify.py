@@ -226,14 +226,17 @@ def _check_execution(
     limit = ROUNDING
     if execution.compute_dtype == "bfloat16":
         limit = _AMPLIFIED * _BFLOAT16 * float(np.sqrt(_ROUNDINGS * card.config.size.depth))
-    differences = {
-        name: float(np.linalg.norm(found[name] - array) / max(float(np.linalg.norm(array)), 1e-30))
-        for name, array in plain.items()
-    }
+    differences = {name: _measure_difference(found[name], array) for name, array in plain.items()}
     worst = max(differences, key=lambda name: differences[name])
     words = f"{execution.compute_dtype}: {worst} differs by {differences[worst]:.1e} from plain float32"
     good = differences[worst] <= limit
     return Check("execution", "pass" if good else "fail", f"{words}, {'within' if good else 'above'} {limit:.1e}")
+
+
+def _measure_difference(found: NumpyArray, plain: NumpyArray) -> float:
+    """The length of the difference relative to that of the output; infinite if there is NaN."""
+    relative = float(np.linalg.norm(found - plain)) / max(float(np.linalg.norm(plain)), 1e-30)
+    return float("inf") if np.isnan(relative) else relative
 
 
 def _check_original(path: Path, card: ModelCard, ours: dict[str, NumpyArray], picture: NumpyArray) -> Check:
