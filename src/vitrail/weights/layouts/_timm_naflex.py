@@ -183,7 +183,8 @@ def _write_config(config: ViTConfig) -> Settings:
     encoder, shapes = config.encoder, list_shapes(config)
     factorized = "backbone.position.rows" in shapes
     options = dict(config.position.options) if isinstance(config.position, PartSpec) else {}
-    rule = next(said for said, ours in _RULES.items() if ours == options.get("resize", "torch_bicubic_antialias"))
+    resize = options.get("resize")
+    rule = next((said for said, ours in _RULES.items() if ours == resize), next(iter(_RULES)))  # timm's usual one
     arguments = {
         **write_pool(config),
         "act_layer": encoder.activation,
