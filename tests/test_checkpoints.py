@@ -206,7 +206,6 @@ def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) ->
         ("hf_vit", {"patch": "conv_stem"}, "'backbone.patch.*' has no name there"),
         ("hf_vit", {"pool": "mean", "class_token": True}, "pool 'mean' would be read as 'cls'"),
         ("hf_vit", {"norm_order": "pool_norm"}, "norm_order 'pool_norm' would be read as 'norm_pool'"),
-        ("hf_vit", {"position": vitrail.POSITIONS.configure("learned", covers_prefix=False)}, "has positions for"),
         ("hf_dinov2", {}, "has no layout|would be read as"),
         ("hf_dinov2", {"encoder": vitrail.EncoderOptions(layer_scale=1.0)}, "pool 'cls' would be read as 'cls_mean'"),
         ("hf_vit", {"num_registers": 2}, "has positions for 17 patches, .* with num_registers=2, class_token"),

@@ -49,6 +49,24 @@ def test_a_position_that_the_library_does_not_have_joins_its_token(tmp_path: Pat
     np.testing.assert_array_equal(written["pos_embed"], positions[:, 1:])
 
 
+@pytest.mark.parametrize("layout", ["hf_vit", "timm"])
+def test_a_model_with_positions_of_its_patches_alone_computes_the_same(layout: Any, tmp_path: Path) -> None:
+    size = vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=24)
+    head = vitrail.HEADS.configure("linear", bias=layout == "hf_vit")
+    position = vitrail.POSITIONS.configure("learned", covers_prefix=False)
+    config = vitrail.ViTConfig(
+        image_size=(8, 8), patch_size=(4, 4), size=size, num_classes=3, pool="cls", position=position, head=head
+    )
+    vitrail.save(config.build(key=jax.random.key(0)), tmp_path / "own.safetensors")
+    done = vitrail.convert(tmp_path / "own.safetensors", tmp_path / "written", layout=layout)
+    assert (done.difference, done.same_arrays) == (0, False)
+    tensors = load_file(tmp_path / "written" / "model.safetensors")
+    if layout == "hf_vit":
+        assert not tensors["vit.embeddings.position_embeddings"][:, 0].any()
+    else:
+        assert not tensors["head.bias"].any()
+
+
 def test_both_towers_are_written(tmp_path: Path) -> None:
     path = AIMV2.publish(tmp_path / "read")
     done = vitrail.convert(path, tmp_path / "written", layout="hf_aimv2")

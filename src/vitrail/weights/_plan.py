@@ -97,7 +97,8 @@ def fill_array(steps: Sequence[Step], name: str, out: NumpyArray, source: Abstra
 def export_arrays(rules: Sequence[Rule], arrays: Arrays) -> dict[str, NumpyArray]:
     """Turns the arrays of a model that have names in a layout into its tensors.
 
-    **Raises:** `ValueError` if an array is not zero and the layout does not store it.
+    **Raises:** `ValueError` if an array is not zero and the layout does not store it, or has a shape that it does not
+    store.
     """
     tensors: dict[str, NumpyArray] = {}
     done: set[Slot] = set()
@@ -113,13 +114,25 @@ def export_arrays(rules: Sequence[Rule], arrays: Arrays) -> dict[str, NumpyArray
             if name != ZEROS:
                 before, _, after = rule.view.partition(" -> ")
                 plain = tensor if slots[0].shape else tensor.reshape(())
-                tensors[name] = _rearrange(tensor, f"{after} -> {before}", rule.sizes) if rule.view else plain
+                tensors[name] = _export_viewed(slots[0], tensor, f"{after} -> {before}", rule) if rule.view else plain
             elif np.any(tensor):
                 raise ValueError(
                     f"{slots[0].name!r} must be zero where this layout does not store it, got other numbers: save the "
                     "model in vitrail's own format"
                 )
     return tensors
+
+
+def _export_viewed(slot: Slot, array: NumpyArray, pattern: str, rule: Rule) -> NumpyArray:
+    """An array as a layout stores it."""
+    einops = require("einops", extra="weights")
+    try:
+        return _rearrange(array, pattern, rule.sizes)
+    except einops.EinopsError as error:
+        raise ValueError(
+            f"{slot.name!r} must have a shape that this layout stores, got {slot.shape}: save the model in vitrail's "
+            "own format"
+        ) from error
 
 
 def list_unnamed(rules: Sequence[Rule], arrays: Arrays) -> list[str]:

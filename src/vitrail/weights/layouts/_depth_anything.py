@@ -121,7 +121,11 @@ def _read_image(checkpoint: Checkpoint) -> ViTConfig:
 
 def _write_config(config: DenseConfig) -> Settings:
     readout, inner = get_readout(config), write_backbone(config)
-    ending = cast(DepthEnding, readout.ending)
+    if not isinstance(readout.ending, DepthEnding):
+        raise ValueError(
+            "model must estimate depth to be written as 'hf_depth_anything', got one that segments: write it as 'hf_dpt'"
+        )
+    ending = readout.ending
     return {
         "architectures": ["DepthAnythingForDepthEstimation"],
         "model_type": "depth_anything",
