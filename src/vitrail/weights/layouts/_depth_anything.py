@@ -123,7 +123,8 @@ def _write_config(config: DenseConfig) -> Settings:
     readout, inner = get_readout(config), write_backbone(config)
     if not isinstance(readout.ending, DepthEnding):
         raise ValueError(
-            "model must estimate depth to be written as 'hf_depth_anything', got one that segments: write it as 'hf_dpt'"
+            "model must estimate depth to be written as 'hf_depth_anything', got one that segments: write it as "
+            "'hf_dpt'"
         )
     ending = readout.ending
     return {
