@@ -1,7 +1,7 @@
 """What several test files share: small models with random weights, and comparisons."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,6 +112,28 @@ def masked(tokens: vitrail.Tokens, mask: Any) -> vitrail.Tokens:
 def builtins(registry: vitrail.Registry[Any, Any]) -> list[str]:
     """The names that come with vitrail. Plugins on this machine are not ours to test."""
     return [name for name in registry if registry.get_entry(name).origins == ("vitrail",)]
+
+
+def make_row(pool: str = "mean", hits: Sequence[int] = (1, 1, 0, 1), milliseconds: float = 1.0) -> vitrail.lab.Row:
+    """The result of a readout of a comparison, with one run."""
+    return vitrail.lab.Row(
+        model="m",
+        layer=-1,
+        resolution=(8, 8),
+        pool=pool,
+        correct=np.array([hits], bool),
+        learning_rate=1e-3,
+        few_shot={},
+        knn_accuracy=None,
+        pool_parameters=0,
+        head_parameters=1,
+        backbone_milliseconds=milliseconds,
+        readout_milliseconds=0.1,
+        flops=1,
+        memory=1,
+        needs_class_token=False,
+        maps=None,
+    )
 
 
 def write_pictures(folder: Path) -> Path:

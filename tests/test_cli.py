@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,6 @@ import vitrail
 from vitrail._extras import require
 from vitrail.cli import main
 from vitrail.images import TRANSFORMS
-from vitrail.lab import _compare
 from vitrail.train import OBJECTIVES, Recipe
 
 
@@ -177,95 +177,153 @@ def test_the_core_imports_no_extra():
 
 # Comparing -------------------------------------------------------------------------------------------------------
 
-QUICK = ["--image-size", "8", "--epochs", "2", "--batch-size", "8", "--seeds", "2", "--pools", "mean, cls,gap,abmil"]
+QUICK = [
+    "--steps",
+    "4",
+    "--batch-size",
+    "8",
+    "--learning-rates",
+    "0.01",
+    "--shots",
+    "1",
+    "--draws",
+    "1",
+    "--seeds",
+    "2",
+]
 
 
 @pytest.fixture
 def quick_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small backbone, trained for one epoch."""
+    """A small backbone, trained for a few steps."""
     monkeypatch.setattr("vitrail.cli._setup.SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
-    monkeypatch.setattr("vitrail.cli._compare.Recipe", lambda: Recipe(epochs=1, batch_size=8))
+    monkeypatch.setattr("vitrail.cli._compare.Recipe", lambda: Recipe(epochs=2, batch_size=8))
 
 
 def rows_of(printed: str) -> list[list[str]]:
     """The lines of the table."""
-    return [line.split() for line in printed.splitlines() if line.startswith(("mean ", "cls ", "gap ", "abmil "))]
+    lines = [line.split() for line in printed.splitlines()]
+    start = next(i for i, line in enumerate(lines) if "parameters" in line and "accuracy" in line)
+    return lines[start + 2 : lines.index([], start)]
 
 
-def test_compare(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_backbone: None):
-    out = tmp_path / "out"
-    assert main(["compare", "--data", str(folder), *QUICK, "--out", str(out)]) == 0
-    printed = capsys.readouterr().out
-    assert "16 images to learn from, 4 held out, 2 classes, 8 x 8, RGB" in printed
-    assert "backbone: trained with the pool cls_mean" in printed
-    table = rows_of(printed)
-    assert sorted(row[0] for row in table) == ["abmil", "cls", "gap", "mean"]
-    assert "best" in table[0]
-    assert "note: the images are too few for the recipe" in printed
-    assert "16 images give 4 steps, and 100 are needed. Use more images, or epochs=50." in printed
-    with (out / "results.csv").open() as file:
-        assert [row["pool"] for row in csv.DictReader(file)] == [row[0] for row in table]
-    assert len(json.loads((out / "results.json").read_text())["rows"]) == 4
-    with Image.open(out / "figure.png") as picture:
-        assert picture.format == "PNG"
-    backbone = vitrail.load(out / "backbone" / "last.safetensors")
-    assert isinstance(backbone.readout.pool, vitrail.ClassMeanPool)
-    data = vitrail.images.load_images(folder, image_size=(8, 8))
-    assert backbone.config.preprocess == data.preprocess  # so that `vitrail predict` prepares pictures as in training
-
-    # A second run has nothing to do, and says the same.
-    assert main(["compare", "--data", str(folder), *QUICK, "--out", str(out)]) == 0
-    again = capsys.readouterr().out
-    assert [
-        line.split() for line in again.splitlines() if line.startswith(("mean ", "cls ", "gap ", "abmil "))
-    ] == table
-
-    # The backbone that it left is one that can be given.
-    weights = [
-        "--weights",
-        str(out / "backbone" / "last.safetensors"),
-        "--pools",
-        "mean",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "8",
-    ]
-    assert main(["compare", "--data", str(folder), *weights, "--out", str(tmp_path / "other")]) == 0
-    printed = capsys.readouterr().out
-    assert "backbone: trained" not in printed
-    assert "preprocess: not known" not in printed
-
-
-def test_compare_goes_on_after_an_interruption(
+def test_compare_trains_a_backbone_and_goes_on_after_an_interruption(
     folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     quick_backbone: None,
 ):
-    evaluate_pool = _compare._evaluate_pool
+    """Anywhere: while the backbone is trained, and while a readout is."""
+    out = tmp_path / "out"
+    command = [
+        "compare",
+        "--data",
+        str(folder),
+        "--image-size",
+        "8",
+        *QUICK,
+        "--pools",
+        "mean, cls,gap",
+        "--out",
+        str(out),
+    ]
+
+    @contextmanager
+    def kill() -> Iterator[Any]:
+        yield lambda progress: progress.step == 1 and os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vitrail.cli._compare.show_progress", kill)
+        assert main(command) == 130
+    assert "finished readouts: 0. Run the same command again to continue" in capsys.readouterr().out
+    assert list((out / "backbone" / "checkpoints").iterdir()), "the steps of the backbone are kept"
+
+    evaluate_cell = vitrail.lab._compare.evaluate_cell  # type: ignore[attr-defined]
 
     def interrupted(*arguments: Any) -> Any:
         if "gap" in arguments:
             raise KeyboardInterrupt
-        return evaluate_pool(*arguments)
+        return evaluate_cell(*arguments)
 
-    command = ["compare", "--data", str(folder), *QUICK, "--out", str(tmp_path / "out")]
-    monkeypatch.setattr(_compare, "_evaluate_pool", interrupted)
-    assert main(command) == 130
-    assert "finished: cls, mean. Run the same command again to continue" in capsys.readouterr().out
-    monkeypatch.undo()
-    monkeypatch.setattr("vitrail.cli._setup.SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
-    monkeypatch.setattr("vitrail.cli._compare.Recipe", lambda: Recipe(epochs=1, batch_size=8))
+    with monkeypatch.context() as patched:
+        patched.setattr("vitrail.lab._compare.evaluate_cell", interrupted)
+        assert main(command) == 130
+    printed = capsys.readouterr().out
+    assert "finished readouts: 2. Run the same command again to continue" in printed
+    assert "step 4 of 4" in printed
+    assert "step 1 of 4" not in printed, "the backbone goes on"
     assert main(command) == 0
-    assert "step " not in capsys.readouterr().out  # the backbone is not trained again
+    printed = capsys.readouterr().out
+    assert "step " not in printed, "the backbone is not trained again"
+    assert "16 images to learn from, 4 held out, 2 classes, 8 x 8, RGB" in printed
+    assert "backbone: trained with the pool cls_mean" in printed
+    assert "No difference is certain" in printed
+    table = rows_of(printed)
+    assert sorted(row[0] for row in table) == ["cls", "gap", "mean"]
+    with (out / "results.csv").open() as file:
+        assert [row["pool"] for row in csv.DictReader(file)] == [row[0] for row in table]
+    assert len(json.loads((out / "results.json").read_text())["rows"]) == 3
+    with Image.open(out / "figure.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width < picture.height
+    assert table[0][0] in (out / "report.html").read_text()
+    data = vitrail.images.load_images(folder, image_size=(8, 8))
+    backbone = vitrail.load(out / "backbone" / "last.safetensors")
+    assert isinstance(backbone.readout.pool, vitrail.ClassMeanPool)
+    assert backbone.config.preprocess == data.preprocess  # so that `vitrail predict` prepares pictures as in training
+
+    assert main([*command, "--seed", "1"]) == 1
+    assert "backbone must have this run, got one with another seed and model (" in capsys.readouterr().err
+
+
+def test_compare_prepares_images_for_each_model_and_resolution(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """By the preprocessing in each file and in the channels of the model, whatever the images have."""
+    monkeypatch.chdir(tmp_path)
+    grey, colour = (vitrail.Preprocess("squash", "bilinear", (0.25,) * n, (0.5,) * n) for n in (1, 3))
+    colour = dataclasses.replace(colour, fit="cover")
+    vitrail.save(small_model(channels=1, image_size=(8, 8), preprocess=grey), "grey.safetensors")
+    vitrail.save(small_model(image_size=(8, 8), preprocess=colour, pool="cls"), "colour.safetensors")
+    seen: list[Any] = []
+    load = vitrail.cli._compare.load_data_for  # type: ignore[attr-defined]
+
+    def spy(model: Any, folder: Any) -> Any:
+        seen.append((model, load(model, folder)))
+        return seen[-1][1]
+
+    monkeypatch.setattr("vitrail.cli._compare.load_data_for", spy)
+    command = ["compare", "--data", str(folder), "--models", "grey.safetensors", "colour.safetensors", *QUICK]
+    options = ["--layers", "last,0", "--resolutions", "8,12", "--pools", "mean,cls,top_k(k=2)"]
+    assert main([*command, *options]) == 0
+    printed = capsys.readouterr().out
+    assert "left out: grey, pool cls (it reads the class token, and the backbone has none)" in printed
+    table = rows_of(printed)
+    assert len(table) == 2 * 2 * (2 + 3)
+    assert {tuple(row[:3]) for row in table} == {
+        (name, layer, size) for name in ("grey", "colour") for layer in ("last", "0") for size in ("8", "12")
+    }
+    with Image.open(folder / "dark" / "2.png") as image:
+        for (model, data), (preprocess, size) in zip(
+            seen, [(grey, 8), (grey, 12), (colour, 8), (colour, 12)], strict=True
+        ):
+            assert model.config.image_size == (size, size)
+            expected = preprocess(image, (size, size))
+            np.testing.assert_allclose(data.preprocess.normalise(data.test.images[:1])[0], expected, atol=1e-6)
+    # What it says to type next is a command that works.
+    (suggested,) = [line for line in printed.splitlines() if line.startswith("vitrail train")][:1]
+    assert f"--model {table[0][0]}.safetensors --recipe probe" in suggested
+    assert main([*shlex.split(suggested)[1:], "--epochs", "1", "--pool", "mean"]) == 0
+    capsys.readouterr()
+    assert main([*command, *options, "--pools", "mean", "--steps", "5"]) == 1
+    assert "must have this run, got one with another options" in capsys.readouterr().err
 
 
 def test_sigterm_ends_a_comparison_without_leaving_tokens(folder: Path, tmp_path: Path):
     out, weights = tmp_path / "out", tmp_path / "model.safetensors"
     vitrail.save(small_model(image_size=(8, 8)), weights)
-    options = ["--weights", str(weights), "--batch-size", "8", "--epochs", "50"]
+    options = ["--models", str(weights), "--pools", "gem,lse", "--steps", "100000"]
     arguments = ["--data", str(folder), *options, "--token-budget", "0", "--out", str(out)]
     program = "import sys; from vitrail.cli import main; sys.exit(main())"
     with subprocess.Popen([sys.executable, "-c", program, "compare", *arguments], stdout=subprocess.PIPE) as run:
@@ -279,7 +337,7 @@ def test_sigterm_ends_a_comparison_without_leaving_tokens(folder: Path, tmp_path
             assert run.wait(60) == 128 + signal.SIGTERM
         finally:
             run.kill()
-    assert sorted(path.name for path in out.iterdir()) == ["pools", "run.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["cells", "run.json"]
 
 
 def test_a_run_goes_on_and_its_model_is_fine_tuned(
@@ -443,19 +501,28 @@ def test_a_signal_within_a_callback_of_the_garbage_collector_ends_the_program(nu
     ("arguments", "sentence"),
     [
         (["--pools", "maen"], "there is no pool 'maen': did you mean 'mean'"),
-        (["--pools", "none"], "which cannot be compared on this model"),
+        (["--pools", "none"], "pools has none, which fits no model: it returns shape"),
         (["--pools", ","], "pools must have at least one"),
+        (["--pools", "top_k(j=1)"], "the pool 'top_k' has no option 'j'"),
+        (["--backbone-pool", "maen"], "there is no pool 'maen'"),
+        (["--layers", "first"], "layers must be whole numbers, separated by commas, got 'first'"),
+        (["--layers", "last,7"], "layers has 7, which fits no model: the model has 1 blocks: use -1 to 0"),
+        (["--resolutions", "9"], "resolutions has 9, which fits no model"),
+        (["--learning-rates", "0.1,x"], "learning-rates must be numbers, separated by commas, got 'x'"),
+        (["--shots", "0"], "shots must be positive"),
         (["--seeds", "0"], "seeds must be positive"),
+        (["--minutes", "0"], "minutes must be"),
         (["--seed", "-1"], "seed must be in"),
-        (["--weights", "nowhere"], "nowhere"),
-        (["--weights", "model", "--image-size", "9"], "image_size must be 8 x 8, that of the weights, got 9"),
-        (["--weights", "model", "--patch-size", "2"], "patch-size has no effect with --weights: leave it out"),
-        (["--weights", "model", "--seed", "0"], "seed has no effect with --weights: leave it out"),
-        (["--prefix", "model."], "prefix has no effect without --weights: leave it out"),
+        (["--models", "nowhere"], "nowhere"),
+        (["--models", "model", "model"], "models must have each file once"),
+        (["--models", "model", "--patch-size", "2"], "patch-size has no effect with --models: leave it out"),
+        (["--models", "model", "--seed", "0"], "seed has no effect with --models: leave it out"),
+        (["--models", "model", "--layers", "5"], "layers has 5, which fits no model: the model has 2 blocks"),
+        (["--prefix", "model."], "prefix has no effect without --models: leave it out"),
         (["--token-budget", "-1"], "token_budget must be finite and not negative"),
     ],
 )
-def test_an_error_of_compare_is_one_line(
+def test_an_error_of_compare_is_one_line_before_anything_is_trained(
     folder: Path,
     tmp_path: Path,
     arguments: list[str],
@@ -465,52 +532,11 @@ def test_an_error_of_compare_is_one_line(
     quick_backbone: None,
 ):
     monkeypatch.chdir(tmp_path)
-    vitrail.save(small_model(channels=1, image_size=(8, 8)), "model")
-    size = [] if "--weights" in arguments else ["--image-size", "8"]
+    vitrail.save(small_model(image_size=(8, 8)), "model")
+    monkeypatch.setattr("vitrail.cli._compare.fit", lambda *_, **__: pytest.fail("the backbone was trained"))
+    size = [] if "--models" in arguments else ["--image-size", "8"]
     assert main(["compare", "--data", str(folder), *size, *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("vitrail: error: ")
     assert sentence in error
     assert error.count("\n") == 1
-
-
-def test_compare_refuses_the_folder_of_another_backbone(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_backbone: None
-):
-    command = ["compare", "--data", str(folder), *QUICK[:-2], "--pools", "mean", "--out", str(tmp_path / "out")]
-    assert main(command) == 0
-    assert main([*command, "--seed", "1"]) == 1
-    assert "backbone must have this run, got one with another seed and model (" in capsys.readouterr().err
-    note = tmp_path / "out" / "backbone" / "run.json"
-    note.write_text("[]")
-    assert main(command) == 1
-    assert (
-        f"error: {note} must be the JSON object that vitrail wrote, got a value of the type list"
-        in capsys.readouterr().err
-    )
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_compare_prepares_images_as_the_weights_say(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, channels: int
-):
-    """By the preprocessing in the file and in the channels of the model, whatever the images have."""
-    preprocess = vitrail.Preprocess("squash", "bilinear", (0.25,) * channels, (0.5,) * channels)
-    model = small_model(channels=channels, image_size=(8, 8), preprocess=preprocess)
-    vitrail.save(model, tmp_path / "model.safetensors")
-    seen: list[Any] = []
-    compare = vitrail.cli._compare.compare_pools  # type: ignore[attr-defined]
-
-    def spy(model: Any, data: Any, **options: Any) -> Any:
-        seen.append(data)
-        return compare(model, data, **options)
-
-    monkeypatch.setattr("vitrail.cli._compare.compare_pools", spy)
-    command = ["compare", "--data", str(folder), "--weights", str(tmp_path / "model.safetensors"), "--pools", "mean"]
-    assert main([*command, "--epochs", "1", "--batch-size", "8", "--out", str(tmp_path / "out")]) == 0
-    assert ("grey" if channels == 1 else "RGB") in capsys.readouterr().out
-    (data,) = seen
-    assert data.preprocess == preprocess
-    with Image.open(folder / "dark" / "2.png") as image:
-        expected = preprocess(image, (8, 8))
-    np.testing.assert_allclose(data.preprocess.normalise(data.test.images[:1])[0], expected, atol=1e-6)

@@ -28,7 +28,7 @@ import PIL.Image
 import pytest
 import wrong_parts
 import wrong_pools
-from helpers import small_config, small_model
+from helpers import make_row, small_config, small_model
 from jaxtyping import Array, Float
 
 import vitrail
@@ -397,13 +397,14 @@ def test_training_and_comparing_do_not_depend_on_the_dtype_of_labels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1)).astype(np.uint8)
     recipe = vitrail.train.Recipe(epochs=1, batch_size=10, augmentation=vitrail.images.Augmentation())
     model = small_model(image_size=(8, 8), patch_size=(4, 4), channels=1, num_classes=3)
+    options = vitrail.lab.ProbeOptions(seeds=1, steps=2, shots=(1,), draws=1, learning_rates=(1e-3, 1e-2))
     results = []
     for dtype in (np.int32, np.uint8, np.int64):
         labels = (np.arange(30) % 3).astype(dtype)
         train, test = Examples(images[:20], labels[:20]), Examples(images[20:], labels[20:])
         data = Dataset("noise", train, test, ("a", "b", "c"), PREPROCESS)
         trained = vitrail.train.fit(model, data, recipe, key=KEY)
-        row = vitrail.compare_pools(model, data, pools=["mean"], recipe=recipe, seeds=1).rows[0]
+        row = vitrail.compare(model, data, pools=["mean"], options=options).rows[0]
         results.append((vitrail.train.evaluate(trained, data).logits.tolist(), row.correct.tolist(), row.knn_accuracy))
     assert results[0] == results[1] == results[2]
 
@@ -413,7 +414,7 @@ def test_one_name_where_several_belong_says_how_to_write_it() -> None:
     data = Dataset("zeros", Examples(IMAGES, labels), Examples(IMAGES, labels), ("a", "b", "c"), PREPROCESS)
     model = small_model(image_size=(8, 8), patch_size=(4, 4), channels=1, num_classes=3)
     with pytest.raises(ValueError, match=re.escape("pools must be a sequence of names, got 'gem': pass ('gem',)")):
-        vitrail.compare_pools(model, data, pools="gem")
+        vitrail.compare(model, data, pools="gem")
 
 
 @pytest.mark.parametrize("labels", [np.zeros(4, np.float32), np.eye(4, dtype=np.float32), np.eye(4, dtype=np.int32)])
@@ -466,7 +467,7 @@ FUNCTIONS = {
 
 def test_the_matrix_sees_the_functions_that_there_are() -> None:
     names = {name.rpartition(".")[2] for name in FUNCTIONS}
-    assert {"vit", "load", "replace", "MeanPool", "fit", "Dataset", "compare_pools", "draw_predictions"} <= names
+    assert {"vit", "load", "replace", "MeanPool", "fit", "Dataset", "compare", "draw_predictions"} <= names
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -627,11 +628,6 @@ def evaluate_nothing() -> vitrail.train.Evaluation:
     return vitrail.train.Evaluation(np.eye(3, dtype=np.float32), np.array([0, 1, 1], np.int32))
 
 
-def make_row(name: str) -> vitrail.lab.PoolRow:
-    correct = np.array([[True, True, False, True]])
-    return vitrail.lab.PoolRow(name, correct, 1234, 10, 1.0, False, None, np.zeros((2, 2, 2)))
-
-
 @pytest.mark.parametrize(
     ("make", "printed"),
     [
@@ -643,10 +639,10 @@ def make_row(name: str) -> vitrail.lab.PoolRow:
          "<ModelCard of a vitrail model: 4,917 parameters, 2 blocks of 16 channels, images of 8 x 12 x 3, 5 classes, "
          "licence unknown>"),
         (lambda: evaluate_nothing(), "<Evaluation: 2 of 3 images right, 66.7%>"),
-        (lambda: make_row("gem"), "<PoolRow gem: accuracy 0.750, 1,234 parameters>"),
+        (lambda: make_row("gem"), "<Row of m last 8 gem: accuracy 0.750, 1.1 ms>"),
         (lambda: vitrail.lab.Comparison((make_row("gem"), make_row("max")), (), (0,)),
-         "<Comparison of 2 pools: gem is the best with 0.750, 0 skipped>"),
-        (lambda: vitrail.lab.Comparison((), (), ()), "<Comparison of 0 pools: 0 skipped>"),
+         "<Comparison of 2 readouts: m last 8 gem is the best with 0.750, 0 skipped>"),
+        (lambda: vitrail.lab.Comparison((), (), ()), "<Comparison of 0 readouts: 0 skipped>"),
         (lambda: vitrail.compile(small_model()), "<CompiledViT: batches of images of 8 x 12 x 3>"),
         (lambda: vitrail.BIG_VISION, "<Init big_vision>"),
         (lambda: dataclasses.replace(vitrail.BIG_VISION), "<Init with initializers of its own>"),

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 from checkpoint_cases import Case, load_cases, published, tensors_of
-from helpers import small_model
+from helpers import make_row, small_model
 from safetensors.numpy import save_file
 
 import vitrail
@@ -36,15 +36,18 @@ def data() -> images.Dataset:
 Write = Callable[[Path], object]
 
 
-@pytest.fixture(params=["model", "picture", "comparison"])
+@pytest.fixture(params=["model", "picture", "comparison", "report"])
 def write(request: pytest.FixtureRequest, data: images.Dataset) -> tuple[Write, str]:
     """What writes a file, and the ending of its name."""
     if request.param == "picture":
         evaluation = train.Evaluation(np.eye(5, dtype=np.float32)[data.test.labels], data.test.labels)
         return lambda path: show.draw_predictions(small_model(), data, evaluation, path), ".svg"
     if request.param == "comparison":
-        row = vitrail.lab.PoolRow("mean", np.ones((1, 20), bool), 0, 10, 1.0, False, None, None)
-        return lambda path: show.draw_comparison(vitrail.lab.Comparison((row,), (), ()), data, path), ".png"
+        comparison = vitrail.lab.Comparison((make_row(),), (), ())
+        return lambda path: show.draw_comparison(comparison, path), ".png"
+    if request.param == "report":
+        comparison = vitrail.lab.Comparison((make_row(),), (), ())
+        return lambda path: vitrail.lab.write_report(comparison, path), ".html"
     return lambda path: vitrail.save(small_model(pool="cls"), path), ".safetensors"
 
 

@@ -96,8 +96,8 @@ def test_a_first_day(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert train.evaluate(swapped, data).accuracy > 0.8
 
     # Which pool is best?
-    compare = ["compare", "--data", "photos", "--weights", "vitrail-demo.safetensors", "--pools", "mean,max", "--seeds"]
-    assert main([*compare, "2", "--epochs", "20", "--out", "comparison"]) == 0
+    compare = ["compare", "--data", "photos", "--models", "vitrail-demo.safetensors", "--pools", "mean,max", "--seeds"]
+    assert main([*compare, "2", "--steps", "100", "--shots", "none", "--out", "comparison"]) == 0
     with Path("comparison", "results.csv").open() as file:
         assert {row["pool"] for row in csv.DictReader(file)} == {"mean", "max"}
 

@@ -713,7 +713,7 @@ def test_a_model_is_trained_on_images_with_its_channels(tmp_path: Path):
     with pytest.raises(ValueError, match=message):
         train.evaluate(model, coloured)
     with pytest.raises(ValueError, match=message):
-        lab.compare_pools(model, coloured, pools=["mean"])
+        lab.compare(model, coloured, pools=["mean"])
     rgb = dataclasses.replace(config, channels=3).build(key=jax.random.key(0))
     with pytest.raises(ValueError, match="images, 1, got 3: load the images with channels=3"):
         train.fit(rgb, data, train.Recipe(epochs=1, batch_size=2), key=jax.random.key(0))

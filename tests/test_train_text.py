@@ -142,7 +142,7 @@ def test_data_without_what_an_objective_needs_is_refused(data: images.Dataset):
     ):
         with pytest.raises(ValueError, match=message):
             train.fit(make_model(), data, dataclasses.replace(RECIPE, objective=objective), key=KEY)
-    for use in (train.evaluate, vitrail.knn, vitrail.compare_pools):
+    for use in (train.evaluate, vitrail.knn, vitrail.compare):
         with pytest.raises(ValueError, match=r"data must have classes, got .* with texts alone"):
             use(make_model(), data, **({"neighbours": 3} if use is vitrail.knn else {}))
 

@@ -131,4 +131,4 @@ vitrail.replace(model, patch="conv", key=key)  # expect: reportCallIssue
 vitrail.replace(model, pool=vitrail.LinearHead, key=key)  # expect: reportArgumentType
 vitrail.replace(model, num_classes="all", key=key)  # expect: reportArgumentType, reportCallIssue
 vitrail.replace(model, pool=None, key=key)  # expect: reportArgumentType
-vitrail.compare()  # expect: reportAttributeAccessIssue
+vitrail.compare_all()  # expect: reportAttributeAccessIssue

@@ -206,7 +206,9 @@ def operate(model: vitrail.ViT, data: vitrail.images.Dataset, key: PRNGKeyArray)
     embeddings = jax.vmap(clip.embed_text)(jnp.zeros((3, clip.config.text.context), int))
     assert_type(clip.similarity(clip.embed_image(jnp.zeros((8, 8, 3))), embeddings), Array)
     assert_type(vitrail.load("model.safetensors", num_classes=10, key=key), vitrail.ViT)
-    comparison = vitrail.compare_pools(model, data, pools=["mean", vitrail.POOLS.configure("gem", power=2.0)], seeds=2)
+    comparison = vitrail.compare(
+        {"own": model}, data, pools=["mean", vitrail.POOLS.configure("gem", power=2.0), PowerPool], resolutions=[8]
+    )
     assert_type(comparison, vitrail.lab.Comparison)
     assert_type([row.accuracy for row in comparison.rows], list[float])
     assert_type(comparison.rows[0].p_value, float | None)

@@ -89,7 +89,7 @@ if _typing.TYPE_CHECKING:
         ProjectionHead as ProjectionHead,
     )
     from .images import Preprocess as Preprocess
-    from .lab import compare_pools as compare_pools
+    from .lab import compare as compare
     from .model import (
         PRESETS as PRESETS,
         Backbone as Backbone,

@@ -47,7 +47,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "ProjectionHead",
         ),
         "images": ("Preprocess",),
-        "lab": ("compare_pools",),
+        "lab": ("compare",),
         "model": (
             "Backbone",
             "CompiledViT",

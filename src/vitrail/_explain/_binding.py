@@ -46,6 +46,8 @@ def _explain_missing(function: FunctionType, name: str, missing: Sequence[inspec
     if len(missing) == 1:
         (words,) = about.values()
         return f"{name}() needs {missing[0].name}{f' ({words})' if words else ''}: pass {advice}"
+    if len(missing) > _MOST_LINES:
+        advice = "each by its name"
     lines = [f"{name}() needs {join_words([p.name for p in missing], 'and')}: pass {advice}"]
     return "\n".join([*lines, *(f"  {key}: {words}" for key, words in list(about.items())[:_MOST_LINES] if words)])
 

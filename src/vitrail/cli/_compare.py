@@ -1,39 +1,54 @@
-"""`vitrail compare`: compares every pool on your images, on one frozen backbone."""
+"""`vitrail compare`: which model, layer, resolution and pool is best on your images."""
 
 import dataclasses
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar, cast
 
 import equinox as eqx
 import jax
 import numpy as np
 
-from .._check import check_seed
+from .._check import check_above_zero, check_not_negative, check_seed
 from .._extras import require
 from .._files import write_whole
 from ..images import Dataset
-from ..lab import PROBE_RECIPE, Comparison, PoolRow, compare_pools, compare_with_best, show_comparison_progress
+from ..lab import (
+    Comparison,
+    PoolChoice,
+    ProbeOptions,
+    choose_groups,
+    compare,
+    compare_with_best,
+    show_comparison_progress,
+    tell_axis,
+    write_report,
+)
 from ..model import ViT
 from ..nn import count_parameters
+from ..pool import POOLS
 from ..show import draw_comparison
 from ..train import Recipe, check_classifier, evaluate, fit, show_progress
 from ._evaluate import RunResult, evaluate_run
-from ._options import LoadOptions, refuse_options
+from ._options import LoadOptions, parse_part, refuse_options
 from ._setup import EXECUTION, format_size, load_data, load_data_for, make_small_config, print_data
 
-_COLUMNS: Final = ("pool", "accuracy", "p", "k-NN", "parameters", "µs an image", "class token")
+_N = TypeVar("_N", int, float)
+_DEMO: Final = "demo"
+_DEFAULTS: Final = ProbeOptions()
 
 
 @dataclass(frozen=True)
 class Compare(LoadOptions):
-    """Trains every pool, with a linear head, on the tokens of one frozen backbone, and ranks them. With --runs, ranks
-    the models of runs of `vitrail train`.
+    """Trains readouts on the tokens of frozen backbones, and ranks them: each model, at each resolution, with each pool
+    on the tokens of each layer. With --runs, ranks the models of runs of `vitrail train`.
 
-    Without --weights the backbone is the small model of `vitrail demo`, which is trained first, with a head that reads
-    the class token and the mean of the patches. Start an interrupted run again to continue it.
+    Without --models the backbone is the small model of `vitrail demo`, which is trained first, with a head that reads
+    the class token and the mean of the patches. Start an interrupted run again to continue it; more models, layers,
+    resolutions and pools can be added then.
     """
 
     runs: tuple[Path, ...] = ()
@@ -41,21 +56,32 @@ class Compare(LoadOptions):
     --data. Nothing is trained."""
     data: Path | None = None
     """Your own images, as for `vitrail train`; without it 5,000 digits of MNIST."""
-    weights: Path | None = None
-    """The backbone: any file of weights that vitrail.load reads. Images are prepared as the file says; if it does not,
-    they are resized to the model's size, and normalised by the mean and deviation of the training images."""
+    models: tuple[Path, ...] = ()
+    """The backbones: any files of weights that vitrail.load reads. Images are prepared for each as its file says; if it
+    does not, they are resized to the model's size, and normalised by the mean and deviation of the training images."""
+    layers: str = "last"
+    """The blocks whose tokens are read, separated by commas: last,-4 is the last and the fourth from the end."""
+    resolutions: str | None = None
+    """Heights and widths of the images, separated by commas: 224,336. By default that of each model."""
     pools: str | None = None
-    """Names of `vitrail list pools`, separated by commas: mean,cls,attention. By default all that fit."""
-    seeds: int = 3
-    """The number of runs of each pool."""
-    epochs: int = PROBE_RECIPE.epochs
-    """How many times each run sees each image."""
-    batch_size: int = PROBE_RECIPE.batch_size
+    """Names of `vitrail list pools`, separated by commas, as mean,cls,top_k(k=2). By default all that fit."""
+    minutes: float | None = None
+    """About how long it may take: what takes too long is left out, and said so. By default there is no limit."""
+    seeds: int = _DEFAULTS.seeds
+    """The number of runs of each readout."""
+    steps: int | None = _DEFAULTS.steps
+    """The number of steps of a run; by default 20 epochs, but at least 300 and at most 3,000 steps."""
+    batch_size: int = _DEFAULTS.batch_size
     """The number of images in a step."""
-    learning_rate: float = PROBE_RECIPE.learning_rate
-    """The highest learning rate."""
+    learning_rates: str = ",".join(f"{rate:g}" for rate in _DEFAULTS.learning_rates)
+    """The learning rates that are tried on a part of the training images, separated by commas."""
+    shots: str = ",".join(map(str, _DEFAULTS.shots))
+    """How many images of each class a readout is trained on in few-shot tests, separated by commas; none for no
+    tests."""
+    draws: int = _DEFAULTS.draws
+    """How often these images are drawn anew."""
     image_size: int | None = None
-    """Height and width of the images after resizing, as for `vitrail train`; with --weights those of the model."""
+    """Height and width of the images for the backbone that is trained first, as for `vitrail train`."""
     patch_size: int | None = None
     """Height and width of a patch of the backbone that is trained first."""
     backbone_pool: str | None = None
@@ -66,80 +92,214 @@ class Compare(LoadOptions):
     token_budget: float = 2.0
     """GiB of tokens to hold in memory; larger ones are in a temporary file in the folder of --out."""
     out: Path = Path("vitrail-compare")
-    """The folder for the results: results.csv, results.json, figure.png, the backbone, and each finished pool."""
+    """The folder for the results: report.html, results.csv, results.json, figure.png, the backbone, and each finished
+    readout."""
 
 
 def run_compare(command: Compare) -> None:
-    """Loads images and a backbone, compares, and writes the results."""
+    """Loads images and models, compares, and writes the results."""
     if command.runs:
         for line in _compare_runs(command):
             print(line)
         return
     started = time.perf_counter()
     require("matplotlib", extra="demo")
-    check_seed(command.seed or 0)
-    recipe = dataclasses.replace(
-        PROBE_RECIPE, epochs=command.epochs, batch_size=command.batch_size, learning_rate=command.learning_rate
-    )
-    if command.weights is None:
-        command.refuse_file_options("without --weights")
-    else:
-        of_backbone = {name: getattr(command, name) for name in ("patch_size", "backbone_pool", "seed")}
-        refuse_options("with --weights", **of_backbone)
-    given = None if command.weights is None else command.load_model(command.weights, part="image")
-    data = _load_data(command, given)
-    command.out.mkdir(parents=True, exist_ok=True)
-    print_data(data)
-    model = _train_backbone(command, data) if given is None else given
-    names = None if command.pools is None else [name.strip() for name in command.pools.split(",") if name.strip()]
-    print(
-        f"backbone: {format_size(model.config.grid)} patches of {format_size(model.config.patch_size)}, width "
-        f"{model.config.size.dim}, depth {model.config.size.depth}, {count_parameters(model):,} parameters"
-    )
+    axes = _Axes.read(command)
     try:
-        with show_comparison_progress() as report:
-            comparison = compare_pools(
-                model,
-                data,
-                pools=names,
-                seeds=command.seeds,
-                recipe=recipe,
-                folder=command.out,
-                token_budget=command.token_budget,
-                report=report,
-            )
+        comparison = _compare_models(command, axes)
     except KeyboardInterrupt:
-        finished = sorted(path.stem for path in (command.out / "pools").glob("*.json"))
-        print(f"finished: {', '.join(finished) or 'none yet'}. Run the same command again to continue.")
+        finished = [path for path in command.out.glob("cells/*/*.json") if re.match(r"(last|-?\d+)-", path.name)]
+        print(f"finished readouts: {len(finished)}. Run the same command again to continue.")
         raise
-    _write_results(comparison, data, command.out)
-    for line in format_table(comparison):
+    about = [
+        f"{name}: {'the small model of vitrail demo' if file is None else file}" for name, file in axes.files.items()
+    ]
+    about.append(f"images: {'5,000 digits of MNIST' if command.data is None else command.data}")
+    commands = suggest_commands(comparison, axes.files, command.data)
+    out = command.out
+    write_whole(out / "results.json", lambda part: part.write_text(comparison.to_json(), encoding="utf-8"))
+    write_whole(out / "results.csv", lambda part: part.write_text(comparison.to_csv(), encoding="utf-8"))
+    draw_comparison(comparison, out / "figure.png")
+    write_report(comparison, out / "report.html", about=about, commands=commands)
+    for line in [*format_table(comparison), "", *comparison.conclusion, "", "next:", *commands]:
         print(line)
-    print(f"results: {command.out / 'results.csv'}, {command.out / 'results.json'}, {command.out / 'figure.png'}")
+    print(f"results: {out / 'report.html'}, {out / 'results.csv'}, {out / 'results.json'}, {out / 'figure.png'}")
     print(f"time: {time.perf_counter() - started:.0f} s")
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """What is compared, and how, as the command line says."""
+
+    files: dict[str, Path | None]
+    """The models by name; no file for the one that is trained first."""
+    layers: tuple[int, ...]
+    resolutions: tuple[int, ...] | None
+    pools: tuple[PoolChoice, ...] | None
+    options: ProbeOptions
+
+    @staticmethod
+    def read(command: Compare) -> "_Axes":
+        """Reads the lists of the command line, before anything is loaded."""
+        check_seed(command.seed or 0)
+        check_not_negative(token_budget=command.token_budget)
+        check_above_zero(minutes=command.minutes)
+        if command.models:
+            names = ("image_size", "patch_size", "backbone_pool", "seed")
+            refuse_options("with --models", **{name: getattr(command, name) for name in names})
+        else:
+            command.refuse_file_options("without --models")
+        layers = [-1 if text == "last" else _read_number("layers", text, int) for text in _divide(command.layers)]
+        sizes = command.resolutions and [_read_number("resolutions", x, int) for x in _divide(command.resolutions)]
+        pools = None if command.pools is None else tuple(parse_part(text) for text in _divide(command.pools))
+        shots = [] if command.shots == "none" else _divide(command.shots)
+        for pool in (*(pools or ()), *([command.backbone_pool] if command.backbone_pool else [])):
+            POOLS.describe(pool)
+        options = ProbeOptions(
+            seeds=command.seeds,
+            steps=command.steps,
+            batch_size=command.batch_size,
+            learning_rates=tuple(_read_number("learning-rates", x, float) for x in _divide(command.learning_rates)),
+            shots=tuple(_read_number("shots", text, int) for text in shots),
+            draws=command.draws,
+        )
+        return _Axes(_name_files(command.models), tuple(layers), tuple(sizes) if sizes else None, pools, options)
+
+
+def _divide(text: str) -> list[str]:
+    """The items of a list: commas within parentheses are of an item."""
+    return [item.strip() for item in re.split(r",(?![^(]*\))", text) if item.strip()]
+
+
+def _read_number(name: str, text: str, kind: type[_N]) -> _N:
+    try:
+        return kind(text)
+    except ValueError as error:
+        what = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"{name} must be {what}, separated by commas, got {text!r}") from error
+
+
+def _name_files(files: Sequence[Path]) -> dict[str, Path | None]:
+    """The models by the shortest names that tell them apart."""
+    if not files:
+        return {_DEMO: None}
+    short = [file.stem if file.suffix in (".safetensors", ".npz") else file.name for file in files]
+    names = short if len(set(short)) == len(short) else list(map(str, files))
+    if len(set(names)) < len(names):
+        raise ValueError(f"models must have each file once, got {', '.join(names)}: remove one")
+    return dict(zip(names, files, strict=True))
+
+
+def _compare_models(command: Compare, axes: _Axes) -> Comparison:
+    models = {
+        name: command.load_model(file, part="image") for name, file in axes.files.items() if file is not None
+    } or {_DEMO: _train_backbone(command, axes)}
+    for name, model in models.items():
+        config = model.config
+        print(
+            f"{name}: {format_size(config.grid)} patches of {format_size(config.patch_size)}, width "
+            f"{config.size.dim}, depth {config.size.depth}, {count_parameters(model):,} parameters"
+        )
+    printed: list[str] = []
+
+    def load_images(model: ViT) -> Dataset:
+        data = load_data_for(model, command.data)
+        if not printed:
+            print_data(data)
+            printed.append(data.name)
+        return data
+
+    with show_comparison_progress() as report:
+        return compare(
+            models,
+            load_images,
+            layers=axes.layers,
+            resolutions=axes.resolutions,
+            pools=axes.pools,
+            options=axes.options,
+            minutes=command.minutes,
+            folder=command.out,
+            token_budget=command.token_budget,
+            report=report,
+        )
+
+
+def _train_backbone(command: Compare, axes: _Axes) -> ViT:
+    """Trains the demo's model, or goes on with that of an earlier run. What is compared is checked before."""
+    size = None if command.image_size is None else (command.image_size, command.image_size)
+    data = load_data(command.data, size)
+    pool = command.backbone_pool or "cls_mean"
+    config = make_small_config(data, patch_size=command.patch_size, pool=pool)
+    build_key, fit_key = jax.random.split(jax.random.key(command.seed or 0))
+    outline = cast(ViT, eqx.filter_eval_shape(config.build, key=build_key))
+    check_classifier(outline, data)
+    choose_groups({_DEMO: outline}, axes.layers, axes.resolutions, axes.pools)
+    model = eqx.filter_jit(config.build)(execution=EXECUTION, key=build_key)
+    with show_progress() as report:
+        model = fit(model, data, Recipe(), key=fit_key, report=report, folder=command.out / "backbone")
+    print(f"backbone: trained with the pool {pool}, accuracy {evaluate(model, data).accuracy:.1%}")
+    return model
+
+
+def suggest_commands(comparison: Comparison, files: dict[str, Path | None], data: Path | None) -> list[str]:
+    """What to type next: trains the best readout, and the fastest that may be as good."""
+    commands: list[str] = []
+    for row in comparison.contenders:
+        file = files[row.model]
+        model = ["--model", str(file)] if file else []
+        size = ["--image-size", str(row.resolution[0])] if file and row.resolution[0] == row.resolution[1] else []
+        words = [
+            "vitrail train",
+            *(["--data", str(data)] if data else []),
+            *model,
+            "--recipe",
+            "probe" if file else "demo",
+        ]
+        words += ["--pool", f"'{row.pool}'" if "(" in row.pool else row.pool, *size]
+        words += ["--learning-rate", f"{row.learning_rate:g}"] if file else []
+        commands.append(" ".join([*words, "--out", "run"]))
+    return commands
 
 
 def format_table(comparison: Comparison) -> list[str]:
     """Formats the rows as lines, with notes."""
-    lines = _align([_COLUMNS, *(_format_cells(row) for row in comparison.rows)])
-    seeds = len(comparison.rows[0].correct)
+    axes, shots = comparison.axes, comparison.shots
+    heads = ("accuracy", "p", "k-NN", *(f"{n}-shot" for n in shots), "ms", "GFLOP", "MiB", "parameters", "rate")
+    cells = [(*axes, *heads)]
+    for row in comparison.rows:
+        few = (f"{np.mean(row.few_shot[n]):.1%}" if n in row.few_shot else "" for n in shots)
+        cells.append(
+            (
+                *(tell_axis(row, axis) for axis in axes),
+                f"{row.accuracy:.1%} ± {row.margin:.1%}",
+                "best" if row.p_value is None else f"{row.p_value:.3f}",
+                "" if row.knn_accuracy is None else f"{row.knn_accuracy:.1%}",
+                *few,
+                f"{row.milliseconds:.3g}",
+                f"{row.flops / 1e9:.3g}",
+                f"{row.memory / 2**20:.3g}",
+                f"{row.pool_parameters:,} + {row.head_parameters:,}",
+                f"{row.learning_rate:g}",
+            )
+        )
     notes = [
-        f"accuracy: mean and standard deviation of {seeds} run{'s' if seeds > 1 else ''}. p: p-value of the difference "
-        "to the best, by a two-sided sign-flip test over the held-out images, after Holm.",
-        "k-NN: 20 nearest neighbours by cosine, for pools without parameters. µs: time of pool and head, noisy.",
+        "accuracy: mean of the runs, and half of the 95 % interval. p: of the difference to the best, by a two-sided "
+        "sign-flip test over the test images, after Holm.",
+        "k-NN: nearest neighbours by cosine, for pools without parameters. ms: of an image, noisy. GFLOP, MiB: of the "
+        "backbone, for one image and for 8. rate: the learning rate that was chosen.",
     ]
     notes += [f"note: {note}." for note in comparison.notes]
-    skipped = [f"left out: {s.pool} ({' '.join(s.reason.split())})" for s in comparison.skipped]
-    return [*lines, "", *notes, *skipped]
+    skipped = [f"left out: {s.name} ({' '.join(s.reason.split())})" for s in comparison.skipped]
+    return [*_align(cells, len(axes)), "", *notes, *skipped]
 
 
-def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def _align(rows: Sequence[tuple[str, ...]], names: int = 1) -> list[str]:
     """The lines of a table: names on the left, numbers on the right, and a rule below the first row."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def format_line(row: tuple[str, ...]) -> str:
-        name, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-        return "  ".join([f"{name.strip():<{widths[0]}}", *others]).rstrip()
+        cells = zip(row, widths, strict=True)
+        return "  ".join(f"{c:<{w}}" if i < names else f"{c:>{w}}" for i, (c, w) in enumerate(cells)).rstrip()
 
     first, *others = map(format_line, rows)
     return [first, "-" * len(first), *others]
@@ -169,48 +329,3 @@ def _compare_runs(command: Compare) -> list[str]:
 
 def _get_error(result: RunResult) -> float:
     return 1 - float(result.correct.mean())
-
-
-def _format_cells(row: PoolRow) -> tuple[str, ...]:
-    return (
-        row.pool,
-        f"{row.accuracy:.2%} ± {row.spread:.2%}",
-        "best" if row.p_value is None else f"{row.p_value:.3f}",
-        "" if row.knn_accuracy is None else f"{row.knn_accuracy:.1%}",
-        f"{row.pool_parameters:,} + {row.head_parameters:,}",
-        f"{row.microseconds:.1f}",
-        "yes" if row.needs_class_token else "",
-    )
-
-
-def _load_data(command: Compare, model: ViT | None) -> Dataset:
-    """Loads the images, prepared for the model if there is one."""
-    size = None if command.image_size is None else (command.image_size, command.image_size)
-    if model is None:
-        return load_data(command.data, size)
-    config = model.config
-    if size not in (None, config.image_size):
-        raise ValueError(
-            f"image_size must be {format_size(config.image_size)}, that of the weights, got {command.image_size}: "
-            "leave it out, or resize the model with model.resized and save it"
-        )
-    return load_data_for(model, command.data)
-
-
-def _train_backbone(command: Compare, data: Dataset) -> ViT:
-    """Trains the demo's model, or goes on with that of an earlier run."""
-    pool = command.backbone_pool or "cls_mean"
-    config = make_small_config(data, patch_size=command.patch_size, pool=pool)
-    build_key, fit_key = jax.random.split(jax.random.key(command.seed or 0))
-    check_classifier(eqx.filter_eval_shape(config.build, key=build_key), data)
-    model = eqx.filter_jit(config.build)(execution=EXECUTION, key=build_key)
-    with show_progress() as report:
-        model = fit(model, data, Recipe(), key=fit_key, report=report, folder=command.out / "backbone")
-    print(f"backbone: trained with the pool {pool}, accuracy {evaluate(model, data).accuracy:.1%}")
-    return model
-
-
-def _write_results(comparison: Comparison, data: Dataset, out: Path) -> None:
-    write_whole(out / "results.json", lambda part: part.write_text(comparison.to_json()))
-    write_whole(out / "results.csv", lambda part: part.write_text(comparison.to_csv(), encoding="utf-8"))
-    draw_comparison(comparison, data, out / "figure.png")

@@ -1,10 +1,13 @@
-"""The pooling lab: trains every pool on the same tokens of a frozen backbone, and compares them.
+"""The lab: which model, layer, resolution and pool is best on your images.
 
 Its libraries are those of the extra `train`.
 """
 
 from ._bar import show_comparison_progress as show_comparison_progress
-from ._compare import PROBE_RECIPE as PROBE_RECIPE, compare_pools as compare_pools
-from ._results import Comparison as Comparison, PoolRow as PoolRow, SkippedPool as SkippedPool
+from ._candidates import Group as Group, PoolChoice as PoolChoice, choose_groups as choose_groups
+from ._compare import ModelImages as ModelImages, compare as compare
+from ._options import ProbeOptions as ProbeOptions
+from ._report import write_report as write_report
+from ._results import Comparison as Comparison, Row as Row, Skipped as Skipped, tell_axis as tell_axis
 from ._statistics import compare_with_best as compare_with_best
 from ._tokens import LabProgress as LabProgress

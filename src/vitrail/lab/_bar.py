@@ -9,17 +9,17 @@ from ._tokens import LabProgress
 
 @contextmanager
 def show_comparison_progress() -> Generator[Callable[[LabProgress], None]]:
-    """Shows the progress of the backbone, and then of each pool.
+    """Shows the progress of each backbone, and then of each readout.
 
     **Returns:**
 
-    A context manager that returns a function for the argument `report` of `compare_pools`.
+    A context manager that returns a function for the argument `report` of `compare`.
 
     **Raises:** `MissingExtraError` if rich is not installed.
     """
     rich = require("rich.progress", extra="train")
     bar = rich.Progress(
-        rich.TextColumn("{task.description:<32}"),
+        rich.TextColumn("{task.description:<56}"),
         rich.BarColumn(bar_width=20),
         rich.TextColumn("{task.percentage:>3.0f} %"),
         rich.TimeElapsedColumn(),
@@ -30,7 +30,7 @@ def show_comparison_progress() -> Generator[Callable[[LabProgress], None]]:
 
         def report(progress: LabProgress) -> None:
             nonlocal current
-            name = "backbone, one pass" if progress.doing == "backbone" else progress.name
+            name = f"{progress.name}, one pass" if progress.doing == "backbone" else progress.name
             if name != current:
                 bar.reset(task)
                 current = name

@@ -1,60 +1,79 @@
-"""The results of a comparison, and their files."""
+"""The results of a comparison, and their tables."""
 
 import csv
-import hashlib
 import io
 import json
-import re
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
-from .._check import warn
-from .._files import claim_folder, read_object, write_whole
-
-_COLUMNS: Final = (
-    "pool",
-    "accuracy",
-    "spread",
-    "p_value",
-    "knn_accuracy",
-    "pool_parameters",
-    "head_parameters",
-    "microseconds",
-    "needs_class_token",
-)
+CERTAIN: Final = 0.05
+"""A difference with a smaller p-value is called certain."""
+_NORMAL: Final = 1.96
+_FASTER: Final = 0.9
 
 
-@dataclass(frozen=True)
-class PoolRow:
-    """The results of one pool over all seeds."""
+def name_layer(layer: int) -> str:
+    """Names a block: `last`, or its number."""
+    return "last" if layer == -1 else str(layer)
 
+
+def name_resolution(size: tuple[int, int]) -> str:
+    """Names a size: `224`, or `224x160`."""
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The results of one readout: a pool with a linear head on the tokens of a model."""
+
+    model: str
+    """The name of the model."""
+    layer: int
+    """The block whose tokens are read, counted from the end if negative: -1 is the last."""
+    resolution: tuple[int, int]
+    """Height and width of the images."""
     pool: str
     """The name of the pool, with its options."""
     correct: Bool[np.ndarray, "seeds images"]
-    """Whether each run classified each held-out image correctly."""
+    """Whether each run classified each test image correctly."""
+    learning_rate: float
+    """The learning rate that the search chose."""
+    few_shot: Mapping[int, tuple[float, ...]]
+    """For each number of training images of a class, the accuracy of each draw of these images."""
+    knn_accuracy: float | None
+    """The accuracy of nearest neighbours by the pooled vectors, for a pool without parameters."""
     pool_parameters: int
     """The number of parameters of the pool."""
     head_parameters: int
     """The number of parameters of the linear head, which grows with the width of the pool's output."""
-    microseconds: float
-    """The time of the pool and the head for an image, in batches of 50: the median of repeated calls. It is noisy on a
-    busy machine."""
+    backbone_milliseconds: float
+    """The time of the backbone up to that block for an image, in batches of 8: the median of repeated calls. It is
+    noisy on a busy machine, as is the next."""
+    readout_milliseconds: float
+    """The time of the pool and the head for an image, in batches of 50."""
+    flops: int
+    """The floating-point operations of the backbone's matrix products for an image; of pool and head are far fewer."""
+    memory: int
+    """The bytes that the backbone takes for a batch of 8: weights, images and what is computed."""
     needs_class_token: bool
     """Whether the pool reads the class token."""
-    knn_accuracy: float | None
-    """The accuracy of 20 nearest neighbours by the pooled vectors, for a pool without parameters."""
     maps: Float[np.ndarray, "drawn rows cols"] | None
     """The weights of the patches of the images `Comparison.map_images` in the first run, for a pool with weights."""
     p_value: float | None = None
-    """The p-value of the difference to the best pool; `None` for the best."""
+    """The p-value of the difference to the best; `None` for the best."""
 
     def __repr__(self) -> str:
-        return f"<PoolRow {self.pool}: accuracy {self.accuracy:.3f}, {self.pool_parameters:,} parameters>"
+        return f"<Row of {self.name}: accuracy {self.accuracy:.3f}, {self.milliseconds:.3g} ms>"
+
+    @property
+    def name(self) -> str:
+        """Model, layer, resolution and pool."""
+        return f"{self.model} {name_layer(self.layer)} {name_resolution(self.resolution)} {self.pool}"
 
     @property
     def accuracies(self) -> tuple[float, ...]:
@@ -71,128 +90,219 @@ class PoolRow:
         """The standard deviation of the accuracy over the runs; 0 for one run."""
         return float(np.std(self.accuracies, ddof=1)) if len(self.correct) > 1 else 0.0
 
+    @property
+    def margin(self) -> float:
+        """Half of the 95 % interval of the accuracy: 1.96 standard errors, of the choice of the test images (binomial)
+        and of the runs together."""
+        share, (runs, images) = self.accuracy, self.correct.shape
+        return _NORMAL * math.sqrt(share * (1 - share) / images + self.spread**2 / runs)
+
+    @property
+    def milliseconds(self) -> float:
+        """The time of backbone, pool and head for an image."""
+        return self.backbone_milliseconds + self.readout_milliseconds
+
 
 @dataclass(frozen=True)
-class SkippedPool:
-    """A registered pool that was left out."""
+class Skipped:
+    """What was left out."""
 
-    pool: str
-    """The name of the pool."""
+    name: str
+    """What it is."""
     reason: str
     """Why it was left out."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare_pools` returns."""
+    """What `compare` returns."""
 
-    rows: tuple[PoolRow, ...]
-    """One for each pool, the best first."""
-    skipped: tuple[SkippedPool, ...]
-    """The pools that were left out."""
+    rows: tuple[Row, ...]
+    """One for each readout, the best first."""
+    skipped: tuple[Skipped, ...]
+    """What was left out."""
     map_images: tuple[int, ...]
-    """The held-out images that `PoolRow.maps` is of."""
+    """The test images that `Row.maps` is of."""
+    pictures: UInt8[np.ndarray, "drawn height width channels"] | None = None
+    """Those images as the model of the first row reads them."""
     notes: tuple[str, ...] = ()
-    """What limits the result, in sentences: that the runs have too few steps for the number of images."""
+    """What limits the result, in sentences."""
 
     def __repr__(self) -> str:
-        best = "".join(f"{row.pool} is the best with {row.accuracy:.3f}, " for row in self.rows[:1])
-        return f"<Comparison of {len(self.rows)} pools: {best}{len(self.skipped)} skipped>"
+        best = "".join(f"{row.name} is the best with {row.accuracy:.3f}, " for row in self.rows[:1])
+        return f"<Comparison of {len(self.rows)} readouts: {best}{len(self.skipped)} skipped>"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Which of `model`, `layer`, `resolution` and `pool` differ between the rows; `pool` if none does."""
+        told = {axis: {getattr(row, axis) for row in self.rows} for axis in ("model", "layer", "resolution", "pool")}
+        return tuple(axis for axis, values in told.items() if len(values) > 1) or ("pool",)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What tells each row from the others."""
+        return tuple(" ".join(tell_axis(row, axis) for axis in self.axes) for row in self.rows)
+
+    @property
+    def front(self) -> tuple[bool, ...]:
+        """Whether each row is on the Pareto front: no other is at least as accurate and takes less time, or is more
+        accurate and takes no more."""
+        points = [(row.milliseconds, -row.accuracy) for row in self.rows]
+
+        def is_beaten(point: tuple[float, float]) -> bool:
+            return any(all(a <= b for a, b in zip(other, point, strict=True)) and other != point for other in points)
+
+        return tuple(not is_beaten(point) for point in points)
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """The numbers of images of a class that rows were tested with."""
+        return tuple(sorted({shots for row in self.rows for shots in row.few_shot}))
+
+    @property
+    def _open_rows(self) -> list[int]:
+        """The places of the best row, and of those that are not certainly worse."""
+        return [i for i, row in enumerate(self.rows) if row.p_value is None or row.p_value >= CERTAIN]
+
+    @property
+    def contenders(self) -> tuple[Row, ...]:
+        """The best row, and the fastest of those that are not certainly worse, if it is faster by a tenth or more."""
+        fastest = min((self.rows[i] for i in self._open_rows), key=lambda row: row.milliseconds)
+        is_faster = fastest.milliseconds < _FASTER * self.rows[0].milliseconds
+        return (self.rows[0], fastest) if is_faster else (self.rows[0],)
+
+    @property
+    def conclusion(self) -> tuple[str, ...]:
+        """What follows from the p-values and the costs, in sentences."""
+        if not self.rows:
+            return ()
+        best, names = self.rows[0], self.names
+        images = best.correct.shape[1]
+        first = f"{names[0]} has the highest accuracy, {best.accuracy:.1%} ± {best.margin:.1%}."
+        if len(self.rows) == 1:
+            return (first,)
+        open_rows = self._open_rows
+        worse = len(self.rows) - len(open_rows)
+        if worse == 0:
+            second = f"No difference is certain: {images:,} test images do not tell the others from it."
+        elif len(open_rows) == 1:
+            second = "It is certainly better than all others."
+        else:
+            others = _join([names[i] for i in open_rows[1:]])
+            second = f"It is certainly better than {worse} of {len(self.rows) - 1} others, but not than {others}."
+        fastest = self.contenders[-1]
+        if fastest is best:
+            return first, second, "None of those that may be as good is faster by a tenth or more."
+        name = next(name for name, row in zip(names, self.rows, strict=True) if row is fastest)
+        ratio = best.milliseconds / fastest.milliseconds
+        return first, second, f"The fastest of those that may be as good is {name}: {_tell_ratio(ratio)}."
 
     def to_json(self) -> str:
         """Everything as JSON, with `correct` as a string of zeros and ones for each run."""
-        rows = [_to_values(row) | {"accuracy": row.accuracy, "spread": row.spread} for row in self.rows]
-        skipped = {s.pool: s.reason for s in self.skipped}
-        whole = {"rows": rows, "skipped": skipped, "map_images": self.map_images, "notes": self.notes}
-        return json.dumps(whole, indent=1)
+        rows = [
+            to_values(row)
+            | {name: _round(getattr(row, name)) for name in ("accuracy", "spread", "margin")}
+            | {"p_value": _round(row.p_value), "on_front": front}
+            for row, front in zip(self.rows, self.front, strict=True)
+        ]
+        skipped = {s.name: s.reason for s in self.skipped}
+        whole = {"conclusion": self.conclusion, "rows": rows, "skipped": skipped, "map_images": self.map_images}
+        return json.dumps(whole | {"notes": self.notes}, indent=1)
 
     def to_csv(self) -> str:
         """The table as CSV with a header."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        runs = range(len(self.rows[0].correct) if self.rows else 0)
-        writer.writerow([*_COLUMNS, *(f"accuracy_{run}" for run in runs)])
-        for r in self.rows:
-            p_value, knn_accuracy = ("" if x is None else f"{x:.6f}" for x in (r.p_value, r.knn_accuracy))
-            needs = str(r.needs_class_token).lower()
-            values = (r.pool, f"{r.accuracy:.6f}", f"{r.spread:.6f}", p_value, knn_accuracy)
-            sizes = (r.pool_parameters, r.head_parameters, f"{r.microseconds:.2f}", needs)
-            writer.writerow([*values, *sizes, *(f"{accuracy:.6f}" for accuracy in r.accuracies)])
+        for place, (row, front) in enumerate(zip(self.rows, self.front, strict=True)):
+            values = self._tabulate(row, front)
+            if place == 0:
+                writer.writerow(values)
+            writer.writerow(values.values())
         return text.getvalue()
 
+    def _tabulate(self, row: Row, front: bool) -> dict[str, object]:
+        """The columns of the CSV."""
+        axes: dict[str, object] = {axis: tell_axis(row, axis) for axis in ("model", "layer", "resolution", "pool")}
+        numbers: dict[str, float | None] = {
+            "accuracy": row.accuracy,
+            "margin": row.margin,
+            "spread": row.spread,
+            "p_value": row.p_value,
+            "knn_accuracy": row.knn_accuracy,
+            **{f"shots_{n}": float(np.mean(row.few_shot[n])) if n in row.few_shot else None for n in self.shots},
+            "learning_rate": row.learning_rate,
+            "milliseconds": row.milliseconds,
+            "readout_milliseconds": row.readout_milliseconds,
+            "flops": row.flops,
+            "memory": row.memory,
+            "pool_parameters": row.pool_parameters,
+            "head_parameters": row.head_parameters,
+        }
+        told: dict[str, object] = {name: "" if number is None else _round(number) for name, number in numbers.items()}
+        flags: dict[str, object] = {
+            "needs_class_token": str(row.needs_class_token).lower(),
+            "on_front": str(front).lower(),
+        }
+        return axes | told | flags | {f"accuracy_{run}": _round(x) for run, x in enumerate(row.accuracies)}
 
-def _to_values(row: PoolRow) -> dict[str, Any]:
+
+def tell_axis(row: Row, axis: str) -> str:
+    """What a row is of on one axis."""
+    value = getattr(row, axis)
+    names: dict[str, Any] = {"layer": name_layer, "resolution": name_resolution}
+    return str(names.get(axis, str)(value))
+
+
+def _join(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:4])
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
+
+
+def _tell_ratio(ratio: float) -> str:
+    return f"{ratio:.2f} times as fast" if ratio < 10 else f"{ratio:.0f} times as fast"
+
+
+def _round(number: float | None) -> float | None:
+    """Four digits of a number that is not whole; six places of one below one."""
+    if number is None or isinstance(number, int):
+        return number
+    return float(f"{number:.4g}") if abs(number) >= 1 else round(float(number), 6 if number > 0.001 else 9)
+
+
+def to_values(row: Row) -> dict[str, Any]:
+    """A row as JSON has it."""
     return {
+        "model": row.model,
+        "layer": row.layer,
+        "resolution": list(row.resolution),
         "pool": row.pool,
         "correct": ["".join("01"[int(hit)] for hit in run) for run in row.correct],
+        "learning_rate": row.learning_rate,
+        "few_shot": {str(shots): list(accuracies) for shots, accuracies in row.few_shot.items()},
+        "knn_accuracy": row.knn_accuracy,
         "pool_parameters": row.pool_parameters,
         "head_parameters": row.head_parameters,
-        "microseconds": row.microseconds,
+        "backbone_milliseconds": _round(row.backbone_milliseconds),
+        "readout_milliseconds": _round(row.readout_milliseconds),
+        "flops": row.flops,
+        "memory": row.memory,
         "needs_class_token": row.needs_class_token,
-        "knn_accuracy": row.knn_accuracy,
         "maps": None if row.maps is None else row.maps.tolist(),
-        "p_value": row.p_value,
     }
 
 
-def _from_values(values: Mapping[str, Any]) -> PoolRow:
+def from_values(values: Mapping[str, Any]) -> Row:
+    """A row from what `to_values` made.
+
+    **Raises:** `ValueError`, `KeyError` or `TypeError` if it is something else.
+    """
     if not all(set(run) <= set("01") for run in values["correct"]):
         raise ValueError("correct must be strings of 0 and 1")
-    correct = np.array([[hit == "1" for hit in run] for run in values["correct"]])
-    maps = None if values["maps"] is None else np.asarray(values["maps"], np.float64)
-    given: dict[str, Any] = {**values, "correct": correct, "maps": maps}
-    return PoolRow(**given)
-
-
-class FinishedPools:
-    """The finished pools in a folder, so that a second run continues where the first was interrupted."""
-
-    def __init__(
-        self, folder: Path, run: Mapping[str, str], *, hits_shape: tuple[int, int], maps_shape: tuple[int, int, int]
-    ):
-        """**Arguments:**
-
-        - `folder`: is made if it does not exist.
-        - `run`: what the results depend on besides the pool, by name.
-        - `hits_shape`: how many runs and held-out images there are.
-        - `maps_shape`: how many images are drawn, and their rows and columns of patches.
-
-        **Raises:** `ValueError` if the folder has the results of another run.
-        """
-        self._folder = folder / "pools"
-        self._shapes = hits_shape, maps_shape
-        self._folder.mkdir(parents=True, exist_ok=True)
-        claim_folder(folder / "run.json", run)
-
-    def read(self, label: str) -> PoolRow | None:
-        """The row of a pool if it is finished. A file that is not its result is ignored, with a warning."""
-        path = self._make_path(label)
-        if not path.exists():
-            return None
-        try:
-            return self._check_row(_from_values(read_object(path)), label)
-        except (ValueError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).removeprefix(f"{path} ").split())[:100]
-        warn(f"{path} cannot be read as the result of {label}, so the pool is trained again: {reason}")
-        return None
-
-    def _check_row(self, row: PoolRow, label: str) -> PoolRow:
-        """Returns the row, or raises a `ValueError` if it is not the result of this pool in such a run."""
-        hits_shape, maps_shape = self._shapes
-        if row.pool != label:
-            raise ValueError(f"pool must be {label!r}, got {row.pool!r}")
-        if row.correct.shape != hits_shape:
-            raise ValueError(f"correct must have shape {hits_shape}, got {row.correct.shape}")
-        if row.maps is not None and row.maps.shape != maps_shape:
-            raise ValueError(f"maps must have shape {maps_shape}, got {row.maps.shape}")
-        return row
-
-    def write(self, row: PoolRow) -> None:
-        """Saves a row."""
-        write_whole(self._make_path(row.pool), lambda part: part.write_text(json.dumps(_to_values(row))))
-
-    def _make_path(self, label: str) -> Path:
-        if re.fullmatch(r"\w+", label):
-            return self._folder / f"{label}.json"
-        digest = hashlib.sha256(label.encode()).hexdigest()[:12]
-        return self._folder / f"{re.sub(r'[^A-Za-z0-9]+', '_', label)[:40]}-{digest}.json"
+    read: dict[str, Any] = {
+        **values,
+        "resolution": tuple(values["resolution"]),
+        "correct": np.array([[hit == "1" for hit in run] for run in values["correct"]]),
+        "few_shot": {int(shots): tuple(accuracies) for shots, accuracies in values["few_shot"].items()},
+        "maps": None if values["maps"] is None else np.asarray(values["maps"], np.float64),
+    }
+    return Row(**read)

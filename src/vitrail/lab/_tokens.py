@@ -28,14 +28,14 @@ _GIB: Final = 2**30
 class LabProgress:
     """The progress of a comparison."""
 
-    doing: Literal["backbone", "pool"]
-    """Whether the backbone computes tokens, or a pool is trained."""
+    doing: Literal["plan", "backbone", "readout"]
+    """Whether costs are measured, a backbone computes tokens, or a readout is trained."""
     name: str
-    """The pool and the number of its run; empty for the backbone."""
+    """Of which model and resolution; for a readout also of which layer and pool, and what is done with it."""
     done: int
-    """The number of images or steps done."""
+    """The number of backbones, images or steps done."""
     total: int
-    """The number of all images or steps."""
+    """The number of all of them."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,26 @@ class SequenceForm:
 
 @dataclass(frozen=True)
 class StoredTokens:
-    """The tokens of all images of a data set, in memory or in a file."""
+    """The tokens of all images of a data set after each of some blocks, in memory or in a file."""
+
+    layers: tuple[int, ...]
+    """The blocks, counted from the end if negative."""
+    train: Float32[np.ndarray, "layers train_images tokens dim"]
+    """The sequences of the images to learn from."""
+    test: Float32[np.ndarray, "layers test_images tokens dim"]
+    """The sequences of the images held out."""
+    form: SequenceForm
+    """How each sequence is divided."""
+
+    def get_layer(self, layer: int) -> "LayerTokens":
+        """The tokens after one block."""
+        place = self.layers.index(layer)
+        return LayerTokens(self.train[place], self.test[place], self.form)
+
+
+@dataclass(frozen=True)
+class LayerTokens:
+    """The tokens of all images of a data set after one block."""
 
     train: Float32[np.ndarray, "train_images tokens dim"]
     """The sequences of the images to learn from."""
@@ -80,16 +99,18 @@ class StoredTokens:
 def store_tokens(
     model: ViT,
     data: Dataset,
+    layers: tuple[int, ...],
     budget: float,
     folder: Path | None,
-    report: Callable[[LabProgress], object],
+    report: Callable[[int, int], object],
 ) -> Generator[StoredTokens]:
-    """Runs the backbone once over all images. Tokens that need more than the budget in GiB are in temporary files.
+    """Runs the backbone once over all images, for all layers. Tokens that need more than the budget in GiB are in
+    temporary files.
 
     Files that killed processes left in the same place are removed first.
     """
     form = SequenceForm.from_backbone(model.backbone)
-    shapes = [(len(part), form.length, model.backbone.dim) for part in (data.train, data.test)]
+    shapes = [(len(layers), len(part), form.length, model.backbone.dim) for part in (data.train, data.test)]
     size = sum(4 * int(np.prod(shape)) for shape in shapes)
     parent = Path(tempfile.gettempdir()) if folder is None else folder
     remove_stale(parent)
@@ -105,22 +126,37 @@ def store_tokens(
             ]
         seen, total = 0, len(data.train) + len(data.test)
         for name, part, array in zip(("training", "held-out"), (data.train, data.test), arrays, strict=True):
-            for where, sequences in iterate_batches(_run, model, part.images, data.preprocess, _BATCH):
+            fixed = (layers, data.preprocess)
+            for where, sequences in iterate_batches(_run, model, part.images, fixed, _BATCH):
                 check_outputs(f"tokens of the {name} images", sequences, first=where.start)
-                array[where] = sequences
+                array[:, where] = np.moveaxis(sequences, 1, 0)
                 seen += len(sequences)
-                report(LabProgress("backbone", "", seen, total))
-        yield StoredTokens(arrays[0], arrays[1], form)
+                report(seen, total)
+        yield StoredTokens(layers, arrays[0], arrays[1], form)
 
 
 @eqx.filter_jit
 def _run(
-    model: ViT, images: UInt8[Array, "batch height width channels"], preprocess: Preprocess
-) -> Float[Array, "batch tokens dim"]:
-    def run_one(image: Float[Array, "height width channels"]) -> Float[Array, "tokens dim"]:
-        return model.backbone(image).sequence
+    model: ViT, images: UInt8[Array, "batch height width channels"], fixed: tuple[tuple[int, ...], Preprocess]
+) -> Float[Array, "batch layers tokens dim"]:
+    layers, preprocess = fixed
 
-    return jax.vmap(run_one)(preprocess.normalise(images)).astype(jnp.float32)
+    def run_one(image: Float[Array, "height width channels"]) -> Float[Array, "layers tokens dim"]:
+        return run_layers(model, image, layers)
+
+    return jax.vmap(run_one)(preprocess.normalise(images))
+
+
+def run_layers(
+    model: ViT, image: Float[Array, "height width channels"], layers: tuple[int, ...]
+) -> Float[Array, "layers tokens dim"]:
+    """The tokens of an image after some blocks, each after the final norm if the backbone has one."""
+    backbone = model.backbone
+    if layers == (-1,):
+        tokens = backbone(image).sequence[None]  # by the neck, if there is one
+    else:
+        tokens = backbone.activations(image, layers=layers, norm=backbone.norm is not None)["tokens"]
+    return tokens.astype(jnp.float32)
 
 
 def _check_space(size: int, place: Path) -> None:

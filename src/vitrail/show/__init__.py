@@ -8,9 +8,10 @@ from ._attention import (
     compute_attention_map as compute_attention_map,
 )
 from ._comparison import (
-    ComparedPool as ComparedPool,
-    ComparedPools as ComparedPools,
+    ComparedRow as ComparedRow,
+    ComparedRows as ComparedRows,
     draw_comparison as draw_comparison,
+    render_comparison as render_comparison,
 )
 from ._components import compute_components as compute_components
 from ._contact_sheet import draw_contact_sheet as draw_contact_sheet

@@ -33,7 +33,7 @@ from ._mesh import (
     make_divided as make_divided,
     make_mesh as make_mesh,
 )
-from ._optimiser import make_schedule as make_schedule
+from ._optimiser import make_optimiser as make_optimiser, make_schedule as make_schedule
 from ._recipe import RECIPES as RECIPES, Recipe as Recipe
 from ._run import read_metrics as read_metrics, read_run as read_run
 from ._state import Training as Training, TrainState as TrainState

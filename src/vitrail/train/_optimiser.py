@@ -21,10 +21,26 @@ class Optimiser(Protocol):
     def update(self, updates: Any, state: Any, params: Any, /) -> tuple[Any, Any]: ...
 
 
-@functools.cache  # the same recipe returns the same functions, so that a second run is not compiled again
 def make_optimiser(recipe: Recipe, steps: int) -> Optimiser:
     """Makes the optimiser of a recipe: clipping, the rule by its name with weight decay and a schedule of `steps`
-    steps, and a learning rate for each layer."""
+    steps, and a learning rate for each layer.
+
+    **Arguments:**
+
+    - `recipe`: its settings.
+    - `steps`: the number of steps of the run.
+
+    **Returns:**
+
+    A transformation of gradients of optax.
+
+    **Raises:** `MissingExtraError` if optax is not installed.
+    """
+    return _make_optimiser(recipe, steps)
+
+
+@functools.cache  # the same recipe returns the same functions, so that a second run is not compiled again
+def _make_optimiser(recipe: Recipe, steps: int) -> Optimiser:
     optax = require("optax", extra="train")
     schedule = make_schedule(recipe, steps)
     decay, betas = {"weight_decay": recipe.weight_decay, "mask": _select_matrices}, {"b1": 0.9, "b2": recipe.beta2}

@@ -187,7 +187,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
   0.65 to 0.75, decay 0.05, smoothing 0.1, mixup 0.8, CutMix 1.0, RandAugment of magnitude 9; its code erases a box in
   a quarter of the images), with fewer epochs. It is for large models and many photographs: a small model that has a
   thousand small pictures learns hardly anything in 20 epochs; take `Recipe(learning_rate=1e-3)` there.
-- `probe`: the pool and the head alone; the settings of `vitrail compare`.
+- `probe`: the pool and the head alone. `vitrail compare` finds a learning rate for your images.
 - `scratch`: Beyer, Zhai and Kolesnikov, *Better plain ViT baselines for ImageNet-1k*, 2022, arXiv:2205.01580, for S/16:
   90 epochs, batch 1,024, rate 1e-3 with 10,000 steps of warm-up, decay 1e-4 apart from the rate, gradient norm 1,
   crops of at least 5 % of a picture, flips, mixup 0.2, and two layers of RandAugment of magnitude 10, without Cutout.

@@ -1,0 +1,109 @@
+"""The finished cells in a folder, so that a second run goes on where the first was interrupted."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .._check import warn
+from .._files import claim_folder, read_object, write_whole
+from ._candidates import Group
+from ._cost import Cost
+from ._results import Row, from_values, name_layer, to_values
+
+
+class SavedGroup:
+    """The finished cells of a group, in a folder of their own."""
+
+    def __init__(self, folder: Path, group: Group, model: Mapping[str, str]):
+        """**Arguments:**
+
+        - `folder`: of the whole comparison.
+        - `group`: the model and the resolution.
+        - `model`: what the results depend on besides the data and the options.
+
+        **Raises:** `ValueError` if the folder has the results of another model of that name.
+        """
+        self._folder = folder / "cells" / _make_name(str(group))
+        self._group = group
+        claim_folder(self._folder / "model.json", model)
+
+    def claim(self, data: Mapping[str, str], hits_shape: tuple[int, int], maps_shape: tuple[int, int, int]) -> None:
+        """Notes the data, or raises a `ValueError` if the cells are of other data."""
+        claim_folder(self._folder / "data.json", data)
+        self._shapes = hits_shape, maps_shape
+
+    def read(self, layer: int, pool: str, computes: str | None) -> Row | None:
+        """The row of a cell if it is finished. A file that is not its result is ignored, with a warning.
+
+        **Raises:** `ValueError` if it is of a pool that `computes` something else.
+        """
+        path = self._make_path(layer, pool)
+        if not path.exists():
+            return None
+        try:
+            found = read_object(path)
+            before = found.pop("computes")
+            row = from_values(found)
+            self._check(row, layer, pool)
+        except (ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).removeprefix(f"{path} ").split())[:100]
+        else:
+            if before != computes:
+                raise ValueError(
+                    f"{path} has the result of another pool {pool}: pass a new folder, or remove that file"
+                )
+            return row
+        warn(f"{path} cannot be read as the result of {pool}, so the pool is trained again: {reason}")
+        return None
+
+    def _check(self, row: Row, layer: int, pool: str) -> None:
+        """Raises a `ValueError` if a row is not the result of this cell in such a run."""
+        hits_shape, maps_shape = self._shapes
+        expected = (self._group.model, layer, self._group.resolution, pool)
+        if (row.model, row.layer, row.resolution, row.pool) != expected:
+            raise ValueError(f"it must be the result of {expected}, got {row.name!r}")
+        if row.correct.shape != hits_shape:
+            raise ValueError(f"correct must have shape {hits_shape}, got {row.correct.shape}")
+        if row.maps is not None and row.maps.shape != maps_shape:
+            raise ValueError(f"maps must have shape {maps_shape}, got {row.maps.shape}")
+
+    def write(self, row: Row, computes: str | None) -> None:
+        """Saves a row."""
+        _write(self._make_path(row.layer, row.pool), {**to_values(row), "computes": computes})
+
+    def read_cost(self, layer: int) -> Cost | None:
+        """The cost of the backbone up to a block if it was measured."""
+        path = self._make_cost_path(layer)
+        if not path.exists():
+            return None
+        found: Any = read_object(path)
+        try:
+            return Cost(float(found["milliseconds"]), int(found["flops"]), int(found["memory"]))
+        except (KeyError, TypeError, ValueError):
+            warn(f"{path} cannot be read as a cost, so it is measured again")
+            return None
+
+    def write_cost(self, layer: int, cost: Cost) -> None:
+        """Saves the cost of the backbone up to a block."""
+        _write(self._make_cost_path(layer), vars(cost))
+
+    def _make_cost_path(self, layer: int) -> Path:
+        return self._folder / f"cost-{name_layer(layer)}.json"
+
+    def _make_path(self, layer: int, pool: str) -> Path:
+        return self._folder / f"{_make_name(f'{name_layer(layer)}-{pool}')}.json"
+
+
+def _make_name(label: str) -> str:
+    """A file name for a label: the label itself, or what is left of it and a digest."""
+    if re.fullmatch(r"[\w-]{1,60}", label):
+        return label
+    digest = hashlib.sha256(label.encode()).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9]+', '_', label)[:40]}-{digest}"
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    write_whole(path, lambda part: part.write_text(json.dumps(values)))
