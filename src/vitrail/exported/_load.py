@@ -23,7 +23,7 @@ Outputs = Shaped[Array, "..."] | tuple[Shaped[Array, "..."], ...]
 class ExportedFunction:
     """A function of an exported model: a compiled program, and its weights."""
 
-    def __init__(self, card: FunctionCard, run: Callable[..., Any], weights: tuple[Array, ...]):
+    def __init__(self, card: FunctionCard, run: Callable[..., Any], weights: tuple[Shaped[Array, "..."], ...]):
         """**Arguments:**
 
         - `card`: what it takes and returns.
