@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from checkpoint_cases import TOLERANCE, differences, load_cases, published, tensors_of
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from system_cases import compare, load_system_cases
 
 import vitrail
@@ -102,9 +102,15 @@ def test_nothing_is_overwritten_and_nothing_is_left(tmp_path: Path, monkeypatch:
         vitrail.convert(path, tmp_path / "m.safetensors", layout="timm")
     with pytest.raises(ValueError, match="pick must be None without from_torch"):
         vitrail.convert(path, tmp_path / "m.safetensors", pick="teacher")
-    with pytest.raises(ValueError, match="to be written as 'hf_clip'"):
-        vitrail.convert(path, tmp_path / "other", layout="hf_clip")
+    with pytest.raises(ValueError, match=r"out must be a folder or end in \.safetensors"):
+        vitrail.convert(path, tmp_path / "model.npz")
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for out in (tmp_path / "other", tmp_path / "link"):
+        with pytest.raises(ValueError, match="to be written as 'hf_clip'"):
+            vitrail.convert(path, out, layout="hf_clip")
     assert not (tmp_path / "other").exists()
+    assert not list((tmp_path / "link").iterdir())
 
     def save_another(model: Any, *args: Any, **options: Any) -> None:
         vitrail.save(jax.tree.map(lambda leaf: 1.1 * leaf, model), *args, **options)
@@ -114,3 +120,18 @@ def test_nothing_is_overwritten_and_nothing_is_left(tmp_path: Path, monkeypatch:
     with pytest.raises(vitrail.CheckpointError, match=r"empty was removed: the .* differs by"):
         vitrail.convert(path, tmp_path / "empty", layout="timm")
     assert not list((tmp_path / "empty").iterdir())
+
+
+def test_a_conversion_to_float32_and_what_is_assumed_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = published(dataclasses.replace(load_cases()["timm vit_tiny_patch16_224"], settings=None), tmp_path)
+    tensors = {name: array.astype(np.float64) + 1e-12 for name, array in load_file(path).items()}
+    save_file(tensors, path)
+    command = ["convert", str(path), str(tmp_path / "folder"), "--layout", "timm", "--convert"]
+    command += ["--config", '{"num_heads": 2}']
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "converted from float64 to float32, and then equal to the bit" in printed
+    assert "assumed     architecture a plain ViT's" in printed
+    assert "which vitrail assumed" in (tmp_path / "folder" / "README.md").read_text()

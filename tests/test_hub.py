@@ -124,7 +124,11 @@ def test_both_towers_come_with_their_tokenizer_and_the_file_can_be_chosen(hub: S
     assert isinstance(expected, vitrail.ImageText)
     assert expected.config.tokenizer is not None
     assert eqx.tree_equal(vitrail.load("clip-b/16"), expected)
-    assert eqx.tree_equal(vitrail.from_hub(f"{name}/open_clip_model.safetensors"), expected)
+    for load in (vitrail.from_hub, vitrail.load):
+        assert eqx.tree_equal(load(f"{name}/open_clip_model.safetensors"), expected)
+    message = error_of(lambda: vitrail.from_hub(f"hub:{name}/nope.safetensors"), FileNotFoundError)
+    assert "has no file 'nope.safetensors'" in message
+    assert f"'hub:{name}/open_clip_model.safetensors'" in message
     assert "bpe_simple_vocab_16e6.txt" in hub.downloaded()
 
 
@@ -227,7 +231,9 @@ def test_a_repository_without_weights_to_read_says_what_to_do(hub: StandIn, tmp_
     np.savez(tmp_path / "other.npz", a=np.zeros(1))
     assert zipfile.is_zipfile(tmp_path / "other.npz")
     repository.commit({"other.npz": (tmp_path / "other.npz").read_bytes()})
-    assert "pass one as 'me/model/other.npz'" in error_of(lambda: vitrail.from_hub("me/model"), vitrail.CheckpointError)
+    assert "pass one as 'hub:me/model/other.npz'" in error_of(
+        lambda: vitrail.from_hub("me/model"), vitrail.CheckpointError
+    )
     with pytest.raises(vitrail.CheckpointError, match=r"other\.npz has no layout that vitrail knows"):
         vitrail.from_hub("me/model/other.npz")
 
@@ -286,10 +292,13 @@ def test_a_model_is_uploaded_in_one_commit_and_loads_again(hub: StandIn) -> None
     # Another layout in its place: the README stays, and no file of the old model does.
     repository.commits[commit]["README.md"] = b"mine"
     repository.commits[commit]["config.json"] = b"{}"
-    commit = vitrail.push_to_hub(model, "me/vit", layout="openai_clip", message="Both towers")
+    # What is of somebody stays: in folders, and at the top by other names.
+    own = dict.fromkeys(("sub/model.safetensors", "onnx/config.json", "training_config.json"), b"mine")
+    repository.commits[commit] |= own | {"model-00001-of-00002.safetensors": b"old", "vocab.json": b"{}"}
+    commit = vitrail.push_to_hub(model, "me/vit", layout="openai_clip", licence="mit", message="Both towers")
     files = repository.commits[commit]
     assert files["README.md"] == b"mine"
-    assert set(files) == {".gitattributes", "README.md", "model.safetensors", "open_clip_config.json"}
+    assert set(files) == {".gitattributes", "README.md", "model.safetensors", "open_clip_config.json", *own}
     assert eqx.tree_equal(vitrail.from_hub("me/vit"), vitrail.from_hub("me/vit", revision=commit))
 
 
@@ -312,6 +321,10 @@ def test_an_upload_without_the_right_to_is_refused(hub: StandIn, monkeypatch: py
     message = error_of(lambda: vitrail.push_to_hub(small_model(), "me/vit"), PermissionError)
     assert "may not do this with me/vit" in message
     assert len(hub.repositories["me/vit"].commits) == 1
+    for name in ("flowers", "a/b/c", "me/"):
+        assert "must be 'owner/name'" in error_of(
+            lambda name=name: vitrail.push_to_hub(small_model(), name), ValueError
+        )
     broken = eqx.tree_at(lambda m: m.backbone.patch.weight, small_model(), replace_fn=lambda w: w[:1])
     hub.asked.clear()
     error_of(lambda: vitrail.push_to_hub(broken, "me/vit"), ValueError)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ..lab import (
     choose_groups,
     compare,
     compare_with_best,
+    count_finished,
     show_comparison_progress,
     tell_axis,
     write_report,
@@ -108,8 +110,7 @@ def run_compare(command: Compare) -> None:
     try:
         comparison = _compare_models(command, axes)
     except KeyboardInterrupt:
-        finished = [path for path in command.out.glob("cells/*/*.json") if re.match(r"(last|-?\d+)-", path.name)]
-        print(f"finished readouts: {len(finished)}. Run the same command again to continue.")
+        print(f"finished readouts: {count_finished(command.out)}. Run the same command again to continue.")
         raise
     about = [
         f"{name}: {'the small model of vitrail demo' if file is None else file}" for name, file in axes.files.items()
@@ -121,7 +122,12 @@ def run_compare(command: Compare) -> None:
     write_whole(out / "results.csv", lambda part: part.write_text(comparison.to_csv(), encoding="utf-8"))
     draw_comparison(comparison, out / "figure.png")
     write_report(comparison, out / "report.html", about=about, commands=commands)
-    for line in [*format_table(comparison), "", *comparison.conclusion, "", "next:", *commands]:
+    for line in [
+        *format_table(comparison),
+        "",
+        *comparison.conclusion,
+        *(["", "next:", *commands] if commands else []),
+    ]:
         print(line)
     print(f"results: {out / 'report.html'}, {out / 'results.csv'}, {out / 'results.json'}, {out / 'figure.png'}")
     print(f"time: {time.perf_counter() - started:.0f} s")
@@ -150,7 +156,11 @@ class _Axes:
         else:
             command.refuse_file_options("without --models")
         layers = [-1 if text == "last" else _read_number("layers", text, int) for text in _divide(command.layers)]
-        sizes = command.resolutions and [_read_number("resolutions", x, int) for x in _divide(command.resolutions)]
+        sizes = (
+            None
+            if command.resolutions is None
+            else [_read_number("resolutions", x, int) for x in _divide(command.resolutions)]
+        )
         pools = None if command.pools is None else tuple(parse_part(text) for text in _divide(command.pools))
         shots = [] if command.shots == "none" else _divide(command.shots)
         for pool in (*(pools or ()), *([command.backbone_pool] if command.backbone_pool else [])):
@@ -163,7 +173,9 @@ class _Axes:
             shots=tuple(_read_number("shots", text, int) for text in shots),
             draws=command.draws,
         )
-        return _Axes(_name_files(command.models), tuple(layers), tuple(sizes) if sizes else None, pools, options)
+        return _Axes(
+            _name_files(command.models), tuple(layers), None if sizes is None else tuple(sizes), pools, options
+        )
 
 
 def _divide(text: str) -> list[str]:
@@ -183,7 +195,10 @@ def _name_files(files: Sequence[Path]) -> dict[str, Path | None]:
     """The models by the shortest names that tell them apart."""
     if not files:
         return {_DEMO: None}
-    short = [file.stem if file.suffix in (".safetensors", ".npz") else file.name for file in files]
+    short = [
+        file.stem if file.suffix in (".safetensors", ".npz") else file.name if file.exists() else file.as_posix()
+        for file in files
+    ]
     names = short if len(set(short)) == len(short) else list(map(str, files))
     if len(set(names)) < len(names):
         raise ValueError(f"models must have each file once, got {', '.join(names)}: remove one")
@@ -242,22 +257,26 @@ def _train_backbone(command: Compare, axes: _Axes) -> ViT:
 
 
 def suggest_commands(comparison: Comparison, files: dict[str, Path | None], data: Path | None) -> list[str]:
-    """What to type next: trains the best readout, and the fastest that may be as good."""
+    """What to type next: trains the best readout, and the fastest that may be as good, if they read the last layer as
+    `vitrail train` does."""
     commands: list[str] = []
     for row in comparison.contenders:
+        if row.layer != -1:
+            continue
         file = files[row.model]
         model = ["--model", str(file)] if file else []
         size = ["--image-size", str(row.resolution[0])] if file and row.resolution[0] == row.resolution[1] else []
         words = [
-            "vitrail train",
+            "vitrail",
+            "train",
             *(["--data", str(data)] if data else []),
             *model,
             "--recipe",
             "probe" if file else "demo",
         ]
-        words += ["--pool", f"'{row.pool}'" if "(" in row.pool else row.pool, *size]
+        words += ["--pool", row.pool, *size]
         words += ["--learning-rate", f"{row.learning_rate:g}"] if file else []
-        commands.append(" ".join([*words, "--out", "run"]))
+        commands.append(shlex.join([*words, "--out", f"run-{len(commands) + 1}"]))
     return commands
 
 

@@ -51,7 +51,7 @@ def run_convert(command: Convert) -> None:
         _print(f"{count:,} tensors: {command.out}", *(list_entries("left out", left_out) if left_out else []))
         return
     done = convert(
-        command.file,
+        command.file.as_posix(),
         command.out,
         layout=cast("WritableLayout", command.layout or "vitrail"),
         source_layout=command.source_layout,
@@ -68,11 +68,15 @@ def run_convert(command: Convert) -> None:
 
 def _describe(done: Conversion) -> list[str]:
     arrays = "equal to the bit" if done.same_arrays else "in another form, which means the same"
+    if cast_from := [dtype for dtype in done.source.dtypes if dtype != "float32"]:
+        arrays = f"converted from {', '.join(cast_from)} to float32, and then {arrays}"
+    assumed = ", ".join(f"{name} {value}" for name, value in done.source.assumed.items())
     return [
         f"from        {done.source.layout} ({done.source.title})",
         f"to          {done.card.layout} ({done.card.title}): {done.path}",
         f"arrays      {done.card.parameters:,} numbers, {arrays}",
         f"outputs     on a drawn picture differ by {done.difference:.2g}, relative to the largest",
+        *([f"assumed     {assumed}: no settings of the source say it"] if assumed else []),
         f"licence     {done.source.licence or 'not known'}",
         *(list_entries("left out", list(done.left_out)) if done.left_out else []),
     ]

@@ -26,7 +26,7 @@ class Verify(ReadOptions):
 def run_verify(command: Verify) -> int:
     """Prints the checks and the verdict, and returns the exit status."""
     found = verify(
-        command.file,
+        command.file.as_posix(),
         layout=command.layout,
         config=parse_settings(command.config),
         prefix=command.prefix,

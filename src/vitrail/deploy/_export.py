@@ -11,7 +11,7 @@ from jaxtyping import Float
 from .. import __version__
 from .._check import describe_value
 from .._files import make_scratch
-from ..exported import CARD, ArraySpec, ExportCard, FunctionCard, digest_file
+from ..exported import CARD, ArraySpec, ExportCard, ExportError, FunctionCard, digest_file
 from ..images import Preprocess
 from ..model import ViTConfig, has_adapters
 from ..nn import Dropout, Execution
@@ -54,7 +54,7 @@ def export(
 
     - `model`: the model. Its `Execution` says in which dtype it is computed; attention is computed plainly, or in
         chunks where a number says so, as the program has to run everywhere. Inputs and outputs are float32.
-    - `folder`: where the files are written. It is made if it is not there; files of these names are replaced.
+    - `folder`: where the files are written. It is made if it is not there; an export that is there is replaced.
     - `weights`: whether the weights are in the file of the program, or in an npz file beside it, which is needed for
         more than 2 GB.
 
@@ -62,13 +62,15 @@ def export(
 
     The card that was written.
 
-    **Raises:** `ValueError` if the model has adapters or an attention that does not run everywhere, or if an exported
-    function does not equal the model; `TypeError` if the model is of no kind that can be exported; `MissingExtraError`
-    if flatbuffers, of the extra `export`, is not installed. After an error nothing is written.
+    **Raises:** `ValueError` if the folder has a `card.json` of something else, if the model has adapters or an
+    attention that does not run everywhere, or if an exported function does not equal the model; `TypeError` if the
+    model is of no kind that can be exported; `MissingExtraError` if flatbuffers, of the extra `export`, is not
+    installed. After an error nothing is written.
     """
     folder = Path(folder)
     if folder.is_file():
         raise ValueError(f"folder must be a folder, got the file {folder}: name another one")
+    old = _list_files(folder)
     image_model = find_image_model(model)
     if image_model is None:
         raise TypeError(f"model must be a ViT or a system, got {describe_value(model)}: load one with vitrail.load")
@@ -98,13 +100,25 @@ def export(
         )
         (scratch / CARD).write_text(card.to_json(), "utf-8")
         folder.mkdir(exist_ok=True)
-        (folder / CARD).unlink(missing_ok=True)
+        for name in (CARD, *old):
+            (folder / name).unlink(missing_ok=True)
         for name in (
             *(name for one in cards.values() for name in one.digests),
             CARD,
         ):  # the card says that all is there
             (scratch / name).replace(folder / name)
     return card
+
+
+def _list_files(folder: Path) -> list[str]:
+    """The files of an earlier export in a folder."""
+    if not (folder / CARD).exists():
+        return []
+    try:
+        card = ExportCard.read(folder / CARD)
+    except ExportError as error:
+        raise ValueError(f"folder must have no {CARD} of something else, got {folder}: name another one") from error
+    return [name for function in card.functions.values() for name in function.digests]
 
 
 def _choose_execution(execution: Execution) -> Execution:

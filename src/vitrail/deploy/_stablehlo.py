@@ -33,6 +33,8 @@ def write_stablehlo(function: Function, path: Path, weights: Path | None) -> Non
     require("flatbuffers", extra="export")
     closed: Any = jax.make_jaxpr(jax.vmap(function.call))(*make_shapes(function.inputs))
     arrays = [np.asarray(const) for const in closed.consts]
+    if weights is not None and any(array.dtype.kind == "V" for array in arrays):  # which npz does not know
+        raise ValueError("weights must be 'inside' for a model with bfloat16 arrays, got 'beside'")
     if weights is None and (size := sum(array.nbytes for array in arrays)) > _MOST:
         raise ValueError(f"weights must be 'beside' for a model of {size / 1e9:.1f} GB, got 'inside', which has 2 GB")
 

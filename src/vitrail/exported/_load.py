@@ -165,7 +165,6 @@ def _load_function(folder: Path, card: ExportCard, function: FunctionCard) -> Ex
     path = folder / function.file
     try:
         program = jax.export.deserialize(bytearray(path.read_bytes()))
-        # Also compiles the StableHLO of it for one batch, which an older JAX may not read.
         run = jax.jit(program.call)
     except Exception as error:  # flatbuffers and XLA raise nearly anything
         raise _blame_version(path, card, error) from error
@@ -178,6 +177,8 @@ def _load_function(folder: Path, card: ExportCard, function: FunctionCard) -> Ex
         try:
             return cast(Any, run(*arrays))
         except Exception as error:
+            if card.versions["jax"] == jax.__version__:
+                raise
             raise _blame_version(path, card, error) from error
 
     weights = read_weights(None if function.weights is None else folder / function.weights)

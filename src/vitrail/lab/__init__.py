@@ -9,5 +9,6 @@ from ._compare import ModelImages as ModelImages, compare as compare
 from ._options import ProbeOptions as ProbeOptions
 from ._report import write_report as write_report
 from ._results import Comparison as Comparison, Row as Row, Skipped as Skipped, tell_axis as tell_axis
+from ._saved import count_finished as count_finished
 from ._statistics import compare_with_best as compare_with_best
 from ._tokens import LabProgress as LabProgress

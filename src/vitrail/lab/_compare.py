@@ -31,6 +31,7 @@ from ._statistics import compare_with_best
 from ._tokens import LabProgress, SequenceForm, StoredTokens, store_tokens
 
 _NUM_MAPS: Final = 4
+_LATE: Final = "there was no time left"
 ModelImages = Dataset | Callable[[ViT], Dataset]
 """Images that are as all models read them, or a function that loads them as a model does."""
 
@@ -77,7 +78,7 @@ def compare(
         function that is called with each model, at each resolution, and loads the images as its `config` says:
         `lambda model: load_images("photos", image_size=model.config.image_size, preprocess=model.config.preprocess)`.
     - `layers`: the blocks whose tokens are read, counted from zero, or from the end if negative; -1 is the last. The
-        final norm of the backbone follows each. Blocks after it do not count in the cost.
+        final norm of the backbone follows each. Blocks after it do not count in time and operations.
     - `resolutions`: the sizes of the images, one number for a square; `None` for that of each model.
     - `pools`: names, names with options, classes, or `functools.partial`s of them; `None` for every registered pool
         that fits.
@@ -119,6 +120,8 @@ def compare(
         found, failed = bench.run_group(group, plan, ends)
         rows += found
         lost += failed
+    if not rows and all(each.reason == _LATE for each in lost):
+        raise ValueError(f"minutes must be enough for one readout, got {minutes}: pass more, or fewer models and pools")
     if not rows:
         raise ValueError(f"all {len(lost)} readouts failed, the first is {lost[0].name}: {lost[0].reason}")
     ranked = _rank(rows)
@@ -238,7 +241,7 @@ class _Bench:
                         saved.write(row, _print_pool(model, group.pools[pool]))
                     rows[layer, pool] = row
         late = [cell for cell, row in rows.items() if row is None]
-        skipped += [Skipped(name_cell(group, *cell), "there was no time left") for cell in late]
+        skipped += [Skipped(name_cell(group, *cell), _LATE) for cell in late]
         return [row for row in rows.values() if row is not None], skipped
 
     def _run_cell(

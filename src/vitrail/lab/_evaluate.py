@@ -197,8 +197,8 @@ def measure_few_shot(
         drawn = [draw_images(labels, classes, shots, draw) for draw in range(options.draws)]
         batch_size = min(options.batch_size, max(_FEW_BATCH, classes))
         steps = max(_FEW_STEPS, -(-_FEW_EPOCHS * len(drawn[0]) // batch_size))
-        # A batch is as large for each number, so that a step is compiled once: images are repeated in it.
-        drawn = [np.resize(which, max(len(which), batch_size)) for which in drawn]
+        # A batch is as large for each number, so that a step is compiled once: all images are repeated in it.
+        drawn = [np.tile(which, -(-batch_size // len(which))) for which in drawn]
         trained = trainer.train(f"{shots} of each class", range(options.draws), drawn, [rate], steps, batch_size)
         _check_finite(trained, rate)
         hits = [np.argmax(trainer.classify(probes[0]), axis=1) == data.test.labels for probes in trained.probes]

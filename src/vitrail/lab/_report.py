@@ -35,7 +35,7 @@ const table = document.querySelector("table"), body = table.tBodies[0];
 for (const [i, head] of [...table.tHead.rows[0].cells].entries())
   head.firstElementChild.onclick = () => {
     const up = head.ariaSort !== "ascending", key = row => row.cells[i].dataset.key;
-    const differ = (a, b) => head.className === "text" ? a.localeCompare(b) : a - b;
+    const differ = (a, b) => head.className === "text" ? a.localeCompare(b, undefined, {numeric: true}) : a - b;
     const order = (a, b) => differ(key(a), key(b)) * (up ? 1 : -1);
     const rows = [...body.rows], empty = rows.filter(row => key(row) === "");
     body.append(...rows.filter(row => key(row) !== "").sort(order), ...empty);

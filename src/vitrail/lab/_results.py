@@ -59,7 +59,8 @@ class Row:
     flops: int
     """The floating-point operations of the backbone's matrix products for an image; of pool and head are far fewer."""
     memory: int
-    """The bytes that the backbone takes for a batch of 8: weights, images and what is computed."""
+    """The bytes that the whole backbone takes for a batch of 8: weights, images and what is computed. Blocks after the
+    layer count here, as their weights are in memory too."""
     needs_class_token: bool
     """Whether the pool reads the class token."""
     maps: Float[np.ndarray, "drawn rows cols"] | None
@@ -93,9 +94,11 @@ class Row:
     @property
     def margin(self) -> float:
         """Half of the 95 % interval of the accuracy: 1.96 standard errors, of the choice of the test images (binomial)
-        and of the runs together."""
-        share, (runs, images) = self.accuracy, self.correct.shape
-        return _NORMAL * math.sqrt(share * (1 - share) / images + self.spread**2 / runs)
+        and of the runs together. Two images more of each kind keep it from vanishing where all are correct (Agresti and
+        Coull 1998)."""
+        (runs, images), more = self.correct.shape, 4
+        share = (self.accuracy * images + more / 2) / (images + more)
+        return _NORMAL * math.sqrt(share * (1 - share) / (images + more) + self.spread**2 / runs)
 
     @property
     def milliseconds(self) -> float:

@@ -97,6 +97,11 @@ class SavedGroup:
         return self._folder / f"{_make_name(f'{name_layer(layer)}-{pool}')}.json"
 
 
+def count_finished(folder: Path) -> int:
+    """The number of finished cells in the folder of a comparison."""
+    return sum("computes" in read_object(path) for path in folder.glob("cells/*/*.json"))
+
+
 def _make_name(label: str) -> str:
     """A file name for a label: the label itself, or what is left of it and a digest."""
     if re.fullmatch(r"[\w-]{1,60}", label):

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
+from .._check import join_names
 from .._files import make_scratch
 from ..nn import digest_array, list_arrays
 from ._card import ModelCard, model_card
 from ._errors import CheckpointError
 from ._load import load
+from ._names import locate
 from ._probe import ROUNDING, compare_outputs, draw_picture, run_probe
 from ._read import Config, read_model
 from ._readme import make_readme
@@ -33,6 +35,7 @@ _TENSORS: Final = "model.safetensors"
 _README: Final = "README.md"
 _BESIDE: Final = ("*.json", "merges.txt", "bpe_simple_vocab_16e6.txt.gz")
 """The files beside a pickle that say what it holds."""
+_FILES: Final = (".npz", ".json", ".bin", ".pt", ".pth", ".ckpt", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Conversion:
     difference: float
     """The largest difference between the outputs of the two, relative to the largest number of each output."""
     same_arrays: bool
-    """Whether the arrays of the two are equal to the bit."""
+    """Whether the arrays of the two are equal to the bit, after the conversion to float32 that `convert` allows."""
     left_out: tuple[str, ...]
     """The tensors that the model does not need and that were not written."""
 
@@ -97,7 +100,7 @@ def convert(
     **Raises:** `ValueError` if `out` is there or does not fit the layout; `CheckpointError` if the outputs differ; what
     `vitrail.load`, `vitrail.save` and `vitrail.convert_torch` raise. After an error nothing is left.
     """
-    path, out = Path(path), Path(out)
+    path, out = locate(path), Path(out)
     _check_out(out, layout)
     if pick is not None and not from_torch:
         raise ValueError("pick must be None without from_torch: only a pickle has several dictionaries of tensors")
@@ -120,6 +123,8 @@ def _check_out(out: Path, layout: str) -> None:
             f"out must be a folder for layout={layout!r}, whose library reads a config.json beside the tensors, got "
             f"{out}: name a folder"
         )
+    if out.suffix in _FILES:
+        raise ValueError(f"out must be a folder or end in .safetensors, got {out}: no other file is written")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent} is not a folder: make it before writing {out}")
 
@@ -142,10 +147,11 @@ def _remove_after_error(out: Path) -> Generator[None]:
     try:
         yield
     except BaseException:
-        if out.is_dir():
+        if out.is_dir() and was_there:  # it was empty; it can be a link
+            for path in out.iterdir():
+                path.unlink()
+        elif out.is_dir():
             shutil.rmtree(out)
-            if was_there:
-                out.mkdir()
         else:
             out.unlink(missing_ok=True)
         raise
@@ -169,10 +175,15 @@ def _write(model: Any, source: ModelCard, opened: Path, path: Path, out: Path, l
         dataclasses.replace(card, licence=source.licence),
         place=out.name,
         name=out.name,
-        origin=f"`{path.name}`, which has the layout `{source.layout}` ({source.title}),",
+        origin=f"`{path.name}`, which has the layout `{source.layout}` ({source.title}){_name_assumed(source)},",
         architecture=next(iter(classes), ""),
     )
     (out / _README).write_text(text, "utf-8")
+
+
+def _name_assumed(source: ModelCard) -> str:
+    """What no settings said, which the settings that are written say."""
+    return f", where no settings say {join_names(source.assumed)}, which vitrail assumed," if source.assumed else ""
 
 
 def _has_kept(source: ModelCard, layout: str) -> bool:

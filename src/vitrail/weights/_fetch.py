@@ -109,10 +109,15 @@ def _choose_file(wanted: HubFile, there: Sequence[str]) -> str:
             f"DIR/{out}.safetensors`"
         )
     tensors = [name for name in there if name.endswith((".safetensors", ".npz"))]
+    if tensors and wanted.file is not None:
+        raise FileNotFoundError(
+            f"{wanted} has no file {wanted.file!r}. It has {join_names(tensors[:5])}: pass one as "
+            f"'hub:{wanted.repository}/{tensors[0]}'"
+        )
     if tensors:
         raise CheckpointError(
-            f"{wanted} has no {wanted.file or join_names(_MAIN)}, but {join_names(tensors[:5])}: pass one as "
-            f"'{wanted.repository}/{tensors[0]}'"
+            f"{wanted} has none of {join_names(_MAIN)}. It has {join_names(tensors[:5])}: pass one as "
+            f"'hub:{wanted.repository}/{tensors[0]}'"
         )
     raise CheckpointError(f"{wanted} has no weights that vitrail reads, got the files {join_names(list(there)[:5])}")
 

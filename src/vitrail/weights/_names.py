@@ -24,10 +24,12 @@ def locate(source: Path | str) -> Path:
     if isinstance(source, Path):
         return source
     if source.startswith(_HUB):
-        return fetch(resolve_name(source.removeprefix(_HUB)))
-    if Path(source).exists() or source.startswith((".", "~", "/")) or "\\" in source or source.endswith(_ENDINGS):
+        return fetch(resolve_name(source))
+    if Path(source).exists() or source.startswith((".", "~", "/")) or "\\" in source:
         return Path(source)
     if (found := _find_name(source)) is None:
+        if source.endswith(_ENDINGS):
+            return Path(source)
         raise FileNotFoundError(
             f"{source!r} is not a file, a folder, or a name in the list of models{_suggest(source)}. A repository of "
             f"the Hub that is not in the list is '{_HUB}owner/name'"
@@ -47,6 +49,7 @@ def resolve_name(name: str, revision: str | None = None) -> HubFile:
 
     **Raises:** `ValueError` if the name is none of these, or the revision is given twice.
     """
+    name = name.removeprefix(_HUB)
     if (found := _find_name(name)) is None:
         base, _, written = name.partition("@")
         owner, _, rest = base.partition("/")
@@ -65,10 +68,14 @@ def resolve_name(name: str, revision: str | None = None) -> HubFile:
 
 
 def _find_name(name: str) -> HubFile | None:
-    """The file of a name of the catalogue; `None` if it has none of that name."""
+    """The file of a name of the catalogue, or one of a repository of it; `None` if it has none of that name."""
     base, _, revision = name.partition("@")
-    known = _index().get(base)
-    return None if known is None else HubFile(known.repository, known.file, revision or None)
+    if (known := _index().get(base)) is not None:
+        return HubFile(known.repository, known.file, revision or None)
+    owner, repository, file = (*base.split("/", 2), "", "")[:3]
+    if file and f"{owner}/{repository}" in _index():
+        return HubFile(f"{owner}/{repository}", file, revision or None)
+    return None
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Uploads a model to the Hugging Face Hub."""
 
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,8 +18,12 @@ else:
     WritableLayout = str
 
 _README: Final = "README.md"
-_OURS: Final = ("*.safetensors", "*.safetensors.index.json", "*config.json", "tokenizer*.json")
-"""What a model that was there before has, and that would be mixed with the new one."""
+_OURS: Final = re.compile(
+    r"((open_clip_)?model|model-\d+-of-\d+)\.safetensors|(open_clip_)?model\.safetensors\.index\.json"
+    r"|(|open_clip_|preprocessor_|processor_|tokenizer_)config\.json|tokenizer\.json|special_tokens_map\.json"
+    r"|vocab\.json|merges\.txt"
+)
+"""The files at the top that a model that was there before can have, and that would be mixed with the new one."""
 
 
 def push_to_hub(
@@ -27,6 +32,7 @@ def push_to_hub(
     *,
     layout: WritableLayout = "vitrail",
     keep: Path | str | None = None,
+    licence: str | None = None,
     private: bool = False,
     message: str | None = None,
 ) -> str:
@@ -48,6 +54,7 @@ def push_to_hub(
     - `model`: as in `save`.
     - `repository`: `"owner/name"`.
     - `layout`, `keep`: as in `save`: vitrail's own format, or what timm, Hugging Face or open_clip opens.
+    - `licence`: the licence of the weights, as `"apache-2.0"`, for the files and the model card; `None` for none.
     - `private`: whether only you and your organisation may see it. A private repository stays private either way.
     - `message`: the message of the commit.
 
@@ -55,14 +62,17 @@ def push_to_hub(
 
     The commit, 40 digits.
 
-    **Raises:** `ValueError` if the repository is public and `private` is set; `PermissionError` if the token is missing
-    or refused, or may not write there; `ConnectionError` if the Hub cannot be reached; what `save` raises, before
-    anything is uploaded; `MissingExtraError` if huggingface_hub is not installed.
+    **Raises:** `ValueError` if the name is not `owner/name`, or the repository is public and `private` is set;
+    `PermissionError` if the token is missing or refused, or may not write there; `ConnectionError` if the Hub cannot be
+    reached; what `save` raises, before anything is uploaded; `MissingExtraError` if huggingface_hub is not installed.
     """
     hub: Any = require("huggingface_hub", extra="hub")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ValueError(f"repository must be 'owner/name', got {repository!r}: name the account that it belongs to")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        save(model, folder / "model.safetensors" if layout == "vitrail" else folder, layout=layout, keep=keep)
+        path = folder / "model.safetensors" if layout == "vitrail" else folder
+        save(model, path, layout=layout, keep=keep, licence=licence)
         readme = make_readme(model_card(folder), place=repository, name=repository)
         with explain(HubFile(repository)):
             api = hub.HfApi()
@@ -72,12 +82,13 @@ def push_to_hub(
                     f"private must be false for {repository}, which is public: make it private on the Hub, or pass "
                     "another name"
                 )
+            there = [name for name in api.list_repo_files(repository) if _OURS.fullmatch(name)]
             if not api.file_exists(repository, _README):
                 (folder / _README).write_text(readme, "utf-8")
             commit = api.upload_folder(
                 repo_id=repository,
                 folder_path=folder,
                 commit_message=message or "Upload a model with vitrail",
-                delete_patterns=list(_OURS),
+                delete_patterns=there,
             )
     return str(commit.oid)

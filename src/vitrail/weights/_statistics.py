@@ -54,7 +54,11 @@ def find_constant(arrays: Arrays) -> list[str]:
     return [
         f"{piece.name} ({piece.array.flat[0] + 0.0:g} throughout)"
         for piece in list_pieces(arrays)
-        if piece.array.ndim > 1 and piece.array.size >= 16 and np.ptp(piece.array) == 0
+        if piece.array.ndim > 1
+        and piece.array.size >= 16
+        and np.ptp(piece.array) == 0
+        # Registers without positions have zeros where a library wants some.
+        and not (piece.name.endswith("position.registers") and piece.array.flat[0] == 0)
     ]
 
 

@@ -11,6 +11,7 @@ from ..nn import Execution, list_arrays
 from ._card import ModelCard, model_card
 from ._errors import CheckpointError
 from ._load import load
+from ._names import locate
 from ._original import explain_no_original, run_original
 from ._probe import ROUNDING, compare_outputs, draw_picture, run_probe
 from ._read import Config
@@ -104,7 +105,7 @@ def verify(
     **Raises:** `ValueError` if the arguments do not fit; `OSError` if the file cannot be read; `MissingExtraError` if
     safetensors or einops is not installed.
     """
-    path = Path(path)
+    path = locate(path)
     reading: dict[str, Any] = {"layout": layout, "config": config, "prefix": prefix, "part": part}
     try:
         card = model_card(path, **reading)
