@@ -547,6 +547,20 @@ def test_a_short_time_leaves_out_what_does_not_fit_and_says_so(
     assert again.notes == comparison.notes
 
 
+def test_a_time_that_was_too_short_can_be_longer(
+    model: vitrail.ViT, data: images.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(_compare, "_is_over", lambda ends: ends is not None)
+        patched.setattr(_compare, "measure_backbone", lambda model, layer: _cost.Cost(1000.0, 1, 1))
+        with pytest.raises(ValueError, match=r"minutes must be enough for one readout, got 0\.01"):
+            compare(model, data, pools=["mean"], folder=tmp_path, minutes=0.01)
+    assert lab.count_finished(tmp_path) == 0
+    options = dataclasses.replace(OPTIONS, steps=7)
+    assert len(compare(model, data, pools=["mean"], folder=tmp_path, options=options).rows) == 1
+    assert lab.count_finished(tmp_path) == 1
+
+
 def test_a_long_time_leaves_out_nothing(model: vitrail.ViT, data: images.Dataset) -> None:
     comparison = compare(model, data, pools=["mean"], minutes=600.0)
     assert (comparison.notes, comparison.skipped) == ((), ())

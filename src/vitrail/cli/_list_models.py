@@ -1,7 +1,9 @@
 """`vitrail list models`: the published checkpoints, as a table."""
 
+import functools
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, cast
@@ -10,7 +12,7 @@ from ..weights import PublishedModel, list_models
 
 _COLUMNS: Final[Mapping[str, Callable[[PublishedModel], str]]] = MappingProxyType(
     {
-        "repository": lambda model: model.repository,
+        "repository": lambda model: _name_file(model),
         "short name": lambda model: model.names[0] if model.names else "",
         "task": lambda model: model.task,
         "parameters": lambda model: _shorten(model.parameters),
@@ -25,6 +27,7 @@ _COLUMNS: Final[Mapping[str, Callable[[PublishedModel], str]]] = MappingProxyTyp
 )
 _DROPPED: Final = ("by", "trained on", "pool", "tokens", "short name", "task")
 """The columns that a narrow terminal has no place for, the first first."""
+_OPEN_CLIP: Final = "open_clip_model.safetensors"
 _NUMBERS: Final = ("parameters", "FLOPs", "pixels", "tokens")
 
 
@@ -64,7 +67,8 @@ def _draw_in_two_lines(rows: Mapping[str, Sequence[str]], widths: Mapping[str, i
     for i, repository in enumerate(rows["repository"]):
         short = rows["short name"][i]
         together = f"{repository}  {short}".rstrip()
-        lines += [together] if len(together) <= width else [repository, f"    {short}"]
+        name = [repository] if len(repository) <= width else [f"{repository.rpartition('/')[0]}/", f"    {_OPEN_CLIP}"]
+        lines += [together] if len(together) <= width else [*name, f"    {short}"] if short else name
         cells = (_align(rows[name][i], widths[name], name) for name in (*_NUMBERS, "licence"))
         lines.append(f"    {'  '.join(cells)}".rstrip())
     return lines
@@ -72,6 +76,19 @@ def _draw_in_two_lines(rows: Mapping[str, Sequence[str]], widths: Mapping[str, i
 
 def _align(cell: str, width: int, name: str) -> str:
     return cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
+
+
+def _name_file(model: PublishedModel) -> str:
+    """The repository, with the file where that alone loads another model."""
+    is_second = model.file == _OPEN_CLIP and model.repository in _list_shared()
+    return f"{model.repository}/{_OPEN_CLIP}" if is_second else model.repository
+
+
+@functools.cache
+def _list_shared() -> frozenset[str]:
+    """The repositories with several models."""
+    counts = Counter(model.repository for model in list_models())
+    return frozenset(repository for repository, count in counts.items() if count > 1)
 
 
 def _shorten(number: int) -> str:

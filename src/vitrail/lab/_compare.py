@@ -26,7 +26,7 @@ from ._options import ProbeOptions
 from ._plan import Plan, make_plan, name_cell, thin
 from ._probe import make_probe
 from ._results import Comparison, Row, Skipped
-from ._saved import SavedGroup
+from ._saved import SavedGroup, count_finished
 from ._statistics import compare_with_best
 from ._tokens import LabProgress, SequenceForm, StoredTokens, store_tokens
 
@@ -113,6 +113,9 @@ def compare(
     bench.open_saved(groups)
     plan = Plan(options) if minutes is None else make_plan(groups, options, minutes, bench, tell)
     if bench.folder is not None:
+        if not count_finished(bench.folder):  # nothing that other options would be mixed with
+            for path in (bench.folder / "run.json", *bench.folder.glob("cells/*/data.json")):
+                path.unlink(missing_ok=True)
         facts = {"options": repr(plan.options), "share": str(plan.share), "vitrail": __version__}
         claim_folder(bench.folder / "run.json", facts)
     rows, lost = list[Row](), list[Skipped]()

@@ -250,8 +250,8 @@ def _plot_ranking(axes: Any, comparison: ComparedRows, ranked: int) -> None:
 
 
 def _cut(name: str) -> str:
-    """A name that fits beside the plot: its end tells it from others."""
-    return name if len(name) <= 30 else f"…{name[-29:]}"
+    """A name that fits beside the plot: its ends, the model and the pool, tell it from others."""
+    return name if len(name) <= 34 else f"{name[:15]}…{name[-18:]}"
 
 
 def _finish(axes: Any) -> None:
