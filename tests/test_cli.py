@@ -311,9 +311,14 @@ def test_compare_prepares_images_for_each_model_and_resolution(
             assert model.config.image_size == (size, size)
             expected = preprocess(image, (size, size))
             np.testing.assert_allclose(data.preprocess.normalise(data.test.images[:1])[0], expected, atol=1e-6)
-    # What it says to type next is a command that works.
+    # What it says to type next is a command that works: of the layer that `vitrail train` reads.
+    best = next(row for row in table if row[1] == "last")
+    assert ("next:" in printed) == ("vitrail train" in printed)
+    assert main([*command, "--layers", "last", *options[2:]]) == 0
+    printed = capsys.readouterr().out
+    assert rows_of(printed)[0][0] == best[0]
     (suggested,) = [line for line in printed.splitlines() if line.startswith("vitrail train")][:1]
-    assert f"--model {table[0][0]}.safetensors --recipe probe" in suggested
+    assert f"--model {best[0]}.safetensors --recipe probe" in suggested
     assert main([*shlex.split(suggested)[1:], "--epochs", "1", "--pool", "mean"]) == 0
     capsys.readouterr()
     assert main([*command, *options, "--pools", "mean", "--steps", "5"]) == 1
