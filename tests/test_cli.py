@@ -495,7 +495,7 @@ def test_a_signal_within_a_callback_of_the_garbage_collector_ends_the_program(nu
             gc.callbacks.append(lambda *_: gc.callbacks.pop() and signal.raise_signal({number}))
             gc.collect()
             time.sleep(30)
-        _main.list_parts = wait
+        _main.run_list = wait
         sys.exit(_main.main(["list", "pools"]))"""
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert ended.returncode == status, ended.stderr
