@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import __version__
 from .._check import check_above_zero, check_not_negative
-from .._files import claim_folder
+from .._files import claim_folder, read_object
 from .._spec import PartSpec
 from ..images import Dataset
 from ..model import ViT
@@ -113,10 +113,8 @@ def compare(
     bench.open_saved(groups)
     plan = Plan(options) if minutes is None else make_plan(groups, options, minutes, bench, tell)
     if bench.folder is not None:
-        if not count_finished(bench.folder):  # nothing that other options would be mixed with
-            for path in (bench.folder / "run.json", *bench.folder.glob("cells/*/data.json")):
-                path.unlink(missing_ok=True)
         facts = {"options": repr(plan.options), "share": str(plan.share), "vitrail": __version__}
+        _forget_empty_run(bench.folder, facts)
         claim_folder(bench.folder / "run.json", facts)
     rows, lost = list[Row](), list[Skipped]()
     for group in groups:
@@ -131,6 +129,14 @@ def compare(
     pictures = bench.pictures[ranked[0].model, ranked[0].resolution]
     notes = (*plan.notes, *_note_shots(plan.options, bench.smallest))
     return Comparison(ranked, (*skipped, *plan.skipped, *lost), bench.map_images, pictures, notes)
+
+
+def _forget_empty_run(folder: Path, facts: Mapping[str, str]) -> None:
+    """Removes the record of a run that has finished nothing, so that there is nothing to mix other options with."""
+    record = folder / "run.json"
+    if record.exists() and facts.keys() <= read_object(record).keys() and not count_finished(folder):
+        for path in (record, *folder.glob("cells/*/data.json")):
+            path.unlink(missing_ok=True)
 
 
 def _note_shots(options: ProbeOptions, smallest: int) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ class SavedGroup:
 
 def count_finished(folder: Path) -> int:
     """The number of finished cells in the folder of a comparison."""
-    return sum("computes" in read_object(path) for path in folder.glob("cells/*/*.json"))
+    return sum(not re.match("(model|data|cost-.*)[.]json", path.name) for path in folder.glob("cells/*/*.json"))
 
 
 def _make_name(label: str) -> str:
