@@ -66,7 +66,7 @@ class Exported:
         - `functions`: its functions by name.
         """
         self.card = card
-        self.functions = MappingProxyType(dict(functions))
+        self.functions: Mapping[str, ExportedFunction] = MappingProxyType(dict(functions))
 
     def __repr__(self) -> str:
         lines = "".join(f"\n  {name}: {function!r}" for name, function in self.functions.items())
