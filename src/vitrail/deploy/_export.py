@@ -6,23 +6,21 @@ from typing import Any, Final, Literal, cast
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from .. import __version__
 from .._check import describe_value
 from .._files import make_scratch
 from ..exported import CARD, ArraySpec, ExportCard, ExportError, FunctionCard, digest_file
 from ..images import Preprocess
-from ..model import ViTConfig, has_adapters
+from ..model import has_adapters
 from ..nn import Dropout, Execution
 from ..systems import Dense, ImageText, find_image_model
-from ..weights import Configured, model_card
+from ..weights import ROUNDING, Configured, draw_picture, model_card
 from ._functions import Function, list_functions
 from ._stablehlo import PLATFORMS, run_stablehlo, write_stablehlo
 
-_FLOAT32: Final = 1e-5
-"""How far the outputs of an exported function may be from those of the model, relative to the largest of them."""
 _BFLOAT16: Final = 0.02
+"""How far the outputs of an exported function may be from those of the model in bfloat16, relative to the largest."""
 
 
 def export(
@@ -79,7 +77,7 @@ def export(
     execution = _choose_execution(image_model.backbone.execution)
     plain = cast(Any, model).with_execution(execution).with_dropout(Dropout())
     config = image_model.config
-    functions = list_functions(plain, _draw_image(config))
+    functions = list_functions(plain, draw_picture(model))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with make_scratch(folder.parent, folder.name) as scratch:
         cards = {
@@ -131,17 +129,6 @@ def _choose_execution(execution: Execution) -> Execution:
     return dataclasses.replace(execution, attention=attention)
 
 
-def _draw_image(config: ViTConfig) -> Float[np.ndarray, "height width channels"]:
-    """A picture of waves and noise, normalised as the model needs it."""
-    height, width = config.image_size
-    rows, cols, channels = np.ogrid[:height, :width, : config.channels]
-    waves = np.sin(rows / 9 + channels) + np.sin(cols / 13 - 2 * channels)
-    noise = np.random.default_rng(0).normal(size=waves.shape)
-    pixels = np.clip(127.5 + 50 * waves + 15 * noise, 0, 255).astype(np.float32)
-    known = config.preprocess
-    return (pixels / 127.5 - 1).astype(np.float32) if known is None else known.normalise(pixels)
-
-
 def _fix_size(preprocess: Preprocess | None) -> Preprocess | None:
     """The preprocessing for images of one size, which the programs have."""
     return preprocess.squash() if preprocess is not None and preprocess.fit in ("keep", "native") else preprocess
@@ -168,7 +155,7 @@ def _write_function(
     write_stablehlo(function, file, beside)
     found = run_stablehlo(file, beside, batch)
     difference = max(map(_compare, expected, found))
-    allowed = _FLOAT32 if execution.compute_dtype == "float32" else _BFLOAT16
+    allowed = ROUNDING if execution.compute_dtype == "float32" else _BFLOAT16
     if not difference <= allowed:
         raise ValueError(
             f"the exported function {name!r} must equal the model to {allowed:g} of its largest number, got a "

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from .._files import write_whole
-from ..show import render_comparison
-from ._results import CERTAIN, Comparison, Row, tell_axis
+from ..show import CERTAIN, render_comparison
+from ._results import Comparison, Row, tell_axis
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #22252b; --paper: #fbfaf7; --faint: #6d7280; --best: #1d7a46; --line: #dcdad3 }

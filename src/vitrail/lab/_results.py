@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-CERTAIN: Final = 0.05
-"""A difference with a smaller p-value is called certain."""
+from ..show import CERTAIN
+
 _NORMAL: Final = 1.96
 _FASTER: Final = 0.9
 

@@ -8,6 +8,7 @@ from ._attention import (
     compute_attention_map as compute_attention_map,
 )
 from ._comparison import (
+    CERTAIN as CERTAIN,
     ComparedRow as ComparedRow,
     ComparedRows as ComparedRows,
     draw_comparison as draw_comparison,

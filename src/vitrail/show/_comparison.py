@@ -21,7 +21,8 @@ _PLOT: Final = 3.3
 _LINE: Final = 0.27
 _AXIS: Final = 0.55
 _TEXT: Final = 10
-_CERTAIN: Final = 0.05
+CERTAIN: Final = 0.05
+"""A difference with a smaller p-value is called certain."""
 _RANKED: Final = 30
 _DRAWN: Final = 6
 """So many rows are ranked, and so many have pictures of where they look."""
@@ -228,7 +229,7 @@ def _plot_cost(axes: Any, comparison: ComparedRows) -> None:
 
 def _plot_ranking(axes: Any, comparison: ComparedRows, ranked: int) -> None:
     for place, row in enumerate(comparison.rows[:ranked]):
-        worse = row.p_value is not None and row.p_value < _CERTAIN
+        worse = row.p_value is not None and row.p_value < CERTAIN
         colour = RIGHT if place == 0 else FAINT if worse else INK
         axes.errorbar(
             100 * row.accuracy,

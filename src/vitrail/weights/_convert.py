@@ -18,7 +18,7 @@ from ..nn import digest_array, list_arrays
 from ._card import ModelCard, model_card
 from ._errors import CheckpointError
 from ._load import load
-from ._names import locate
+from ._names import ENDINGS, locate
 from ._probe import ROUNDING, compare_outputs, draw_picture, run_probe
 from ._read import Config, read_model
 from ._readme import make_readme
@@ -35,7 +35,6 @@ _TENSORS: Final = "model.safetensors"
 _README: Final = "README.md"
 _BESIDE: Final = ("*.json", "merges.txt", "bpe_simple_vocab_16e6.txt.gz")
 """The files beside a pickle that say what it holds."""
-_FILES: Final = (".npz", ".json", ".bin", ".pt", ".pth", ".ckpt", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def _check_out(out: Path, layout: str) -> None:
             f"out must be a folder for layout={layout!r}, whose library reads a config.json beside the tensors, got "
             f"{out}: name a folder"
         )
-    if out.suffix in _FILES:
+    if out.suffix in (*ENDINGS, ".onnx") and out.suffix != ".safetensors":
         raise ValueError(f"out must be a folder or end in .safetensors, got {out}: no other file is written")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent} is not a folder: make it before writing {out}")

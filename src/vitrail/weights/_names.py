@@ -11,7 +11,7 @@ from ._fetch import HubFile, fetch
 
 _HUB: Final = "hub:"
 _MAIN: Final = "model.safetensors"
-_ENDINGS: Final = (".safetensors", ".npz", ".json", ".bin", ".pt", ".pth", ".ckpt")
+ENDINGS: Final = (".safetensors", ".npz", ".json", ".bin", ".pt", ".pth", ".ckpt")
 """What the names of files end with: a name with one of them is a path, whether the file is there or not."""
 
 
@@ -28,7 +28,7 @@ def locate(source: Path | str) -> Path:
     if Path(source).exists() or source.startswith((".", "~", "/")) or "\\" in source:
         return Path(source)
     if (found := _find_name(source)) is None:
-        if source.endswith(_ENDINGS):
+        if source.endswith(ENDINGS):
             return Path(source)
         raise FileNotFoundError(
             f"{source!r} is not a file, a folder, or a name in the list of models{_suggest(source)}. A repository of "

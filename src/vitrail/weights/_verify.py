@@ -126,7 +126,7 @@ def verify(
 def _check_card(card: ModelCard) -> list[Check]:
     wrong = [*card.missing, *(f"{name!r}, which the layout does not know" for name in card.unknown)]
     names = f"{card.title}, {card.parameters:,} parameters"
-    half = {dtype: count for dtype, count in card.dtypes.items() if dtype not in ("F32", "float32")}
+    half = {dtype: count for dtype, count in card.dtypes.items() if dtype != "float32"}
     assumed = ", ".join(f"{name} {value}" for name, value in card.assumed.items() if name != "preprocess")
     preprocess = card.config.preprocess
     return [
