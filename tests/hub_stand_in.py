@@ -51,7 +51,7 @@ class StandIn(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def downloaded(self) -> list[str]:
-        """The names of the files that were downloaded, each once."""
+        """The names of the files that were downloaded, each once, those in part with their bytes."""
         return sorted(
             {line.rpartition("/")[2] for line in self.asked if line.startswith("GET") and "/resolve/" in line}
         )
@@ -87,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else self._read_chunks()
         path = unquote(urlsplit(self.path).path)
-        self.server.asked.append(f"{self.command} {path}")
+        span = self.headers.get("Range")
+        self.server.asked.append(f"{self.command} {path}{f' {span}' if span else ''}")
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if self.server.down is not None:
             return self._fail(self.server.down)
@@ -133,6 +134,10 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             return self._fail(404, "EntryNotFound")
         headers = {"ETag": f'"{_name_blob(content)}"', "X-Repo-Commit": commit, "X-Linked-Size": str(len(content))}
+        if span := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or ""):
+            first, last = int(span[1]), min(int(span[2]), len(content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            return self._answer(206, content[first : last + 1], "application/octet-stream", headers)
         return self._answer(200, content, "application/octet-stream", headers)
 
     def _write(self, path: str, body: bytes, token: str) -> None:

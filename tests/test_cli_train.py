@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_pictures(tmp_path / "images")
     size = vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16)
     model = small_model(size=size, image_size=(8, 8), patch_size=(4, 4), num_classes=2)
-    vitrail.save(model, tmp_path / "model.safetensors")
+    vitrail.save(model, tmp_path / "model.safetensors", licence="mit")
     return tmp_path
 
 
@@ -142,6 +142,7 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(
     assert "model.safetensors is not there; the run goes on from its own checkpoint" in capsys.readouterr().out
     one, other = (parameters(vitrail.load(f"{name}/last.safetensors")) for name in ("run", "whole"))
     assert all(np.array_equal(one[name], other[name]) for name in other)
+    assert vitrail.model_card("run/last.safetensors").licence == "mit"
     assert main(run) == 1  # a new command needs the file
     assert (
         "model must be a file of weights, a name of `vitrail list models`, small, or a size" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -93,33 +94,81 @@ def test_the_licence_goes_along_and_the_way_back_is_the_same_model(tmp_path: Pat
     assert all(np.array_equal(array, written[name]) for name, array in tensors_of(case).items())
 
 
-def test_nothing_is_overwritten_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_written_is_found_before_the_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = published(REGISTERS, tmp_path / "read")
+    monkeypatch.setattr(_convert, "load", None)
     for out in (path, path.parent):
-        with pytest.raises(ValueError, match=r"out must be a file or folder that is not there yet"):
+        with pytest.raises(ValueError, match="out must be another place than what is read"):
             vitrail.convert(path, out)
+    with pytest.raises(
+        TypeError, match=r"layout must be one of 'vitrail', .* got 'hf_dinvo2' \(did you mean 'hf_dinov2'"
+    ):
+        vitrail.convert(path, tmp_path / "out", layout="hf_dinvo2")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="out must be a folder for layout='timm'"):
         vitrail.convert(path, tmp_path / "m.safetensors", layout="timm")
     with pytest.raises(ValueError, match="pick must be None without from_torch"):
         vitrail.convert(path, tmp_path / "m.safetensors", pick="teacher")
     with pytest.raises(ValueError, match=r"out must be a folder or end in \.safetensors"):
         vitrail.convert(path, tmp_path / "model.npz")
+    with pytest.raises(ValueError, match="model must have a ImageTextConfig or a ViTConfig"):
+        vitrail.convert(_publish_mae(tmp_path / "mae"), tmp_path / "out", layout="hf_siglip")
+    with pytest.raises(vitrail.UnknownPartError, match="there is no pool 'meen'"):
+        vitrail.convert(path, tmp_path / "out", pool="meen")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"or one with a model\.safetensors that is replaced"):
+        vitrail.convert(path, tmp_path / "notes", layout="timm")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="out must be a folder, got the file"):
+        vitrail.convert(path, tmp_path / "file", layout="timm")
+
+
+def _publish_mae(folder: Path) -> Path:
+    return load_system_cases()["transformers ViTMAEForPreTraining"].publish(folder)
+
+
+def test_a_model_is_replaced_when_the_new_one_is_proved_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = published(REGISTERS, tmp_path / "read")
+    folder, file = tmp_path / "folder", tmp_path / "own.safetensors"
+    vitrail.convert(published(HF_REGISTERS, tmp_path / "other"), folder, layout="hf_dinov2")
+    (folder / "own.txt").write_text("mine")
+    file.write_bytes(b"old")
+    file.chmod(0o640)
     (tmp_path / "target").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    for out in (tmp_path / "other", tmp_path / "link"):
-        with pytest.raises(ValueError, match="to be written as 'hf_clip'"):
-            vitrail.convert(path, out, layout="hf_clip")
-    assert not (tmp_path / "other").exists()
+    before = {each: each.read_bytes() for each in folder.iterdir()}
+
+    def change(made: Path) -> Any:
+        return jax.tree.map(lambda leaf: 1.1 * leaf, read(made))
+
+    def fail(made: Path) -> None:
+        raise KeyboardInterrupt
+
+    read = _convert.read_model
+    monkeypatch.setattr(_convert, "read_model", change)
+    for out in (folder, file, tmp_path / "link"):
+        with pytest.raises(vitrail.CheckpointError, match=rf"{out.name} was not written: the .* differs by"):
+            vitrail.convert(path, out, layout="vitrail" if out == file else "timm")
+    monkeypatch.setattr(_convert, "read_model", fail)
+    with pytest.raises(KeyboardInterrupt):
+        vitrail.convert(path, folder, layout="timm")
+    assert {each: each.read_bytes() for each in folder.iterdir()} == before
+    assert file.read_bytes() == b"old"
     assert not list((tmp_path / "link").iterdir())
-
-    def save_another(model: Any, *args: Any, **options: Any) -> None:
-        vitrail.save(jax.tree.map(lambda leaf: 1.1 * leaf, model), *args, **options)
-
-    monkeypatch.setattr(_convert, "save", save_another)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(vitrail.CheckpointError, match=r"empty was removed: the .* differs by"):
-        vitrail.convert(path, tmp_path / "empty", layout="timm")
-    assert not list((tmp_path / "empty").iterdir())
+    assert {each.name for each in tmp_path.iterdir()} == {"read", "other", "folder", file.name, "target", "link"}
+    monkeypatch.setattr(_convert, "read_model", read)
+    done = vitrail.convert(path, folder, layout="timm")
+    assert done.card == vitrail.model_card(folder)
+    assert done.card.layout == "timm"
+    assert {each.name for each in folder.iterdir()} == {"README.md", "config.json", "model.safetensors", "own.txt"}
+    vitrail.convert(path, folder)
+    assert {each.name for each in folder.iterdir()} == {"README.md", "model.safetensors", "own.txt"}
+    assert eqx.tree_equal(vitrail.load(vitrail.convert(path, file).path), vitrail.load(path))
+    assert file.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_conversion_to_float32_and_what_is_assumed_are_said(

@@ -1,5 +1,6 @@
 """Models by name: what vitrail asks the Hub for, what it does with the answers, and the list of published models."""
 
+import dataclasses
 import json
 import zipfile
 from collections.abc import Iterator
@@ -82,13 +83,69 @@ def test_a_repository_is_loaded_by_its_names_and_only_what_it_needs(hub: StandIn
     commit = repository.commit(files_of_case(TIMM, tmp_path / "timm") | more)
     expected = vitrail.load(tmp_path / "timm")
     assert eqx.tree_equal(vitrail.from_hub("dinov2-s/14"), expected)
-    assert hub.downloaded() == ["config.json", "model.safetensors"]
+    assert hub.downloaded() == ["README.md", "config.json", "model.safetensors"]
     for name in (NAME, NAME.removeprefix("timm/"), "vit_small_patch14_dinov2", f"hub:{NAME}@main"):
         card = vitrail.model_card(name)
         assert (card.repository, card.commit) == (NAME, commit)
     assert eqx.tree_equal(vitrail.load(NAME), expected)
     assert vitrail.model_card(tmp_path / "timm").commit is None
     assert vitrail.model_card(expected).commit is None
+
+
+def test_a_card_needs_the_header_alone(hub: StandIn, tmp_path: Path) -> None:
+    """Of one file and of several, with the licence of the model card; the numbers come with the model."""
+    readme = b"---\ntags:\n- vision\nlicense: mit\n---\n# A model\n"
+    files = files_of_case(HF, tmp_path / "hf") | {"README.md": readme}
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    shards = {f"model-0000{i + 1}-of-00002.safetensors": sorted(tensors)[i::2] for i in range(2)}
+    parts = {name: content for name, content in files.items() if name != "model.safetensors"}
+    for shard, names in shards.items():
+        save_file({name: tensors[name] for name in names}, tmp_path / shard)
+        parts[shard] = (tmp_path / shard).read_bytes()
+    weight_map = {name: shard for shard, names in shards.items() for name in names}
+    parts["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
+    (tmp_path / "hf" / "README.md").write_bytes(readme)
+    expected = vitrail.model_card(tmp_path / "hf")
+    assert expected.licence == "mit"
+    for name, content in (("me/one", files), ("me/parts", parts)):
+        hub.repositories[name] = Repository()
+        commit = hub.repositories[name].commit(content)
+        hub.asked.clear()
+        card = vitrail.model_card(f"hub:{name}")
+        assert dataclasses.replace(card, repository=None, commit=None) == expected
+        assert (card.repository, card.commit) == (name, commit)
+        whole = [each for each in hub.downloaded() if each.endswith(".safetensors")]
+        assert whole == []
+        assert any(each.endswith(".safetensors bytes=0-100000") for each in hub.downloaded())
+        model = vitrail.load(f"hub:{name}")
+        hub.asked.clear()
+        assert vitrail.model_card(f"hub:{name}") == card
+        assert hub.downloaded() == []
+        assert eqx.tree_equal(model, vitrail.load(tmp_path / "hf"))
+    # What is no header is said as for a file.
+    hub.repositories["me/one"].commit(files | {"model.safetensors": b"<html>"})
+    with pytest.raises(vitrail.CheckpointError, match="it is a page in HTML"):
+        vitrail.model_card("hub:me/one")
+
+
+def test_a_licence_is_carried_from_wherever_it_is(hub: StandIn, tmp_path: Path) -> None:
+    """From a model card, from the list of models, through a conversion and into an upload."""
+    case = published(HF, tmp_path / "hf").parent
+    assert vitrail.model_card(case).licence is None
+    hub.repositories["facebook/dinov2-small"] = Repository()
+    hub.repositories["facebook/dinov2-small"].commit(files_of(case))
+    assert vitrail.model_card("facebook/dinov2-small").licence == "apache-2.0"
+    done = vitrail.convert("facebook/dinov2-small", tmp_path / "own.safetensors")
+    assert (done.card.licence, vitrail.model_card(done.path).licence) == ("apache-2.0", "apache-2.0")
+    for front, licence in (
+        ("license: other\nlicense_name: apple-amlr\n", "apple-amlr"),
+        ("license: 'cc-by-4.0'\r\n", "cc-by-4.0"),
+        ("tags: x\n", None),
+    ):
+        (case / "README.md").write_bytes(f"---\n{front}---\nlicense: mit\n".encode())
+        assert vitrail.model_card(case).licence == licence
+    (case / "README.md").write_text("license: mit\n")
+    assert vitrail.model_card(case).licence is None
 
 
 def test_the_default_branch_moves_and_a_revision_does_not(hub: StandIn, tmp_path: Path) -> None:
@@ -278,6 +335,19 @@ def token(hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("token")
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub's own
+def test_a_file_is_uploaded_with_its_licence(hub: StandIn, tmp_path: Path) -> None:
+    vitrail.save(small_model(), tmp_path / "own.safetensors", licence="cc-by-nc-4.0")
+    vitrail.push_to_hub(tmp_path / "own.safetensors", "me/own")
+    assert vitrail.model_card("hub:me/own").licence == "cc-by-nc-4.0"
+    assert eqx.tree_equal(vitrail.from_hub("me/own"), small_model())
+    repository = hub.repositories["me/own"]
+    assert b"license: cc-by-nc-4.0" in repository.commits[repository.refs["main"]]["README.md"]
+    vitrail.push_to_hub(str(tmp_path / "own.safetensors"), "me/own", licence="mit")
+    assert vitrail.model_card("hub:me/own").licence == "mit"
+
+
+@pytest.mark.usefixtures("token")
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub's own
 def test_a_model_is_uploaded_in_one_commit_and_loads_again(hub: StandIn) -> None:
     model = make_model("openai_clip")
     commit = vitrail.push_to_hub(model.image, "me/vit", private=True)
@@ -348,7 +418,12 @@ def test_the_list_has_what_everyone_knows() -> None:
     block = 12 * 384**2 + 13 * 384 + 2 * 384
     assert dinov2.parameters == 12 * block + 384 * (3 * 14**2 + 1) + 384 * (37**2 + 2) + 2 * 384
     assert models["timm/vit_base_patch16_224.mae"].licence == "cc-by-nc-4.0"
-    assert models["facebook/dinov2-small"].licence is None
+    assert models["facebook/dinov2-small"].licence == "apache-2.0"
+    # Its page says another licence than Meta, and OpenAI's none.
+    for name in ("facebook/vit-mae-base", "openai/clip-vit-base-patch16"):
+        assert all(model.licence is None for model in vitrail.list_models(name))
+    assert "cc-by-nc-4.0" in models["facebook/vit-mae-base"].notes
+    assert "gated" in models["facebook/dinov3-vits16-pretrain-lvd1689m"].notes
     for name, family in {"vit-mae-base": "MAE", "vit-msn-small": "MSN", "dino-vits16": "DINO"}.items():
         assert models[f"facebook/{name}"].family == family
     assert models["facebook/sam-vit-huge"].names == ("sam-h/16",)
@@ -394,6 +469,16 @@ def test_the_command_lists_models_in_a_narrow_terminal_and_a_pipe(
         lines = capsys.readouterr().out.splitlines()
         assert max(map(len, lines)) <= width
         assert any("timm/vit_small_patch14_dinov2.lvd142m" in line for line in lines)
+        assert any(line.startswith("note: timm/vit_base_patch16_clip_224.openai,") for line in lines)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False)
+    for arguments, said in (
+        (["dinvo2"], "no model has 'dinvo2' in its name: the nearest are 'dinov2', 'dino'"),
+        (["*dinov2-m/14*", "clip-b/16"], "no model has '*dinov2-m/14*' in its name: the nearest are 'dinov2-"),
+        (["qqqq"], "no model has 'qqqq' in its name"),
+        (["sam", "--task", "embed"], "the other options leave none of 5 models: leave some out"),
+    ):
+        assert main(["list", "models", *arguments]) == 0
+        assert any(line.startswith(said) for line in capsys.readouterr().out.splitlines())
     for arguments, message in (
         (["models", "--max-parameters", "many"], "max-parameters must be a number as 90M or 1.2G, got 'many'"),
         (["pools", "mean"], "patterns has no effect with pools: leave it out"),

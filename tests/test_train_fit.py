@@ -161,8 +161,8 @@ def test_what_does_not_fit_is_said_at_once(model: vitrail.ViT, data: images.Data
     mae = train.OBJECTIVES.configure("mae", decoder_dim=8, decoder_depth=1, decoder_heads=2)
     larger = images.Examples(np.zeros((5, 16, 24, 3), np.uint8), np.arange(5, dtype=np.int32))
     for recipe, given, sentence in (
-        (RECIPE, {"validation": data.test}, "validation, keep_every and notes have no effect without folder"),
-        (RECIPE, {"keep_every": 3}, "validation, keep_every and notes have no effect without folder"),
+        (RECIPE, {"validation": data.test}, "validation, keep_every, notes and licence have no effect without folder"),
+        (RECIPE, {"keep_every": 3}, "validation, keep_every, notes and licence have no effect without folder"),
         (RECIPE, {"folder": "run", "validation": larger}, r"validation must have images of \(8, 12\), as data has"),
         (dataclasses.replace(RECIPE, objective=mae), {"folder": "run", "validation": data.test}, "must be None for"),
     ):

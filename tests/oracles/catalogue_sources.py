@@ -1,11 +1,13 @@
 """The checkpoints that timm and open_clip list, and those of Hugging Face's layouts: what each holds, without numbers.
 
-timm and open_clip say all of it in their registries. transformers has no list: the names and the sizes are written out
-at the end, and its own classes build what they describe.
+timm and open_clip say it in their registries. transformers has no list: the names and the sizes are written out at the
+end, and its own classes build what they describe. Where no registry says the licence, it is that of the page of the
+repository on the Hub, as `LICENCES` quotes it.
 """
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module, resources
@@ -20,6 +22,61 @@ PRETRAINED = import_module("timm.models._registry")
 SUBSETS = import_module("timm.data.imagenet_info")
 OPEN_CLIP = "open_clip_model.safetensors"
 MAIN = "model.safetensors"
+
+
+LICENCES: tuple[tuple[str, str, str], ...] = (
+    # The repositories, their licence, and whose pages on the Hub say it. No page of a repository that a pattern fits
+    # was seen to say something else.
+    (
+        r"facebook/dinov2-.*",
+        "apache-2.0",
+        "facebook/dinov2-base (369b130), -large, -giant, -{base,large,giant}-imagenet1k-1-layer, "
+        "-with-registers-base; README of facebookresearch/dinov2, for the weights",
+    ),
+    (r"facebook/dinov3-.*", "dinov3-license", "LICENSE.md of facebook/dinov3-vitl16-pretrain-lvd1689m"),
+    (r"facebook/dino-vit[sb](8|16)", "apache-2.0", "facebook/dino-vits8 (fc5da87), -vits16 (a7a4d16)"),
+    (r"facebook/deit-.*", "apache-2.0", "facebook/deit-base-distilled-patch16-224 (ea2cf46), -384 (4e8e4a3)"),
+    (r"facebook/sam-vit-.*", "apache-2.0", "facebook/sam-vit-base (f6d1353), -large, -huge"),
+    (r"facebook/ijepa_.*", "cc-by-nc-4.0", "facebook/ijepa_vith14_1k, _vith14_22k, _vith16_1k, _vitg16_22k"),
+    (
+        r"google/vit-.*",
+        "apache-2.0",
+        "google/vit-base-patch16-224 (5d4e322), -large-patch32-384, -huge-patch14-224-in21k",
+    ),
+    (r"google/siglip-.*", "apache-2.0", "google/siglip-base-patch16-224 (5b1f0cc), -so400m-patch14-{224,384}"),
+    (r"google/siglip2-.*", "apache-2.0", "google/siglip2-so400m-patch14-384 (4b932c1), -patch16-{256,512}"),
+    (r"microsoft/beit-.*", "apache-2.0", "microsoft/beit-base-patch16-{224,384}, -224-pt22k-ft22k (2b3c0ca)"),
+    (
+        r"laion/CLIP-.*",
+        "mit",
+        "laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K (d110532), -L-14-CommonPool.XL-s13B-b90K, "
+        "-B-32-CommonPool.S.{basic,image,laion}-s13M-b4K",
+    ),
+    (r"UCSC-VLAA/.*CLIPA.*", "apache-2.0", "UCSC-VLAA/ViT-L-14-CLIPA-datacomp1B (dfcab83), -bigG-14-CLIPA-336"),
+    (
+        r"apple/DFN(2B-CLIP-ViT-(B-16|L-14)|5B-CLIP-ViT-H-14(-378)?)",
+        "apple-amlr",
+        "apple/DFN2B-CLIP-ViT-B-16, -L-14 (fa63e19), apple/DFN5B-CLIP-ViT-H-14, -378 (25944c3)",
+    ),
+    (r"timm/ViT-.*-SigLIP2?(-.*)?", "apache-2.0", "timm/ViT-B-16-SigLIP (41f5757), timm/ViT-SO400M-14-SigLIP2-378"),
+    (
+        r"timm/eva.*_clip_.*",
+        "mit",
+        "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k (4f62907), timm/eva02_base_patch16_clip_224.*, "
+        "timm/eva_giant_patch14_plus_clip_224.*",
+    ),
+    (
+        r"timm/vit_.*_clip_.*\.laion(400m|2b)_e\d+",
+        "mit",
+        "timm/vit_base_patch32_clip_224.laion400m_e32 (8604507), timm/vit_base_patch16_plus_clip_240.laion400m_e31",
+    ),
+)
+NOTES: tuple[tuple[str, str], ...] = (
+    # The page of facebook/dinov3-convnext-large-pretrain-lvd1689m, and requests for access to the ViTs.
+    (r"facebook/dinov3-.*", "gated: its terms have to be accepted on the Hub"),
+    # The pages say Apache 2.0 (facebook/vit-mae-base, f4bf8a5), LICENSE of facebookresearch/mae and timm do not.
+    (r"facebook/vit-mae-.*", "the repository says apache-2.0, and Meta's release of the same weights cc-by-nc-4.0"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +101,11 @@ class Published:
     classes: str = ""
     """What the classes are, as the library says it."""
     notes: tuple[str, ...] = field(default=())
+
+
+def find_licence(repository: str) -> str:
+    """The licence of a repository by `LICENCES`; empty if none says it."""
+    return next((licence for pattern, licence, _ in LICENCES if re.fullmatch(pattern, repository)), "")
 
 
 def shapes_of(model: torch.nn.Module) -> dict[str, TensorInfo]:
@@ -129,7 +191,7 @@ def read_open_clip() -> Iterator[Published]:
             "open_clip",
             name.removesuffix("-quickgelu"),
             tag,
-            licence=(timm_cfg.license or "") if timm_cfg is not None else "",
+            licence=(timm_cfg.license if timm_cfg is not None else None) or find_licence(repository),
         )
 
 
@@ -147,13 +209,16 @@ def read_transformers() -> Iterator[Published]:
             without_pooler = {"add_pooling_layer": False} if "/dino-" in pattern else {}
             with torch.device("meta"):
                 model = getattr(transformers, model_class)(config, **without_pooler)
+            repository = pattern.format(size)
             yield Published(
-                pattern.format(size),
+                repository,
                 MAIN,
                 {"config.json": {**config.to_dict(), "architectures": [model_class]}},
                 shapes_of(model),
                 "transformers",
-                pattern.format(size).partition("/")[2],
+                repository.partition("/")[2],
+                licence=find_licence(repository),
+                notes=tuple(note for pattern, note in NOTES if re.fullmatch(pattern, repository)),
             )
 
 

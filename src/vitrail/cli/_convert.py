@@ -18,7 +18,7 @@ class Convert:
     """A safetensors or npz file, an index of several, or a folder with one; with --from-torch a file of PyTorch: .pt,
     .pth or .bin, or the index of several."""
     out: Path
-    """A file that ends in .safetensors, or a folder, which is not there yet."""
+    """A file that ends in .safetensors, or a folder. A model that is there is replaced when the new one is proved."""
     layout: str | None = None
     """The layout to write, as hf_dinov2 or timm; without it vitrail's own, or with --from-torch the names that the
     tensors have."""

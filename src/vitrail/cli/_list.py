@@ -71,7 +71,7 @@ def run_list(command: List) -> None:
             pattern, task=command.task, family=command.family, max_parameters=most, commercial=command.commercial
         )
     )
-    print_models(list(found))
+    print_models(list(found), command.patterns)
 
 
 def _parse_number(text: str) -> float:

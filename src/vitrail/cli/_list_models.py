@@ -3,12 +3,14 @@
 import functools
 import shutil
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, cast
 
-from ..weights import PublishedModel, list_models
+from .._check import join_names
+from ..weights import PublishedModel, list_models, suggest_names
 
 _COLUMNS: Final[Mapping[str, Callable[[PublishedModel], str]]] = MappingProxyType(
     {
@@ -28,15 +30,47 @@ _COLUMNS: Final[Mapping[str, Callable[[PublishedModel], str]]] = MappingProxyTyp
 _DROPPED: Final = ("by", "trained on", "pool", "tokens", "short name", "task")
 """The columns that a narrow terminal has no place for, the first first."""
 _OPEN_CLIP: Final = "open_clip_model.safetensors"
+_NAMED: Final = 2
+"""How many models are named with a note."""
 _NUMBERS: Final = ("parameters", "FLOPs", "pixels", "tokens")
 
 
-def print_models(models: Sequence[PublishedModel]) -> None:
-    """Prints a line for each model, with as many columns as the terminal has place for; all where it is no terminal."""
+def print_models(models: Sequence[PublishedModel], patterns: Sequence[str]) -> None:
+    """Prints a line for each model, with as many columns as the terminal has place for, all where it is no terminal;
+    below them what there is to note, and why there is none."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in draw_table(models, width) if models else ():
         print(line)
+    for text in (*_list_notes(models), *_explain_missing(models, patterns)):
+        indented = textwrap.wrap(text, width, subsequent_indent="    ", break_on_hyphens=False) if width else [text]
+        print("\n".join(indented))
     print(f"{len(models)} of {len(list_models())} models")
+
+
+def _explain_missing(models: Sequence[PublishedModel], patterns: Sequence[str]) -> list[str]:
+    """The patterns that fit no model, each with the nearest names, or that the other options leave none."""
+    lines: list[str] = []
+    for pattern in patterns:
+        if not list_models(pattern):
+            near = suggest_names(pattern)
+            hint = f": the nearest are {join_names(near)}" if near else ""
+            lines.append(f"no model has {pattern!r} in its name{hint}")
+    if not models and not lines:
+        fitting = {model for pattern in patterns or (None,) for model in list_models(pattern)}
+        lines.append(f"the other options leave none of {len(fitting):,} models: leave some out")
+    return lines
+
+
+def _list_notes(models: Sequence[PublishedModel]) -> list[str]:
+    """What the libraries note, each once, with the models that it is about."""
+    noted: dict[str, list[str]] = {}
+    for model in models:
+        if model.notes:
+            noted.setdefault(model.notes, []).append(_name_file(model))
+    return [
+        f"note: {', '.join(names[:_NAMED])}{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}: {note}"
+        for note, names in noted.items()
+    ]
 
 
 def draw_table(models: Sequence[PublishedModel], width: int | None) -> list[str]:

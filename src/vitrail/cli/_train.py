@@ -36,7 +36,7 @@ from ..train import (
 from ..weights import save, save_adapters
 from ._options import refuse_options
 from ._setup import check_out, print_data
-from ._train_model import adapt, check_names, describe_model, divide_training, fit_batch, load_training
+from ._train_model import adapt, check_names, describe_model, divide_training, find_licence, fit_batch, load_training
 from ._train_options import SETTINGS, RunOptions, Train, make_lasting
 
 _DRAW_EVERY: Final = 60.0  # seconds
@@ -67,17 +67,19 @@ def _train(command: Train, recipe: Recipe) -> None:
     print_data(data)
     recipe = fit_batch(recipe, data, mesh)
     print(describe_model(command.model, model))
+    licence = find_licence(command)
     options: dict[str, Any] = {"validation": validation, "keep_every": command.keep_every, "mesh": mesh}
     if command.out is not None:
         print(f"recipe: {recipe}")
-        options |= {"folder": command.out, "notes": {SETTINGS: json.loads(make_lasting(command, recipe).to_json())}}
+        notes = {SETTINGS: json.loads(make_lasting(command, recipe).to_json())}
+        options |= {"folder": command.out, "notes": notes, "licence": licence}
     try:
         with _report(command) as report:
             trained = fit(model, data, recipe, key=fit_key, report=report, **options)
     finally:
         if command.out is not None:
             _draw(command.out)
-    _finish(command, recipe, trained, data)
+    _finish(command, recipe, trained, data, licence)
     print(f"time: {time.perf_counter() - started:.0f} s")
 
 
@@ -141,10 +143,10 @@ def _draw(run: Path) -> None:
         draw_curves(run, run / "curves.png")
 
 
-def _finish(command: Train, recipe: Recipe, trained: Any, data: Dataset) -> None:
+def _finish(command: Train, recipe: Recipe, trained: Any, data: Dataset, licence: str | None) -> None:
     """Evaluates, draws and saves."""
     if command.save is not None:
-        save(trained, command.save)
+        save(trained, command.save, licence=licence)
     if isinstance(trained, ViT):
         found = evaluate(trained, data)
         print(f"test accuracy: {found.accuracy:.1%} ({found.correct:,} of {len(data.test):,} held-out images)")

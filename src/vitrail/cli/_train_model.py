@@ -60,6 +60,13 @@ def load_training(command: Train, mesh: Mesh | None, *, key: Any) -> tuple[Any, 
     return (make(key=key) if mesh is None else _build(make, mesh, key=key)), data
 
 
+def find_licence(command: Train) -> str | None:
+    """The licence of the weights that the training begins with; `None` for fresh ones, or if nothing names it."""
+    if command.model == SMALL or is_size(command.model):
+        return None
+    return command.read_card(_find_file(command)).licence
+
+
 def adapt(command: Train, model: Any, *, key: Any) -> Any:
     """The model with the adapters that are asked for."""
     return model if command.lora is None else lora(model, command.lora, command.lora_targets, key=key)
@@ -97,11 +104,9 @@ def _load_file(
 ) -> tuple[Any, Dataset]:
     """Loads a file of weights. A run that goes on has all of them in its checkpoint: if the file is gone, its own last
     model stands in for it."""
-    file = Path(command.model)
-    if not file.exists() and command.resume is not None and (own := command.resume / "last.safetensors").exists():
-        if not is_model_name(command.model):
-            print(f"model: {file} is not there; the run goes on from its own checkpoint")
-        file = own
+    file = _find_file(command)
+    if file != Path(command.model) and not is_model_name(command.model):
+        print(f"model: {command.model} is not there; the run goes on from its own checkpoint")
     if not file.exists() and not is_model_name(command.model):
         raise ValueError(
             f"model must be a file of weights, a name of `vitrail list models`, {SMALL}, or a size and a patch, as "
@@ -119,6 +124,12 @@ def _load_file(
     if isinstance(model, ViT) and data.classes and (head is not None or model.config.classes != data.classes):
         model = replace(model, head=head or "linear", num_classes=len(data.classes), classes=data.classes, key=key)
     return model, data
+
+
+def _find_file(command: Train) -> Path:
+    """The file of `--model`, or of a run that goes on without it, the last model of the run."""
+    own = None if command.resume is None else command.resume / "last.safetensors"
+    return own if own is not None and own.exists() and not Path(command.model).exists() else Path(command.model)
 
 
 def divide_training(data: Dataset, share: float, seed: int) -> tuple[Dataset, Examples | None]:

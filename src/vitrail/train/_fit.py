@@ -43,6 +43,7 @@ def fit(
     validation: Examples | None = None,
     keep_every: int | None = None,
     notes: Mapping[str, object] = _NO_NOTES,
+    licence: str | None = None,
     mesh: Mesh | None = None,
 ) -> Any:
     """Trains a model on the training images of a data set, for the objective of the recipe.
@@ -74,6 +75,8 @@ def fit(
         own text is the best of all of them, see `match_texts`.
     - `keep_every`: how many steps are between two checkpoints; `None` for an epoch.
     - `notes`: what else `run.json` in the folder says, as JSON has it.
+    - `licence`: the licence of the models in the folder, as `vitrail.save` takes it: that of the weights that the
+        training begins with allows or forbids what may be done with the result.
     - `mesh`: the devices that `make_mesh` arranges, over which the model and the batches are divided; `None` for one
         device. With several hosts each makes the same call, and the folder is one that all see.
 
@@ -91,8 +94,10 @@ def fit(
     """
     if keep_every is not None:
         check_positive(keep_every=keep_every)
-    if folder is None and (validation is not None or keep_every is not None or notes):
-        raise ValueError("validation, keep_every and notes have no effect without folder: pass one, or leave them out")
+    if folder is None and (validation is not None or keep_every is not None or notes or licence is not None):
+        raise ValueError(
+            "validation, keep_every, notes and licence have no effect without folder: pass one, or leave them out"
+        )
     _check_devices(mesh)
     with share_failure():
         return _fit(
@@ -105,6 +110,7 @@ def fit(
             validation=validation,
             keep_every=keep_every,
             notes=notes,
+            licence=licence,
             mesh=mesh,
         )
 
@@ -120,6 +126,7 @@ def _fit(
     validation: Examples | None,
     keep_every: int | None,
     notes: Mapping[str, object],
+    licence: str | None,
     mesh: Mesh | None,
 ) -> Any:
     """What `fit` does on each host."""
@@ -150,7 +157,7 @@ def _fit(
         feed = make_feed(objective, prepared, data, recipe, **feed_options)
         return training.choose_model(run_steps(training, state, feed, report=report, describe=describe))
     images = f"{data.train} of {len(data.classes)} classes, {data.preprocess}, {data.train.digest}"  # wherever they are
-    run = Run(folder, training, state, data=images, seed=seed, notes=notes)
+    run = Run(folder, training, state, data=images, seed=seed, notes=notes, licence=licence)
     with contextlib.closing(run.checkpoints):
         state = run.restore(state)
         feed = make_feed(objective, prepared, data, recipe, start=int(state.step), **feed_options)

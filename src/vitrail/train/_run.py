@@ -50,6 +50,7 @@ class Run:
         data: str,
         seed: int,
         notes: Mapping[str, object],
+        licence: str | None,
     ):
         """**Arguments:**
 
@@ -59,6 +60,7 @@ class Run:
         - `data`: describes the data set.
         - `seed`: of the order of the images.
         - `notes`: what else `run.json` says.
+        - `licence`: of the models in the folder; `None` to name none.
 
         **Raises:** `ValueError` if the folder has another run, or something else, or if the model cannot be saved;
         `OSError` if there is no room.
@@ -66,6 +68,7 @@ class Run:
         self.folder = folder
         self.best = -1.0
         self._training = training
+        self._licence = licence
         facts: dict[str, Any] = {
             "recipe": repr(training.recipe),
             "steps": training.steps,
@@ -143,7 +146,7 @@ class Run:
             model = merge(model) if has_adapters(model) else model
             with self._blame_disk():
                 for name in names if is_writer() else ():
-                    save(model, self.folder / name)
+                    save(model, self.folder / name, licence=self._licence)
         self.checkpoints.save(state)
 
     def note_batch(self, step: int, images: Sequence[str]) -> str:

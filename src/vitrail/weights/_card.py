@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,10 +14,12 @@ from jaxtyping import Float32
 from ..model import ViT, ViTConfig
 from ..nn import list_arrays
 from ..systems import ImageTextConfig
+from ._catalogue import find_licence
 from ._configuration import Configuration, Configured, get_image_config, make_outline, name_kind
 from ._errors import blame_file
-from ._fetch import read_origin
-from ._names import locate
+from ._fetch import HubFile, fetch_header, read_origin
+from ._licence import read_readme_licence
+from ._names import find_model
 from ._native import check_no_overrides, compare_arrays, is_native, name_dtypes, read_header, read_plugins
 from ._read import Config, choose_config, plan_model, recognise_file
 from .formats import AbstractSource, open_source
@@ -40,7 +43,8 @@ class ModelCard:
     parameters: int
     """The number of parameters, of all that the file holds."""
     licence: str | None
-    """The licence that the file or the settings beside it name; `None` if they do not."""
+    """The licence that the file names, or the settings or the model card beside it, or for a repository of the Hub
+    [`list_models`][vitrail.list_models]; `None` if none does."""
     ignored: Mapping[str, str]
     """The tensors of the file that the model does not need, and why."""
     missing: tuple[str, ...]
@@ -138,7 +142,8 @@ def model_card(
 
     **Arguments:**
 
-    - `source`: a model, or a path or a name as `vitrail.load` takes it.
+    - `source`: a model, or a path or a name as `vitrail.load` takes it. Of a name, the header of the weights and the
+        files of settings are downloaded, and not the numbers.
     - `layout`, `config`: as in `vitrail.load`, for a file of a library.
     - `part`, `prefix`: as in `vitrail.load`, for a file.
 
@@ -153,16 +158,29 @@ def model_card(
         arrays = list_arrays(source)
         dtypes = Counter(str(array.dtype) for array in arrays.values())
         return _make_own_card(source.config, arrays, dtypes, isinstance(source.config, ImageTextConfig))
-    path = locate(source)
-    repository, commit = read_origin(path) or (None, None)
-    with open_source(path) as file:
+    with _open_header(source) as file:
+        repository, commit = read_origin(file.path) or (None, None)
         if is_native(file):
             check_no_overrides(layout, config, prefix)
             card = _make_native_card(file, part)
         else:
             with recognise_file(file, layout, config, part, prefix) as checkpoint:
                 card = make_card(checkpoint, choose_config(checkpoint, config))
-    return replace(card, repository=repository, commit=commit)
+        licence = card.licence or read_readme_licence(file.path) or (find_licence(repository) if repository else None)
+    return replace(card, licence=licence, repository=repository, commit=commit)
+
+
+@contextmanager
+def _open_header(source: Path | str) -> Generator[AbstractSource]:
+    """Opens a file, or the header of one of the Hub."""
+    found = find_model(source)
+    if isinstance(found, HubFile):
+        found = fetch_header(found)
+    if isinstance(found, AbstractSource):
+        yield found
+        return
+    with open_source(found) as file:
+        yield file
 
 
 def make_card(checkpoint: Checkpoint, config: Configuration) -> ModelCard:

@@ -132,6 +132,11 @@ def _matches(model: PublishedModel, pattern: str) -> bool:
     return any(fnmatchcase(name.lower(), wanted) for name in (model.repository, *model.names))
 
 
+def find_licence(repository: str) -> str | None:
+    """The licence of a repository of the Hub in the catalogue; `None` if it is not there, or has none."""
+    return next((model.licence for model in read_catalogue() if model.repository == repository), None)
+
+
 @functools.cache
 def read_catalogue() -> list[PublishedModel]:
     """Reads the whole catalogue."""

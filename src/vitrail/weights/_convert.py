@@ -4,36 +4,39 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
 from .._check import join_names
-from .._files import make_scratch
+from .._files import make_scratch, write_whole
+from ..model import ViTConfig
 from ..nn import digest_array, list_arrays
+from ..pool import POOLS
 from ._card import ModelCard, model_card
+from ._configuration import KINDS
 from ._errors import CheckpointError
+from ._licence import README
 from ._load import load
 from ._names import ENDINGS, locate
 from ._probe import ROUNDING, compare_outputs, draw_picture, run_probe
 from ._read import Config, read_model
 from ._readme import make_readme
-from ._save import save
+from ._save import NO_SETTINGS, TENSORS, check_layout, choose_layout, prepare_folder, replace_folder, save, write_folder
 from .formats import convert_torch
-from .layouts import CONFIG, LAYOUTS, Part
+from .layouts import CONFIG, LAYOUTS, Part, Settings
 
 if TYPE_CHECKING:
     from .layouts import WritableLayout
 else:
     WritableLayout = str  # save checks it itself
 
-_TENSORS: Final = "model.safetensors"
-_README: Final = "README.md"
-_BESIDE: Final = ("*.json", "merges.txt", "bpe_simple_vocab_16e6.txt.gz")
+_BESIDE: Final = ("*.json", "merges.txt", "bpe_simple_vocab_16e6.txt.gz", README)
 """The files beside a pickle that say what it holds."""
 
 
@@ -71,8 +74,9 @@ def convert(
 ) -> Conversion:
     """Converts a model to another layout. PyTorch is not needed, unless the file is one of its pickles.
 
-    What was written is read back, and both models compute a drawn picture: if their outputs differ by more than
-    rounding, what was written is removed.
+    What was written is read back, and both models compute a drawn picture. If their outputs differ by more than
+    rounding, nothing is written. Only then does it take its place, as with `vitrail.save`: files of a model that was
+    there are replaced.
 
     !!! example
 
@@ -84,7 +88,7 @@ def convert(
 
     - `path`: a file or folder, as `vitrail.load` takes it; with `from_torch` a pickle of PyTorch.
     - `out`: a file that ends in `.safetensors` for vitrail's own format, or a folder, which also gets a model card,
-        `README.md`. It must not be there yet, or be an empty folder.
+        `README.md`. A file or a folder with a model is replaced; a folder with other things in it is an error.
     - `layout`: the layout to write, as in `vitrail.save`.
     - `source_layout`, `config`, `prefix`, `part`: how the file is read: `layout` and the others of `vitrail.load`.
     - `pool`: another pool, for a library that knows no model with the one that there is.
@@ -96,27 +100,42 @@ def convert(
 
     A `Conversion`.
 
-    **Raises:** `ValueError` if `out` is there or does not fit the layout; `CheckpointError` if the outputs differ; what
-    `vitrail.load`, `vitrail.save` and `vitrail.convert_torch` raise. After an error nothing is left.
+    **Raises:** `ValueError` if `out` is what is read, holds other things than a model or does not fit the layout;
+    `CheckpointError` if the outputs differ; what `vitrail.load`, `vitrail.save` and `vitrail.convert_torch` raise.
+    After an error all is as it was.
     """
     path, out = locate(path), Path(out)
-    _check_out(out, layout)
+    check_layout(layout)
+    _check_out(path, out, layout)
     if pick is not None and not from_torch:
         raise ValueError("pick must be None without from_torch: only a pickle has several dictionaries of tensors")
+    if pool is not None:
+        POOLS.describe(pool)
     reading: dict[str, Any] = {"layout": source_layout, "config": config, "prefix": prefix, "part": part}
     with ExitStack() as opened:
         opened_path = opened.enter_context(_unpickle(path, out, pick)) if from_torch else path
         source = model_card(opened_path, **reading)
+        if layout != "vitrail":
+            choose_layout(layout, ViTConfig if pool is not None else KINDS[source.kind])
         ending = {} if pool is None else {"pool": pool}
         model = cast(Any, load)(opened_path, **reading, **ending, convert=convert)
-        with _remove_after_error(out):
-            _write(model, source, opened_path, path, out, layout)
-            return _prove(model, source, out, layout)
+        scratch = opened.enter_context(make_scratch(out.parent, out.name))
+        if out.suffix == ".safetensors":
+            made = scratch / out.name
+            save(model, made, licence=source.licence)
+            done = _prove(model, source, made, out, layout)
+            write_whole(out, made.replace)
+            return done
+        made = scratch / "made"
+        settings = _write(model, source, opened_path, made, out, layout)
+        done = _prove(model, source, made, out, layout)
+        text = _describe_origin(done, path, made)
+        replace_folder(out, settings, partial(_move, made / TENSORS, out / TENSORS))
+        write_whole(out / README, lambda part: part.write_text(text, "utf-8"))
+        return done
 
 
-def _check_out(out: Path, layout: str) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"out must be a file or folder that is not there yet, got {out}: name another one")
+def _check_out(path: Path, out: Path, layout: str) -> None:
     if out.suffix == ".safetensors" and layout != "vitrail":
         raise ValueError(
             f"out must be a folder for layout={layout!r}, whose library reads a config.json beside the tensors, got "
@@ -124,8 +143,22 @@ def _check_out(out: Path, layout: str) -> None:
         )
     if out.suffix in (*ENDINGS, ".onnx") and out.suffix != ".safetensors":
         raise ValueError(f"out must be a folder or end in .safetensors, got {out}: no other file is written")
+    if out.resolve() in (path.resolve(), path.resolve().parent if path.is_file() else None):
+        raise ValueError(f"out must be another place than what is read, got {out} for both: name another one")
+    if (out.suffix == ".safetensors" and out.is_dir()) or (out.suffix != ".safetensors" and out.is_file()):
+        kinds = ("file", "folder") if out.is_dir() else ("folder", "file")
+        raise ValueError(f"out must be a {kinds[0]}, got the {kinds[1]} {out}: name another one")
+    if out.is_dir() and any(out.iterdir()) and not (out / TENSORS).exists():
+        raise ValueError(
+            f"out must be a new or an empty folder, or one with a {TENSORS} that is replaced, got {out}: name another "
+            "one"
+        )
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent} is not a folder: make it before writing {out}")
+
+
+def _move(made: Path, out: Path, close: Callable[[], object]) -> None:
+    write_whole(out, made.replace, before_move=close)
 
 
 @contextmanager
@@ -140,44 +173,32 @@ def _unpickle(path: Path, out: Path, pick: str | None) -> Generator[Path]:
         yield file
 
 
-@contextmanager
-def _remove_after_error(out: Path) -> Generator[None]:
-    was_there = out.exists()
-    try:
-        yield
-    except BaseException:
-        if out.is_dir() and was_there:  # it was empty; it can be a link
-            for path in out.iterdir():
-                path.unlink()
-        elif out.is_dir():
-            shutil.rmtree(out)
-        else:
-            out.unlink(missing_ok=True)
-        raise
-
-
-def _write(model: Any, source: ModelCard, opened: Path, path: Path, out: Path, layout: WritableLayout) -> None:
-    if out.suffix == ".safetensors":
-        save(model, out, licence=source.licence)
-        return
+def _write(model: Any, source: ModelCard, opened: Path, made: Path, out: Path, layout: str) -> Mapping[str, Settings]:
+    """Writes the folder, and returns the settings in it."""
+    made.mkdir()
     if layout == "vitrail":
-        out.mkdir(exist_ok=True)
-        save(model, out / _TENSORS, licence=source.licence)
-    else:
-        keep = opened if _has_kept(source, layout) else None
-        save(model, out, layout=layout, keep=keep, licence=source.licence)
-    card = model_card(out)
+        save(model, made / TENSORS, licence=source.licence)
+        return NO_SETTINGS
+    keep = opened if _has_kept(source, layout) else None
+    tensors, settings = prepare_folder(model, out, layout, keep=keep, licence=source.licence)
+    write_folder(made, tensors, settings)
+    return settings
+
+
+def _describe_origin(done: Conversion, path: Path, made: Path) -> str:
+    """The model card of the folder."""
     classes: list[str] = []
-    if (out / CONFIG).is_file():
-        classes = cast("dict[str, Any]", json.loads((out / CONFIG).read_text("utf-8"))).get("architectures", [])
-    text = make_readme(
-        dataclasses.replace(card, licence=source.licence),
-        place=out.name,
-        name=out.name,
-        origin=f"`{path.name}`, which has the layout `{source.layout}` ({source.title}){_name_assumed(source)},",
+    if (made / CONFIG).is_file():
+        classes = cast("dict[str, Any]", json.loads((made / CONFIG).read_text("utf-8"))).get("architectures", [])
+    source = done.source
+    name = path.name if source.repository is None else f"{source.repository}@{source.commit}"
+    return make_readme(
+        dataclasses.replace(done.card, licence=source.licence),
+        place=done.path.name,
+        name=done.path.name,
+        origin=f"`{name}`, which has the layout `{source.layout}` ({source.title}){_name_assumed(source)},",
         architecture=next(iter(classes), ""),
     )
-    (out / _README).write_text(text, "utf-8")
 
 
 def _name_assumed(source: ModelCard) -> str:
@@ -193,22 +214,22 @@ def _has_kept(source: ModelCard, layout: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in patterns for name in source.ignored)
 
 
-def _prove(model: Any, source: ModelCard, out: Path, layout: str) -> Conversion:
+def _prove(model: Any, source: ModelCard, made: Path, out: Path, layout: str) -> Conversion:
     """Reads what was written and compares it with the model, which is given up for it."""
     picture = draw_picture(model)
     ours = run_probe(model, picture)
     digests = _digest(model)
     del model
-    written = read_model(out)
+    written = read_model(made)
     differences = compare_outputs(ours, run_probe(written, picture))
     worst = max(differences, key=lambda name: differences[name])
     if not differences[worst] <= ROUNDING:
         raise CheckpointError(
-            f"{out} was removed: the {worst} of the model that is read from it differs by {differences[worst]:.1e} of "
+            f"{out} was not written: the {worst} of the model that is read back differs by {differences[worst]:.1e} of "
             f"its largest number from that of the model that was written, which is more than rounding ({ROUNDING:g}): "
             f"please report it, with the layouts {source.layout!r} and {layout!r}"
         )
-    card = model_card(out)
+    card = model_card(made)
     return Conversion(
         path=out,
         source=source,

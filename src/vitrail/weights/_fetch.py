@@ -1,22 +1,25 @@
-"""Downloads what vitrail reads of a repository of the Hugging Face Hub."""
+"""Downloads what vitrail reads of a repository of the Hugging Face Hub: files of weights, or their headers alone."""
 
 import contextlib
 import fnmatch
 import json
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, final
 
 from .._check import join_names
 from .._extras import require
 from ._errors import CheckpointError
+from ._licence import README
+from .formats import AbstractSource, NumpyArray, TensorInfo, open_source
 
 _MAIN: Final = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors")
 """The files of tensors that are looked for, the first first."""
-_SETTINGS: Final = ("config.json", "open_clip_config.json", "preprocessor_config.json", "processor_config.json")
+_SETTINGS: Final = ("config.json", "open_clip_config.json", "preprocessor_config.json", "processor_config.json", README)
+"""What says what the tensors are, and what the licence is."""
 _TOKENIZER: Final = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -46,6 +49,22 @@ class HubFile:
         return self.repository + (f" at {self.revision}" if self.revision else "")
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """What is read of a repository."""
+
+    file: str
+    """The file of weights, or their index."""
+    tensors: tuple[str, ...]
+    """The files of tensors: the same, or those of the index."""
+    settings: tuple[str, ...]
+    """The settings beside it."""
+    tokenizer: tuple[str, ...]
+    """The files of a tokenizer beside it."""
+    commit: str | None
+    """What the revision is today; `None` where the Hub does not say it."""
+
+
 def fetch(wanted: HubFile) -> Path:
     """Downloads a file of weights and what belongs to it, unless huggingface_hub has them in its cache.
 
@@ -58,28 +77,84 @@ def fetch(wanted: HubFile) -> Path:
     weights that vitrail reads.
     """
     hub: Any = require("huggingface_hub", extra="hub")
-    beside = f"{wanted.file.rpartition('/')[0]}/" if wanted.file is not None and "/" in wanted.file else ""
     with explain(wanted):
-        there = _list_files(wanted, [beside + name for name in _SETTINGS], hub)
-        file = _choose_file(wanted, there)
-        needed = [beside + name for name in _SETTINGS if beside + name in there]
-        if file.endswith(".index.json"):
-            needed += fnmatch.filter(there, f"{file.removesuffix('.safetensors.index.json')}-*-of-*.safetensors")
-        folder = Path(
-            hub.snapshot_download(wanted.repository, revision=wanted.revision, allow_patterns=[file, *needed])
-        )
-        tokenizer = [beside + name for name in _TOKENIZER if beside + name in there]
-        if tokenizer and _reads_text(folder / beside, file):
-            hub.snapshot_download(wanted.repository, revision=folder.name, allow_patterns=tokenizer)
-    return folder / file
+        choice = _choose(wanted, hub)
+        needed = [choice.file, *choice.tensors, *choice.settings]
+        folder = Path(hub.snapshot_download(wanted.repository, revision=wanted.revision, allow_patterns=needed))
+        file = folder / choice.file
+        if choice.tokenizer and _reads_text(file):
+            hub.snapshot_download(wanted.repository, revision=folder.name, allow_patterns=[*choice.tokenizer])
+    return file
 
 
-def _list_files(wanted: HubFile, settings: Sequence[str], hub: Any) -> list[str]:
-    """The files of a repository; where the Hub does not answer, those in the cache."""
+@final
+class HubSource(AbstractSource):
+    """The names, shapes and dtypes of the tensors in a repository, without their numbers. One that is read downloads
+    them all."""
+
+    def __init__(self, wanted: HubFile, path: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]):
+        self.path: Path = path
+        self.tensors: Mapping[str, TensorInfo] = tensors
+        self.metadata: Mapping[str, str] = metadata
+        self._wanted = wanted
+
+    def read(self, name: str, row: int | None = None) -> NumpyArray:
+        with open_source(fetch(self._wanted)) as source:
+            return source.read(name, row)
+
+
+def fetch_header(wanted: HubFile) -> HubSource | Path:
+    """Downloads the headers of a file of weights and the settings beside it. The numbers are not downloaded.
+
+    **Returns:**
+
+    The tensors; the path of the file if it is in the cache, or has no header that says it.
+
+    **Raises:** what `fetch` raises.
+    """
+    hub: Any = require("huggingface_hub", extra="hub")
+    errors: Any = require("huggingface_hub.errors", extra="hub")
+    with explain(wanted):
+        choice = _choose(wanted, hub)
+        cached = (hub.try_to_load_from_cache(wanted.repository, n, revision=choice.commit) for n in choice.tensors)
+        has_header = choice.file.endswith((".safetensors", ".index.json"))
+        if choice.commit is None or not has_header or all(isinstance(path, str) for path in cached):
+            return fetch(wanted)
+        at = {"revision": choice.commit}
+        needed = [*choice.settings, *({choice.file} - {*choice.tensors})]
+        folder = Path(hub.snapshot_download(wanted.repository, **at, allow_patterns=needed))
+        tensors: dict[str, TensorInfo] = {}
+        metadata: dict[str, str] = {}
+        for name in choice.tensors:
+            try:
+                header = hub.HfApi().parse_safetensors_file_metadata(wanted.repository, name, **at)
+            except errors.SafetensorsParsingError:
+                return fetch(wanted)  # what reads the file says what is wrong with it
+            tensors |= {name: TensorInfo(info.dtype, tuple(info.shape)) for name, info in header.tensors.items()}
+            metadata = header.metadata if choice.file == name else {}
+    return HubSource(replace(wanted, revision=choice.commit), folder / choice.file, tensors, metadata)
+
+
+def _choose(wanted: HubFile, hub: Any) -> _Choice:
+    beside = f"{wanted.file.rpartition('/')[0]}/" if wanted.file is not None and "/" in wanted.file else ""
+    there, commit = _list_files(wanted, [beside + name for name in _SETTINGS], hub)
+    file = _choose_file(wanted, there)
+    shards = fnmatch.filter(there, f"{file.removesuffix('.safetensors.index.json')}-*-of-*.safetensors")
+    return _Choice(
+        file,
+        tuple(shards) if file.endswith(".index.json") else (file,),
+        tuple(beside + name for name in _SETTINGS if beside + name in there),
+        tuple(beside + name for name in _TOKENIZER if beside + name in there),
+        commit,
+    )
+
+
+def _list_files(wanted: HubFile, settings: Sequence[str], hub: Any) -> tuple[list[str], str | None]:
+    """The files of a repository, and its commit; where the Hub does not answer, those in the cache."""
     errors: Any = require("huggingface_hub.errors", extra="hub")
     try:
-        siblings = hub.HfApi().repo_info(wanted.repository, revision=wanted.revision).siblings
-        return [sibling.rfilename for sibling in siblings or ()]
+        found = hub.HfApi().repo_info(wanted.repository, revision=wanted.revision)
+        return [sibling.rfilename for sibling in found.siblings or ()], found.sha
     except (errors.HFValidationError, errors.RevisionNotFoundError):
         raise
     except Exception:
@@ -91,7 +166,7 @@ def _list_files(wanted: HubFile, settings: Sequence[str], hub: Any) -> list[str]
             )
             there = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
             if any(name.endswith((".safetensors", ".npz")) for name in there):
-                return there
+                return there, None
         raise
 
 
@@ -129,12 +204,12 @@ def _find_pickle(there: Sequence[str], kind: str) -> str | None:
     return min(pickles, key=lambda name: not name.endswith(".json"), default=None)
 
 
-def _reads_text(folder: Path, file: str) -> bool:
+def _reads_text(file: Path) -> bool:
     """Whether a file of weights has a text tower, which needs a tokenizer."""
-    if file.rpartition("/")[2].startswith("open_clip"):
+    if file.name.startswith("open_clip"):
         return True
     try:
-        return "text_config" in json.loads((folder / "config.json").read_bytes())
+        return "text_config" in json.loads(file.with_name("config.json").read_bytes())
     except (OSError, ValueError):  # what reads the weights says what is wrong with it
         return False
 

@@ -69,9 +69,9 @@ def from_hub(
     """Downloads a checkpoint with huggingface_hub, which caches it, and loads it.
 
     As with [`load`][vitrail.load], what the files hold is known once they are open: annotate the result for a type
-    checker. Only the file of weights, the settings beside it, and for a text tower the tokenizer are downloaded. The
-    cache, the token, `HF_HUB_OFFLINE` and `HF_ENDPOINT` are those of huggingface_hub: without a network, what is in the
-    cache is loaded.
+    checker. Only the file of weights, the settings and the model card beside it, and for a text tower the tokenizer are
+    downloaded. The cache, the token, `HF_HUB_OFFLINE` and `HF_ENDPOINT` are those of huggingface_hub: without a
+    network, what is in the cache is loaded.
 
     !!! example
 

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import re
 from pathlib import Path
 from typing import Final
 
@@ -21,10 +22,19 @@ def locate(source: Path | str) -> Path:
     **Raises:** `FileNotFoundError` if a text is neither a path nor a name that the catalogue knows; what `fetch`
     raises.
     """
+    found = find_model(source)
+    return fetch(found) if isinstance(found, HubFile) else found
+
+
+def find_model(source: Path | str) -> Path | HubFile:
+    """Whether a text is a path or a name, and of which file of the Hub. Nothing is downloaded.
+
+    **Raises:** `FileNotFoundError` if it is neither.
+    """
     if isinstance(source, Path):
         return source
     if source.startswith(_HUB):
-        return fetch(resolve_name(source))
+        return resolve_name(source)
     if Path(source).exists() or source.startswith((".", "~", "/")) or "\\" in source:
         return Path(source)
     if (found := _find_name(source)) is None:
@@ -34,7 +44,7 @@ def locate(source: Path | str) -> Path:
             f"{source!r} is not a file, a folder, or a name in the list of models{_suggest(source)}. A repository of "
             f"the Hub that is not in the list is '{_HUB}owner/name'"
         )
-    return fetch(found)
+    return found
 
 
 def is_model_name(text: str) -> bool:
@@ -102,9 +112,19 @@ def _list_library_names(model: PublishedModel) -> tuple[str, ...]:
     )
 
 
+def suggest_names(pattern: str) -> tuple[str, ...]:
+    """The names of the catalogue that are nearest to one, or where none is near, the words of names that are: the
+    `dinov2` of `dinov2-s/14`. At most three; `*` and `?` do not count."""
+    base = re.sub(r"[*?]", "", pattern.partition("@")[0]).lower()
+    words = (word for known in _index() for word in re.split(r"[-_./]", known) if len(word) > 2)
+    for candidates in (_index(), words):
+        lower = {known.lower(): known for known in candidates}
+        if near := difflib.get_close_matches(base, lower, n=3, cutoff=0.75):
+            return tuple(lower[name] for name in near)
+    return ()
+
+
 def _suggest(name: str) -> str:
     """The nearest names, in words; empty if there are none."""
-    base = name.partition("@")[0].lower()
-    near = difflib.get_close_matches(base, {known.lower(): known for known in _index()}, n=3, cutoff=0.75)
-    names = [known for known in _index() if known.lower() in near]
-    return f": the nearest are {join_names(names)}" if names else ""
+    near = suggest_names(name)
+    return f": the nearest are {join_names(near)}" if near else ""

@@ -1,7 +1,8 @@
 """Saves a model in vitrail's own format, or in the layout of a library."""
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
 else:
     WritableLayout = str  # save checks it itself: the error of a type checker fills pages
 
-_TENSORS: Final = "model.safetensors"
+TENSORS: Final = "model.safetensors"
+"""The file of tensors in a folder."""
+NO_SETTINGS: Final[Mapping[str, Settings]] = {PROCESSORS: {}, PROCESSOR: {}, CONFIG: {}, OPEN_CLIP_CONFIG: {}}
+"""The settings of all libraries, each empty."""
 _WITHOUT_SETTINGS: Final = ("num_registers", "class_token", "patch", "position", "pool")
 """What tensors say in most layouts, where no setting does: a model with another one cannot be read back at all."""
 _UNFINISHED: Final = "vitrail.save did not finish writing this folder: save the model again\n"
@@ -84,6 +88,7 @@ def save(
         as the `mask_token` of DINOv2 or the attention head of SigLIP's classifier, is written again. `None` leaves it
         out, and the library gives it fresh numbers.
     - `licence`: the licence of the weights, as `"apache-2.0"`, which the file or its settings get; `None` to name none.
+        A loaded model does not know it: pass `vitrail.model_card(path).licence` of its file, as `vitrail.convert` does.
 
     A library that has no place for an array of the model may have another one that means the same: where it has no
     position for the class token or the registers, that is added to these tokens; where it has one and the model has
@@ -105,18 +110,27 @@ def save(
             raise ValueError("keep must be None for vitrail's own format, which has the model alone")
         write_native(model, path, licence)
         return
-    written = {name: known for name, known in LAYOUTS.items() if known.export or (known.image and known.image.export)}
-    if layout not in written:
-        raise TypeError(f"layout must be one of {join_names(('vitrail', *written))}, got {layout!r}")
+    write_folder(path, *prepare_folder(model, path, layout, keep=keep, licence=licence))
+
+
+def prepare_folder(
+    model: Configured, path: Path, layout: str, *, keep: Path | str | None, licence: str | None
+) -> tuple[dict[str, NumpyArray], dict[str, Settings]]:
+    """Checks everything and makes what a folder is going to hold: the tensors, and the settings by the names of their
+    files, what is removed empty, and what the library reads first last.
+
+    **Raises:** what `save` raises.
+    """
+    check_layout(layout)
     if path.suffix == ".safetensors" or path.is_file():
         raise ValueError(
             f"path must be a folder for layout={layout!r}, whose library reads a config.json beside the tensors, got "
             f"{path}: name the folder, which gets a model.safetensors"
         )
-    known, export = _choose_layout(written[layout], model)
+    known, export = choose_layout(layout, type(model.config))
     if there := [name for name in export.read_first if (path / name).exists()]:
         raise ValueError(
-            f"path must be a folder without {there[0]!r}, which {known.library.name} reads in place of {_TENSORS!r}, "
+            f"path must be a folder without {there[0]!r}, which {known.library.name} reads in place of {TENSORS!r}, "
             f"got {path}: name another folder"
         )
     config, arrays = export.adapt(model.config, list_arrays(model))
@@ -125,34 +139,40 @@ def save(
     if keep is not None:
         tensors |= read_kept(Path(keep), known, export, export.prefix(config), tensors)
         written_config = export.describe_kept(written_config)
-    # What is empty is removed from the folder. What the library reads first stands last.
     settings: dict[str, Settings] = {
         **export.write_tokenizer(config),
-        PROCESSORS: {},
+        **NO_SETTINGS,
         PROCESSOR: export.write_preprocess(config),
-        CONFIG: {},
-        OPEN_CLIP_CONFIG: {},
     }
     settings.pop(export.settings)
     settings[export.settings] = written_config
-    source = ArraySource(path / _TENSORS, tensors)
+    source = ArraySource(path / TENSORS, tensors)
     if problem := _find_misreading(source, settings, known, export, config, arrays):
         raise ValueError(
             f"model must be one that {known.title} can be, to be written as {layout!r}: {problem}. Save it in "
             "vitrail's own format"
         )
-    _write_folder(path, tensors, settings)
+    return tensors, settings
 
 
-def _choose_layout(layout: AnyLayout, model: Configured) -> tuple[AnyLayout, Export[Any]]:
-    """Of a layout and that of its image model, the one for such a model, and how it is written."""
-    for known in (layout, layout.image):
-        if known is not None and known.export is not None and type(model.config) is known.kind:
+def check_layout(layout: str) -> None:
+    """Raises a `TypeError` if vitrail does not write a layout."""
+    written = (name for name, known in LAYOUTS.items() if known.export or (known.image and known.image.export))
+    if layout not in (names := ("vitrail", *written)):
+        near = difflib.get_close_matches(layout, names, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise TypeError(f"layout must be one of {join_names(names)}, got {layout!r}{hint}")
+
+
+def choose_layout(layout: str, kind: type[Configuration]) -> tuple[AnyLayout, Export[Any]]:
+    """Of a layout and that of its image model, the one for a model with such a configuration, and how it is written."""
+    candidates = (LAYOUTS[layout], LAYOUTS[layout].image)
+    for known in candidates:
+        if known is not None and known.export is not None and kind is known.kind:
             return known, known.export
-    kinds = [known.kind.__name__ for known in (layout, layout.image) if known is not None and known.export]
+    kinds = [known.kind.__name__ for known in candidates if known is not None and known.export]
     raise ValueError(
-        f"model must have a {' or a '.join(kinds)} to be written as {layout.name!r}, got one with a "
-        f"{type(model.config).__name__}"
+        f"model must have a {' or a '.join(kinds)} to be written as {layout!r}, got one with a {kind.__name__}"
     )
 
 
@@ -206,24 +226,38 @@ def _find_misreading(
     return problem or export.find_obstacle(config)
 
 
-def _write_folder(folder: Path, tensors: Mapping[str, NumpyArray], settings: Mapping[str, Settings]) -> None:
+def write_folder(folder: Path, tensors: Mapping[str, NumpyArray], settings: Mapping[str, Settings]) -> None:
+    """Writes what `prepare_folder` made."""
+    metadata = {"format": "pt"}  # transformers opens no file without it
+    if settings[needed := [*settings][-1]]:
+        metadata[NEEDS_BESIDE] = needed
+    replace_folder(
+        folder, settings, lambda close: write_safetensors(tensors, folder / TENSORS, metadata, before_move=close)
+    )
+
+
+def replace_folder(
+    folder: Path, settings: Mapping[str, Settings], write_tensors: Callable[[Callable[[], object]], object]
+) -> None:
     """Writes the files of a folder, the last of the settings last, and removes those that only the old model has.
 
     The last of the settings cannot be read from the moment when the first file is replaced until it is written.
+
+    **Arguments:**
+
+    - `settings`: as `prepare_folder` makes them.
+    - `write_tensors`: writes the file of tensors, and calls what it is given just before it moves it to its place.
     """
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"{folder.parent} is not a folder: make it before writing {folder}")
     folder.mkdir(exist_ok=True)
-    metadata = {"format": "pt"}  # transformers opens no file without it
     *others, needed = settings
-    if settings[needed]:
-        metadata[NEEDS_BESIDE] = needed
 
     def close() -> None:
         for name in (needed, *(name for name in others if name != PROCESSOR and (folder / name).exists())):
             write_whole(folder / name, lambda part: part.write_text(_UNFINISHED, "utf-8"))
 
-    write_safetensors(tensors, folder / _TENSORS, metadata, before_move=close)
+    write_tensors(close)
     for name, content in settings.items():
         if content:
             write_whole(folder / name, partial(_write_json, content))
