@@ -49,7 +49,7 @@ site/index.html: $(SOURCES) | $(VENV)/docs.installed
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(ORACLES) $(BENCH)-jax $(BENCH)-torch .pytest_cache site
+	rm -rf $(VENV) $(ORACLES) $(BENCH)-jax $(BENCH)-torch .cache .pytest_cache site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
