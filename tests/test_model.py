@@ -733,6 +733,9 @@ class LosesPatches(vitrail.AbstractPosition):
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "LosesPatches":
         return self
 
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "LosesPatches":
+        return self
+
 
 def test_a_position_that_loses_patches_is_an_error_that_names_it() -> None:
     model = small_model(position=LosesPatches)

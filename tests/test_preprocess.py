@@ -178,7 +178,7 @@ def test_what_is_no_picture_is_an_error(image: Any, error: type[Exception], mess
         {"fit": "crop", "crop": 0.5},
         {"fit": "none", "crop": 0.5},
         {"unread": (-1, 0)},
-        {"mean": (0.5, 0.5), "std": (0.5, 0.5)},
+        {"mean": (0.5, 0.5), "std": (0.5, 0.5, 0.5)},
     ],
 )
 def test_numbers_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
@@ -608,3 +608,25 @@ def test_siglip_2_keeps_the_aspect_of_pictures(settings: Any, expected: Any, tmp
     (tmp_path / "preprocessor_config.json").write_text('{"max_num_patches": 1.5, "image_mean": 0.5, "image_std": 0.5}')
     with pytest.raises(vitrail.CheckpointError, match=r"must have a whole number of patches, got 1\.5"):
         vitrail.model_card(path)
+
+
+@pytest.mark.parametrize("fit", ["cover", "squash", "pad", "border", "crop"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_channels_that_are_no_colours_are_each_resized_alone(fit: Any, dtype: str) -> None:
+    mean, std = (0.1, 0.4, 0.2, 0.3, 0.6), (0.5, 0.4, 0.3, 0.2, 0.1)
+    bands = np.random.RandomState(0).randint(0, 2 ** (8 * np.dtype(dtype).itemsize), (40, 33, 5)).astype(dtype)
+    prepared = vitrail.Preprocess(fit, "bicubic", mean, std)(bands, (24, 16))
+    assert prepared.shape == (24, 16, 5)
+    for number in range(5):
+        alone = vitrail.Preprocess(fit, "bicubic", mean[number : number + 1], std[number : number + 1])
+        assert np.array_equal(prepared[..., number : number + 1], alone(bands[..., number], (24, 16)))
+
+
+def test_pictures_are_refused_where_channels_are_no_colours() -> None:
+    four = vitrail.Preprocess("squash", "bicubic", (0.5,) * 4, (0.5,) * 4)
+    with pytest.raises(TypeError, match=r"NumPy array of shape \(height, width, 4\).*got Image: pass np.asarray"):
+        four(Image.new("RGBA", (8, 8)), (4, 4))
+    with pytest.raises(ValueError, match=r"shape \(height, width, 4\), got \(8, 8, 3\)"):
+        four(np.zeros((8, 8, 3), np.uint8), (4, 4))
+    with pytest.raises(ValueError, match="dtype uint8 or uint16, got float32"):
+        four(np.zeros((8, 8, 4), np.float32), (4, 4))

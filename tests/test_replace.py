@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import builtins, final_norm, image_for, parameters, prefix_of, run, small_config, small_model
+from helpers import assert_close, builtins, final_norm, image_for, parameters, prefix_of, run, small_config, small_model
 
 import vitrail
 from vitrail import HEADS, POOLS, POSITIONS
@@ -260,3 +260,110 @@ def test_words_that_are_no_choice_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_position_without_prefix_rows_stays() -> None:
     factorized = small_model(position="factorized")
     assert same_arrays(vitrail.replace(factorized, pool="cls", key=KEY).backbone.position, factorized.backbone.position)
+
+
+IMAGENET = vitrail.Preprocess("squash", "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+MIXES: dict[tuple[str, int], list[list[float]]] = {
+    ("repeat", 1): [[1, 1, 1]],
+    ("repeat", 2): [[1.5, 0, 0], [0, 1.5, 0]],
+    ("repeat", 4): [[0.75, 0, 0], [0, 0.75, 0], [0, 0, 0.75], [0.75, 0, 0]],
+    ("average", 1): [[1, 1, 1]],
+    ("average", 4): [[0.25] * 3] * 4,
+    ("zero", 5): [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]],
+}
+MEANS = {
+    ("repeat", 1): (0.449,),
+    ("repeat", 2): (0.485, 0.456),
+    ("repeat", 4): (0.485, 0.456, 0.406, 0.485),
+    ("average", 1): (0.449,),
+    ("average", 4): (0.449,) * 4,
+    ("zero", 5): (0.485, 0.456, 0.406, 0.449, 0.449),
+}
+
+
+@pytest.mark.parametrize("patch", ["conv", "conv_stem"])
+@pytest.mark.parametrize(("rule", "channels"), MIXES)
+def test_a_model_reads_other_channels_as_the_rule_mixes_them(patch: str, rule: Any, channels: int) -> None:
+    model = small_model(patch=patch, preprocess=IMAGENET)
+    replaced = vitrail.replace(model, channels=channels, channel_rule=rule)
+    image = image_for(replaced)
+    assert image.shape[-1] == channels
+    mixed = np.asarray(image, np.float64) @ np.asarray(MIXES[rule, channels], np.float64)
+    assert_close(run(replaced, image), run(model, jnp.asarray(mixed, jnp.float32)))
+    assert replaced.config.preprocess is not None
+    assert replaced.config.preprocess.mean == pytest.approx(MEANS[rule, channels])
+    assert is_what_its_configuration_builds(replaced)
+    assert same_arrays(replaced.backbone.encoder, model.backbone.encoder)
+    assert same_arrays(replaced.readout, model.readout)
+
+
+def test_channels_and_other_parts_are_replaced_at_once() -> None:
+    infrared = vitrail.Preprocess("squash", "bicubic", (0.1, 0.2, 0.3, 0.4), (0.5,) * 4)
+    replaced = vitrail.replace(small_model(), channels=4, preprocess=infrared, pool="cls", num_classes=3, key=KEY)
+    assert replaced.config.preprocess == infrared
+    assert run(replaced, image_for(replaced)).shape == (3,)
+    assert is_what_its_configuration_builds(replaced)
+    same = small_model()
+    assert same_arrays(vitrail.replace(same, channels=3, channel_rule="average"), same)
+
+
+LEARNED = [POSITIONS.configure("learned", covers_prefix=covers) for covers in (True, "class", False)]
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls"])
+@pytest.mark.parametrize("position", [*LEARNED, *(name for name in builtins(POSITIONS) if name != "learned")])
+def test_registers_are_added_and_dropped(position: Any, pool: str) -> None:
+    model = small_model(num_registers=2, position=position, pool=pool)
+    image = image_for(model)
+    more = vitrail.replace(model, num_registers=5, key=KEY)
+    assert is_what_its_configuration_builds(more)
+    assert more.backbone.registers is not None
+    assert np.array_equal(more.backbone.registers[:2], model.backbone.registers)  # type: ignore[arg-type]
+    assert 1e-7 < float(jnp.std(more.backbone.registers[2:])) < 0.1
+    assert same_arrays(more.readout, model.readout)
+    assert run(more, image).shape == run(model, image).shape
+
+    assert jax.tree.all(jax.tree.map(np.array_equal, vitrail.replace(more, num_registers=2), model))
+    one = vitrail.replace(model, num_registers=1)
+    assert is_what_its_configuration_builds(one)
+    before = model.backbone.embed(image)
+    assert before.registers is not None
+    assert_close(
+        run(one.backbone, image).sequence,
+        run(model.backbone.encode, dataclasses.replace(before, registers=before.registers[:1])).sequence,
+    )
+    none = vitrail.replace(model, num_registers=0)
+    assert none.backbone.registers is None
+    assert is_what_its_configuration_builds(none)
+    assert_close(
+        run(none.backbone, image).sequence,
+        run(model.backbone.encode, dataclasses.replace(before, registers=None)).sequence,
+    )
+
+
+def test_registers_come_with_a_new_position() -> None:
+    replaced = vitrail.replace(small_model(), num_registers=3, position="learned", key=KEY)
+    assert is_what_its_configuration_builds(replaced)
+    assert replaced.backbone.position.registers.shape == (3, 16)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": 0}, "channels must be positive, got 0"),
+        ({"channels": True}, "channels must be positive, got True"),
+        ({"channels": 1, "channel_rule": "zero"}, "channel_rule='zero' keeps the 3 channels of the model"),
+        ({"channel_rule": "average"}, "channel_rule='average' says what new channels are taken for, got no channels"),
+        (
+            {"channel_rule": "mean", "channels": 4},
+            "channel_rule .* must be 'repeat', 'average' or 'zero', got .*'mean'",
+        ),
+        ({"channels": 4, "preprocess": IMAGENET}, "preprocess must have the channels of the model, 4, got 3"),
+        ({"num_registers": -1}, "num_registers must be at least 0, got -1"),
+        ({"num_registers": True}, "num_registers must be at least 0, got True"),
+        ({"num_registers": 3}, r"need a key for new weights, got None for 'backbone\.registers'"),
+    ],
+)
+def test_wrong_channels_and_registers_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        vitrail.replace(small_model(), **changes)

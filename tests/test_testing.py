@@ -475,6 +475,9 @@ class TransposedPatches(vitrail.AbstractPatchEmbed):
     def resized(self, patch_size: tuple[int, int]) -> vitrail.AbstractPatchEmbed:
         return self
 
+    def with_channels(self, mix: Float[Array, "new_channels channels"]) -> vitrail.AbstractPatchEmbed:
+        return self
+
 
 def test_a_wrong_patch_embedding_is_caught() -> None:
     with pytest.raises(ContractError) as caught:
@@ -508,6 +511,9 @@ class StubbornPosition(vitrail.AbstractPosition):
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "StubbornPosition":
         return self
 
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "StubbornPosition":
+        return self
+
 
 @final
 class DroppingPosition(vitrail.AbstractPosition):
@@ -523,6 +529,9 @@ class DroppingPosition(vitrail.AbstractPosition):
         return self
 
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "DroppingPosition":
+        return self
+
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "DroppingPosition":
         return self
 
 

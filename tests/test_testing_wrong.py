@@ -50,14 +50,18 @@ def test_a_wrong_part_is_caught_and_told_what_is_wrong(kind: str, name: str) -> 
         run_check(checks, part, check)
 
 
+def refuse(inner: Any, mix: Any) -> Any:
+    raise ValueError("the first layer is not linear")
+
+
 RIGHT: list[tuple[Callable[[Any], None], Any]] = [
     (check_pool, wrong_pools.pool()),
     (check_pool, wrong_pools.weighing(wrong_pools.scores_of)),
     (check_pool, wrong_pools.RIGHT_GRID_POOL),
     (check_position, wrong_parts.learned()),
     (check_patch_embed, wrong_parts.patches()),
-    (check_patch_embed, wrong_parts.patches(lambda inner, image: inner(jax.nn.relu(image)))),
-    (check_patch_embed, wrong_parts.patches(wrong_parts.of_the_largest)),
+    (check_patch_embed, wrong_parts.patches(lambda inner, image: inner(jax.nn.relu(image)), with_channels=refuse)),
+    (check_patch_embed, wrong_parts.patches(wrong_parts.of_the_largest, with_channels=refuse)),
     (check_head, wrong_parts.head()),
 ]
 

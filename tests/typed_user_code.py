@@ -72,6 +72,9 @@ class ShiftedPosition(vitrail.AbstractPosition):
     def with_class_token(self, row: Float[Array, " dim"] | None) -> vitrail.AbstractPosition:
         return self.inner.with_class_token(row)
 
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> vitrail.AbstractPosition:
+        return self.inner.with_registers(rows, kept=kept)
+
 
 def make_pool(dim: int, *, key: PRNGKeyArray) -> vitrail.AbstractPool:
     """A factory of one's own."""

@@ -26,6 +26,7 @@ def learned(
     rotation: Callable[[Any, Tokens], Any] = lambda inner, tokens: None,
     resized: Callable[[Any, tuple[int, int]], Any] = lambda inner, grid: inner.resized(grid),
     with_class_token: Callable[[Any, Any], Any] = lambda inner, row: inner.with_class_token(row),
+    with_registers: Callable[[Any, Any, int], Any] = lambda inner, rows, kept: inner.with_registers(rows, kept=kept),
     cast: Any = jnp.float32,
 ) -> Any:
     """A learned position of which one method is another."""
@@ -46,6 +47,7 @@ def learned(
         "in_attention": lambda self, tokens: rotation(self, tokens),
         "resized": lambda self, grid: change(self, resized(self.inner, grid)),
         "with_class_token": lambda self, row: change(self, with_class_token(self.inner, row)),
+        "with_registers": lambda self, rows, *, kept: change(self, with_registers(self.inner, rows, kept)),
         "head_dim": eqx.field(static=True),
     }
     return make_part(vitrail.AbstractPosition, {"inner": Any, "head_dim": int}, body)
@@ -130,6 +132,7 @@ def rotary(angles: Any) -> Any:
         "in_attention": lambda self, tokens: rotate_by(angles)(self, tokens),
         "resized": lambda self, grid: self,
         "with_class_token": lambda self, row: self,
+        "with_registers": lambda self, rows, *, kept: self,
         "head_dim": eqx.field(static=True),
     }
     return make_part(vitrail.AbstractPosition, {"head_dim": int}, body)
@@ -231,6 +234,27 @@ POSITIONS: dict[str, Wrong] = {
         r"with_class_token\(row\) must add that row",
         "takes_and_drops_a_class_token",
     ),
+    "loses the first registers' rows": Wrong(
+        learned(
+            with_registers=lambda inner, rows, kept: eqx.tree_at(
+                lambda p: p.registers,
+                inner.with_registers(rows, kept=kept),
+                replace_fn=lambda r: None if r is None else r[::-1],
+                is_leaf=lambda x: x is None,
+            )
+        ),
+        r"with_registers\(rows, kept=2\) must keep the positions of all tokens that stay",
+        "takes_and_drops_registers",
+    ),
+    "takes other rows for new registers": Wrong(
+        learned(
+            with_registers=lambda inner, rows, kept: inner.with_registers(
+                None if rows is None else jnp.zeros_like(rows), kept=kept
+            )
+        ),
+        r"with_registers\(rows, kept=2\) must add these rows to the new registers",
+        "takes_and_drops_registers",
+    ),
     "has a table in bfloat16": Wrong(
         learned(cast=jnp.bfloat16, call=lambda inner, t: jax.tree.map(lambda x: x.astype(jnp.float32), inner)(t)),
         "must be made in float32, got bfloat16",
@@ -249,6 +273,7 @@ POSITIONS: dict[str, Wrong] = {
 def patches(
     call: Callable[[Any, Any], Any] = lambda inner, image: inner(image),
     resized: Callable[[Any, tuple[int, int]], Any] = lambda inner, size: inner.resized(size),
+    with_channels: Callable[[Any, Any], Any] = lambda inner, mix: inner.with_channels(mix),
 ) -> Any:
     """A convolution of which one method is another."""
 
@@ -261,6 +286,7 @@ def patches(
         "__init__": __init__,
         "__call__": lambda self, image: call(self.inner, image),
         "resized": lambda self, size: eqx.tree_at(lambda p: p.inner, self, resized(self.inner, size)),
+        "with_channels": lambda self, mix: eqx.tree_at(lambda p: p.inner, self, with_channels(self.inner, mix)),
     }
     return make_part(vitrail.AbstractPatchEmbed, {"inner": Any}, body)
 
@@ -277,6 +303,7 @@ def overlapping() -> Any:
         "__init__": __init__,
         "__call__": lambda self, image: self.inner(image),
         "resized": lambda self, size: self.inner.resized(size),
+        "with_channels": lambda self, mix: eqx.tree_at(lambda p: p.inner, self, self.inner.with_channels(mix)),
     }
     return make_part(vitrail.AbstractPatchEmbed, {"inner": Any}, body)
 
@@ -370,6 +397,11 @@ PATCHES: dict[str, Wrong] = {
     ),
     "cuts off the last rows": Wrong(
         patches(lambda inner, image: crop(inner, image, (0,))), "must raise a ValueError", "refuses_a_partial_patch"
+    ),
+    "mixes the channels in another order": Wrong(
+        patches(with_channels=lambda inner, mix: inner.with_channels(mix[::-1])),
+        r"with_channels\(mix\) must do to an image what it did to image @ mix",
+        "mixes_other_channels",
     ),
     "draws its kernel anew when resized": Wrong(
         patches(resized=redrawn_kernel), "resized must keep what was learned", "keeps_what_was_learned_when_resized"

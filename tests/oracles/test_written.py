@@ -14,6 +14,7 @@ import torch
 from checkpoint_cases import TOLERANCE, drawn, image_of
 from checkpoint_oracle import PICTURE, WIDTHS, batch, open_clip, randomise, transformers
 from PIL import Image
+from safetensors.torch import save_file
 from skimage import data
 from timm_oracle import timm
 
@@ -593,3 +594,31 @@ def test_what_is_kept_is_missed_by_nobody(kind: str, config: str, layout: Any, t
     assert not said["unexpected_keys"]
     state = original.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"])
+def test_other_channels_are_those_of_timm(name: str, channels: int, tmp_path: Path) -> None:
+    """`in_chans` of timm, which adapts the weights of a file, and vitrail's `channels` on the same file."""
+    options: dict[str, Any] = {"img_size": 28 if "14" in name else 32, "depth": 2, "num_classes": 7}
+    trained = timm.create_model(name, **options)
+    randomise(trained)
+    file = tmp_path / "model.safetensors"
+    save_file(trained.state_dict(), file)
+    config = {"architecture": name, "num_classes": 7, "model_args": {"img_size": options["img_size"], "depth": 2}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    overlay = {"file": str(file), "num_classes": 7, "input_size": (3, options["img_size"], options["img_size"])}
+    theirs = timm.create_model(name, pretrained=True, in_chans=channels, pretrained_cfg_overlay=overlay, **options)
+    theirs.eval()
+    ours = vitrail.load(tmp_path, channels=channels)
+    assert ours.config.channels == channels
+    images = np.random.RandomState(1).standard_normal((2, options["img_size"], options["img_size"], channels))
+    images = images.astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    found = np.asarray(eqx.filter_jit(lambda model, batch: jax.vmap(model)(batch))(ours, images))
+    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+
+    vitrail.save(ours, tmp_path / "again.safetensors")
+    again = vitrail.load(tmp_path / "again.safetensors")
+    assert eqx.tree_equal(again, ours)

@@ -25,8 +25,13 @@ def to_picture(image: object, channels: int) -> PILImage:
     (`/ 257`, rounded). Palettes and CMYK are converted by Pillow, colour to grey by its luma (ITU-R 601).
 
     **Raises:** `TypeError` if the image is neither. `ValueError` if it has another number of channels or axes, no
-    pixels, EXIF that cannot be read, or a dtype whose white is unknown.
+    pixels, EXIF that cannot be read, or a dtype whose white is unknown; or if pictures do not have so many channels.
     """
+    if channels not in (1, 3):
+        raise ValueError(
+            f"a picture has 1 channel or 3, got {channels} for the channels of the model or the data: use arrays of "
+            f"shape (height, width, {channels}) where they are taken"
+        )
     require("PIL", extra="weights")
     from PIL import Image, ImageOps
 
@@ -56,6 +61,22 @@ def to_picture(image: object, channels: int) -> PILImage:
     if upright.mode == "F":
         raise ValueError("image must have whole numbers, got floating point (mode F): convert it to uint8")
     return put_on_white(upright, "L" if channels == 1 else "RGB")
+
+
+def split_bands(image: object, channels: int) -> list[Shaped[np.ndarray, "height width"]]:
+    """The channels of an array, each as a grey image.
+
+    **Raises:** `TypeError` if the image is no array, `ValueError` if it has another shape or number of channels.
+    """
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            f"image must be a NumPy array of shape (height, width, {channels}), as the model has {channels} channels, "
+            f"got {type(image).__name__}: pass np.asarray(picture) if that has {channels} channels"
+        )
+    array = cast(Any, image)
+    if array.ndim != 3 or array.shape[2] != channels:
+        raise ValueError(f"image must have shape (height, width, {channels}), got {array.shape}")
+    return [array[..., channel] for channel in range(channels)]
 
 
 def put_on_white(image: PILImage, mode: str) -> PILImage:

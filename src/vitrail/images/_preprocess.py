@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Shaped, UInt8
 
 from .._check import check_positive
-from ._picture import to_picture
+from ._picture import split_bands, to_picture
 from ._scale import scale_picture
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -42,7 +42,8 @@ class Preprocess:
     interpolation: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
     """Pillow's interpolation, which antialiases, but for `"nearest"`."""
     mean: tuple[float, ...]
-    """What is subtracted from each channel of pixels in [0, 1]: one number for a grey image, three for RGB."""
+    """What is subtracted from each channel of pixels in [0, 1]: one number for a grey image, three for RGB, any other
+    number for images that are no pictures."""
     std: tuple[float, ...]
     """What each channel is then divided by."""
     crop: float = 1.0
@@ -83,16 +84,14 @@ class Preprocess:
                 "unread must have no number below zero, and be (0, 0) for fit='keep' and fit='native', got "
                 f"{self.unread}"
             )
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
-            raise ValueError(
-                f"mean and std must have one number for a grey image or three for RGB, got {self.mean} and {self.std}"
-            )
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(f"mean and std must have one number for each channel, got {self.mean} and {self.std}")
         if not all(map(math.isfinite, self.mean + self.std)) or not all(std > 0 for std in self.std):
             raise ValueError(f"mean and std must be finite and std above zero, got {self.mean} and {self.std}")
 
     @property
     def channels(self) -> int:
-        """1 for grey images, 3 for RGB."""
+        """1 for grey images, 3 for RGB, any other number for images that are no pictures."""
         return len(self.mean)
 
     def __call__(self, image: object, size: tuple[int, int]) -> Float32[np.ndarray, "height width {self.channels}"]:
@@ -103,7 +102,9 @@ class Preprocess:
         - `image`: a Pillow picture, or a NumPy array of uint8 or uint16 with shape `(height, width)` or
             `(height, width, channels)` and 1, 3 or 4 channels. The orientation in EXIF is applied; transparent pixels
             become white; uint16 and grey of 16 bits are scaled to 8 bits (of a colour PNG of 16 bits Pillow keeps the
-            upper 8); grey, palettes and CMYK become RGB, or colours grey, as the channels of `mean` say.
+            upper 8); grey, palettes and CMYK become RGB, or colours grey, as the channels of `mean` say. If `mean` has
+            another number of channels than 1 and 3, an array with as many: each is resized alone, and none is taken for
+            transparency.
         - `size`: height and width of the result; with `fit="keep"` what one of them is scaled to. With `fit="native"`
             it is not read: each picture gets its own size.
 
@@ -244,5 +245,10 @@ class Preprocess:
 
     def _resize(self, image: object, size: tuple[int, int]) -> UInt8[np.ndarray, "height width {self.channels}"]:
         """The pixels of the full size; of less for `fit="pad"`, where the padding is missing."""
+        if self.channels not in (1, 3):
+            bands = split_bands(image, self.channels)
+            levels = zip(bands, self.mean, self.std, strict=True)
+            resized = [replace(self, mean=(mean,), std=(std,))._resize(band, size) for band, mean, std in levels]
+            return np.concatenate(resized, axis=-1)
         pixels = np.asarray(scale_picture(self, to_picture(image, self.channels), size))
         return pixels[..., None] if pixels.ndim == 2 else pixels

@@ -2,6 +2,7 @@
 
 from ._backbone import Backbone as Backbone
 from ._build import vit as vit
+from ._channels import ChannelRule as ChannelRule, check_channel_rule as check_channel_rule
 from ._compile import CompiledViT as CompiledViT, compile as compile
 from ._config import NormOrder as NormOrder, ViTConfig as ViTConfig
 from ._json import JSONConfig as JSONConfig

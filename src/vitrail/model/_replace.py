@@ -14,10 +14,11 @@ from .._typecheck import CallError
 from ..dense import DenseReadoutFactory
 from ..head import HeadFactory
 from ..images import Preprocess
-from ..nn import INITS, Init, list_arrays, split_key, to_jax
+from ..nn import INITS, Init, keep_rows, list_arrays, split_key, to_jax
 from ..pool import PoolFactory
 from ..position import PositionFactory
 from ._backbone import Backbone
+from ._channels import ChannelRule, change_channels, check_channel_rule
 from ._config import NormOrder
 from ._parts import make_final_norm, make_head, make_pool, make_position, needs_class_token
 from ._readout import Readout
@@ -55,6 +56,9 @@ def replace(
     preprocess: Preprocess | Keep | None = KEEP,
     norm_order: NormOrder | Keep = KEEP,
     class_token: bool | Keep | None = KEEP,
+    num_registers: int | Keep = KEEP,
+    channels: int | Keep = KEEP,
+    channel_rule: ChannelRule = "repeat",
     key: PRNGKeyArray | None = None,
 ) -> ViT: ...
 @overload
@@ -79,6 +83,9 @@ def replace(
     preprocess: Preprocess | Keep | None = KEEP,
     norm_order: NormOrder | Keep = KEEP,
     class_token: bool | Keep | None = KEEP,
+    num_registers: int | Keep = KEEP,
+    channels: int | Keep = KEEP,
+    channel_rule: ChannelRule = "repeat",
     key: PRNGKeyArray | None = None,
 ) -> Any:
     """Replaces parts of a trained or loaded model.
@@ -88,11 +95,13 @@ def replace(
         ```python
         model = vitrail.replace(model, pool="attention", num_classes=37, key=key)
         dense = vitrail.replace(dense, readout="dpt", num_classes=150, key=key)
+        model = vitrail.replace(model, channels=4)  # red, green, blue and near infrared
+        model = vitrail.replace(model, num_registers=4, key=key)
         ```
 
     Other parts keep their arrays (`KEEP`), with these exceptions: the head and the norm are new if their width changes,
     the head also if the number of classes does; the class token and its row of the position embedding are added or
-    removed if the new pool needs that. Registers stay.
+    removed if the new pool needs that.
 
     **Arguments:**
 
@@ -111,6 +120,15 @@ def replace(
     - `class_token`: whether there is a class token, `None` for one where the pool needs it. A model that was built with
         `None` loses a class token that the new pool does not read: pass `True` to keep it, as for a backbone that was
         trained with it.
+    - `num_registers`: the number of registers. The first ones stay, and new ones are drawn after them, with their rows
+        of the position embedding where it has such rows. New registers change what the model computes: train it on.
+    - `channels`: the number of channels of the images. The mean and the deviation of `preprocess` follow, unless
+        `preprocess` is given.
+    - `channel_rule`: what the new channels are taken for:
+        - `"repeat"`: the weights of the old channels are repeated in turn and scaled by the old number over the new
+          one; for a single channel they are summed. These are the numbers of timm's `in_chans`.
+        - `"average"`: each old channel is the mean of the new ones.
+        - `"zero"`: the first channels are the old ones, and the others count for nothing until they are trained.
     - `key`: for the weights of what is new; it may be left out if nothing is.
 
     **Returns:**
@@ -118,10 +136,19 @@ def replace(
     A new model of the same kind, whose configuration says what it is now.
 
     **Raises:** `ValueError` if the new parts do not fit each other, as a pool that reads the class token with
-    `class_token=False`, or there are new weights and no key, or if the model does not have such a part; `TypeError` if
+    `class_token=False`, or there are new weights and no key, or if the model does not have such a part, or if
+    `channel_rule="zero"` would drop channels; `TypeError` if
     it is of another kind; and what `ViTConfig.build` raises.
     """
-    of_a_vit = {"pool": pool, "head": head, "position": position, "norm_order": norm_order, "class_token": class_token}
+    of_a_vit: dict[str, object] = {
+        "pool": pool,
+        "head": head,
+        "position": position,
+        "norm_order": norm_order,
+        "class_token": class_token,
+        "num_registers": num_registers,
+        "channels": channels,
+    }
     if isinstance(model, HasDenseReadout):
         if given := [name for name, value in of_a_vit.items() if value is not KEEP]:
             raise ValueError(
@@ -136,6 +163,9 @@ def replace(
         )
     if readout is not KEEP:
         raise ValueError("a ViT has no dense readout to replace: put one on it with vitrail.make_dense(model, readout)")
+    check_channel_rule(channels, channel_rule)
+    if channels is not KEEP:
+        model = change_channels(model, channels, channel_rule)
     return _replace_parts(
         model,
         pool=pool,
@@ -146,6 +176,7 @@ def replace(
         preprocess=preprocess,
         norm_order=norm_order,
         class_token=class_token,
+        num_registers=num_registers,
         key=key,
     )
 
@@ -161,9 +192,13 @@ def _replace_parts(
     preprocess: Preprocess | Keep | None,
     norm_order: NormOrder | Keep,
     class_token: bool | Keep | None,
+    num_registers: int | Keep,
     key: PRNGKeyArray | None,
 ) -> ViT:
-    model, before = to_jax(model), model.config
+    model = to_jax(model)
+    if num_registers is not KEEP and num_registers < model.config.num_registers:
+        model = _drop_registers(model, num_registers)
+    before = model.config
     if classes is KEEP and num_classes not in (KEEP, before.num_classes):
         classes = None
     config = dataclasses.replace(
@@ -176,17 +211,20 @@ def _replace_parts(
         preprocess=before.preprocess if preprocess is KEEP else preprocess,
         norm_order=before.norm_order if norm_order is KEEP else norm_order,
         class_token=before.class_token if class_token is KEEP else class_token,
+        num_registers=before.num_registers if num_registers is KEEP else num_registers,
     )
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(before, f.name)}
     if changed <= {"classes", "preprocess"} and pool is KEEP and head is KEEP and position is KEEP:
         return dataclasses.replace(model, config=config)
-    keys = split_key(jax.random.key(0) if key is None else key, 4)
-    pool_key, token_key, position_key, head_key = keys
-    readout, backbone = model.readout, model.backbone
+    keys = split_key(jax.random.key(0) if key is None else key, 5)
+    pool_key, token_key, position_key, head_key, registers_key = keys
+    readout, backbone, init = model.readout, model.backbone, INITS[config.init]
 
     new_pool = readout.pool if pool is KEEP else make_pool(config, key=pool_key)
     has_class_token = needs_class_token(config, new_pool)
-    backbone = _with_class_token(backbone, has_class_token, INITS[config.init], key=token_key)
+    backbone = _with_class_token(backbone, has_class_token, init, key=token_key)
+    if (added := config.num_registers - before.num_registers) > 0:
+        backbone = _add_registers(backbone, added, init, key=registers_key)
     if position is not KEEP:
         new_position = make_position(config, class_token=has_class_token, key=position_key)
         backbone = dataclasses.replace(backbone, position=new_position)
@@ -230,3 +268,21 @@ def _with_class_token(backbone: Backbone, wanted: bool, init: Init, *, key: PRNG
         token, row = init.class_token(token_key, shape, dtype)[0], init.position(row_key, shape, dtype)[0]
     position = backbone.position.with_class_token(row)
     return dataclasses.replace(backbone, class_token=token, position=position)
+
+
+def _add_registers(backbone: Backbone, number: int, init: Init, *, key: PRNGKeyArray) -> Backbone:
+    """The backbone with new registers after those that it has, and their positions."""
+    tokens_key, rows_key = split_key(key)
+    shape, dtype, kept = (number, backbone.encoder.dim), jnp.dtype(jnp.float32), backbone.num_registers
+    registers = keep_rows(backbone.registers, init.registers(tokens_key, shape, dtype), kept=kept)
+    position = backbone.position.with_registers(init.position(rows_key, shape, dtype), kept=kept)
+    return dataclasses.replace(backbone, registers=registers, position=position)
+
+
+def _drop_registers(model: ViT, kept: int) -> ViT:
+    """The model with its first registers alone, and their positions."""
+    config, backbone = dataclasses.replace(model.config, num_registers=kept), model.backbone
+    registers = keep_rows(backbone.registers, None, kept=kept)
+    position = backbone.position.with_registers(None, kept=kept)
+    backbone = dataclasses.replace(backbone, registers=registers, position=position)
+    return dataclasses.replace(model, backbone=backbone, config=config)

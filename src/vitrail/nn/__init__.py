@@ -8,6 +8,7 @@ from ._arrays import (
     gather_arrays as gather_arrays,
     is_in_part as is_in_part,
     is_shape as is_shape,
+    keep_rows as keep_rows,
     list_arrays as list_arrays,
     name_leaf as name_leaf,
 )

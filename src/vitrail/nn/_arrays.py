@@ -6,8 +6,9 @@ from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Array, Float, Shaped
 
 _T = TypeVar("_T")
 
@@ -27,6 +28,14 @@ def is_in_part(name: str, part: str) -> bool:
     """Whether an array is in a part of a model, both by the names of fields: `readout.head.weight` is in `readout` and
     in `head`."""
     return f".{part}." in f".{name}."
+
+
+def keep_rows(
+    rows: Float[Array, "rows dim"] | None, added: Float[Array, "added dim"] | None, *, kept: int
+) -> Float[Array, "new_rows dim"] | None:
+    """The first rows of an array, and new ones after them; `None` for none at all."""
+    parts = [part for part in (None if rows is None else rows[:kept], added) if part is not None and len(part)]
+    return jnp.concatenate(parts) if parts else None
 
 
 def digest_array(array: Shaped[np.ndarray, "..."]) -> str:

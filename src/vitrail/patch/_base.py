@@ -44,6 +44,19 @@ class AbstractPatchEmbed(eqx.Module):
         **Raises:** `ValueError` if the patch embedding cannot be resized.
         """
 
+    @abc.abstractmethod
+    def with_channels(self, mix: Float[Array, "new_channels channels"]) -> "AbstractPatchEmbed":
+        """**Arguments:**
+
+        - `mix`: how much of each new channel is in each channel that the patch embedding reads.
+
+        **Returns:**
+
+        The patch embedding for images of the new channels, which does to `image` what this one does to `image @ mix`.
+
+        **Raises:** `ValueError` if there is none, because its first layer is not linear.
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
 class PatchContext:

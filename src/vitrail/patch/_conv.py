@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._check import check_divisible
 from ..nn import TRUNC_NORMAL, Init, Norm, NormName, ParameterKinds, make_norm, resize_kernel
 from ._base import AbstractPatchEmbed
-from ._kernel import draw_kernel
+from ._kernel import draw_kernel, mix_channels
 
 
 @final
@@ -95,6 +95,9 @@ class ConvPatchEmbed(AbstractPatchEmbed):
         The patch embedding with its kernel resampled as in FlexiViT (`resize_kernel`).
         """
         return eqx.tree_at(_get_weight, self, resize_kernel(self.weight, patch_size))
+
+    def with_channels(self, mix: Float[Array, "new_channels channels"]) -> "ConvPatchEmbed":
+        return eqx.tree_at(_get_weight, self, mix_channels(self.weight, mix))
 
 
 # Equinox passes a placeholder to this, so no narrower type holds.

@@ -1,6 +1,6 @@
 """The patch embedding `conv_stem`."""
 
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._check import check_divisible
 from ..nn import TRUNC_NORMAL, Init, LayerNorm, Linear, ParameterKinds, split_key
 from ._base import AbstractPatchEmbed
-from ._kernel import draw_kernel
+from ._kernel import draw_kernel, mix_channels
 
 
 @final
@@ -98,3 +98,11 @@ class ConvStemPatchEmbed(AbstractPatchEmbed):
             f"patch_size of a convolution stem must stay {self.patch_size}, got {patch_size}: another patch size needs "
             "another number of convolutions, so build a new model and train it"
         )
+
+    def with_channels(self, mix: Float[Array, "new_channels channels"]) -> "ConvStemPatchEmbed":
+        return eqx.tree_at(_get_first_kernel, self, mix_channels(self.kernels[0], mix))
+
+
+# Equinox passes a placeholder to this, so no narrower type holds.
+def _get_first_kernel(patch: Any) -> Any:
+    return patch.kernels[0]

@@ -15,3 +15,10 @@ def draw_kernel(
     height, width = size
     flat = init.patch(key, (dim, channels * height * width), jnp.dtype(jnp.float32))
     return flat.reshape(dim, channels, height, width)
+
+
+def mix_channels(
+    kernel: Float[Array, "dim channels height width"], mix: Float[Array, "new_channels channels"]
+) -> Float[Array, "dim new_channels height width"]:
+    """The kernel that does to an image what the given one does to `image @ mix`."""
+    return jnp.einsum("dchw,nc->dnhw", kernel, mix, precision="highest")

@@ -65,6 +65,18 @@ class AbstractPosition(eqx.Module):
         The position embedding for tokens with, or without, a class token; itself if it has no position for one.
         """
 
+    @abc.abstractmethod
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "AbstractPosition":
+        """**Arguments:**
+
+        - `rows`: the positions of registers that are added to the model after those that stay; `None` if none is.
+        - `kept`: how many of the registers stay, the first ones.
+
+        **Returns:**
+
+        The position embedding for tokens with those registers; itself if it has no positions for them.
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
 class PositionContext:

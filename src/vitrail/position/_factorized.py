@@ -95,6 +95,9 @@ class FactorizedPosition(AbstractPosition):
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "FactorizedPosition":
         return self
 
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "FactorizedPosition":
+        return self
+
 
 # Equinox passes a placeholder to this, so no narrower type holds.
 def _get_rows_and_cols(position: Any) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._tokens import Tokens
-from ..nn import TRUNC_NORMAL, Init, ParameterKinds, ResizeRule, Rotation, resample, resample_at, split_key
+from ..nn import TRUNC_NORMAL, Init, ParameterKinds, ResizeRule, Rotation, keep_rows, resample, resample_at, split_key
 from ._base import AbstractPosition
 from ._grid import check_grid, cover_grid, cover_own_grid
 
@@ -134,6 +134,20 @@ class LearnedPosition(AbstractPosition):
             return self
         return eqx.tree_at(_get_class_token, self, row, is_leaf=_is_none)
 
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "LearnedPosition":
+        """**Arguments:**
+
+        - `rows`: the positions of the new registers; `None` if there is none.
+        - `kept`: how many of the registers stay, the first ones.
+
+        **Returns:**
+
+        The position embedding with these rows after those that stay; itself if registers have no positions here.
+        """
+        if self.covers_prefix is not True:
+            return self
+        return eqx.tree_at(_get_registers, self, keep_rows(self.registers, rows, kept=kept), is_leaf=_is_none)
+
 
 # Equinox passes placeholders to these, so no narrower type holds.
 def _get_patches(position: Any) -> Any:
@@ -142,6 +156,10 @@ def _get_patches(position: Any) -> Any:
 
 def _get_class_token(position: Any) -> Any:
     return position.class_token
+
+
+def _get_registers(position: Any) -> Any:
+    return position.registers
 
 
 def _is_none(leaf: object) -> bool:

@@ -106,6 +106,9 @@ class LearnedRotaryPosition(AbstractPosition):
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "LearnedRotaryPosition":
         return eqx.tree_at(_get_learned, self, self.learned.with_class_token(row))
 
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "LearnedRotaryPosition":
+        return eqx.tree_at(_get_learned, self, self.learned.with_registers(rows, kept=kept))
+
 
 # Equinox passes a placeholder to this, so no narrower type holds.
 def _get_learned(position: Any) -> Any:

@@ -24,3 +24,6 @@ class NoPosition(AbstractPosition):
 
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "NoPosition":
         return self
+
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "NoPosition":
+        return self

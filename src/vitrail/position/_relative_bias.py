@@ -129,6 +129,9 @@ class RelativeBiasPosition(AbstractPosition):
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "RelativeBiasPosition":
         return self
 
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "RelativeBiasPosition":
+        return self
+
 
 # Equinox passes a placeholder to this, so no narrower type holds.
 def _get_patches(position: Any) -> Any:

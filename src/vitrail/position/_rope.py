@@ -109,3 +109,6 @@ class RotaryPosition(AbstractPosition):
 
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "RotaryPosition":
         return self
+
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "RotaryPosition":
+        return self

@@ -75,3 +75,6 @@ class MixedRotaryPosition(AbstractPosition):
 
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "MixedRotaryPosition":
         return self
+
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "MixedRotaryPosition":
+        return self

@@ -98,3 +98,6 @@ class SinCos2DPosition(AbstractPosition):
 
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "SinCos2DPosition":
         return self
+
+    def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "SinCos2DPosition":
+        return self

@@ -18,8 +18,9 @@ _GLOW: Final = (1.0, 0.62, 0.11)
 
 
 def to_rgb(images: UInt8[np.ndarray, "images height width channels"]) -> Float[np.ndarray, "images height width 3"]:
-    """Converts grey or RGB pixels to RGB in [0, 1]."""
-    return np.broadcast_to(images / 255, (*images.shape[:3], 3))
+    """Converts grey or RGB pixels to RGB in [0, 1]. Of other channels the first three are drawn, or the first."""
+    shown = images[..., :3] if images.shape[-1] >= 3 else images[..., :1]
+    return np.broadcast_to(shown / 255, (*images.shape[:3], 3))
 
 
 def restore_pixels(

@@ -18,6 +18,7 @@ from ._subject import (
     Check,
     Subject,
     check_contract,
+    differ,
     draw_array,
     draw_part,
     is_finite,
@@ -248,6 +249,21 @@ def keeps_what_was_learned_when_resized(subject: Subject) -> Iterator[str]:
     yield from find_forgotten(subject, subject.context.patch_size, _resize)
 
 
+def mixes_other_channels(subject: Subject) -> Iterator[str]:
+    """For images of other channels it does to them what it did to their mixture, or it raises an error."""
+    part, (height, width, channels) = draw_part(subject), subject.inputs.shape
+    for number in (channels + 1, 1):
+        image, mix = draw_array(height, width, number, seed=11), draw_array(number, channels, seed=12)
+        try:
+            other = part.with_channels(mix)
+        except ValueError:
+            return
+        before = run_compiled(subject.call, part, image @ mix, None)
+        if difference := differ(run_compiled(subject.call, other, image, None), before, 1e-4):
+            yield f"with_channels(mix) must do to an image what it did to image @ mix before, but {difference}"
+            return
+
+
 def _resize(part: Any, patch_size: tuple[int, int]) -> Any:
     return part.resized(patch_size)
 
@@ -262,4 +278,5 @@ PATCH_CHECKS: Final[tuple[Check, ...]] = (
     holds_for_other_patches,
     fits_larger_patches_when_resized,
     keeps_what_was_learned_when_resized,
+    mixes_other_channels,
 )

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._spec import PartSpec
 from .._tokens import Tokens
-from ..nn import TRUNC_NORMAL, RelativeBias, split_blocks
+from ..nn import TRUNC_NORMAL, RelativeBias, keep_rows, split_blocks
 from ..position import POSITIONS, PositionContext, PositionFactory
 from ._common import COMMON, for_another_width
 from ._resized import find_forgotten
@@ -309,6 +309,40 @@ def takes_and_drops_a_class_token(subject: Subject) -> Iterator[str]:
         yield f"with_class_token(row) must add that row to the class token, but {difference}"
 
 
+def takes_and_drops_registers(subject: Subject) -> Iterator[str]:
+    """With more registers it adds the new rows to them, and without any it takes tokens without. All else stays."""
+    part, (tokens, _) = draw_part(subject), subject.inputs
+    number, rows = tokens.num_registers, draw_array(3, tokens.dim, seed=7)
+    for kept, added in ((number, rows), (number // 2, rows), (0, None)):
+        other = part.with_registers(added, kept=kept)
+        when = f"with_registers({'None' if added is None else 'rows'}, kept={kept})"
+        inputs, stay, now = _change_registers(subject.inputs, added, kept)
+        yield from _check_shapes(subject, other, inputs, f"after {when}, ")
+        before, expected = run_compiled(subject.call, part, subject.inputs, None)
+        after, rotated = run_compiled(subject.call, other, inputs, None)
+        new, old = (after.sequence[now], _pick(rotated, now)), (before.sequence[stay], _pick(expected, stay))
+        if difference := differ(new, old, 1e-5):
+            yield f"{when} must keep the positions of all tokens that stay, but {difference}"
+        if added is None or are_equal(other, part):
+            continue
+        if difference := differ(after.registers[kept:], inputs[0].registers[kept:] + added, 1e-5):
+            yield f"{when} must add these rows to the new registers, but {difference}"
+
+
+def _change_registers(inputs: Any, added: Any, kept: int) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Tokens with their first registers and new ones after them, and their queries; and the places of the tokens that
+    stay, before and now."""
+    tokens, queries = inputs
+    last, old = int(tokens.class_token is not None) + kept, tokens.num_prefix
+    fresh = 0 if added is None else len(added)
+    registers = keep_rows(tokens.registers, None if added is None else 2 * added, kept=kept)
+    stay = np.array([*range(last), *range(old, queries.shape[1])])
+    now = np.where(stay < last, stay, stay - old + last + fresh)
+    changed = np.zeros((queries.shape[0], len(stay) + fresh, queries.shape[2]), np.float32)
+    changed[:, now] = np.asarray(queries)[:, stay]
+    return (dataclasses.replace(tokens, registers=registers), jnp.asarray(changed)), stay, now
+
+
 def _check_shapes(subject: Subject, part: Any, inputs: Any, when: str) -> Iterator[str]:
     out, (tokens, queries) = trace(subject.call, part, inputs, None), inputs
     heads, number = queries.shape[:2]
@@ -330,4 +364,5 @@ POSITION_CHECKS: Final[tuple[Check, ...]] = (
     fits_another_grid_when_resized,
     keeps_what_was_learned_when_resized,
     takes_and_drops_a_class_token,
+    takes_and_drops_registers,
 )

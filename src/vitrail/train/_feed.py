@@ -28,12 +28,18 @@ def make_host_transforms(
 ) -> tuple[AbstractTransform, ...]:
     """Makes the transforms of a recipe for a model and its images.
 
-    **Raises:** what `make_transforms` raises; `ValueError` if they make crops that the objective does not take.
+    **Raises:** what `make_transforms` raises; `ValueError` if they make crops that the objective does not take, or the
+    images are neither grey nor RGB.
     """
     image = find_image_model(model)
     patch_size = (1, 1) if image is None else image.config.patch_size
     context = TransformContext(image_size=data.image_size, patch_size=patch_size, preprocess=data.preprocess)
     transforms = make_transforms(recipe.transforms, context)
+    if transforms and data.channels not in (1, 3):
+        raise ValueError(
+            f"transforms change grey and RGB pictures, got images of {data.channels} channels: use a recipe with "
+            "transforms=()"
+        )
     if transforms and transforms[-1].makes_crops and not objective.takes_crops:
         raise ValueError(
             f"transforms must give one image for {OBJECTIVES.describe(recipe.objective)}, got "

@@ -8,7 +8,7 @@ from jaxtyping import PRNGKeyArray
 from .._keep import KEEP, Keep
 from .._spec import PartSpec
 from ..head import HeadFactory, NoHead
-from ..model import ViT, replace
+from ..model import ChannelRule, ViT, check_channel_rule, replace
 from ..nn import Dropout, Execution
 from ..pool import PoolFactory
 from ..systems import AbstractSystem
@@ -42,6 +42,8 @@ def load(
     pool: str | PartSpec | PoolFactory | Keep = KEEP,
     head: str | PartSpec | HeadFactory | Keep = KEEP,
     num_classes: int | Keep | None = KEEP,
+    channels: int | Keep = KEEP,
+    channel_rule: ChannelRule = "repeat",
     convert: bool = False,
     shardings: Shardings | None = None,
     execution: Execution = Execution(),
@@ -60,6 +62,8 @@ def load(
     pool: str | PartSpec | PoolFactory | Keep = KEEP,
     head: str | PartSpec | HeadFactory | Keep = KEEP,
     num_classes: int | Keep | None = KEEP,
+    channels: int | Keep = KEEP,
+    channel_rule: ChannelRule = "repeat",
     convert: bool = False,
     shardings: Shardings | None = None,
     execution: Execution = Execution(),
@@ -104,10 +108,12 @@ def load(
         The prefix of a single model is found without it. Where the names after it are vitrail's own, pass the
         configuration too: `prefix="student.", config=model.config`.
     - `part`: `"image"` for the image model of a system alone; `None` for all that the file holds. The image model is
-        also what one of the next five arguments or a `ViTConfig` asks for.
+        also what one of the next six arguments or a `ViTConfig` asks for.
     - `image_size`, `patch_size`: the sizes for the model to read. What depends on them is resampled, as in
         `ViT.resized`.
     - `pool`, `head`, `num_classes`: how the model ends, as in `vitrail.replace`. `num_classes=None` removes the head.
+    - `channels`, `channel_rule`: the number of channels of the images, and what new ones are taken for, as in
+        `vitrail.replace`: timm's `in_chans` by default. The mean and the deviation of the preprocessing follow.
     - `convert`: whether to convert float64, float16 and bfloat16 to float32. Without it they are an error.
     - `shardings`: returns how the arrays of the model are divided over devices, a tree of shardings for the model with
         shapes in place of its arrays, as `functools.partial(vitrail.train.find_shardings, mesh=mesh)` does. Each array
@@ -127,7 +133,8 @@ def load(
     is not installed.
     """
     sizes, ending = (image_size, patch_size), (pool, head, num_classes)
-    if sizes != (None, None) or ending != (KEEP, KEEP, KEEP):
+    check_channel_rule(channels, channel_rule)
+    if sizes != (None, None) or ending != (KEEP, KEEP, KEEP) or channels is not KEEP:
         part = "image"
     model = cast(
         ViT | AbstractSystem,
@@ -138,6 +145,8 @@ def load(
         return model
     if sizes != (None, None):
         model = model.resized(model.config.image_size if image_size is None else image_size, patch_size=patch_size)
+    if channels is not KEEP:
+        model = replace(model, channels=channels, channel_rule=channel_rule)
     return model if ending == (KEEP, KEEP, KEEP) else _replace_ending(model, pool, head, num_classes, key)
 
 

@@ -85,12 +85,10 @@ def match_channels(preprocess: Preprocess | None, channels: int) -> Preprocess |
 
 
 def _match_numbers(numbers: Sequence[float], channels: int) -> tuple[float, ...] | None:
-    """One number for each channel, grey or RGB; `None` if the numbers do not say it.
+    """One number for each channel; `None` if the numbers do not say it.
 
     A single number counts for every channel, and so do equal ones.
     """
-    if channels not in (1, 3):
-        return None
     if len(numbers) != channels and len(set(numbers)) == 1:
         return (numbers[0],) * channels
     return tuple(numbers) if len(numbers) == channels else None
