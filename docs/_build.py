@@ -3,6 +3,8 @@
 MkDocs checks links in Markdown; those that executed code prints are only in the HTML.
 """
 
+import ctypes
+import gc
 import logging
 import os
 import sys
@@ -11,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
+
+from markdown_exec._internal.formatters.python import _sessions_globals  # its version is pinned
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -33,9 +37,13 @@ def on_startup(**others: object) -> None:
 
 
 def on_page_content(html: str, **others: object) -> None:
-    """Frees the programs that a page has loaded: all pages run in one process."""
+    """Frees the variables and the programs of a page: all pages run in one process."""
+    _sessions_globals.clear()
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+        gc.collect()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)  # else glibc keeps the memory of the compiler
 
 
 def on_post_build(config: "MkDocsConfig") -> None:
