@@ -118,7 +118,7 @@ def test_files_that_do_not_fit(file: Path, photo: Path, tmp_path: Path, capsys: 
         (
             tmp_path / "encoder.safetensors",
             photo,
-            "must hold the whole of SAM, with its prompt encoder and its mask decod",
+            "must have the whole of SAM, with its prompt encoder and its mask decod",
         ),
         (file, file, "must be an image that Pillow can read"),
         (file, tmp_path / "none.png", "No such file or directory"),

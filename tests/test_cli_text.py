@@ -118,7 +118,7 @@ def test_models_that_read_no_texts_are_refused(
     ]
     for command in commands:
         command[1] = str(tower)
-        assert "must have both towers of CLIP or SigLIP to read texts, got a ViT" in error_of(command, capsys)
+        assert "must have both towers of CLIP or SigLIP to read texts, got an image model" in error_of(command, capsys)
         command[1] = str(tmp_path / "bare.safetensors")
         assert "must have a tokenizer beside it to read texts, got none" in error_of(command, capsys)
 

@@ -15,6 +15,7 @@ from checkpoint_cases import load_cases, published, tensors_of
 from helpers import small_config
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from system_cases import load_system_cases
 
 import vitrail
 from vitrail.cli import main
@@ -39,6 +40,60 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert error.startswith("vitrail: error: ")
     assert error.count("\n") == 1
     return error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("predict vit photo.png --classes cat,dog --templates nope", "templates must be one of"),
+        ("predict vit photo.png --classes cat,dog", "both towers of CLIP or SigLIP to read texts, got an image model"),
+        ("predict sam photo.png --classes cat,dog --attention a.png", "an encoder with windows cannot show"),
+        ("look vit photo.png --image-size 17", "image_size must be multiples of patch_size"),
+        ("look bare photo.png", "preprocess is not known for bare"),
+        ("knn vit --temperature 0", "temperature must be"),
+        ("knn vit --batch-size 0", "batch_size must be positive"),
+        ("knn vit --data nowhere", "nowhere must be a folder"),
+        ("knn vit --image-size 17", "image_size must be multiples of patch_size"),
+        ("reconstruct vit photo.png", "vit must have MAE with its decoder to reconstruct images, got an image model"),
+        ("reconstruct mae photo.png --ratio 1.5", "ratio must hide at least one"),
+        ("segment vit photo.png --point 3,4", "vit must have the whole of SAM"),
+        ("search vit . cat", "vit must have both towers of CLIP or SigLIP"),
+        ("train --model vit --data nowhere --recipe probe", "nowhere must be a folder"),
+        ("train --model vit --data . --recipe probe --image-size 0", "image_size must be positive"),
+        ("train --model vit --data . --recipe probe --lora 0", "lora must be positive"),
+        ("convert vit out --layout hf_dinvo2", "got 'hf_dinvo2' (did you mean"),
+    ],
+)
+def test_a_mistake_is_found_before_the_weights_are_read(
+    arguments: str,
+    message: str,
+    models: Path,
+    photograph: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def read(*args: Any, **options: Any) -> None:
+        raise AssertionError("the weights were read")
+
+    for name in ("cli._options", "weights._convert", "cli._evaluate"):
+        monkeypatch.setattr(f"vitrail.{name}.load", read)
+    monkeypatch.chdir(photograph.parent)
+    for name in ("vit", "bare", "mae", "sam"):
+        Path(name).symlink_to(models / name)
+    assert message in error_of(arguments.split(), capsys)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small models by short names; one does not know how images are prepared."""
+    folder = tmp_path_factory.mktemp("models")
+    systems = load_system_cases()
+    published(HF, folder / "vit")
+    systems["transformers ViTMAEForPreTraining"].publish(folder / "mae")
+    systems["transformers SamModel"].publish(folder / "sam")
+    (folder / "bare").mkdir()
+    vitrail.save(small_config().build(key=jax.random.key(0)), folder / "bare" / "model.safetensors")
+    return folder
 
 
 # inspect ---------------------------------------------------------------------------------------------------------

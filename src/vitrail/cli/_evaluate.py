@@ -11,11 +11,11 @@ from jaxtyping import Bool, Integer
 from ..images import Dataset
 from ..model import ViT
 from ..nn import count_parameters
-from ..systems import ImageText, find_image_model, zero_shot
+from ..systems import ImageText, find_image_model, find_templates, zero_shot
 from ..train import evaluate, knn, match_texts
 from ..weights import load
 from ._options import refuse_options
-from ._setup import load_data_for, print_data
+from ._setup import check_data, load_data_for, print_data
 from ._train_options import Train, read_settings
 
 Method = Literal["accuracy", "k-NN accuracy", "text accuracy", "zero-shot accuracy"]
@@ -87,6 +87,9 @@ def evaluate_run(
     """
     settings = read_settings(run, None if data is None else Train())
     changes: dict[str, Any] = {"data": data, "held_out": held_out}
+    check_data(data)
+    if templates is not None:
+        find_templates(templates)
     settings = dataclasses.replace(settings, **{name: value for name, value in changes.items() if value is not None})
     files = [run / f"{name}.safetensors" for name in ((which,) if which else ("best", "last"))]
     file = next((file for file in files if file.exists()), None)

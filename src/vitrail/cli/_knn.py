@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._check import check_positive
+from .._check import check_above_zero, check_positive
 from ..train import NearestNeighbours, knn
 from ._options import LoadOptions
-from ._setup import load_data_for, print_data
+from ._setup import check_data, load_data_for, print_data
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Knn(LoadOptions):
 def run_knn(command: Knn) -> None:
     """Loads images and a model, and prints a line for each number of neighbours."""
     numbers = _parse_numbers(command.neighbours)
+    check_positive(batch_size=command.batch_size)
+    check_above_zero(temperature=command.temperature)
+    check_data(command.data)
+    command.check_size(command.file, command.image_size)
     model = command.load_model(command.file, image_size=command.image_size, num_classes=None)
     data = load_data_for(model, command.data)
     print_data(data)

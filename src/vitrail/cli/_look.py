@@ -45,8 +45,9 @@ def run_look(command: Look) -> None:
     paths = (command.image, *command.more_images)
     check_picture("out", command.out, paths, SUFFIXES)
     check_images(paths)
+    card = command.check_size(command.file, command.image_size)
+    preprocess = choose_preprocess(command.preprocess, command.file, card.config)
     model = command.load_model(command.file, part="image", image_size=command.image_size)
-    preprocess = choose_preprocess(command.preprocess, command.file, model.config)
     size = model.config.image_size
 
     def decode(picture: PILImage) -> PILImage:

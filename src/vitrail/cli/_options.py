@@ -28,6 +28,27 @@ class ReadOptions:
         config = parse_settings(self.config)
         return model_card(file.as_posix(), layout=self.layout, config=config, prefix=self.prefix, part=part)
 
+    def check_kind(self, file: Path, kind: str, what: str, advice: str) -> ModelCard:
+        """The card of a file, whose numbers are not read if it holds another kind of model.
+
+        **Raises:** `ValueError` if it does.
+        """
+        card = self.read_card(file)
+        if card.kind != kind:
+            found = "an image model" if card.kind == "vit" else f"a model of the kind {card.kind!r}"
+            raise ValueError(f"{file} must have {what}, got {found} ({card.title}): {advice}")
+        return card
+
+    def check_size(self, file: Path, image_size: int | None) -> ModelCard:
+        """The card of the image model in a file, whose numbers are not read if it cannot have images of a size.
+
+        **Raises:** `ValueError` if the size does not divide into patches.
+        """
+        card = self.read_card(file, part="image")
+        if image_size is not None:
+            dataclasses.replace(card.config, image_size=(image_size, image_size))
+        return card
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions(ReadOptions):

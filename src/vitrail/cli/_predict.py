@@ -16,7 +16,7 @@ from ..head import CosineHead
 from ..images import Preprocess, raise_problems, to_picture
 from ..model import ViT, ViTConfig
 from ..show import add_glow, compute_attention_map, restore_pixels
-from ..systems import Dense, zero_shot
+from ..systems import Dense, find_templates, zero_shot
 from ..train import check_outputs
 from ._map import predict_map
 from ._options import LoadOptions, refuse_options
@@ -70,7 +70,7 @@ def run_predict(command: Predict) -> None:
     whole = command.read_card(command.file)
     if whole.kind == "dense":
         refuse_options("with a model of dense prediction", classes=command.classes, templates=command.templates)
-        _predict_map(command, command.load_model(command.file))
+        _predict_map(command, whole.config)
         return
     if command.out is not None:
         raise ValueError(f"out is for a model of dense prediction, and {command.file} holds another: leave it out")
@@ -85,9 +85,9 @@ def run_predict(command: Predict) -> None:
     preprocess = choose_preprocess(command.preprocess, command.file, card.config)
     images = (command.image, *command.more_images)
     check_images(images)
-    model = _load_classifier(command, classes)
     if command.attention is not None:
-        _check_attention(model)
+        _check_attention(card.config)
+    model = _load_classifier(command, classes)
     problems: list[str] = []
     pictures: list[Float[np.ndarray, "height two_widths 3"]] = []
     for image in images:
@@ -106,8 +106,8 @@ def run_predict(command: Predict) -> None:
         print(f"attention: {command.attention}")
 
 
-def _predict_map(command: Predict, model: Dense) -> None:
-    """Writes the map of an image."""
+def _predict_map(command: Predict, config: ViTConfig) -> None:
+    """Writes the map of an image, of a model whose image model has this configuration."""
     images = (command.image, *command.more_images)
     if len(images) > 1 or command.out is None or command.attention is not None:
         raise ValueError(
@@ -115,14 +115,14 @@ def _predict_map(command: Predict, model: Dense) -> None:
             "--attention"
         )
     check_picture("out", command.out, images)
-    preprocess = choose_preprocess(command.preprocess, command.file, model.image.config)
-    if model.config.num_classes is None:
-        refuse_options("with a map of numbers", top=command.top)
+    preprocess = choose_preprocess(command.preprocess, command.file, config)
     problems: list[str] = []
-    channels = model.image.config.channels
-    picture = read_picture(command.image, lambda picture: to_picture(picture, channels), problems)
+    picture = read_picture(command.image, lambda picture: to_picture(picture, config.channels), problems)
     raise_problems(problems)
     assert picture is not None
+    model: Dense = command.load_model(command.file)
+    if model.config.num_classes is None:
+        refuse_options("with a map of numbers", top=command.top)
     lines, pixels = predict_map(model, preprocess, picture, top=_count_top(command))
     print(command.image)
     for line in lines:
@@ -135,6 +135,7 @@ def _check_command(command: Predict) -> None:
     check_positive(top=_count_top(command))
     if command.classes is None:
         refuse_options("without --classes", templates=command.templates)
+    find_templates(command.templates or "photo")
     if command.attention is not None:
         check_picture("attention", command.attention, (command.image, *command.more_images))
 
@@ -166,9 +167,10 @@ def _print_classes(config: ViTConfig, shares: Float[np.ndarray, " classes"], top
         print(f"  {shares[number]:6.1%}  class {number:>{width}}{_name_class(config, int(number))}")
 
 
-def _check_attention(model: ViT) -> None:
-    """Raises an error before anything is computed if the model has no attention to draw."""
-    image = jax.ShapeDtypeStruct((*model.config.image_size, model.config.channels), np.float32)
+def _check_attention(config: ViTConfig) -> None:
+    """Raises an error before anything is read if the model has no attention to draw."""
+    model = cast(ViT, eqx.filter_eval_shape(config.build, key=jax.random.key(0)))
+    image = jax.ShapeDtypeStruct((*config.image_size, config.channels), np.float32)
     eqx.filter_eval_shape(compute_attention_map, model, image)
 
 

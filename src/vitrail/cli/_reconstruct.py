@@ -1,17 +1,19 @@
 """`vitrail reconstruct`: what a masked autoencoder makes of pictures."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .._check import check_seed
 from .._extras import require
 from ..images import raise_problems
 from ..show import SUFFIXES, draw_reconstructions
-from ..systems import MaskedAutoencoder
+from ..systems import MaskedAutoencoder, choose_patches
 from ..train import check_outputs
 from ._options import LoadOptions
 from ._pictures import PreprocessName, check_images, check_picture, choose_preprocess, read_picture
@@ -45,14 +47,12 @@ def run_reconstruct(command: Reconstruct) -> None:
     check_picture("out", command.out, paths, SUFFIXES)
     check_seed(command.seed)
     check_images(paths)
-    model = command.load_model(command.file)
-    if not isinstance(model, MaskedAutoencoder):
-        raise ValueError(
-            f"{command.file} must have MAE with its decoder to reconstruct images, got a {type(model).__name__}: pass "
-            "a checkpoint of pre-training"
-        )
-    config = model.image.config
+    config = command.check_kind(
+        command.file, "mae", "MAE with its decoder to reconstruct images", "pass a checkpoint of pre-training"
+    ).config
     preprocess = choose_preprocess(command.preprocess, command.file, config)
+    choose_patches(jnp.zeros(math.prod(config.grid)), command.ratio)  # raises for a ratio that hides all or none
+    model: MaskedAutoencoder = command.load_model(command.file)
     problems: list[str] = []
     images = [read_picture(path, lambda picture: preprocess(picture, config.image_size), problems) for path in paths]
     raise_problems(problems)

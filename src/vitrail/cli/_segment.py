@@ -79,13 +79,9 @@ def run_segment(command: Segment) -> None:
         return
     if not command.everything:
         check_prompt((pixels.shape[0], pixels.shape[1]), points=prompt.points or None, box=prompt.box)
-    model = command.load_model(command.file)
-    if not isinstance(model, SegmentAnything):
-        card = command.read_card(command.file)
-        raise ValueError(
-            f"{command.file} must hold the whole of SAM, with its prompt encoder and its mask decoder, got only "
-            f"{'an image model' if card.kind == 'vit' else card.kind} ({card.title}): use the file that was published"
-        )
+    what = "the whole of SAM, with its prompt encoder and its mask decoder"
+    command.check_kind(command.file, "segment_anything", what, "use the file that was published")
+    model: SegmentAnything = command.load_model(command.file)
     print(command.image)
     masks = _find_all(model, pixels, search) if command.everything else [_find_one(model, pixels, prompt, command)]
     size = pixels.shape[0], pixels.shape[1]

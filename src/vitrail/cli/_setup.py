@@ -21,6 +21,12 @@ def check_out(name: str, path: Path, suffixes: Iterable[str]) -> None:
         raise ValueError(f"{name} must end in {', '.join(suffixes)} and be in a folder that exists, got {path}")
 
 
+def check_data(folder: Path | None) -> None:
+    """Raises what loading its images raises if there is no such folder, before a model is loaded."""
+    if folder is not None and not folder.is_dir():
+        load_images(folder)
+
+
 def load_data(
     folder: Path | None,
     size: tuple[int, int] | None,

@@ -28,12 +28,8 @@ def load_image_text(file: Path, options: LoadOptions) -> ImageText:
     **Raises:** `ValueError` if the file holds another model, or there is no tokenizer; what `load` raises.
     """
     require("tokenizers", extra="text")
-    model = options.load_model(file)
-    if not isinstance(model, ImageText):
-        raise ValueError(
-            f"{file} must have both towers of CLIP or SigLIP to read texts, got a {type(model).__name__}: pass a "
-            "checkpoint with both"
-        )
+    options.check_kind(file, "image_text", "both towers of CLIP or SigLIP to read texts", "pass a checkpoint with both")
+    model: ImageText = options.load_model(file)
     if model.config.tokenizer is None:
         raise ValueError(
             f"{file} must have a tokenizer beside it to read texts, got none: put the checkpoint's tokenizer.json (or "

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import jax
 
-from .._check import check_rate, check_seed
+from .._check import check_positive, check_rate, check_seed
 from .._extras import require
 from .._spec import PartSpec
 from ..images import Dataset
@@ -35,7 +35,7 @@ from ..train import (
 )
 from ..weights import save, save_adapters
 from ._options import refuse_options
-from ._setup import check_out, print_data
+from ._setup import check_data, check_out, print_data
 from ._train_model import adapt, check_names, describe_model, divide_training, find_licence, fit_batch, load_training
 from ._train_options import SETTINGS, RunOptions, Train, make_lasting
 
@@ -96,6 +96,10 @@ def _check(command: Train) -> Recipe:
     if command.join_hosts:
         refuse_options("with --join-hosts", board=command.board, picture=command.picture, save=command.save)
     check_seed(command.seed)
+    check_data(command.data)
+    for name in ("image_size", "patch_size", "keep_every", "lora"):
+        if (number := getattr(command, name)) is not None:
+            check_positive(**{name: number})
     check_rate(validation=command.validation)
     require("matplotlib", extra="demo")
     require("safetensors", extra="demo")

@@ -17,7 +17,12 @@ from ._distillation import (
 )
 from ._hiding import draw_hidden as draw_hidden
 from ._image_text import ImageText as ImageText, ImageTextConfig as ImageTextConfig
-from ._mae import MAEDecoder as MAEDecoder, MaskedAutoencoder as MaskedAutoencoder, Reconstruction as Reconstruction
+from ._mae import (
+    MAEDecoder as MAEDecoder,
+    MaskedAutoencoder as MaskedAutoencoder,
+    Reconstruction as Reconstruction,
+    choose_patches as choose_patches,
+)
 from ._mae_config import MAEConfig as MAEConfig
 from ._sam import EmbeddedImage as EmbeddedImage, SegmentAnything as SegmentAnything, Segmentation as Segmentation
 from ._sam_config import SegmentAnythingConfig as SegmentAnythingConfig
@@ -40,4 +45,4 @@ from ._tokenizer import (
     read_tokenizer as read_tokenizer,
     unpack_vocabulary as unpack_vocabulary,
 )
-from ._zero_shot import zero_shot as zero_shot
+from ._zero_shot import find_templates as find_templates, zero_shot as zero_shot

@@ -57,7 +57,7 @@ def zero_shot(
     `MissingExtraError` if the library tokenizers is not installed.
     """
     check_positive(batch_size=batch_size)
-    prompts = _find_templates(templates)
+    prompts = find_templates(templates)
     names = _check_classes(classes)
     projection = _find_projection(model.image.readout.head)
     texts = [prompt.replace(_PLACE, name) for name in names for prompt in prompts]
@@ -84,7 +84,11 @@ def _embed_texts(model: ImageText, tokens: Int[Array, "texts context"], batch_si
     return cast(Array, jax.lax.map(model.embed_text, tokens, batch_size=batch_size))
 
 
-def _find_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+def find_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """The prompts that `zero_shot` takes: those of a name, or those that are given.
+
+    **Raises:** `ValueError` if there is no such name, or a prompt has no place for the class.
+    """
     if isinstance(templates, str) and _PLACE in templates:
         return (templates,)
     if isinstance(templates, str):

@@ -52,7 +52,7 @@ def _run(model: Any, image: Any) -> Mapping[str, Any]:
             tokens = model.backbone(image)
             return {"tokens": tokens.sequence, "output": model.readout(tokens)}
         case ImageText():
-            embedding, text = model.embed_image(image), model.embed_text(_draw_text(model))
+            embedding, text = model.embed_image(image), model.embed_text(draw_text(model))
             return {"image": embedding, "text": text, "similarity": model.similarity(embedding, text)}
         case MaskedAutoencoder():
             kept = jnp.arange(0, int(np.prod(model.config.image.grid)), 3)
@@ -72,7 +72,7 @@ def _run(model: Any, image: Any) -> Mapping[str, Any]:
             raise TypeError(f"model must be a ViT or a system of vitrail, got a {type(model).__name__}")
 
 
-def _draw_text(model: ImageText) -> NumpyArray:
+def draw_text(model: ImageText) -> NumpyArray:
     """Ids of a text that ends in its middle, where the tower knows what ends one."""
     text = model.config.text
     ids = np.random.RandomState(0).randint(1, max(text.vocabulary - 2, 2), text.context).astype(np.int32)

@@ -8,12 +8,13 @@ from typing import Any, Final, Literal, cast
 import numpy as np
 
 from ..nn import Execution, list_arrays
+from ..systems import ImageText
 from ._card import ModelCard, model_card
 from ._errors import CheckpointError
 from ._load import load
 from ._names import locate
 from ._original import explain_no_original, run_original
-from ._probe import ROUNDING, compare_outputs, draw_picture, run_probe
+from ._probe import ROUNDING, compare_outputs, draw_picture, draw_text, run_probe
 from ._read import Config
 from ._statistics import (
     Arrays,
@@ -217,7 +218,8 @@ def _check_outputs(path: Path, card: ModelCard, model: Any, execution: Execution
     same = [name for name, change in compare_outputs(ours, other).items() if change < 1e-6 and name != "text"]
     checks = [_make("outputs", same, "the same for two pictures", "finite, and different for two pictures")]
     checks.append(_check_execution(card, ours, run_probe(model.with_execution(execution), picture), execution))
-    return [*checks, _check_original(path, card, ours, picture)]
+    text = draw_text(model) if isinstance(model, ImageText) else None
+    return [*checks, _check_original(path, card, ours, picture, text)]
 
 
 def _check_execution(
@@ -240,11 +242,13 @@ def _measure_difference(found: NumpyArray, plain: NumpyArray) -> float:
     return float("inf") if np.isnan(relative) else relative
 
 
-def _check_original(path: Path, card: ModelCard, ours: dict[str, NumpyArray], picture: NumpyArray) -> Check:
+def _check_original(
+    path: Path, card: ModelCard, ours: dict[str, NumpyArray], picture: NumpyArray, text: NumpyArray | None
+) -> Check:
     if reason := explain_no_original(path, card):
         return Check("original", "skip", reason)
     try:
-        theirs = run_original(path, card, picture)
+        theirs = run_original(path, card, picture, text)
     except Exception as error:  # another library can raise anything
         said = " ".join(str(error).split())[:200]
         return Check("original", "warn", f"its own library cannot open it: {type(error).__name__}: {said}")
