@@ -33,16 +33,16 @@ def run_verify(command: Verify) -> int:
         part=command.part,
         execution=Execution(compute_dtype=command.dtype),
     )
-    for line in _describe(found):
+    for line in _describe(command.file, found):
         print(line)
     return 0 if found.passed else 1
 
 
-def _describe(found: Verification) -> list[str]:
+def _describe(file: Path, found: Verification) -> list[str]:
     lines = [f"{check.verdict:6}{check.name:12}{check.words}" for check in found.checks]
     counts = {kind: sum(check.verdict == kind for check in found.checks) for kind in ("fail", "warn", "skip")}
     beside = [f"{counts['warn']} to know"] if counts["warn"] else []
     beside += [f"{counts['skip']} not checked"] if counts["skip"] else []
     verdict = "is the model that it claims to be" if found.passed else f"fails {counts['fail']} of its checks"
     more = f" ({', '.join(beside)})" if beside else ""
-    return [*lines, f"{found.path} {verdict}{more}"]
+    return [*lines, f"{file} {verdict}{more}"]

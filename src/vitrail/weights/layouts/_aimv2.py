@@ -5,7 +5,6 @@ module `aimv2`.
 """
 
 import re
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -13,8 +12,9 @@ from ..._spec import PartSpec
 from ...encoder import EncoderOptions
 from ...model import ViTConfig
 from .._errors import CheckpointError
-from .._rules import FINAL_NORM, POSITION_ROWS, Rule, map_block, map_names
+from .._rules import Rule, map_names
 from ._adapt import add_zero_bias
+from ._aimv2_names import APPLE_NAMES, HF_NAMES, TIMM_NAMES, Names, map_aimv2
 from ._checkpoint import Checkpoint
 from ._hugging_face import TEXT_TOWER, read_activation, select_vision_tower, write_config
 from ._layout import Export, Layout, Settings
@@ -33,68 +33,6 @@ from ._timm import (
     write_timm_config,
 )
 from ._vit import find_misreading, find_square_obstacle, list_shapes, use_learned
-
-
-@dataclass(frozen=True)
-class Names:
-    """What the three call the same things."""
-
-    patch: str
-    patch_norm: str
-    positions: str
-    block: str
-    norms: tuple[str, str]
-    qkv: tuple[str, ...]
-    project: str
-    hidden: tuple[str, str]
-    """The gate, and what it is multiplied with."""
-    out: str
-    norm: str
-    head: tuple[str, ...] = ()
-    """The query, keys, values and last layer of the attentive probe; empty if no file has one."""
-    projection: str = ""
-
-
-_TIMM: Final = Names(
-    patch="patch_embed.proj",
-    patch_norm="patch_embed.norm",
-    positions="pos_embed",
-    block="blocks.{i}.",
-    norms=("norm1", "norm2"),
-    qkv=("attn.qkv",),
-    project="attn.proj",
-    hidden=("mlp.fc1_g", "mlp.fc1_x"),
-    out="mlp.fc2",
-    norm="norm",
-)
-APPLE_NAMES: Final = Names(
-    patch="preprocessor.patchifier.proj",
-    patch_norm="preprocessor.patchifier.norm",
-    positions="preprocessor.pos_embed",
-    block="trunk.blocks.{i}.",
-    norms=("norm_1", "norm_2"),
-    qkv=("attn.qkv",),
-    project="attn.proj",
-    hidden=("mlp.fc1", "mlp.fc3"),
-    out="mlp.fc2",
-    norm="trunk.post_trunk_norm",
-    head=("head.cls_token", "head.k", "head.v", "head.linear"),
-    projection="image_projector.weight",
-)
-HF_NAMES: Final = Names(
-    patch="embeddings.patch_embed",
-    patch_norm="embeddings.rms_norm",
-    positions="embeddings.position_embedding.weight",
-    block="encoder.layers.{i}.",
-    norms=("rms_norm1", "rms_norm2"),
-    qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
-    project="attention.out_proj",
-    hidden=("ffn.gate_proj", "ffn.up_proj"),
-    out="ffn.down_proj",
-    norm="rms_norm",
-    head=("head.cls_token", "head.k_proj", "head.v_proj", "head.output_proj"),
-    projection="visual_projection.weight",
-)
 
 
 def _read_parts(checkpoint: Checkpoint, names: Names, *, eps: float, image_size: object) -> dict[str, Any]:
@@ -128,31 +66,6 @@ def _read_parts(checkpoint: Checkpoint, names: Names, *, eps: float, image_size:
     }
 
 
-def _map(config: ViTConfig, *, names: Names) -> tuple[Rule, ...]:
-    view = "n d -> n d" if names is HF_NAMES else "1 n d -> n d"
-    return (
-        map_names(f"{names.patch}.*", "backbone.patch.*"),
-        map_names(f"{names.patch_norm}.weight", "backbone.patch.norm.weight"),
-        map_names(names.positions, POSITION_ROWS, view),
-        *map_aimv2_block(names, names.block, "backbone.encoder.stack."),
-        map_names(f"{names.norm}.*", FINAL_NORM),
-    )
-
-
-def map_aimv2_block(names: Names, prefix: str, ours: str) -> tuple[Rule, ...]:
-    """The rules of a block, of images or of text."""
-    return map_block(
-        prefix,
-        norm1=names.norms[0],
-        qkv=names.qkv,
-        project=names.project,
-        norm2=names.norms[1],
-        hidden=names.hidden,
-        out=names.out,
-        ours=ours,
-    )
-
-
 # --- timm ---------------------------------------------------------------------------------------------------------
 
 
@@ -172,12 +85,12 @@ def _read_config_timm(checkpoint: Checkpoint) -> ViTConfig:
         classes=checkpoint.find_classes(num_classes),
         pool=read_pool(checkpoint, arguments, name, "avg"),
         head=head,
-        **_read_parts(checkpoint, _TIMM, eps=1e-5, image_size=read_image_size(checkpoint, arguments)),
+        **_read_parts(checkpoint, TIMM_NAMES, eps=1e-5, image_size=read_image_size(checkpoint, arguments)),
     )
 
 
 def _map_timm(config: ViTConfig) -> tuple[Rule, ...]:
-    return (*_map(config, names=_TIMM), map_names("head.*", "readout.head.linear.*"))
+    return (*map_aimv2(config, names=TIMM_NAMES), map_names("head.*", "readout.head.linear.*"))
 
 
 def _write_config_timm(config: ViTConfig) -> Settings:
@@ -241,7 +154,7 @@ def _read_config(whole: Checkpoint, *, names: Names) -> ViTConfig:
 def _map_whole(config: ViTConfig, *, names: Names) -> tuple[Rule, ...]:
     query, keys, values, last = names.head
     return (
-        *_map(config, names=names),
+        *map_aimv2(config, names=names),
         map_names(query, "readout.pool.query", "1 1 d -> d"),
         map_names((f"{keys}.*", f"{values}.*"), "readout.pool.kv.*"),
         map_names(f"{last}.*", "readout.pool.project.*"),

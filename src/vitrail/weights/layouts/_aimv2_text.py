@@ -16,17 +16,8 @@ from ...model import ViTConfig
 from ...systems import ImageTextConfig, TextConfig
 from .._errors import CheckpointError
 from .._rules import Rule, map_names, prefix_rules
-from ._aimv2 import (
-    APPLE_AIMV2_IMAGE,
-    APPLE_NAMES,
-    HF_AIMV2_IMAGE,
-    HF_NAMES,
-    Names,
-    find_aimv2_obstacle,
-    map_aimv2_block,
-    read_gate,
-    write_aimv2_config,
-)
+from ._aimv2 import APPLE_AIMV2_IMAGE, HF_AIMV2_IMAGE, find_aimv2_obstacle, read_gate, write_aimv2_config
+from ._aimv2_names import APPLE_NAMES, HF_NAMES, Names, map_aimv2_block
 from ._checkpoint import Checkpoint
 from ._hugging_face import POSITION_IDS, select_text_tower, write_encoder, write_header
 from ._image_text import find_towers_misreading
