@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_a_program_that_this_jax_cannot_read_names_the_jax_that_wrote_it(folder:
     one["sizes"], one["digests"] = {one["file"]: 64}, {one["file"]: vitrail.exported.digest_file(copy / one["file"])}
     card["versions"]["jax"] = "99.0"
     (copy / "card.json").write_text(json.dumps(card))
-    with pytest.raises(vitrail.ExportError, match=r"was written by JAX 99\.0 and JAX .* cannot run it"):
+    with pytest.raises(vitrail.ExportError, match=r"was written with JAX 99\.0 and JAX .* cannot run it"):
         vitrail.load_exported(copy)
 
 
@@ -175,6 +176,27 @@ def test_what_cannot_be_exported_is_an_error(classifier: vitrail.ViT, tmp_path: 
     with pytest.raises(ValueError, match="folder must be a folder, got the file"):
         vitrail.export(classifier, tmp_path / "file")
     assert not (tmp_path / "out").exists()
+
+
+def test_onnx_names_its_extra_and_computes_in_float32(classifier: vitrail.ViT, tmp_path: Path) -> None:
+    if find_spec("jax2onnx") is None:
+        with pytest.raises(vitrail.MissingExtraError, match=r"jax2onnx .* the extra 'onnx'"):
+            vitrail.export(classifier, tmp_path / "out", format="onnx")
+    half = classifier.with_execution(vitrail.Execution(compute_dtype="bfloat16"))
+    with pytest.raises(ValueError, match="compute_dtype must be 'float32' for format 'onnx', got 'bfloat16'"):
+        vitrail.export(half, tmp_path / "out", format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("args", "extra"), [(["out"], "export"), (["out", "--format", "onnx"], "onnx"), (["onnx", "--format=onnx"], "onnx")]
+)
+def test_the_command_without_its_parser_names_the_extra(
+    args: list[str], extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vitrail._extras.find_spec", lambda name: None)
+    assert main(["export", "model.safetensors", *args]) == 1
+    assert f"the extra '{extra}'" in capsys.readouterr().err
 
 
 def test_the_command_exports_a_file(

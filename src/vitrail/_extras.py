@@ -10,7 +10,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-Extra = Literal["train", "demo", "weights", "text", "hub", "torch", "board", "export", "test"]
+Extra = Literal["train", "demo", "weights", "text", "hub", "torch", "board", "export", "onnx", "test"]
 """An extra of pyproject.toml that a user needs."""
 
 

@@ -34,7 +34,7 @@ from ._train_options import Train, make_defaults
 from ._verify import Verify, run_verify
 from ._weights import Inspect, run_inspect
 
-_EXTRAS: Final[Mapping[str, Literal["demo"]]] = MappingProxyType(
+_EXTRAS: Final[Mapping[str, Literal["demo", "export"]]] = MappingProxyType(
     {
         "demo": "demo",
         "train": "demo",
@@ -44,9 +44,11 @@ _EXTRAS: Final[Mapping[str, Literal["demo"]]] = MappingProxyType(
         "look": "demo",
         "reconstruct": "demo",
         "search": "demo",
+        "export": "export",
     }
 )
-"""The extra that a command needs; `weights` for the others, which has the library that parses all."""
+"""The extra that a command needs; `weights` for the others, which has the library that parses all. `export` needs
+`onnx` for that format."""
 _DEMO: Final = """Trains a small Vision Transformer on 4,000 handwritten digits of MNIST, in about a minute on two
 cores, prints its accuracy on held-out images, and draws them. Nothing is downloaded.
 
@@ -189,7 +191,8 @@ def _end_at_signals() -> Generator[None]:
 def _parse(args: Sequence[str] | None) -> _Command:
     args = sys.argv[1:] if args is None else args
     first = next(iter(args), "")
-    require("tyro", extra=_EXTRAS.get(first, "weights"))
+    to_onnx = first == "export" and "--format onnx" in " ".join(args).replace("=", " ")
+    require("tyro", extra="onnx" if to_onnx else _EXTRAS.get(first, "weights"))
     import tyro
 
     registry = tyro.constructors.ConstructorRegistry()

@@ -1,7 +1,9 @@
 """Exports a model: its functions, each checked against the model, and their card."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 import jax
@@ -10,26 +12,33 @@ import numpy as np
 from .. import __version__
 from .._check import describe_value
 from .._files import make_scratch
-from ..exported import CARD, ArraySpec, ExportCard, ExportError, FunctionCard, digest_file
+from ..exported import CARD, ArraySpec, ExportCard, ExportError, ExportFormat, FunctionCard, digest_file
 from ..images import Preprocess
 from ..model import has_adapters
 from ..nn import Dropout, Execution
 from ..systems import Dense, ImageText, find_image_model
 from ..weights import ROUNDING, Configured, draw_picture, model_card
 from ._functions import Function, list_functions
+from ._onnx import list_versions, run_onnx, write_onnx
 from ._stablehlo import PLATFORMS, run_stablehlo, write_stablehlo
 
 _BFLOAT16: Final = 0.02
 """How far the outputs of an exported function may be from those of the model in bfloat16, relative to the largest."""
+
+_BESIDE: Final[Mapping[ExportFormat, str]] = MappingProxyType({"stablehlo": ".npz", "onnx": ".onnx.data"})
+"""The endings of files of weights."""
+_BATCH: Final = 3
+"""The number of images that the outputs are compared for: of no other axis of the examples."""
 
 
 def export(
     model: Configured,
     folder: Path | str,
     *,
+    format: ExportFormat = "stablehlo",
     weights: Literal["inside", "beside"] = "inside",
 ) -> ExportCard:
-    """Exports a model as StableHLO, for JAX on CPU, CUDA and TPU, with a card that says how it is used.
+    """Exports a model for a server, a colleague or another library, with a card that says how it is used.
 
     A folder gets a program for each function of the model, with any number of images in a batch, and `card.json`. A
     `ViT` has one function: a batch of images gives logits or features. An `ImageText` has `image` and `text`, whose
@@ -53,17 +62,19 @@ def export(
     - `model`: the model. Its `Execution` says in which dtype it is computed; attention is computed plainly, or in
         chunks where a number says so, as the program has to run everywhere. Inputs and outputs are float32.
     - `folder`: where the files are written. It is made if it is not there; an export that is there is replaced.
-    - `weights`: whether the weights are in the file of the program, or in an npz file beside it, which is needed for
-        more than 2 GB.
+    - `format`: `"stablehlo"` for JAX on CPU, CUDA and TPU (the extra `export`), or `"onnx"` for onnxruntime and others
+        (the extra `onnx`), which is computed in float32.
+    - `weights`: whether the weights are in the file of the program, or in one beside it, which is needed for more than
+        2 GB: an npz file, or the external data of ONNX.
 
     **Returns:**
 
     The card that was written.
 
     **Raises:** `ValueError` if the folder has a `card.json` of something else, if the model has adapters or an
-    attention that does not run everywhere, or if an exported function does not equal the model; `TypeError` if the
-    model is of no kind that can be exported; `MissingExtraError` if flatbuffers, of the extra `export`, is not
-    installed. After an error nothing is written.
+    attention that does not run everywhere, if the format cannot hold the model, or if an exported function does not
+    equal the model; `TypeError` if the model is of no kind that can be exported; `MissingExtraError` if a library of
+    the extra is not installed. After an error nothing is written.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -74,17 +85,18 @@ def export(
         raise TypeError(f"model must be a ViT or a system, got {describe_value(model)}: load one with vitrail.load")
     if has_adapters(model):
         raise ValueError("model must be without adapters, got one that has: export vitrail.merge(model)")
-    execution = _choose_execution(image_model.backbone.execution)
+    execution = _choose_execution(image_model.backbone.execution, format)
     plain = cast(Any, model).with_execution(execution).with_dropout(Dropout())
     config = image_model.config
     functions = list_functions(plain, draw_picture(model))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with make_scratch(folder.parent, folder.name) as scratch:
         cards = {
-            name: _write_function(function, scratch, name, weights, execution) for name, function in functions.items()
+            name: _write_function(function, scratch, name, format, weights, execution)
+            for name, function in functions.items()
         }
         card = ExportCard(
-            format="stablehlo",
+            format=format,
             kind=model_card(model).kind,
             functions=cards,
             image_size=config.image_size,
@@ -93,8 +105,12 @@ def export(
             preprocess=_fix_size(config.preprocess),
             classes=model.config.classes if isinstance(model, Dense) else config.classes,
             constants=_list_constants(model),
-            platforms=PLATFORMS,
-            versions={"vitrail": __version__, "jax": jax.__version__},
+            platforms=PLATFORMS if format == "stablehlo" else ("onnxruntime",),
+            versions={
+                "vitrail": __version__,
+                "jax": jax.__version__,
+                **(list_versions() if format == "onnx" else {}),
+            },
         )
         (scratch / CARD).write_text(card.to_json(), "utf-8")
         folder.mkdir(exist_ok=True)
@@ -119,11 +135,16 @@ def _list_files(folder: Path) -> list[str]:
     return [name for function in card.functions.values() for name in function.digests]
 
 
-def _choose_execution(execution: Execution) -> Execution:
+def _choose_execution(execution: Execution, format: ExportFormat) -> Execution:
     if execution.attention == "cudnn":
         raise ValueError(
             "model must have an attention that runs everywhere, got 'cudnn': export "
             "model.with_execution(vitrail.Execution())"
+        )
+    if format == "onnx" and execution.compute_dtype != "float32":
+        raise ValueError(
+            f"compute_dtype must be 'float32' for format 'onnx', got {execution.compute_dtype!r}: leave it out, or use "
+            "format 'stablehlo'"
         )
     attention = "plain" if execution.attention == "auto" else execution.attention
     return dataclasses.replace(execution, attention=attention)
@@ -144,16 +165,21 @@ def _write_function(
     function: Function,
     folder: Path,
     name: str,
+    format: ExportFormat,
     weights: Literal["inside", "beside"],
     execution: Execution,
 ) -> FunctionCard:
     """Writes a function and compares its outputs with those of the model."""
-    file = folder / f"{name}.stablehlo"
-    beside = folder / f"{name}.npz" if weights == "beside" else None
-    batch = tuple(np.stack([array, array]) for array in function.example)
+    file = folder / f"{name}.{format}"
+    beside = folder / f"{name}{_BESIDE[format]}" if weights == "beside" else None
+    batch = tuple(np.stack([array] * _BATCH) for array in function.example)
     expected = _as_tuple(jax.jit(jax.vmap(function.call))(*batch))
-    write_stablehlo(function, file, beside)
-    found = run_stablehlo(file, beside, batch)
+    if format == "onnx":
+        write_onnx(function, file, beside)
+        found = run_onnx(file, function, batch)
+    else:
+        write_stablehlo(function, file, beside)
+        found = run_stablehlo(file, beside, batch)
     difference = max(map(_compare, expected, found))
     allowed = ROUNDING if execution.compute_dtype == "float32" else _BFLOAT16
     if not difference <= allowed:

@@ -1,5 +1,6 @@
 """Writes a function as StableHLO, by `jax.export`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -7,6 +8,7 @@ import jax
 import jax.core
 import jax.export
 import numpy as np
+from jaxtyping import Shaped
 
 from .._extras import require
 from ..exported import ArraySpec, read_weights
@@ -16,7 +18,7 @@ PLATFORMS: Final = ("cpu", "cuda", "tpu")
 """What the programs run on."""
 _eval_jaxpr: Any = cast(Any, jax.core).eval_jaxpr  # its types are not known
 _MOST: Final = 2**31 - 2**20
-"""The most bytes of weights within a program, whose format has 32-bit offsets."""
+"""The most bytes of weights within a program: both formats have 32-bit offsets."""
 
 
 def write_stablehlo(function: Function, path: Path, weights: Path | None) -> None:
@@ -35,8 +37,7 @@ def write_stablehlo(function: Function, path: Path, weights: Path | None) -> Non
     arrays = [np.asarray(const) for const in closed.consts]
     if weights is not None and any(array.dtype.kind == "V" for array in arrays):  # which npz does not know
         raise ValueError("weights must be 'inside' for a model with bfloat16 arrays, got 'beside'")
-    if weights is None and (size := sum(array.nbytes for array in arrays)) > _MOST:
-        raise ValueError(f"weights must be 'beside' for a model of {size / 1e9:.1f} GB, got 'inside', which has 2 GB")
+    check_size(arrays, weights)
 
     def run(*given: Any) -> Any:
         consts = arrays if weights is None else given[: len(arrays)]
@@ -49,6 +50,15 @@ def write_stablehlo(function: Function, path: Path, weights: Path | None) -> Non
     path.write_bytes(exported.serialize())
     if weights is not None:
         np.savez(weights, *arrays)
+
+
+def check_size(arrays: Sequence[Shaped[np.ndarray, "..."]], weights: Path | None) -> None:
+    """Checks that weights in the program are not too large for it.
+
+    **Raises:** `ValueError` if they are.
+    """
+    if weights is None and (size := sum(array.nbytes for array in arrays)) > _MOST:
+        raise ValueError(f"weights must be 'beside' for a model of {size / 1e9:.1f} GB, got 'inside', which has 2 GB")
 
 
 def run_stablehlo(path: Path, weights: Path | None, batch: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,10 +1,11 @@
-"""Runs what `vitrail.export` wrote, with JAX alone: no code of models is imported here."""
+"""Runs what `vitrail.export` wrote, with JAX or onnxruntime: no code of models is imported here."""
 
 from ._card import (
     CARD as CARD,
     ArraySpec as ArraySpec,
     ExportCard as ExportCard,
     ExportError as ExportError,
+    ExportFormat as ExportFormat,
     FunctionCard as FunctionCard,
     digest_file as digest_file,
 )
@@ -14,3 +15,4 @@ from ._load import (
     load_exported as load_exported,
     read_weights as read_weights,
 )
+from ._onnx import open_onnx as open_onnx

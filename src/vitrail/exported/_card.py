@@ -11,6 +11,8 @@ from typing import Any, Final, Literal, cast
 from .._files import read_object
 from ..images import Preprocess
 
+ExportFormat = Literal["stablehlo", "onnx"]
+"""The formats of exported models."""
 CARD: Final = "card.json"
 """The name of the card in its folder."""
 
@@ -58,7 +60,7 @@ class FunctionCard:
 class ExportCard:
     """What there is to know about an exported model."""
 
-    format: Literal["stablehlo"]
+    format: ExportFormat
     """The format of its files."""
     kind: str
     """What the model is: `vit`, or a system, as `image_text`."""
@@ -77,7 +79,7 @@ class ExportCard:
     constants: Mapping[str, float]
     """Numbers that belong to the outputs: for images and texts, `scale` and `bias` of their similarity."""
     platforms: tuple[str, ...]
-    """What the programs run on."""
+    """What the programs run on: platforms of JAX, or `onnxruntime`."""
     versions: Mapping[str, str]
     """The versions of what wrote the files."""
 

@@ -1,9 +1,10 @@
 """Loads an exported model."""
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast, final
+from typing import Any, Literal, cast, final
 
 import jax
 import jax.export
@@ -12,8 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float32, Shaped
 
 from .._check import join_names
-from .._extras import require
+from .._extras import MissingExtraError, require
 from ._card import CARD, ArraySpec, ExportCard, ExportError, FunctionCard, digest_file
+from ._onnx import open_onnx
 
 Outputs = Shaped[Array, "..."] | tuple[Shaped[Array, "..."], ...]
 """What an exported function returns: its output, or several."""
@@ -21,14 +23,14 @@ Outputs = Shaped[Array, "..."] | tuple[Shaped[Array, "..."], ...]
 
 @final
 class ExportedFunction:
-    """A function of an exported model: a compiled program, and its weights."""
+    """A function of an exported model: a program, and its weights."""
 
     def __init__(self, card: FunctionCard, run: Callable[..., Any], weights: tuple[Shaped[Array, "..."], ...]):
         """**Arguments:**
 
         - `card`: what it takes and returns.
         - `run`: the program.
-        - `weights`: what the program takes first; none if they are within it.
+        - `weights`: what the program takes first; none if they are within it, or if it finds them itself.
         """
         self.card = card
         self._run = run
@@ -41,14 +43,14 @@ class ExportedFunction:
     def __call__(self, *arrays: Shaped[Array | np.ndarray, "..."]) -> Outputs:
         """**Arguments:**
 
-        - `arrays`: the inputs of the card, in their order. Each batch size is compiled once.
+        - `arrays`: the inputs of the card, in their order. JAX compiles each batch size once.
 
         **Returns:**
 
         The output of the card; a tuple if there are several.
 
         **Raises:** `ValueError` or `TypeError` if the inputs do not fit the card; `ExportError` if this JAX cannot run
-        the program.
+        the program; what onnxruntime raises.
         """
         _check_arrays(self.card.inputs, arrays)
         outputs = self._run(*self._weights, *arrays)
@@ -57,7 +59,7 @@ class ExportedFunction:
 
 @final
 class Exported:
-    """A model that `vitrail.export` wrote. It needs JAX, and none of vitrail's model code."""
+    """A model that `vitrail.export` wrote. It needs none of vitrail's model code."""
 
     def __init__(self, card: ExportCard, functions: Mapping[str, ExportedFunction]):
         """**Arguments:**
@@ -117,7 +119,7 @@ def load_exported(folder: Path | str) -> Exported:
     """Loads a model that `vitrail.export` wrote.
 
     It imports no code of models. `from vitrail.exported import load_exported` needs jax, equinox, jaxtyping, beartype
-    and numpy, the extra `export`, and Pillow to prepare pictures.
+    and numpy, the extra `export` (for ONNX, onnxruntime in its place), and Pillow to prepare pictures.
 
     !!! example
 
@@ -137,16 +139,17 @@ def load_exported(folder: Path | str) -> Exported:
     decoder of SAM), `preprocess` and `classes`.
 
     **Raises:** `ExportError` if a file is missing, cut off or changed, or was written by a JAX
-    that is too new for this one; `MissingExtraError` if flatbuffers is not installed.
+    that is too new for this one, or for a newer onnxruntime; `MissingExtraError` if flatbuffers or onnxruntime is not
+    installed.
     """
     folder = Path(folder)
-    require("flatbuffers", extra="export")
     if not (folder / CARD).is_file():
         raise ExportError(f"folder must be what vitrail.export wrote, got {folder}, which has no {CARD}")
     card = ExportCard.read(folder / CARD)
     for function in card.functions.values():
         _check_files(folder, function)
-    return Exported(card, {name: _load_function(folder, card, one) for name, one in card.functions.items()})
+    load = _load_onnx if card.format == "onnx" else _load_stablehlo
+    return Exported(card, {name: load(folder, card, one) for name, one in card.functions.items()})
 
 
 def _check_files(folder: Path, card: FunctionCard) -> None:
@@ -161,13 +164,25 @@ def _check_files(folder: Path, card: FunctionCard) -> None:
             raise ExportError(f"{path} has changed since vitrail.export wrote it: copy it again, or export again")
 
 
-def _load_function(folder: Path, card: ExportCard, function: FunctionCard) -> ExportedFunction:
+def _load_onnx(folder: Path, card: ExportCard, function: FunctionCard) -> ExportedFunction:
+    path = folder / function.file
+    try:
+        run = open_onnx(path, [spec.name for spec in function.inputs])
+    except MissingExtraError:
+        raise
+    except Exception as error:  # onnxruntime has many kinds
+        raise _blame_version(path, card, "onnxruntime", error) from error
+    return ExportedFunction(function, run, ())
+
+
+def _load_stablehlo(folder: Path, card: ExportCard, function: FunctionCard) -> ExportedFunction:
+    require("flatbuffers", extra="export")
     path = folder / function.file
     try:
         program = jax.export.deserialize(bytearray(path.read_bytes()))
         run = jax.jit(program.call)
     except Exception as error:  # flatbuffers and XLA raise nearly anything
-        raise _blame_version(path, card, error) from error
+        raise _blame_version(path, card, "jax", error) from error
     platform = jax.default_backend()
     known = {"gpu": "cuda"}.get(platform, platform)
     if known not in card.platforms:
@@ -179,7 +194,7 @@ def _load_function(folder: Path, card: ExportCard, function: FunctionCard) -> Ex
         except Exception as error:
             if card.versions["jax"] == jax.__version__:
                 raise
-            raise _blame_version(path, card, error) from error
+            raise _blame_version(path, card, "jax", error) from error
 
     weights = read_weights(None if function.weights is None else folder / function.weights)
     return ExportedFunction(function, call, weights)
@@ -193,11 +208,14 @@ def read_weights(path: Path | None) -> tuple[Array, ...]:
         return tuple(jnp.asarray(arrays[name]) for name in arrays.files)
 
 
-def _blame_version(path: Path, card: ExportCard, error: Exception) -> ExportError:
+def _blame_version(
+    path: Path, card: ExportCard, library: Literal["jax", "onnxruntime"], error: Exception
+) -> ExportError:
     first = (str(error) or type(error).__name__).splitlines()[0]
+    name, written = library.replace("jax", "JAX"), card.versions[library]
     return ExportError(
-        f"{path} was written by JAX {card.versions['jax']} and JAX {jax.__version__} cannot run it ({first}): install "
-        f"JAX {card.versions['jax']} or newer, or export the model again with this one"
+        f"{path} was written with {name} {written} and {name} {version(library)} cannot run it ({first}): install "
+        f"{name} {written} or newer, or export the model again with this one"
     )
 
 
