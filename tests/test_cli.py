@@ -17,12 +17,15 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from helpers import assert_trees_close, small_model, write_pictures
+from helpers import assert_trees_close, make_row, small_model, write_pictures
 from PIL import Image
 
 import vitrail
 from vitrail._extras import require
 from vitrail.cli import main
+from vitrail.cli._compare import Compare
+from vitrail.cli._compare_results import suggest_commands
+from vitrail.cli._main import _parse
 from vitrail.images import TRANSFORMS
 from vitrail.train import OBJECTIVES, Recipe
 
@@ -204,7 +207,9 @@ def rows_of(printed: str) -> list[list[str]]:
     """The lines of the table."""
     lines = [line.split() for line in printed.splitlines()]
     start = next(i for i, line in enumerate(lines) if "parameters" in line and "accuracy" in line)
-    return lines[start + 2 : lines.index([], start)]
+    table = lines[start + 2 : lines.index([], start)]
+    assert [row[0] for row in table] == [str(place) for place in range(1, len(table) + 1)]
+    return [row[1:] for row in table]
 
 
 def test_compare_trains_a_backbone_and_goes_on_after_an_interruption(
@@ -239,7 +244,7 @@ def test_compare_trains_a_backbone_and_goes_on_after_an_interruption(
     assert "finished readouts: 0. Run the same command again to continue" in capsys.readouterr().out
     assert list((out / "backbone" / "checkpoints").iterdir()), "the steps of the backbone are kept"
 
-    evaluate_cell = vitrail.lab._compare.evaluate_cell  # type: ignore[attr-defined]
+    evaluate_cell = vitrail.lab._bench.evaluate_cell  # type: ignore[attr-defined]
 
     def interrupted(*arguments: Any) -> Any:
         if "gap" in arguments:
@@ -247,12 +252,13 @@ def test_compare_trains_a_backbone_and_goes_on_after_an_interruption(
         return evaluate_cell(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr("vitrail.lab._compare.evaluate_cell", interrupted)
+        patched.setattr("vitrail.lab._bench.evaluate_cell", interrupted)
         assert main(command) == 130
     printed = capsys.readouterr().out
     assert "finished readouts: 2. Run the same command again to continue" in printed
     assert "step 4 of 4" in printed
     assert "step 1 of 4" not in printed, "the backbone goes on"
+    monkeypatch.setattr("vitrail.cli._compare.load_data_for", lambda *_: pytest.fail("the images are loaded again"))
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "step " not in printed, "the backbone is not trained again"
@@ -274,7 +280,7 @@ def test_compare_trains_a_backbone_and_goes_on_after_an_interruption(
     assert backbone.config.preprocess == data.preprocess  # so that `vitrail predict` prepares pictures as in training
 
     assert main([*command, "--seed", "1"]) == 1
-    assert "backbone must have this run, got one with another seed and model (" in capsys.readouterr().err
+    assert "backbone must have this run, got one that differs in seed and model: pass" in capsys.readouterr().err
 
 
 def test_compare_prepares_images_for_each_model_and_resolution(
@@ -322,7 +328,36 @@ def test_compare_prepares_images_for_each_model_and_resolution(
     assert main([*shlex.split(suggested)[1:], "--epochs", "1", "--pool", "mean"]) == 0
     capsys.readouterr()
     assert main([*command, *options, "--pools", "mean", "--steps", "5"]) == 1
-    assert "must have this run, got one with another options" in capsys.readouterr().err
+    assert (
+        "must have this run, got one that differs in options (steps: 4 there, 5 here): pass" in capsys.readouterr().err
+    )
+
+
+def test_what_to_type_next_has_the_options_by_which_models_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As `vitrail train` itself reads them."""
+    monkeypatch.chdir(tmp_path)
+    Path("run-1").mkdir()
+    row = dataclasses.replace(make_row("top_k(k=2)"), learning_rate=0.003)
+    comparison = vitrail.lab.Comparison((row,), (), ())
+    data = ["--data", "my photos"]
+    read = ["--layout", "timm", "--config", '{"num_heads": 6}', "--prefix", "teacher.", "--convert"]
+    for options, expected in (
+        (
+            ["--models", "my model.safetensors", *read],
+            {"model": "my model.safetensors", "layout": "timm", "config": '{"num_heads": 6}', "prefix": "teacher."}
+            | {"convert": True, "recipe": "probe", "learning_rate": 0.003},
+        ),
+        (["--patch-size", "4", "--seed", "3"], {"model": "small", "patch_size": 4, "seed": 3, "recipe": "demo"}),
+    ):
+        command = _parse(["compare", *data, *options])
+        assert isinstance(command, Compare)
+        files = {"m": command.models[0] if command.models else None}
+        (line,) = suggest_commands(comparison, files, command.data, command.list_given())
+        name, *words = shlex.split(line)
+        assert name == "vitrail"
+        train = _parse(words)
+        common = {"data": Path("my photos"), "pool": "top_k(k=2)", "image_size": 8, "out": Path("run-2")}
+        assert {field: getattr(train, field) for field in (expected | common)} == expected | common
 
 
 def test_sigterm_ends_a_comparison_without_leaving_tokens(folder: Path, tmp_path: Path):
@@ -402,7 +437,9 @@ def test_a_run_goes_on_and_its_model_is_fine_tuned(
     changed = {"dropout": vitrail.Dropout(drop_path=0.1), "batch_size": 8, "clip_norm": None, "train": ("readout",)}
     objective = vitrail.train.OBJECTIVES.configure("classify", smoothing=0.2)
     expected = dataclasses.replace(recipe, objective=objective, **changed)
-    assert json.loads(Path("lora/run.json").read_text())["recipe"] == repr(expected)
+    assert json.loads(Path("lora/run.json").read_text())["recipe"] == {
+        field.name: repr(getattr(expected, field.name)) for field in dataclasses.fields(expected)
+    }
 
     # The image model of MAE is probed. The head of a classifier of the same classes is kept, unless one is asked for.
     probe = ["train", "--data", "images", "--recipe", "probe", "--epochs", "1", "--learning-rate", "1e-30", "--model"]
@@ -434,7 +471,9 @@ def test_a_run_goes_on_and_its_model_is_fine_tuned(
     assert evaluated[0] == evaluated[1]
     assert "of 10 held-out images" in evaluated[0]
     assert main(["compare", "--runs", "lora", "run"]) == 0
-    assert "p-value" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "p-value" in printed
+    assert "No difference is certain: 4 test images" in printed
     assert main(["compare", "--runs", "lora", "mae", "run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "tested on different images, so that no difference is tested" in lines[-1]
@@ -476,7 +515,7 @@ def test_a_run_goes_on_and_its_model_is_fine_tuned(
         (["train", "--resume", "run", "--recipe", "probe"], "recipe has no effect with --resume"),
         (
             ["train", "--resume", "run", "--epochs", "5"],
-            "run must have this run, got one with another recipe and steps",
+            "run must have this run, got one that differs in recipe (epochs: ",
         ),
         (["evaluate", "mae", "--which", "best"], "mae must have best.safetensors"),
         (["compare", "--runs", "run", "--seeds", "2"], "seeds has no effect with --runs"),
@@ -522,6 +561,7 @@ def test_a_signal_within_a_callback_of_the_garbage_collector_ends_the_program(nu
         (["--models", "model", "model"], "models must have each file once"),
         (["--models", "model", "--patch-size", "2"], "patch-size has no effect with --models: leave it out"),
         (["--models", "model", "--seed", "0"], "seed has no effect with --models: leave it out"),
+        (["--models", "model", "--minutes", "1e-9"], "minutes must be enough to load the models"),
         (["--models", "model", "--layers", "5"], "layers has 5, which fits no model: the model has 2 blocks"),
         (["--prefix", "model."], "prefix has no effect without --models: leave it out"),
         (["--token-budget", "-1"], "token_budget must be finite and not negative"),

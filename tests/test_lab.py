@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -28,7 +29,7 @@ from helpers import make_row, small_model
 
 import vitrail
 from vitrail import POOLS, images, lab, show
-from vitrail.lab import _compare, _cost, _evaluate, _plan, _probe, _tokens
+from vitrail.lab import _bench, _cost, _evaluate, _pace, _plan, _probe, _tokens
 from vitrail.lab._probe import Probe, Standard, compute_features, compute_logits, draw_order, make_probe, train_probes
 from vitrail.lab._statistics import adjust_by_holm, compute_sign_flip_p_value
 from vitrail.lab._tokens import store_tokens
@@ -492,6 +493,24 @@ def test_the_conclusion_is_what_the_p_values_say() -> None:
     assert len(lab.Comparison((best,), (), ()).conclusion) == 1
 
 
+def test_equal_accuracies_are_a_tie() -> None:
+    rows = [make_row("a", [1, 1, 1, 0], 1.0), make_row("b", [0, 1, 1, 1], 2.0), make_row("c", [0] * 4, 3.0)]
+    rows[1:] = [dataclasses.replace(row, p_value=p) for row, p in zip(rows[1:], (1.0, 1e-9), strict=True)]
+    comparison = lab.Comparison(tuple(rows), (), ())
+    assert comparison.conclusion[:2] == (
+        "There is a tie: a and b have the highest accuracy, 75.0% ± 33.5%.",
+        "The first of them is certainly better than 1 of 2 others, but not than b.",
+    )
+    assert comparison.told_p_values == ("best", "tie", "<0.001")
+    equal = lab.Comparison(tuple(rows[:2]), (), ())
+    assert (
+        equal.conclusion[1] == "No difference is certain: 4 test images do not tell the others from the first of them."
+    )
+    # A mean of runs is the same number, whichever of them were right.
+    runs = [np.array(run, bool) for run in ([[1, 1, 0], [0, 0, 0], [1, 0, 0]], [[1, 0, 0], [1, 0, 0], [1, 0, 0]])]
+    assert len({dataclasses.replace(rows[0], correct=run).accuracy for run in runs}) == 1
+
+
 def test_the_front_has_what_nothing_beats() -> None:
     hits = [[1] * n + [0] * (10 - n) for n in range(11)]
     rows = tuple(
@@ -503,14 +522,14 @@ def test_the_front_has_what_nothing_beats() -> None:
 def test_one_readout_that_fails_does_not_take_the_others_along(
     model: vitrail.ViT, data: images.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate_cell = _compare.evaluate_cell
+    evaluate_cell = _bench.evaluate_cell
 
     def fails(*arguments: Any) -> Any:
         if "max" in arguments:
             raise FloatingPointError("the loss must stay finite")
         return evaluate_cell(*arguments)
 
-    monkeypatch.setattr(_compare, "evaluate_cell", fails)
+    monkeypatch.setattr(_bench, "evaluate_cell", fails)
     comparison = compare(model, data, pools=["mean", "max"])
     assert [row.pool for row in comparison.rows] == ["mean"]
     failed = "model at 8x12, layer last, pool max"
@@ -527,10 +546,13 @@ def test_a_short_time_leaves_out_what_does_not_fit_and_says_so(
 ) -> None:
     """By measured times: here an image takes the backbone a second, and the pool max a minute."""
     options = dataclasses.replace(OPTIONS, shots=(1,), learning_rates=(1e-3, 1e-2, 1e-1))
-    monkeypatch.setattr(_compare, "measure_backbone", lambda model, layer: _cost.Cost(1000.0, 1, 1))
     monkeypatch.setattr(
-        _plan, "time_probe", lambda config, choice, *_: (0.0, *((60.0, 1e-3) if choice == "max" else (0.0, 0.0)))
+        _bench, "measure_backbone", lambda model, layer: _cost.Cost(1000.0, _cost.count_flops(model, layer), 1)
     )
+    monkeypatch.setattr(
+        _pace, "time_probe", lambda config, choice, *_: (0.0, *((60.0, 1e-3) if choice == "max" else (0.0, 0.0)))
+    )
+    monkeypatch.setattr(_plan, "_LEAST", 1)
     planned: dict[str, Any] = {"options": options, "folder": tmp_path, "minutes": 0.3}
     comparison = compare(model, data, pools=["mean", "max"], **planned)
     assert [row.pool for row in comparison.rows] == ["mean"]
@@ -540,25 +562,91 @@ def test_a_short_time_leaves_out_what_does_not_fit_and_says_so(
     assert "0.0625 of the images of each class are used" in note
     assert comparison.rows[0].correct.shape == (1, 2)
     assert comparison.rows[0].learning_rate in (1e-2, 1e-1)
-    # The same question goes on with the same plan, whatever is measured now.
-    monkeypatch.setattr(_plan, "time_probe", lambda *_: pytest.fail("measured again"))
+    # A second call goes on with the options and the images of the first, and does what its own time allows.
     again = compare(model, data, pools=["mean", "max"], **planned)
     assert same(again.rows[0], comparison.rows[0])
-    assert again.notes == comparison.notes
+    assert (again.notes, again.skipped) == (comparison.notes, comparison.skipped)
+    longer = compare(model, data, pools=["mean", "max"], **planned | {"minutes": 1000})
+    assert {row.pool: row.correct.shape for row in longer.rows} == {"mean": (1, 2), "max": (1, 2)}
+    assert (longer.notes, longer.skipped) == (comparison.notes, ())
+    monkeypatch.setattr(_pace, "time_probe", lambda *_: pytest.fail("what is finished is not measured"))
+    assert len(compare(model, data, pools=["mean", "max"], **planned).rows) == 2
+    with pytest.raises(ValueError, match=r"has results of a run with a limit of time \(the time is short, so few-shot"):
+        compare(model, data, pools=["mean"], folder=tmp_path, options=options)
 
 
 def test_a_time_that_was_too_short_can_be_longer(
     model: vitrail.ViT, data: images.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(_compare, "_is_over", lambda ends: ends is not None)
-        patched.setattr(_compare, "measure_backbone", lambda model, layer: _cost.Cost(1000.0, 1, 1))
+        patched.setattr(_bench, "_is_over", lambda ends: ends is not None)
+        patched.setattr(
+            _bench, "measure_backbone", lambda model, layer: _cost.Cost(1000.0, _cost.count_flops(model, layer), 1)
+        )
         with pytest.raises(ValueError, match=r"minutes must be enough for one readout, got 0\.01"):
             compare(model, data, pools=["mean"], folder=tmp_path, minutes=0.01)
-    assert lab.count_finished(tmp_path) == 0
+    assert not list(tmp_path.iterdir())
     options = dataclasses.replace(OPTIONS, steps=7)
     assert len(compare(model, data, pools=["mean"], folder=tmp_path, options=options).rows) == 1
     assert lab.count_finished(tmp_path) == 1
+
+
+@dataclasses.dataclass
+class SlowBench:
+    """Two groups whose images take a hundred seconds to load and a tenth of one to decode, by a clock of its own."""
+
+    model: vitrail.ViT
+    now: float = 0.0
+
+    def load(self, group: lab.Group) -> Any:
+        self.now += 100
+
+        class Slow(np.ndarray):
+            def __getitem__(pixels, which: Any) -> Any:
+                chosen = super().__getitem__(which)
+                self.now += 0.1 * len(chosen)
+                return chosen
+
+        train, test = (
+            images.Examples(np.zeros((n, 8, 12, 3), np.uint8).view(Slow), np.zeros(n, int)) for n in (200, 400)
+        )
+        return self.model, dataclasses.replace(make_data(), train=train, test=test)
+
+    def make_model(self, group: lab.Group) -> vitrail.ViT:
+        return self.model
+
+    def measure(self, group: lab.Group, model: vitrail.ViT, layer: int) -> _cost.Cost:
+        return _cost.Cost(0.0, 1, 1)
+
+    def is_finished(self, group: lab.Group, layer: int, pool: str) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(("seconds", "share", "dropped"), [(280.0, 1.0, 0), (260.0, 0.5, 0), (150.0, 0.25, 1)])
+def test_the_time_to_load_images_counts(
+    seconds: float, share: float, dropped: int, model: vitrail.ViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the first group are loaded already: left are 60 s to decode them, and 160 s for those of the second.
+    A quarter is the least of which a hundred test images are left."""
+    bench = SlowBench(model)
+    monkeypatch.setattr(time, "monotonic", lambda: bench.now)
+    monkeypatch.setattr(_pace, "time_probe", lambda *_: (0.0, 0.0, 0.0))
+    groups = lab.choose_groups({"m": model}, [-1], [(8, 12), (16, 24)], ["mean"])[0]
+    ends = 100 + 1.6 + seconds  # sixteen are decoded
+    plan = _plan.make_plan(groups, OPTIONS, None, ends, bench, lambda progress: None)
+    assert (plan.share, len(plan.dropped)) == (share, dropped)
+
+
+def test_images_are_loaded_once(model: vitrail.ViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[tuple[int, int]] = []
+
+    def load(model: vitrail.ViT) -> images.Dataset:
+        loaded.append(model.config.image_size)
+        return make_data(model.config.image_size)
+
+    monkeypatch.setattr(_pace, "time_probe", lambda *_: (0.0, 0.0, 0.0))
+    compare(model, load, pools=["mean"], resolutions=[(8, 12), (16, 24)], minutes=600.0)
+    assert loaded == [(8, 12), (16, 24)]
 
 
 def test_a_long_time_leaves_out_nothing(model: vitrail.ViT, data: images.Dataset) -> None:
@@ -666,9 +754,14 @@ def test_tokens_of_a_killed_process_are_gone_after_the_next_run(
 
 
 @pytest.mark.parametrize("what", ["model", "data", "options", "class"])
-def test_a_folder_of_another_comparison_is_refused(
-    what: str, model: vitrail.ViT, data: images.Dataset, tmp_path: Path
+def test_a_folder_of_another_comparison_is_refused_and_stays_as_it_was(
+    what: str, model: vitrail.ViT, data: images.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_pace, "time_probe", lambda *_: (0.0, 0.0, 0.0))
+
+    def read_all() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
     given: dict[str, Any] = {"models": model, "data": data, "pools": ["mean"], "folder": tmp_path}
     compare(**given)
     changed: dict[str, Any] = {
@@ -677,14 +770,26 @@ def test_a_folder_of_another_comparison_is_refused(
         "options": {"options": dataclasses.replace(OPTIONS, steps=7)},
     }
     if what != "class":
-        with pytest.raises(ValueError, match=rf"must have this run, got one with another {what} \("):
-            compare(**(given | changed[what]))
+        told = "options (steps: 6 there, 7 here)" if what == "options" else what
+        told = f"must have this run, got one that differs in {told}: pass a new folder, or the arguments of that run"
+        before = read_all()
+        sizes = {(8, 12): changed["data"]["data"], (16, 24): make_data((16, 24))}
+        sizes[16, 24] = dataclasses.replace(sizes[16, 24], train=sizes[16, 24].train[1:])
+        for limit in (None, 600.0):  # another layer has no cost yet, and another group comes first
+            question = given | changed[what] | {"minutes": limit, "layers": [0], "resolutions": [(16, 24), (8, 12)]}
+            if what == "data":
+                question |= {"data": lambda model: sizes[model.config.image_size]}
+            with pytest.raises(ValueError, match=re.escape(told)):
+                compare(**question)
+            assert read_all() == before
         return
     one, other = (lambda dim, pool=pool: pool(dim) for pool in (vitrail.MeanPool, vitrail.MaxPool))
     one.__name__ = other.__name__ = "Own"
     compare(**(given | {"pools": [one]}))
+    before = read_all()
     with pytest.raises(ValueError, match="has the result of another pool Own"):
-        compare(**(given | {"pools": [other]}))
+        compare(**(given | {"pools": ["max", other]}))
+    assert read_all() == before
 
 
 # Figure and report -------------------------------------------------------------------------------------------------
@@ -728,9 +833,12 @@ def test_the_figure_and_the_report_show_what_the_rows_say(
     assert "vitrail train --pool &#x27;a&#x27;" in page
     assert comparison.conclusion[0] in page
     heads, *lines = reader.cells
-    assert heads[:5] == ["pool", "accuracy, %", "±", "p", "k-NN, %"]
-    assert [line[0] for line in lines] == [row.pool for row in comparison.rows]
-    assert [line[1] for line in lines] == [f"{100 * row.accuracy:.2f}" for row in comparison.rows]
+    assert heads[:6] == ["#", "pool", "accuracy, %", "±", "p", "k-NN, %"]
+    # A row has the number by which the figure names it.
+    assert [" ".join(line[:2]) for line in lines] == re.findall(r"<!-- (\d+ [\w()=]+) -->", drawn)[:3]
+    assert [line[1] for line in lines] == [row.pool for row in comparison.rows]
+    assert [line[4] for line in lines] == list(comparison.told_p_values)
+    assert [line[2] for line in lines] == [f"{100 * row.accuracy:.2f}" for row in comparison.rows]
     assert [len(line) for line in lines] == [len(heads)] * 3
     assert "prefers-color-scheme: dark" in page
     assert not re.search("#22252b|#fbfaf7", page[page.index("<svg") : page.index("</svg>")]), "colours are the page's"

@@ -1,6 +1,7 @@
 """Atomic writing of files, reading them back, and folders for what is only needed for a while."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -10,13 +11,15 @@ import stat
 import sys
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 if sys.platform != "win32":
     import fcntl
 
 _SCRATCH: Final = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.part")
 _LOCK: Final = "lock"
+_SHORT: Final = 60
+"""Longer facts are not printed."""
 
 
 def write_whole(
@@ -71,6 +74,45 @@ def read_object(path: Path) -> dict[str, object]:
     return cast("dict[str, object]", found)
 
 
+def spell_fields(options: Any) -> dict[str, str]:
+    """The fields of a dataclass as they are printed, as a fact for `claim_folder`."""
+    return {field.name: repr(getattr(options, field.name)) for field in dataclasses.fields(options)}
+
+
+def check_facts(path: Path, facts: Mapping[str, object]) -> None:
+    """Checks that the results in the folder of a file depend on these facts. A file that does not exist is as good.
+
+    **Arguments:**
+
+    - `path`: the file that `claim_folder` wrote.
+    - `facts`: what the results depend on, by name; each a value, or several by name.
+
+    **Raises:** `ValueError` that names the facts that differ, or if the file is not what vitrail wrote.
+    """
+    if not path.exists():
+        return
+    found = read_object(path)
+    if missing := [name for name in facts if name not in found]:
+        raise ValueError(f"{path} must be the record of such a run, got one without {missing[0]}: pass a new folder")
+    told = [_tell_difference(name, found.get(name), value) for name, value in facts.items() if found.get(name) != value]
+    if told:
+        raise ValueError(
+            f"{path.parent} must have this run, got one that differs in {' and '.join(told)}: pass a new folder, or "
+            "the arguments of that run"
+        )
+
+
+def _tell_difference(name: str, there: object, here: object) -> str:
+    """The name of a fact, and what differs if that says something: a digest or a number that was computed does not."""
+    if isinstance(there, str) and isinstance(here, str) and max(len(there), len(here)) <= _SHORT:
+        return f"{name} ({there} there, {here} here)"
+    if not isinstance(there, Mapping) or not isinstance(here, Mapping):
+        return name
+    old, new = cast("Mapping[str, object]", there), cast("Mapping[str, object]", here)
+    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return f"{name} ({'; '.join(f'{key}: {old.get(key)} there, {new.get(key)} here' for key in differing)})"
+
+
 def claim_folder(path: Path, facts: Mapping[str, object], notes: Mapping[str, object] | None = None) -> None:
     """Notes in a file what the results in its folder depend on, or checks that they depend on the same.
 
@@ -80,22 +122,14 @@ def claim_folder(path: Path, facts: Mapping[str, object], notes: Mapping[str, ob
     - `facts`: what they depend on, by name.
     - `notes`: what is written beside and not compared.
 
-    **Raises:** `ValueError` that names the facts that differ, or if the file is not what vitrail wrote.
+    **Raises:** what `check_facts` raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
+    check_facts(path, facts)
     if not path.exists():
         text = json.dumps({**facts, **(notes or {})}, indent=2)
         write_whole(path, lambda part: part.write_text(text))
-        return
-    found = read_object(path)
-    differing = [name for name, value in facts.items() if found.get(name) != value]
-    if differing:
-        there, here = found.get(differing[0]), facts[differing[0]]
-        raise ValueError(
-            f"{path.parent} must have this run, got one with another {' and '.join(differing)} ({there} there, {here} "
-            "here): pass a new folder, or the arguments of that run"
-        )
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from ..lab import (
     choose_groups,
     compare,
     compare_with_best,
+    conclude,
     count_finished,
     show_comparison_progress,
-    tell_axis,
+    tell_p_values,
     write_report,
 )
 from ..model import ViT
@@ -34,6 +34,7 @@ from ..nn import count_parameters
 from ..pool import POOLS
 from ..show import draw_comparison
 from ..train import Recipe, check_classifier, evaluate, fit, show_progress
+from ._compare_results import align, format_table, suggest_commands
 from ._evaluate import RunResult, evaluate_run
 from ._options import LoadOptions, parse_part, refuse_options
 from ._setup import EXECUTION, format_size, load_data, load_data_for, make_small_config, print_data
@@ -97,6 +98,13 @@ class Compare(LoadOptions):
     """The folder for the results: report.html, results.csv, results.json, figure.png, the backbone, and each finished
     readout."""
 
+    def list_given(self) -> list[str]:
+        """The options by which the models are loaded, or the backbone is built, for `vitrail train`."""
+        if self.models:
+            return self.list_words()
+        built = (("--patch-size", self.patch_size), ("--seed", self.seed))
+        return [word for name, value in built if value is not None for word in (name, str(value))]
+
 
 def run_compare(command: Compare) -> None:
     """Loads images and models, compares, and writes the results."""
@@ -116,7 +124,7 @@ def run_compare(command: Compare) -> None:
         f"{name}: {'the small model of vitrail demo' if file is None else file}" for name, file in axes.files.items()
     ]
     about.append(f"images: {'5,000 digits of MNIST' if command.data is None else command.data}")
-    commands = suggest_commands(comparison, axes.files, command.data)
+    commands = suggest_commands(comparison, axes.files, command.data, command.list_given())
     out = command.out
     write_whole(out / "results.json", lambda part: part.write_text(comparison.to_json(), encoding="utf-8"))
     write_whole(out / "results.csv", lambda part: part.write_text(comparison.to_csv(), encoding="utf-8"))
@@ -206,9 +214,11 @@ def _name_files(files: Sequence[Path]) -> dict[str, Path | None]:
 
 
 def _compare_models(command: Compare, axes: _Axes) -> Comparison:
-    models = {
-        name: command.load_model(file, part="image") for name, file in axes.files.items() if file is not None
-    } or {_DEMO: _train_backbone(command, axes)}
+    started = time.monotonic()
+    models = {name: command.load_model(file, part="image") for name, file in axes.files.items() if file is not None}
+    loaded: Dataset | None = None  # the images that the backbone was trained on are read as they are
+    if not models:
+        models[_DEMO], loaded = _train_backbone(command, axes)
     for name, model in models.items():
         config = model.config
         print(
@@ -218,12 +228,21 @@ def _compare_models(command: Compare, axes: _Axes) -> Comparison:
     printed: list[str] = []
 
     def load_images(model: ViT) -> Dataset:
-        data = load_data_for(model, command.data)
+        is_loaded = loaded is not None and loaded.image_size == model.config.image_size
+        data = loaded if loaded is not None and is_loaded else load_data_for(model, command.data)
         if not printed:
             print_data(data)
             printed.append(data.name)
         return data
 
+    minutes = command.minutes
+    if minutes is not None:
+        minutes -= (time.monotonic() - started) / 60
+        if minutes <= 0:
+            raise ValueError(
+                f"minutes must be enough to load the models, or to train a backbone, got {command.minutes:g}, which "
+                "are over: pass more, or run the same command again to go on"
+            )
     with show_comparison_progress() as report:
         return compare(
             models,
@@ -232,15 +251,16 @@ def _compare_models(command: Compare, axes: _Axes) -> Comparison:
             resolutions=axes.resolutions,
             pools=axes.pools,
             options=axes.options,
-            minutes=command.minutes,
+            minutes=minutes,
             folder=command.out,
             token_budget=command.token_budget,
             report=report,
         )
 
 
-def _train_backbone(command: Compare, axes: _Axes) -> ViT:
-    """Trains the demo's model, or goes on with that of an earlier run. What is compared is checked before."""
+def _train_backbone(command: Compare, axes: _Axes) -> tuple[ViT, Dataset]:
+    """Trains the demo's model, or goes on with that of an earlier run. What is compared is checked before. Also returns
+    the images."""
     size = None if command.image_size is None else (command.image_size, command.image_size)
     data = load_data(command.data, size)
     pool = command.backbone_pool or "cls_mean"
@@ -253,75 +273,7 @@ def _train_backbone(command: Compare, axes: _Axes) -> ViT:
     with show_progress() as report:
         model = fit(model, data, Recipe(), key=fit_key, report=report, folder=command.out / "backbone")
     print(f"backbone: trained with the pool {pool}, accuracy {evaluate(model, data).accuracy:.1%}")
-    return model
-
-
-def suggest_commands(comparison: Comparison, files: dict[str, Path | None], data: Path | None) -> list[str]:
-    """What to type next: trains the best readout, and the fastest that may be as good, if they read the last layer as
-    `vitrail train` does."""
-    commands: list[str] = []
-    for row in comparison.contenders:
-        if row.layer != -1:
-            continue
-        file = files[row.model]
-        model = ["--model", str(file)] if file else []
-        size = ["--image-size", str(row.resolution[0])] if file and row.resolution[0] == row.resolution[1] else []
-        words = [
-            "vitrail",
-            "train",
-            *(["--data", str(data)] if data else []),
-            *model,
-            "--recipe",
-            "probe" if file else "demo",
-        ]
-        words += ["--pool", row.pool, *size]
-        words += ["--learning-rate", f"{row.learning_rate:g}"] if file else []
-        commands.append(shlex.join([*words, "--out", f"run-{len(commands) + 1}"]))
-    return commands
-
-
-def format_table(comparison: Comparison) -> list[str]:
-    """Formats the rows as lines, with notes."""
-    axes, shots = comparison.axes, comparison.shots
-    heads = ("accuracy", "p", "k-NN", *(f"{n}-shot" for n in shots), "ms", "GFLOP", "MiB", "parameters", "rate")
-    cells = [(*axes, *heads)]
-    for row in comparison.rows:
-        few = (f"{np.mean(row.few_shot[n]):.1%}" if n in row.few_shot else "" for n in shots)
-        cells.append(
-            (
-                *(tell_axis(row, axis) for axis in axes),
-                f"{row.accuracy:.1%} ± {row.margin:.1%}",
-                "best" if row.p_value is None else f"{row.p_value:.3f}",
-                "" if row.knn_accuracy is None else f"{row.knn_accuracy:.1%}",
-                *few,
-                f"{row.milliseconds:.3g}",
-                f"{row.flops / 1e9:.3g}",
-                f"{row.memory / 2**20:.3g}",
-                f"{row.pool_parameters:,} + {row.head_parameters:,}",
-                f"{row.learning_rate:g}",
-            )
-        )
-    notes = [
-        "accuracy: mean of the runs, and half of the 95 % interval. p: of the difference to the best, by a two-sided "
-        "sign-flip test over the test images, after Holm.",
-        "k-NN: nearest neighbours by cosine, for pools without parameters. ms: of an image, noisy. GFLOP, MiB: of the "
-        "backbone, for one image and for 8. rate: the learning rate that was chosen.",
-    ]
-    notes += [f"note: {note}." for note in comparison.notes]
-    skipped = [f"left out: {s.name} ({' '.join(s.reason.split())})" for s in comparison.skipped]
-    return [*_align(cells, len(axes)), "", *notes, *skipped]
-
-
-def _align(rows: Sequence[tuple[str, ...]], names: int = 1) -> list[str]:
-    """The lines of a table: names on the left, numbers on the right, and a rule below the first row."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-    def format_line(row: tuple[str, ...]) -> str:
-        cells = zip(row, widths, strict=True)
-        return "  ".join(f"{c:<{w}}" if i < names else f"{c:>{w}}" for i, (c, w) in enumerate(cells)).rstrip()
-
-    first, *others = map(format_line, rows)
-    return [first, "-" * len(first), *others]
+    return model, data
 
 
 def _compare_runs(command: Compare) -> list[str]:
@@ -333,17 +285,21 @@ def _compare_runs(command: Compare) -> list[str]:
     first = results[0]
     paired = all(r.source == first.source and np.array_equal(r.labels, first.labels) for r in results)
     p_values = compare_with_best([result.correct.astype(float) for result in results]) if paired else None
+    accuracies = [float(result.correct.mean()) for result in results]
+    told = ["best", *[""] * len(results[1:])] if p_values is None else tell_p_values(accuracies, p_values)
     cells = [("model", "accuracy", "p", "by", "parameters")]
-    for place, result in enumerate(results):
-        p = "best" if place == 0 else "" if p_values is None else f"{p_values[place - 1]:.3f}"
+    for result, p_value in zip(results, told, strict=True):
         by = result.method.removesuffix("accuracy").strip() or "logits"
-        cells.append((str(result.file), str(result), p, by, f"{result.parameters:,}"))
+        cells.append((str(result.file), str(result), p_value, by, f"{result.parameters:,}"))
+    if p_values is None:
+        note = "The models were tested on different images, so that no difference is tested: pass --data for the same."
+        return [*align(cells), "", note]
     note = (
         "p: p-value of the difference to the best, by a two-sided sign-flip test over the held-out images, after Holm."
-        if paired
-        else "The models were tested on different images, so that no difference is tested: pass --data for the same."
     )
-    return [*_align(cells), "", note]
+    names = [str(result.file) for result in results]
+    sentences = conclude(names, accuracies, p_values, f"{first.method}, {accuracies[0]:.1%}", len(first.labels))
+    return [*align(cells), "", note, "", *sentences]
 
 
 def _get_error(result: RunResult) -> float:

@@ -64,6 +64,16 @@ class LoadOptions(ReadOptions):
             file.as_posix(), layout=self.layout, config=config, prefix=self.prefix, convert=self.convert, **changes
         )
 
+    def list_words(self) -> list[str]:
+        """These options as words of the command line of another command that loads the same file."""
+        words = [
+            word
+            for name, value in (("layout", self.layout), ("config", self.config), ("prefix", self.prefix))
+            if value is not None
+            for word in (f"--{name}", value)
+        ]
+        return [*words, "--convert"] if self.convert else words
+
     def refuse_file_options(self, when: str) -> None:
         """Raises a `ValueError` for the first of these options that has a value, because no file is read `when`."""
         refuse_options(when, **{field.name: getattr(self, field.name) for field in dataclasses.fields(LoadOptions)})

@@ -14,7 +14,7 @@ from .._spec import PartSpec
 from ..model import Readout, ViT
 from ..pool import POOLS, AbstractPool, PoolFactory
 from ._probe import make_probe
-from ._results import Skipped, name_layer, name_resolution
+from ._rows import Skipped, name_layer, name_resolution
 from ._tokens import SequenceForm
 
 PoolChoice = str | PartSpec | PoolFactory

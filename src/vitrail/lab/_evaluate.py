@@ -27,7 +27,7 @@ from ._probe import (
     make_probe,
     train_probes,
 )
-from ._results import Row
+from ._rows import Row
 from ._tokens import LayerTokens
 
 _HELD_OUT: Final = 0.2

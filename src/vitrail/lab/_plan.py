@@ -1,27 +1,29 @@
 """What fits into a time: measured first, and then reduced step by step."""
 
 import dataclasses
-import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, cast
 
-import jax
 import numpy as np
 from jaxtyping import Integer
 
-from .._files import read_object, write_whole
+from .. import __version__
+from .._files import check_facts, read_object, spell_fields, write_whole
 from ..images import Dataset, Examples
-from ..model import ViT
-from ._candidates import Group, find_block
-from ._cost import Cost, time_probe
+from ._candidates import Group
 from ._options import ProbeOptions
-from ._results import Skipped, name_layer
-from ._tokens import LabProgress, SequenceForm
+from ._pace import Bench, Left, Pace, estimate_group, list_left, measure_pace, name_cell
+from ._rows import Skipped
+from ._saved import count_finished
+from ._tokens import LabProgress
 
 _SHARES: Final = (1.0, 0.5, 0.25, 0.125, 0.0625)
+_LEAST: Final = 100
+"""So many test images are left, if there are so many; fewer readouts of them say more than more readouts of fewer."""
 _USED: Final = 0.8
 """The share of the time that is planned; the rest is for what was not measured."""
 _BACKWARD: Final = 3.5
@@ -29,100 +31,101 @@ _BACKWARD: Final = 3.5
 _COMPILED: Final = 6
 """How many programs of about the same size are compiled for a pool."""
 _FEWER_STEPS: Final = 300
+_RECORD: Final = "run.json"
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is done of what was asked for."""
 
-    options: ProbeOptions
-    """How readouts are trained and tested."""
+    asked: ProbeOptions
+    """The options that were asked for."""
+    level: int = 0
+    """How many steps less is done than with these: the place in `_list_levels`."""
     share: float = 1.0
     """The share of the images of each class that is used."""
     dropped: tuple[str, ...] = ()
     """The cells that are left out, for lack of time."""
-    notes: tuple[str, ...] = ()
-    """What is done less, in sentences."""
 
-    def keeps(self, group: Group, layer: int, pool: str) -> bool:
-        """Whether a cell is not left out."""
-        return name_cell(group, layer, pool) not in self.dropped
+    @property
+    def options(self) -> ProbeOptions:
+        """How readouts are trained and tested."""
+        return _list_levels(self.asked)[self.level][1]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is done less, in a sentence."""
+        lacking = [note for note, _ in _list_levels(self.asked)[1 : self.level + 1] if note]
+        if self.share < 1:
+            lacking.append(f"{self.share:.3g} of the images of each class are used")
+        return (f"the time is short, so {', '.join(lacking)}",) if lacking else ()
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         """What is left out, with the reason."""
         return tuple(Skipped(name, "the time is too short for it") for name in self.dropped)
 
+    def keeps(self, group: Group, layer: int, pool: str) -> bool:
+        """Whether a cell is not left out."""
+        return name_cell(group, layer, pool) not in self.dropped
 
-def name_cell(group: Group, layer: int, pool: str) -> str:
-    """A readout in words."""
-    return f"{group}, layer {name_layer(layer)}, pool {pool}"
-
-
-@runtime_checkable
-class Bench(Protocol):
-    """What loads and measures what is planned."""
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the plan is saved."""
-        ...
-
-    def load(self, group: Group) -> tuple[ViT, Dataset]:
-        """The model at the resolution of a group, and the images for it."""
-        ...
-
-    def measure(self, group: Group, model: ViT) -> Mapping[int, Cost]:
-        """What the backbone of a group costs up to each layer."""
-        ...
+    def write(self, folder: Path) -> None:
+        """Notes in the folder of the comparison what its results depend on, for `read_plan`."""
+        record = {**_list_facts(self.asked), "level": self.level, "share": self.share}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / _RECORD, lambda part: part.write_text(json.dumps(record, indent=2)))
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What a group takes."""
+def read_plan(folder: Path, asked: ProbeOptions, minutes: float | None) -> Plan | None:
+    """The plan of the results that are in a folder, which all that is added there follows; `None` if there are none.
 
-    train: int
-    test: int
-    classes: int
-    pass_seconds: float
-    """Of the backbone, for an image."""
-    pools: Mapping[str, tuple[float, float, float]]
-    """Of each pool and head: the seconds to compile, for an image, and for an image in training."""
+    **Raises:** `ValueError` if they are of other options, or if less than all is planned and there is no limit of time.
+    """
+    path, facts = folder / _RECORD, _list_facts(asked)
+    if not path.exists():
+        return None
+    found = read_object(path)
+    if {*facts, "level", "share"} <= found.keys() and not count_finished(folder):
+        return None  # there is nothing that other options would be mixed with
+    check_facts(path, facts)
+    level, share = found.get("level"), found.get("share")
+    if level not in range(len(_list_levels(asked))) or share not in _SHARES:
+        raise ValueError(f"{path} must have the level and the share of a plan, got {level!r} and {share!r}")
+    plan = Plan(asked, cast(int, level), cast(float, share))
+    if minutes is None and plan.notes:
+        raise ValueError(
+            f"{folder} has results of a run with a limit of time ({plan.notes[0]}): pass minutes to go on with it, or "
+            "a new folder to do all"
+        )
+    return plan
+
+
+def _list_facts(asked: ProbeOptions) -> dict[str, Any]:
+    return {"options": spell_fields(asked), "vitrail": __version__}
 
 
 def make_plan(
     groups: Sequence[Group],
-    options: ProbeOptions,
-    minutes: float,
+    asked: ProbeOptions,
+    before: Plan | None,
+    ends: float,
     bench: Bench,
     tell: Callable[[LabProgress], object],
 ) -> Plan:
-    """Measures what backbones and pools take, and chooses the most that fits into the time. A plan that is saved in the
-    folder for the same question is used again, so that a second call goes on."""
-    asked = repr((minutes, options, [(str(group), group.layers, sorted(group.pools)) for group in groups]))
-    path = None if bench.folder is None else bench.folder / "plan.json"
-    if path is not None and path.exists() and (found := read_object(path)).get("asked") == asked:
-        return _read_plan(found, options)
-    measured: dict[str, _Measured] = {}
-    for place, group in enumerate(groups):
-        measured[str(group)] = _measure(group, *bench.load(group), bench)
-        tell(LabProgress("plan", "measuring", place + 1, len(groups)))
-    level, share, dropped = _choose(groups, measured, options, _USED * 60 * minutes)
-    told = {"asked": asked, "level": level, "share": share, "dropped": dropped}
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda part: part.write_text(json.dumps(told, indent=1)))
-    return _read_plan(told, options)
+    """Measures what images, a backbone and the pools take, and chooses the most that fits into the time until `ends`.
 
-
-def _read_plan(told: Mapping[str, Any], options: ProbeOptions) -> Plan:
-    levels = _list_levels(options)
-    level, share = int(told["level"]), float(told["share"])
-    notes = [note for note, _ in levels[1 : level + 1] if note]
-    if share < 1:
-        notes.append(f"{share:.3g} of the images of each class are used")
-    lacking = (f"the time is short, so {', '.join(notes)}",) if notes else ()
-    return Plan(levels[level][1], share, tuple(told["dropped"]), lacking)
+    The first group is measured; the time of other backbones follows from their operations, and that of pools from the
+    number and width of the tokens. Cells that are finished take none. If there are results of a plan `before`, its
+    options and its images stay, so that all results can be compared: only which of the other cells are left out is
+    chosen.
+    """
+    left = [(group, cells) for group in groups if (cells := list_left(group, bench))]
+    if not left:
+        return before or Plan(asked)
+    first, cells = left[0]
+    pace = measure_pace(first, dict.fromkeys(cells.values()), bench, ends, tell)
+    taken = [estimate_group(group, cells, pace, bench, is_loaded=group is first) for group, cells in left]
+    return _choose(taken, pace, asked, before, _USED * (ends - time.monotonic()))
 
 
 def _list_levels(options: ProbeOptions) -> list[tuple[str, ProbeOptions]]:
@@ -142,54 +145,37 @@ def _list_levels(options: ProbeOptions) -> list[tuple[str, ProbeOptions]]:
     return levels
 
 
-def _measure(group: Group, model: ViT, data: Dataset, bench: Bench) -> _Measured:
-    costs = bench.measure(group, model)
-    deepest = max(group.layers, key=functools.partial(find_block, model))
-    form = SequenceForm.from_backbone(model.backbone)
-    sequences = np.asarray(jax.random.normal(jax.random.key(0), (8, form.length, model.backbone.dim)))
-    pools = {
-        name: time_probe(model.config, choice, form, sequences, len(data.classes))
-        for name, choice in group.pools.items()
-    }
-    return _Measured(len(data.train), len(data.test), len(data.classes), costs[deepest].milliseconds / 1e3, pools)
+def _choose(groups: Sequence[Left], pace: Pace, asked: ProbeOptions, before: Plan | None, seconds: float) -> Plan:
+    """The first level and the largest share that fit; if none does, also the cells that are left out. If there are no
+    results yet, one is kept."""
+    levels: Sequence[int] = range(len(_list_levels(asked))) if before is None else (before.level,)
+    enough = [share for share in _SHARES if share == 1 or share * pace.test >= _LEAST]
+    shares = enough if before is None else [before.share]
+    plan = Plan(asked)
+    for share in shares:
+        for level in levels:
+            plan = Plan(asked, level, share)
+            if sum(_estimate(groups, pace, plan).values()) <= seconds:
+                return plan
+    kept = 1 if before is None else 0
+    while len(estimates := _estimate(groups, pace, plan)) > kept and sum(estimates.values()) > seconds:
+        slowest = max(estimates, key=estimates.__getitem__)
+        plan = dataclasses.replace(plan, dropped=tuple(sorted((*plan.dropped, slowest))))
+    return plan
 
 
-def _choose(
-    groups: Sequence[Group], measured: Mapping[str, _Measured], options: ProbeOptions, seconds: float
-) -> tuple[int, float, list[str]]:
-    """The first level and the largest share that fit; if none does, also the cells that are left out."""
-    levels = _list_levels(options)
-    for share in _SHARES:
-        for level, (_, lesser) in enumerate(levels):
-            if sum(_estimate(groups, measured, lesser, share, set()).values()) <= seconds:
-                return level, share, []
-    level, share, dropped = len(levels) - 1, _SHARES[-1], set[str]()
-    while True:
-        estimates = _estimate(groups, measured, levels[level][1], share, dropped)
-        if sum(estimates.values()) <= seconds or len(estimates) == 1:
-            return level, share, sorted(dropped)
-        dropped.add(max(estimates, key=estimates.__getitem__))
-
-
-def _estimate(
-    groups: Sequence[Group],
-    measured: Mapping[str, _Measured],
-    options: ProbeOptions,
-    share: float,
-    dropped: set[str],
-) -> dict[str, float]:
-    """The seconds of each cell. The pass of the backbone is divided over the cells that read it."""
-    seconds: dict[str, float] = {}
-    for group in groups:
-        taken = measured[str(group)]
-        cells = {name_cell(group, *cell): cell for cell in group.cells}
-        left = {name: cell for name, cell in cells.items() if name not in dropped}
-        train, test = (max(1, round(share * number)) for number in (taken.train, taken.test))
-        for name, (_, pool) in left.items():
+def _estimate(groups: Sequence[Left], pace: Pace, plan: Plan) -> dict[str, float]:
+    """The seconds of each cell. What is done once for a group is divided over its cells."""
+    options, seconds = plan.options, dict[str, float]()
+    train, test = (max(1, round(plan.share * number)) for number in (pace.train, pace.test))
+    visits = _count_visits(options, train, pace.classes)
+    for taken in groups:
+        left = {name: pool for name, pool in taken.cells.items() if name not in plan.dropped}
+        for name, pool in left.items():
             compiled, whole, trained = taken.pools[pool]
-            visits = _count_visits(options, train, taken.classes)
             work = train * whole + test * options.seeds * whole + visits * _BACKWARD * trained
-            seconds[name] = (train + test) * taken.pass_seconds / len(left) + _COMPILED * compiled + work
+            once = taken.once_seconds + (train + test) * taken.image_seconds
+            seconds[name] = once / len(left) + _COMPILED * compiled + work
     return seconds
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from .._files import write_whole
 from ..show import CERTAIN, render_comparison
-from ._results import Comparison, Row, tell_axis
+from ._results import Comparison
+from ._rows import Row, tell_axis
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #22252b; --paper: #fbfaf7; --faint: #6d7280; --best: #1d7a46; --line: #dcdad3 }
@@ -69,7 +70,9 @@ def write_report(
 def _make_page(comparison: Comparison, about: Sequence[str], commands: Sequence[str]) -> str:
     escape = html.escape
     conclusion = " ".join(comparison.conclusion)
-    left_out = "".join(f"<li>{escape(s.name)}: {escape(s.reason)}</li>" for s in comparison.skipped)
+    left_out = "".join(
+        f"<li>{escape('; '.join(names))}: {escape(reason)}</li>" for reason, names in comparison.left_out.items()
+    )
     parts = [
         "<h1>Which model, layer, resolution and pool?</h1>",
         f'<p class="lead">{escape(conclusion)}</p>',
@@ -78,7 +81,8 @@ def _make_page(comparison: Comparison, about: Sequence[str], commands: Sequence[
         f'<figure role="img" aria-label="{escape(conclusion)}">{render_comparison(comparison)}<figcaption>Bars are '
         "95&nbsp;% intervals: of the choice of the test images and of the runs together.</figcaption></figure>",
         "<h2>All results</h2>",
-        '<p class="note">Click on the head of a column to sort. Green times are on the Pareto front; pale rows are '
+        '<p class="note">The numbers (#) are those in the figure. Click on the head of a column to sort. Green times '
+        "are on the Pareto front; pale rows are "
         f"certainly worse than the best (p below {CERTAIN:g}).</p>",
         f'<div class="scroll">{_make_table(comparison)}</div>',
         '<p class="note">±: half of the 95&nbsp;% interval. p: of the difference to the best, by a two-sided sign-flip '
@@ -99,6 +103,7 @@ def _make_page(comparison: Comparison, about: Sequence[str], commands: Sequence[
 def _make_table(comparison: Comparison) -> str:
     """The table, with the number that each cell is sorted by."""
     columns = [
+        ("#", False),
         *((_TITLES[axis], True) for axis in comparison.axes),
         *((name, False) for name in ("accuracy, %", "±", "p", "k-NN, %")),
         *((f"{shots}-shot, %", False) for shots in comparison.shots),
@@ -107,7 +112,8 @@ def _make_table(comparison: Comparison) -> str:
     kinds = {True: ' class="text"', False: ""}
     heads = "".join(f"<th{kinds[text]}><button>{html.escape(name)}</button></th>" for name, text in columns)
     lines: list[str] = []
-    for place, (row, front) in enumerate(zip(comparison.rows, comparison.front, strict=True)):
+    told = zip(comparison.rows, comparison.front, comparison.told_p_values, strict=True)
+    for place, (row, front, p_value) in enumerate(told, start=1):
         worse = row.p_value is not None and row.p_value < CERTAIN
         names = "".join(
             f'<td class="text" data-key="{html.escape(tell_axis(row, axis))}">{html.escape(tell_axis(row, axis))}</td>'
@@ -116,19 +122,20 @@ def _make_table(comparison: Comparison) -> str:
         numbers = "".join(
             f'<td{" class=front" if name == "ms" and front else ""} data-key="{"" if key is None else f"{key:.6g}"}">'
             f"{shown}</td>"
-            for name, key, shown in _list_numbers(row, comparison.shots, is_best=place == 0)
+            for name, key, shown in _list_numbers(row, comparison.shots, p_value)
         )
-        lines.append(f"<tr{' class=worse' if worse else ''}>{names}{numbers}</tr>")
+        number = f'<td data-key="{place}">{place}</td>'
+        lines.append(f"<tr{' class=worse' if worse else ''}>{number}{names}{numbers}</tr>")
     return f"<table><thead><tr>{heads}</tr></thead><tbody>\n{chr(10).join(lines)}\n</tbody></table>"
 
 
-def _list_numbers(row: Row, shots: Sequence[int], *, is_best: bool) -> list[tuple[str, float | None, str]]:
+def _list_numbers(row: Row, shots: Sequence[int], p_value: str) -> list[tuple[str, float | None, str]]:
     """The name of each column, what it is sorted by, and what it shows."""
     few = [(f"{n}", float(np.mean(row.few_shot[n])) if n in row.few_shot else None) for n in shots]
     shares = [("accuracy", row.accuracy), ("±", row.margin)]
     return [
         *((name, share, f"{100 * share:.2f}") for name, share in shares),
-        ("p", 2.0 if is_best else row.p_value, "best" if row.p_value is None else f"{row.p_value:.3f}"),
+        ("p", 2.0 if row.p_value is None else row.p_value, html.escape(p_value)),
         *(
             (name, share, "" if share is None else f"{100 * share:.1f}")
             for name, share in [("k-NN", row.knn_accuracy), *few]

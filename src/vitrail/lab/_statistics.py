@@ -1,4 +1,4 @@
-"""Tests of differences."""
+"""Tests of differences, and what they say in words."""
 
 import itertools
 import math
@@ -7,6 +7,8 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float
+
+from ..show import CERTAIN
 
 _FLIPS: Final = 10_000
 _CHUNK: Final = 500
@@ -52,6 +54,64 @@ def compare_with_best(scores: Sequence[Float[np.ndarray, " images"]]) -> list[fl
     The p-values of all but the first: a small one means that the model is worse on such images.
     """
     return adjust_by_holm([compute_sign_flip_p_value(scores[0] - score) for score in scores[1:]])
+
+
+def tell_p_values(accuracies: Sequence[float], p_values: Sequence[float]) -> tuple[str, ...]:
+    """What tables show of the difference of each model to the best, which is the first.
+
+    **Arguments:**
+
+    - `accuracies`: of all models.
+    - `p_values`: of all but the first.
+
+    **Returns:**
+
+    `best`, `tie` for the same accuracy, or the p-value to three digits: `<0.001` for those below.
+    """
+    shown = ("<0.001" if p < 0.001 else f"{p:.3f}" for p in p_values)
+    others = zip(accuracies[1:], shown, strict=True)
+    return "best", *("tie" if accuracy == accuracies[0] else p for accuracy, p in others)
+
+
+def conclude(
+    names: Sequence[str], accuracies: Sequence[float], p_values: Sequence[float], highest: str, images: int
+) -> tuple[str, ...]:
+    """Says which model is best, and whether that is certain.
+
+    **Arguments:**
+
+    - `names`, `accuracies`: of all models, the best first.
+    - `p_values`: of all but the first.
+    - `highest`: what the highest accuracy is, with its name.
+    - `images`: the number of test images.
+
+    **Returns:**
+
+    A sentence, or two if there are several models.
+    """
+    ties = sum(accuracy == accuracies[0] for accuracy in accuracies)
+    first = f"{names[0]} has the highest {highest}."
+    if ties > 1:
+        first = f"There is a tie: {_join(names[:ties], last=' and ')} have the highest {highest}."
+    if len(names) == 1:
+        return (first,)
+    unsure = [name for name, p_value in zip(names[1:], p_values, strict=True) if p_value >= CERTAIN]
+    worse = len(p_values) - len(unsure)
+    it = "it" if ties == 1 else "the first of them"
+    if worse == 0:
+        second = f"No difference is certain: {images:,} test images do not tell the others from {it}."
+    elif not unsure:
+        second = "It is certainly better than all others."
+    else:
+        second = f"{it.capitalize()} is certainly better than {worse} of {len(p_values)} others, but not than "
+        second += f"{_join(unsure)}."
+    return first, second
+
+
+def _join(names: Sequence[str], last: str = ", ") -> str:
+    if len(names) > 4:
+        return f"{', '.join(names[:4])} and {len(names) - 4} more"
+    return last.join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def adjust_by_holm(p_values: Sequence[float]) -> list[float]:

@@ -1,6 +1,7 @@
 """A picture of a comparison of readouts."""
 
 import io
+import textwrap
 from pathlib import Path
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
@@ -16,11 +17,11 @@ from ._style import FAINT, INK, PAPER, RIGHT, add_glow
 # Inches. The width is that of a telephone, on which text of this size can be read.
 _WIDTH: Final = 5.4
 _MARGIN: Final = 0.15
-_TITLE: Final = 0.42
+_TITLE: Final = 0.45
 _PLOT: Final = 3.3
-_LINE: Final = 0.27
-_AXIS: Final = 0.55
-_TEXT: Final = 10
+_LINE: Final = 0.31
+_AXIS: Final = 0.62
+_TEXT: Final = 12
 CERTAIN: Final = 0.05
 """A difference with a smaller p-value is called certain."""
 _RANKED: Final = 30
@@ -180,7 +181,7 @@ def _make_figure(comparison: ComparedRows) -> Any:
     write(
         _MARGIN, top + 0.2, f"Ranking{f', the first {ranked} of {len(rows)}' if ranked < len(rows) else ''}", _TEXT + 2
     )
-    label = min(max(len(name) for name in comparison.names[:ranked]) * 0.082 + 0.45, 2.9)
+    label = min(max(len(name) for name in comparison.names[:ranked]) * 0.095 + 0.45, 2.9)
     _plot_ranking(
         add_axes(_MARGIN + label, top + _TITLE, _WIDTH - label - 2 * _MARGIN, ranked * _LINE), comparison, ranked
     )
@@ -193,7 +194,9 @@ def _make_figure(comparison: ComparedRows) -> Any:
                 axes.imshow(cell, interpolation="nearest", aspect="auto")
                 axes.set_axis_off()
             beside = _MARGIN + len(pictures) * side + 0.05
-            write(beside, top + _TITLE + (line + 0.47) * side, f"{place + 1} {comparison.names[place]}")
+            write(
+                beside, top + _TITLE + (line + 0.47) * side, textwrap.fill(f"{place + 1} {comparison.names[place]}", 15)
+            )
     return figure
 
 
@@ -210,9 +213,16 @@ def _plot_cost(axes: Any, comparison: ComparedRows) -> None:
         axes.errorbar(
             time, 100 * row.accuracy, yerr=100 * row.margin, color=colour, elinewidth=0.6, alpha=0.35, zorder=1
         )
-        axes.plot(time, 100 * row.accuracy, "o", markersize=14, color=PAPER, markeredgecolor=colour, zorder=2)
+        axes.plot(time, 100 * row.accuracy, "o", markersize=17, color=PAPER, markeredgecolor=colour, zorder=2)
         axes.text(
-            time, 100 * row.accuracy, str(place + 1), fontsize=8, color=colour, ha="center", va="center", zorder=3
+            time,
+            100 * row.accuracy,
+            str(place + 1),
+            fontsize=_TEXT - 2,
+            color=colour,
+            ha="center",
+            va="center",
+            zorder=3,
         )
     axes.set_xscale("log")
     axes.set_xlim(0.75 * min(times), 1.33 * max(times))
@@ -224,7 +234,9 @@ def _plot_cost(axes: Any, comparison: ComparedRows) -> None:
     axes.set_xlabel(f"milliseconds an image, {what}", fontsize=_TEXT, color=INK)
     axes.set_ylabel("accuracy, %", fontsize=_TEXT, color=INK)
     _finish(axes)
-    axes.text(0.98, 0.03, "line: the Pareto front", transform=axes.transAxes, fontsize=9, color=RIGHT, ha="right")
+    axes.text(
+        0.98, 0.03, "line: the Pareto front", transform=axes.transAxes, fontsize=_TEXT - 1, color=RIGHT, ha="right"
+    )
 
 
 def _plot_ranking(axes: Any, comparison: ComparedRows, ranked: int) -> None:
@@ -252,7 +264,7 @@ def _plot_ranking(axes: Any, comparison: ComparedRows, ranked: int) -> None:
 
 def _cut(name: str) -> str:
     """A name that fits beside the plot: its ends, the model and the pool, tell it from others."""
-    return name if len(name) <= 34 else f"{name[:15]}…{name[-18:]}"
+    return name if len(name) <= 28 else f"{name[:12]}…{name[-15:]}"
 
 
 def _finish(axes: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 import jax
 
 from .. import __version__
-from .._files import claim_folder, read_object, remove_stale, write_whole
+from .._files import claim_folder, read_object, remove_stale, spell_fields, write_whole
 from ..model import JSONConfig, has_adapters, merge
 from ..nn import list_arrays
 from ..weights import CheckpointError, load, save
@@ -70,7 +70,7 @@ class Run:
         self._training = training
         self._licence = licence
         facts: dict[str, Any] = {
-            "recipe": repr(training.recipe),
+            "recipe": spell_fields(training.recipe),
             "steps": training.steps,
             "data": data,
             "seed": seed,
