@@ -1,9 +1,10 @@
 """Runs the commands of a page in a folder, in order, and prints each with its output: what such a page shows is this.
 
-    python tests/run_page.py docs/walk.md FOLDER --hub owner/name=FOLDER_OF_FILES
+    python tests/run_page.py docs/how-to/ship.md FOLDER --hub owner/name=FOLDER_OF_FILES
 
-A block of code with a title becomes the file of that name. The models of the Hub come from folders of this machine, by
-the stand-in that the tests use.
+FOLDER has what the page begins with, as `photos`. A block of code with a title becomes the file of that name. The
+models of the Hub come from folders of this machine, by the stand-in that the tests use. What the page installs must be
+there.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def main() -> None:
 def read_commands(code: str) -> list[str]:
     """The commands of a block: what follows each `$`, with the lines that a backslash continues."""
     lines = code.replace("\\\n", " ").splitlines()
-    return [" ".join(line.removeprefix("$ ").split()) for line in lines if line.startswith("$ ")]
+    return [" ".join(line.removeprefix("$ ").split()) for line in lines if re.match(r"\$ (?!pip )", line)]
 
 
 def run(command: str, folder: Path, environment: dict[str, str]) -> None:
