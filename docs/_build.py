@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from markdown_exec._internal.formatters.python import _sessions_globals  # its version is pinned
-
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
 
@@ -38,6 +36,8 @@ def on_startup(**others: object) -> None:
 
 def on_page_content(html: str, **others: object) -> None:
     """Frees the variables and the programs of a page: all pages run in one process."""
+    from markdown_exec._internal.formatters.python import _sessions_globals  # its version is pinned
+
     _sessions_globals.clear()
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()

@@ -275,7 +275,9 @@ def timm_settings(mean: list[float], std: list[float]) -> dict[str, Any]:
         (3, [0.2], [0.4, 0.5, 0.6], ((0.2, 0.2, 0.2), (0.4, 0.5, 0.6))),
         (1, [0.4, 0.5, 0.6], [0.4], None),  # which of the three is for grey, nothing says
         (3, [0.4, 0.5], [0.4], None),
-        (4, [0.5], [0.5], None),
+        (4, [0.5], [0.25], ((0.5,) * 4, (0.25,) * 4)),
+        (4, [0.4, 0.5, 0.6, 0.7], [0.5], ((0.4, 0.5, 0.6, 0.7), (0.5,) * 4)),
+        (4, [0.4, 0.5, 0.6], [0.5, 0.6, 0.7], None),
     ],
 )
 def test_a_mean_of_one_number_counts_for_every_channel(
@@ -291,7 +293,8 @@ def test_a_mean_of_one_number_counts_for_every_channel(
         found = card.config.preprocess
         assert (None if found is None else (found.mean, found.std)) == expected
         if expected is not None:
-            pixels = card.preprocess(np.repeat(np.repeat(GREY, 8, 0), 8, 1))
+            picture = np.repeat(np.repeat(GREY, 8, 0), 8, 1)
+            pixels = card.preprocess(picture if channels in (1, 3) else picture.reshape(16, 16, 1).repeat(channels, 2))
             assert pixels.shape == (16, 16, channels)
             places = np.asarray(pixels)[::8, ::8]
             np.testing.assert_allclose(places, (GREY / 255 - np.asarray(expected[0])) / expected[1], atol=1e-6)

@@ -429,6 +429,9 @@ class TransposedPatches(vitrail.AbstractPatchEmbed):
     def resized(self, patch_size: tuple[int, int]) -> vitrail.AbstractPatchEmbed:
         raise NotImplementedError
 
+    def with_channels(self, mix: Float[Array, "new_channels channels"]) -> vitrail.AbstractPatchEmbed:
+        raise NotImplementedError
+
 
 @pytest.mark.parametrize("extra", [0, 4])
 def test_a_patch_embedding_of_another_grid_or_width_is_an_error_that_names_it(extra: int) -> None:
