@@ -3,7 +3,7 @@
 import inspect
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Final, cast
 
@@ -164,6 +164,12 @@ def check_all(holds: Bool[Array, "..."], value: Shaped[Array, "*shape"], message
 def join_names(names: Iterable[str]) -> str:
     """Returns `'a', 'b', 'c'`, for messages."""
     return ", ".join(repr(name) for name in names)
+
+
+def list_first(names: Sequence[str], most: int) -> str:
+    """Returns `a, b and 3 more` for more than `most` names, and all of fewer."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def describe_value(value: object) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, cast
 
-from .._check import join_names
+from .._check import join_names, list_first
 from ..weights import PublishedModel, list_models, suggest_names
 
 _COLUMNS: Final[Mapping[str, Callable[[PublishedModel], str]]] = MappingProxyType(
@@ -67,10 +67,7 @@ def _list_notes(models: Sequence[PublishedModel]) -> list[str]:
     for model in models:
         if model.notes:
             noted.setdefault(model.notes, []).append(_name_file(model))
-    return [
-        f"note: {', '.join(names[:_NAMED])}{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}: {note}"
-        for note, names in noted.items()
-    ]
+    return [f"note: {list_first(names, _NAMED)}: {note}" for note, names in noted.items()]
 
 
 def draw_table(models: Sequence[PublishedModel], width: int | None) -> list[str]:

@@ -135,7 +135,8 @@ def _check_command(command: Predict) -> None:
     check_positive(top=_count_top(command))
     if command.classes is None:
         refuse_options("without --classes", templates=command.templates)
-    find_templates(command.templates or "photo")
+    if command.templates is not None:
+        find_templates(command.templates)
     if command.attention is not None:
         check_picture("attention", command.attention, (command.image, *command.more_images))
 

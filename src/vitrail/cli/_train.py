@@ -67,7 +67,7 @@ def _train(command: Train, recipe: Recipe) -> None:
     print_data(data)
     recipe = fit_batch(recipe, data, mesh)
     print(describe_model(command.model, model))
-    licence = find_licence(command)
+    licence = None if command.out is None and command.save is None else find_licence(command)
     options: dict[str, Any] = {"validation": validation, "keep_every": command.keep_every, "mesh": mesh}
     if command.out is not None:
         print(f"recipe: {recipe}")

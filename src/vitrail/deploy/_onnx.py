@@ -26,10 +26,12 @@ def write_onnx(function: Function, path: Path, weights: Path | None) -> None:
     - `path`: the file of the program.
     - `weights`: the file of the weights, in the same folder; `None` for weights in the program.
 
-    **Raises:** `ValueError` if the weights are too large for the program, or if jax2onnx cannot write the function.
+    **Raises:** `ValueError` if the weights are too large for the program, or if jax2onnx cannot write the function;
+    `MissingExtraError` if a library of the extra `onnx` is not installed.
     """
     jax2onnx: Any = require("jax2onnx", extra="onnx")
     onnx_ir: Any = require("onnx_ir", extra="onnx")
+    require("onnxruntime", extra="onnx")  # which runs what is written: before the work, not after it
     shapes = make_shapes(function.inputs)
     closed: Any = jax.make_jaxpr(jax.vmap(function.call))(*shapes)
     consts = [np.asarray(const) for const in closed.consts]

@@ -4,17 +4,21 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final
 
 import jax
 import numpy as np
 
-from ..images import Dataset
 from ..model import ViT
 from ._candidates import Group, find_block
-from ._cost import Cost, count_flops, time_probe
+from ._cost import count_flops, time_probe
 from ._rows import name_layer
 from ._tokens import LabProgress, SequenceForm
+
+if TYPE_CHECKING:
+    from ._bench import Bench
+else:
+    Bench = object  # a bench runs what is planned here
 
 _MEASURING: Final = 0.2
 """The share of the time in which pools are measured."""
@@ -25,27 +29,6 @@ _DECODED: Final = 16
 def name_cell(group: Group, layer: int, pool: str) -> str:
     """A readout in words."""
     return f"{group}, layer {name_layer(layer)}, pool {pool}"
-
-
-@runtime_checkable
-class Bench(Protocol):
-    """What loads and measures what is planned."""
-
-    def load(self, group: Group) -> tuple[ViT, Dataset]:
-        """The model at the resolution of a group, and the images for it."""
-        ...
-
-    def make_model(self, group: Group) -> ViT:
-        """The model at the resolution of a group."""
-        ...
-
-    def measure(self, group: Group, model: ViT, layer: int) -> Cost:
-        """What the backbone of a group costs up to a layer."""
-        ...
-
-    def is_finished(self, group: Group, layer: int, pool: str) -> bool:
-        """Whether the result of a cell is in the folder."""
-        ...
 
 
 @dataclass(frozen=True)

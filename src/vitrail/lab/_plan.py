@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 from jaxtyping import Integer
@@ -16,10 +16,15 @@ from .._files import check_facts, read_object, spell_fields, write_whole
 from ..images import Dataset, Examples
 from ._candidates import Group
 from ._options import ProbeOptions
-from ._pace import Bench, Left, Pace, estimate_group, list_left, measure_pace, name_cell
+from ._pace import Left, Pace, estimate_group, list_left, measure_pace, name_cell
 from ._rows import Skipped
 from ._saved import count_finished
 from ._tokens import LabProgress
+
+if TYPE_CHECKING:
+    from ._bench import Bench
+else:
+    Bench = object  # a bench runs what is planned here
 
 _SHARES: Final = (1.0, 0.5, 0.25, 0.125, 0.0625)
 _LEAST: Final = 100

@@ -8,10 +8,13 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
+from .._check import list_first
 from ..show import CERTAIN
 
 _FLIPS: Final = 10_000
 _CHUNK: Final = 500
+_NAMED: Final = 4
+"""How many models a sentence names."""
 _SMALLEST: Final = 1e-9
 """No p-value is zero, nor printed as zero."""
 
@@ -92,7 +95,9 @@ def conclude(
     ties = sum(accuracy == accuracies[0] for accuracy in accuracies)
     first = f"{names[0]} has the highest {highest}."
     if ties > 1:
-        first = f"There is a tie: {_join(names[:ties], last=' and ')} have the highest {highest}."
+        *some, last = names[:ties]
+        tied = f"{', '.join(some)} and {last}" if ties <= _NAMED else list_first(names[:ties], _NAMED)
+        first = f"There is a tie: {tied} have the highest {highest}."
     if len(names) == 1:
         return (first,)
     unsure = [name for name, p_value in zip(names[1:], p_values, strict=True) if p_value >= CERTAIN]
@@ -104,14 +109,8 @@ def conclude(
         second = "It is certainly better than all others."
     else:
         second = f"{it.capitalize()} is certainly better than {worse} of {len(p_values)} others, but not than "
-        second += f"{_join(unsure)}."
+        second += f"{list_first(unsure, _NAMED)}."
     return first, second
-
-
-def _join(names: Sequence[str], last: str = ", ") -> str:
-    if len(names) > 4:
-        return f"{', '.join(names[:4])} and {len(names) - 4} more"
-    return last.join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def adjust_by_holm(p_values: Sequence[float]) -> list[float]:

@@ -5,9 +5,9 @@ from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._check import describe_value, join_names
+from .._check import describe_value, join_names, list_first
 from .._keep import KEEP, Keep
 from .._spec import PartSpec
 from .._typecheck import CallError
@@ -251,9 +251,8 @@ def _check_no_new_arrays(old: ViT, new: ViT) -> None:
     known = {id(array) for array in list_arrays(old).values()}
     if fresh := [name for name, array in list_arrays(new).items() if id(array) not in known]:
         raise ValueError(
-            f"vitrail.load() and vitrail.replace() need a key for new weights, got None for {join_names(fresh[:3])}"
-            + (f" and {len(fresh) - 3} more" if len(fresh) > 3 else "")
-            + ": pass key=jax.random.key(0), or keep the parts that have these"
+            "vitrail.load() and vitrail.replace() need a key for new weights, got None for "
+            f"{list_first(list(map(repr, fresh)), 3)}: pass key=jax.random.key(0), or keep the parts that have these"
         )
 
 
@@ -273,16 +272,26 @@ def _with_class_token(backbone: Backbone, wanted: bool, init: Init, *, key: PRNG
 def _add_registers(backbone: Backbone, number: int, init: Init, *, key: PRNGKeyArray) -> Backbone:
     """The backbone with new registers after those that it has, and their positions."""
     tokens_key, rows_key = split_key(key)
-    shape, dtype, kept = (number, backbone.encoder.dim), jnp.dtype(jnp.float32), backbone.num_registers
-    registers = keep_rows(backbone.registers, init.registers(tokens_key, shape, dtype), kept=kept)
-    position = backbone.position.with_registers(init.position(rows_key, shape, dtype), kept=kept)
-    return dataclasses.replace(backbone, registers=registers, position=position)
+    shape, dtype = (number, backbone.encoder.dim), jnp.dtype(jnp.float32)
+    tokens, rows = init.registers(tokens_key, shape, dtype), init.position(rows_key, shape, dtype)
+    return _with_registers(backbone, tokens, rows, kept=backbone.num_registers)
 
 
 def _drop_registers(model: ViT, kept: int) -> ViT:
     """The model with its first registers alone, and their positions."""
-    config, backbone = dataclasses.replace(model.config, num_registers=kept), model.backbone
-    registers = keep_rows(backbone.registers, None, kept=kept)
-    position = backbone.position.with_registers(None, kept=kept)
-    backbone = dataclasses.replace(backbone, registers=registers, position=position)
-    return dataclasses.replace(model, backbone=backbone, config=config)
+    config = dataclasses.replace(model.config, num_registers=kept)
+    return dataclasses.replace(model, backbone=_with_registers(model.backbone, None, None, kept=kept), config=config)
+
+
+def _with_registers(
+    backbone: Backbone,
+    tokens: Float[Array, "added dim"] | None,
+    rows: Float[Array, "added dim"] | None,
+    *,
+    kept: int,
+) -> Backbone:
+    """The backbone with its first registers, and these with their positions after them."""
+    registers = keep_rows(backbone.registers, tokens, kept=kept)
+    return dataclasses.replace(
+        backbone, registers=registers, position=backbone.position.with_registers(rows, kept=kept)
+    )

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 import jax
 import numpy as np
 
-from .._check import join_names
+from .._check import list_first
 from ..model import ViTConfig
 from ..nn import list_arrays
 from ._configuration import Configuration, Configured, Shardings, fill_outline, get_image_model, make_outline
@@ -185,8 +185,7 @@ def explain_gaps(checkpoint: Checkpoint, plan: Plan) -> str:
     unused = [name for name in checkpoint.tensors if name not in plan.used]
     unknown = [name for name in unused if checkpoint.layout.reason_to_ignore(name) is None]
     if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        return f"has tensors that the model has no place for: {join_names(unknown[:3])}{more}"
+        return f"has tensors that the model has no place for: {list_first(list(map(repr, unknown)), 3)}"
     return ""
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, cast
 
 import numpy as np
 
+from .._check import list_first
 from ..nn import Execution, list_arrays
 from ..systems import ImageText
 from ._card import ModelCard, model_card
@@ -131,7 +132,9 @@ def _check_card(card: ModelCard) -> list[Check]:
     assumed = ", ".join(f"{name} {value}" for name, value in card.assumed.items() if name != "preprocess")
     preprocess = card.config.preprocess
     return [
-        Check("layout", "fail" if wrong else "pass", f"{names}; wrong: {_shorten(wrong)}" if wrong else names),
+        Check(
+            "layout", "fail" if wrong else "pass", f"{names}; wrong: {list_first(wrong, _SHOWN)}" if wrong else names
+        ),
         Check(
             "settings", "warn" if assumed else "pass", f"assumed {assumed}" if assumed else "all follow from the file"
         ),
@@ -178,9 +181,11 @@ def _check_trained(arrays: Arrays) -> Check:
     if blocks and len(untouched) == blocks and not matrices:
         return Check("trained", "fail", f"all norms of {blocks} blocks are ones and zeros: it is not trained")
     if found := [*(name for name in fresh if name not in head), *untouched]:
-        return Check("trained", "fail", f"as in a fresh model, and so not loaded or not trained: {_shorten(found)}")
+        return Check(
+            "trained", "fail", f"as in a fresh model, and so not loaded or not trained: {list_first(found, _SHOWN)}"
+        )
     if head:
-        return Check("trained", "warn", f"the head is as a fresh model has it: {_shorten(head)}")
+        return Check("trained", "warn", f"the head is as a fresh model has it: {list_first(head, _SHOWN)}")
     if not matrices:
         return Check("trained", "skip", "all matrices are too small to tell")
     return Check("trained", "pass", f"none of {matrices} matrices is as a fresh model has it")
@@ -200,12 +205,7 @@ def _check_positions(arrays: Arrays) -> list[Check]:
 
 
 def _make(name: str, found: Sequence[str], what: str, good: str, *, verdict: Literal["warn", "fail"] = "fail") -> Check:
-    return Check(name, verdict, f"{what}: {_shorten(found)}") if found else Check(name, "pass", good)
-
-
-def _shorten(found: Sequence[str]) -> str:
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ", ".join(found[:_SHOWN]) + more
+    return Check(name, verdict, f"{what}: {list_first(found, _SHOWN)}") if found else Check(name, "pass", good)
 
 
 def _check_outputs(path: Path, card: ModelCard, model: Any, execution: Execution) -> list[Check]:
@@ -214,7 +214,7 @@ def _check_outputs(path: Path, card: ModelCard, model: Any, execution: Execution
     ours, other = run_probe(plain, picture), run_probe(plain, draw_picture(model, seed=1))
     broken = [name for name, array in ours.items() if not np.isfinite(array).all()]
     if broken:
-        return [Check("outputs", "fail", f"not finite for a drawn picture: {_shorten(broken)}")]
+        return [Check("outputs", "fail", f"not finite for a drawn picture: {list_first(broken, _SHOWN)}")]
     same = [name for name, change in compare_outputs(ours, other).items() if change < 1e-6 and name != "text"]
     checks = [_make("outputs", same, "the same for two pictures", "finite, and different for two pictures")]
     checks.append(_check_execution(card, ours, run_probe(model.with_execution(execution), picture), execution))
