@@ -1,23 +1,15 @@
-"""What the build of the site does besides: it lets JAX compile less, and checks the links of the built pages.
-
-MkDocs checks links in Markdown; those that executed code prints are only in the HTML.
-"""
+"""What the build of the site does besides: it lets JAX compile less, and makes the search work from a folder."""
 
 import ctypes
 import gc
-import logging
 import os
 import sys
-from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
-
-_LOG = logging.getLogger("mkdocs.hooks.links")
 
 
 def on_startup(**others: object) -> None:
@@ -47,42 +39,9 @@ def on_page_content(html: str, **others: object) -> None:
 
 
 def on_post_build(config: "MkDocsConfig") -> None:
-    """Warns of each link to a page, a file or a heading that the site does not have, which ends a strict build."""
-    site = Path(config.site_dir).resolve()
-    pages = {path: _Page(path) for path in site.rglob("*.html")}
-    for path, page in pages.items():
-        for link in page.links:
-            if problem := _find_problem(link, path, site, pages):
-                _LOG.warning("%s: the link %r %s", path.relative_to(site), link, problem)
+    """Writes the index of the search as a script too: a page that is a file cannot fetch JSON.
 
-
-class _Page(HTMLParser):
-    """The links of a page, and the names that links can point to."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.links: set[str] = set()
-        self.names: set[str] = {"", "__skip"}
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.names |= {value for name in ("id", "name") if (value := given.get(name))}
-        self.links |= {value for name in ("href", "src") if (value := given.get(name))}
-
-
-def _find_problem(link: str, path: Path, site: Path, pages: dict[Path, _Page]) -> str:
-    """What is wrong with a link of a page, in words; the empty string for nothing."""
-    parts = urlsplit(link)
-    if parts.scheme or parts.netloc:
-        return "" if parts.scheme in ("http", "https", "mailto", "data") else "has an unknown scheme"
-    if path.name == "404.html":  # its links start at the root of a server
-        return ""
-    target = path if not parts.path else (path.parent / unquote(parts.path)).resolve()
-    if target.is_dir():
-        target /= "index.html"
-    if not target.is_file() or not target.is_relative_to(site):
-        return "has no target"
-    if target in pages and unquote(parts.fragment) not in pages[target].names:
-        return f"has no target named {parts.fragment!r}"
-    return ""
+    Material loads this script where a page is a file; `assets/file-worker.js` does the rest.
+    """
+    index = Path(config.site_dir, "search", "search_index.json")
+    index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}\n", encoding="utf-8")

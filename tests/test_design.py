@@ -324,28 +324,6 @@ def test_public_names_are_those_without_underscore() -> None:
     assert not [name for name in names if name.startswith("_")]
 
 
-def test_links_of_the_built_site_are_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.syspath_prepend(str(DOCS))
-    build = importlib.import_module("_build")
-    (tmp_path / "api").mkdir()
-    (tmp_path / "api" / "b.html").write_text('<h2 id="here">b</h2> <a href="../a.html">a</a> <img src="no.png">')
-    links = "#top api/b.html#here api/b.html#there api/c.html https://arxiv.org ftp://x api/b.md /etc/hostname"
-    text = "".join(f'<a href="{link}">x</a>' for link in links.split())
-    (tmp_path / "a.html").write_text(f'<p id="top">{text}</p>')
-    build.on_post_build(type("Config", (), {"site_dir": str(tmp_path)}))
-    found = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
-    assert found == {
-        "a.html: the link 'api/b.html#there' has no target named 'there'",
-        "a.html: the link 'api/c.html' has no target",
-        "a.html: the link 'api/b.md' has no target",
-        "a.html: the link 'ftp://x' has an unknown scheme",
-        "a.html: the link '/etc/hostname' has no target",
-        "api/b.html: the link 'no.png' has no target",
-    }
-
-
 def test_every_public_name_is_in_the_docs_once_and_no_other_is() -> None:
     documented = documented_names()
     expected = {f"vitrail.{name}" for name in public_names(vitrail)}
