@@ -1,9 +1,14 @@
 """What the pages on checkpoints share: files with random weights in place of
 published ones, and the table."""
 
+import contextlib
 import csv
+import io
 import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,19 +21,23 @@ import jax
 import numpy as np
 
 import vitrail
+from vitrail.cli import main
 
 ASSETS = Path(__file__).parent.parent / "assets"
 USUAL = "16x16, 20x32, 24x24"
-_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
+_FOLDERS = [tempfile.TemporaryDirectory()]
+# huggingface_hub reads both when it is imported: no page asks the network.
+os.environ["HF_HUB_CACHE"] = _FOLDERS[0].name
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def published(layout: str, config: Any, **settings: str) -> Path:
+def published(
+    layout: str, config: Any, repository: str | None = None, **settings: str
+) -> Path:
     """A folder with `model.safetensors` and `config.json` as a library
     publishes them, with random weights; `settings` replace some of the
-    `config.json`."""
-    # The folder is removed when Python exits.
-    _FOLDERS.append(tempfile.TemporaryDirectory())
-    folder, state = Path(_FOLDERS[-1].name), np.random.default_rng(0)
+    `config.json`. With `repository`, the Hub's cache has it under that name."""
+    folder, state = make_folder(repository), np.random.default_rng(0)
     model = eqx.filter_eval_shape(lambda: config.build(key=jax.random.key(0)))
 
     def drawn(leaf: Any) -> Any:
@@ -52,6 +61,22 @@ def published(layout: str, config: Any, **settings: str) -> Path:
     vitrail.save(model, folder, layout=layout)
     written = folder / "config.json"
     written.write_text(json.dumps(json.loads(written.read_text()) | settings))
+    return folder
+
+
+def make_folder(repository: str | None) -> Path:
+    """A folder for a model, which is removed when Python exits: in the cache of
+    huggingface_hub, as a download leaves it, or one without a name."""
+    if repository is None:
+        _FOLDERS.append(tempfile.TemporaryDirectory())
+        return Path(_FOLDERS[-1].name)
+    name, commit = f"models--{repository.replace('/', '--')}", f"{0:040}"
+    cached = Path(os.environ["HF_HUB_CACHE"], name)
+    shutil.rmtree(cached, ignore_errors=True)
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    folder = cached / "snapshots" / commit
+    folder.mkdir(parents=True)
     return folder
 
 
@@ -94,6 +119,27 @@ def table(family: str | None = None) -> str:
         cells = row["checkpoint"], row["compared"] + at, row["difference"]
         lines.append(f"{start}| `{row['layout']}` | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def names(*families: str) -> str:
+    """The short names of families, without those of other trainings."""
+    short = [
+        f"`{name}`"
+        for model in vitrail.list_models()
+        for name in model.names
+        if model.family in families and "/" in name and "." not in name
+    ]
+    return ", ".join(short)
+
+
+def run(*commands: str) -> str:
+    """Commands as a block of the page. Those of vitrail are run: what they
+    print of random weights is of no use, but that they end well is."""
+    for command in commands:
+        if command.startswith("vitrail "):
+            with contextlib.redirect_stdout(io.StringIO()):
+                assert main(shlex.split(command)[1:]) == 0, command
+    return "\n".join(["```console", *(f"$ {each}" for each in commands), "```"])
 
 
 def without_folders(write: Callable[..., None]) -> Callable[..., None]:
