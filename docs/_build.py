@@ -1,15 +1,18 @@
-"""What the build of the site does besides: it lets JAX compile less, and makes the search work from a folder."""
+"""What the build of the site does besides: fewer compilations, links of pictures, a search that works from a folder."""
 
 import ctypes
 import gc
 import os
+import re
 import sys
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
+
+_PICTURE = re.compile(r"<a\b.*?</a>|<img\b[^>]*>", re.DOTALL)
 
 
 def on_startup(**others: object) -> None:
@@ -26,8 +29,17 @@ def on_startup(**others: object) -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
-def on_page_content(html: str, **others: object) -> None:
-    """Frees the variables and the programs of a page: all pages run in one process."""
+def on_config(config: "MkDocsConfig") -> None:
+    """Writes into the footer which version the site describes. There is no address of a repository to link to yet."""
+    of = metadata("vitrail")
+    config.copyright = (
+        f"vitrail {version('vitrail')}, {of['License-Expression']}. Source, issues and licence: in the repository that"
+        " this site was built from."
+    )
+
+
+def on_page_content(html: str, **others: object) -> str:
+    """Makes each picture a link to itself, and frees the variables and programs of a page: all run in one process."""
     from markdown_exec._internal.formatters.python import _sessions_globals  # its version is pinned
 
     _sessions_globals.clear()
@@ -36,6 +48,7 @@ def on_page_content(html: str, **others: object) -> None:
         gc.collect()
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)  # else glibc keeps the memory of the compiler
+    return link_pictures(html)
 
 
 def on_post_build(config: "MkDocsConfig") -> None:
@@ -45,3 +58,15 @@ def on_post_build(config: "MkDocsConfig") -> None:
     """
     index = Path(config.site_dir, "search", "search_index.json")
     index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}\n", encoding="utf-8")
+
+
+def link_pictures(html: str) -> str:
+    """Puts each picture into a link to its file, where it is in no link already and has a file."""
+
+    def link(found: re.Match[str]) -> str:
+        source = re.search(r'\ssrc="([^"]+)"', found[0])
+        if found[0].startswith("<a") or source is None or source[1].startswith("data:"):
+            return found[0]
+        return f'<a class="figure" href="{source[1]}" title="Full size">{found[0]}</a>'
+
+    return _PICTURE.sub(link, html)

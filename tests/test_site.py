@@ -1,7 +1,10 @@
-"""The hooks of the site: what the checks of the built pages find."""
+"""The hooks and the style of the site: the checks of built pages, links of pictures, notebooks, contrast."""
 
+import contextlib
 import importlib
+import io
 import logging
+import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -10,10 +13,14 @@ import pytest
 DOCS = Path(__file__).parent.parent / "docs"
 
 
+def load_hook(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    monkeypatch.syspath_prepend(str(DOCS))
+    return importlib.import_module(name)
+
+
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(DOCS))
-    return importlib.import_module("_checks")
+    return load_hook(monkeypatch, "_checks")
 
 
 def warnings_of(checks: ModuleType, caplog: pytest.LogCaptureFixture, site: Path) -> set[str]:
@@ -73,3 +80,115 @@ def test_a_link_to_elsewhere_is_none_as_nothing_is_loaded_before_a_click(
     (tmp_path / "a.html").write_text('<a href="https://example.org">x</a> <link rel="canonical" href="https://a.org">')
     (tmp_path / "a.css").write_text("a { b: url(\"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>\") }")
     assert not warnings_of(checks, caplog, tmp_path)
+
+
+def test_a_picture_links_to_its_file_unless_it_is_in_a_link_or_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = load_hook(monkeypatch, "_build").link_pictures
+    assert link('<p><img alt="a" src="a.png"></p>') == (
+        '<p><a class="figure" href="a.png" title="Full size"><img alt="a" src="a.png"></a></p>'
+    )
+    for html in (
+        '<a href="b.html"><b>b</b> <img src="a.png"></a>',
+        '<img src="data:image/png;base64,AA==">',
+        "<p></p>",
+    ):
+        assert link(html) == html
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of `#rrggbb`, as WCAG 2 defines it."""
+    values = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["default", "slate"])
+def test_text_and_code_have_a_contrast_of_at_least_four_and_a_half(scheme: str) -> None:
+    style = (DOCS / "assets" / "vitrail.css").read_text()
+    (block,) = re.findall(rf'^\[data-md-color-scheme="{scheme}"\] {{(.*?)}}', style, re.DOTALL | re.MULTILINE)
+    colours = dict(re.findall(r"--md-([\w-]+): (#[0-9a-f]{6});", block))
+    code = {name: colour for name, colour in colours.items() if name.startswith(("code-hl", "code-fg", "default-fg"))}
+    text = {name: colours[name] for name in ("default-fg-color", "default-fg-color--light", "typeset-a-color")}
+    assert len(code) == 9
+    for ground, inks in (("code-bg-color", code), ("default-bg-color", text)):
+        for name, ink in inks.items():
+            darker, lighter = sorted((luminance(ink), luminance(colours[ground])))
+            assert (lighter + 0.05) / (darker + 0.05) >= 4.5, f"{name} on {ground}"
+
+
+PAGE = """# A page
+
+See [another](../a/b.md#c), [`vit`][vitrail.vit] and ![a picture](p.png).
+
+```python exec="1" session="a"
+table = "for the page alone"
+print(table)
+```
+
+```python exec="1" session="a"
+import math
+
+def double(x):
+    return 2 * offset + x
+
+offset = 1
+```
+
+```python exec="1" source="block" result="text" session="a"
+def shown(x):
+    return double(x) + math.floor(0.5)
+
+try:  # markdown-exec: hide
+    offset = 3
+    print(shown(1))
+except ValueError:  # markdown-exec: hide
+    pass  # markdown-exec: hide
+```
+
+```console
+$ cd folder
+$ vitrail predict \\
+    photo.jpg  # a comment
+$ python serve.py &
+```
+
+```text
+what it prints
+```
+
+```python title="serve.py"
+serve()
+```
+"""
+
+
+def test_a_page_becomes_cells_of_what_it_shows_and_what_these_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = load_hook(monkeypatch, "_notebooks").make_cells(PAGE)
+    assert [(cell.kind, cell.folded, cell.raises) for cell in cells] == [
+        ("markdown", False, False),
+        ("code", True, False),  # double and offset, but not the table
+        ("code", False, True),
+        ("code", False, False),
+        ("markdown", False, False),
+        ("code", False, False),
+    ]
+    text, setup, shown, commands, printed, written = (cell.text for cell in cells)
+    assert text == "# A page\n\nSee [another](../a/b.html#c), `vit` and ![a picture](p.png)."
+    assert commands.splitlines() == [
+        "%cd folder",
+        "!vitrail predict \\",
+        "    photo.jpg  # a comment",
+        "import subprocess; subprocess.Popen('python serve.py', shell=True)",
+    ]
+    assert printed == "```text\nwhat it prints\n```"
+    assert written == "%%writefile serve.py\nserve()"
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        exec(f"{setup}\n{shown}", {})
+    assert output.getvalue() == "7\n"
+
+
+def test_pictures_are_attached_to_their_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "p.png").write_bytes(b"\x00")
+    text, attached = load_hook(monkeypatch, "_notebooks").attach_pictures("![a](p.png) ![b](http://c/d.png)", tmp_path)
+    assert text == "![a](attachment:p.png) ![b](http://c/d.png)"
+    assert attached == {"p.png": {"image/png": "AA=="}}
