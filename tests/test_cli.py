@@ -26,6 +26,7 @@ from vitrail.cli import main
 from vitrail.cli._compare import Compare
 from vitrail.cli._compare_results import suggest_commands
 from vitrail.cli._main import _parse
+from vitrail.cli._options import LoadOptions
 from vitrail.images import TRANSFORMS
 from vitrail.train import OBJECTIVES, Recipe
 
@@ -229,7 +230,7 @@ def test_compare_trains_a_backbone_and_goes_on_after_an_interruption(
         "8",
         *QUICK,
         "--pools",
-        "mean, cls,gap",
+        "mean, cls,max",
         "--out",
         str(out),
     ]
@@ -247,7 +248,7 @@ def test_compare_trains_a_backbone_and_goes_on_after_an_interruption(
     evaluate_cell = vitrail.lab._bench.evaluate_cell  # type: ignore[attr-defined]
 
     def interrupted(*arguments: Any) -> Any:
-        if "gap" in arguments:
+        if "max" in arguments:
             raise KeyboardInterrupt
         return evaluate_cell(*arguments)
 
@@ -266,7 +267,7 @@ def test_compare_trains_a_backbone_and_goes_on_after_an_interruption(
     assert "backbone: trained with the pool cls_mean" in printed
     assert "No difference is certain" in printed
     table = rows_of(printed)
-    assert sorted(row[0] for row in table) == ["cls", "gap", "mean"]
+    assert sorted(row[0] for row in table) == ["cls", "max", "mean"]
     with (out / "results.csv").open() as file:
         assert [row["pool"] for row in csv.DictReader(file)] == [row[0] for row in table]
     assert len(json.loads((out / "results.json").read_text())["rows"]) == 3
@@ -280,7 +281,7 @@ def test_compare_trains_a_backbone_and_goes_on_after_an_interruption(
     assert backbone.config.preprocess == data.preprocess  # so that `vitrail predict` prepares pictures as in training
 
     assert main([*command, "--seed", "1"]) == 1
-    assert "backbone must have this run, got one that differs in seed and model: pass" in capsys.readouterr().err
+    assert "backbone has the results of another run, which differs in seed and model: pass" in capsys.readouterr().err
 
 
 def test_compare_prepares_images_for_each_model_and_resolution(
@@ -329,7 +330,8 @@ def test_compare_prepares_images_for_each_model_and_resolution(
     capsys.readouterr()
     assert main([*command, *options, "--pools", "mean", "--steps", "5"]) == 1
     assert (
-        "must have this run, got one that differs in options (steps: 4 there, 5 here): pass" in capsys.readouterr().err
+        "has the results of another run, which differs in options (steps: 4 there, 5 here): pass"
+        in capsys.readouterr().err
     )
 
 
@@ -515,7 +517,7 @@ def test_a_run_goes_on_and_its_model_is_fine_tuned(
         (["train", "--resume", "run", "--recipe", "probe"], "recipe has no effect with --resume"),
         (
             ["train", "--resume", "run", "--epochs", "5"],
-            "run must have this run, got one that differs in recipe (epochs: ",
+            "run has the results of another run, which differs in recipe (epochs: ",
         ),
         (["evaluate", "mae", "--which", "best"], "mae must have best.safetensors"),
         (["compare", "--runs", "run", "--seeds", "2"], "seeds has no effect with --runs"),
@@ -585,3 +587,31 @@ def test_an_error_of_compare_is_one_line_before_anything_is_trained(
     assert error.startswith("vitrail: error: ")
     assert sentence in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--pools", "attention(num_heads=3)"], "which fits no model"),
+        (["--layers", "5"], "layers has 5, which fits no model: the model has 2 blocks"),
+        (["--resolutions", "9"], "resolutions has 9, which fits no model"),
+        (["--out", "file"], "out must be a folder, got the file file: name another one"),
+        (["--models", "deep"], "deep must read grey or RGB images to be compared on pictures, got a model of 4"),
+    ],
+)
+def test_what_is_wrong_is_found_before_compare_reads_weights(
+    folder: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
+    vitrail.save(small_model(image_size=(8, 8)), "model")
+    vitrail.save(small_model(image_size=(8, 8), channels=4), "deep")
+    Path("file").touch()
+    monkeypatch.setattr(LoadOptions, "load_model", lambda *_, **__: pytest.fail("weights were read"))
+    assert main(["compare", "--data", str(folder), "--models", "model", *arguments]) == 1
+    assert sentence in capsys.readouterr().err

@@ -196,6 +196,7 @@ def test_every_registered_pool_by_default_and_a_reason_for_those_that_cannot() -
         ({"pools": ["meen"]}, "there is no pool 'meen': did you mean 'mean'"),
         ({"pools": []}, "pools must have at least one pool"),
         ({"pools": ["mean", "mean"]}, "pools must have each pool once, got 'mean' twice"),
+        ({"pools": ["mean", "gap"]}, "pools must have each pool once, got 'mean' twice"),
         ({"pools": [vitrail.LinearHead]}, "a pool must be a class that extends .*AbstractPool"),
         ({"layers": [5]}, "layers has 5, which fits no model: the model has 2 blocks: use -2 to 1"),
         ({"layers": []}, "layers must have at least one layer"),
@@ -240,6 +241,35 @@ def test_models_must_see_the_same_images(model: vitrail.ViT, data: images.Datase
         compare({"a": model, "b": model}, lambda model: next(given), pools=["mean"])
     with pytest.raises(ValueError, match=r"data must have images of \(12, 12\) for model at 12, got \(8, 12\)"):
         compare(model, data, pools=["mean"], resolutions=[12])
+    wrong = {"a": model, "b": small_model(image_size=(12, 12))}
+    with pytest.raises(ValueError, match=r"data must have images of \(12, 12\) for b at 12, got \(8, 12\)"):
+        compare(wrong, data, pools=["mean"], report=lambda progress: pytest.fail(f"{progress} ran"))
+    wrong = {"a": model, "b": small_model(channels=4)}
+    with pytest.raises(ValueError, match="model must have the channels of the images"):
+        compare(wrong, data, pools=["mean"], report=lambda progress: pytest.fail(f"{progress} ran"))
+
+
+def test_a_pool_that_fits_one_of_two_models_is_left_out_of_the_other() -> None:
+    spec = POOLS.configure("attention", num_heads=3)
+    models = {"a": small_model(), "b": small_model(size=vitrail.EncoderSize(dim=12, depth=1, num_heads=3, mlp_dim=16))}
+    groups, skipped = lab.choose_groups(models, [-1], None, ["mean", spec])
+    assert [list(group.pools) for group in groups] == [["mean"], ["mean", "attention(num_heads=3)"]]
+    assert [each.name for each in skipped] == ["a, pool attention(num_heads=3)"]
+    assert "divisible by num_heads" in skipped[0].reason
+
+
+def test_results_without_their_record_are_not_taken_over(
+    model: vitrail.ViT, data: images.Dataset, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"models": model, "data": data, "pools": ["mean"], "folder": tmp_path}
+    compare(**given)
+    for record in (*tmp_path.glob("cells/*/group.json"), tmp_path / "run.json"):
+        kept = record.read_bytes()
+        record.unlink()
+        with pytest.raises(ValueError, match=f"has results without {record.name}, which says of what"):
+            compare(**given)
+        record.write_bytes(kept)
+    compare(**given)
 
 
 # Runs ------------------------------------------------------------------------------------------------------------
@@ -486,7 +516,7 @@ def test_the_conclusion_is_what_the_p_values_say() -> None:
     alone = lab.Comparison((best, far), (), ())
     assert alone.conclusion[1:] == (
         "It is certainly better than all others.",
-        "None of those that may be as good is faster by a tenth or more.",
+        "No other that may be as good is at least 10% faster.",
     )
     assert json.loads(both.to_json())["rows"][2]["p_value"] == 0.006199
     assert list(csv.DictReader(io.StringIO(both.to_csv())))[2]["p_value"] == "0.006199"
@@ -771,14 +801,16 @@ def test_a_folder_of_another_comparison_is_refused_and_stays_as_it_was(
     }
     if what != "class":
         told = "options (steps: 6 there, 7 here)" if what == "options" else what
-        told = f"must have this run, got one that differs in {told}: pass a new folder, or the arguments of that run"
+        told = (
+            f"has the results of another run, which differs in {told}: pass a new folder, or the arguments of that run"
+        )
         before = read_all()
-        sizes = {(8, 12): changed["data"]["data"], (16, 24): make_data((16, 24))}
-        sizes[16, 24] = dataclasses.replace(sizes[16, 24], train=sizes[16, 24].train[1:])
+        larger = make_data((16, 24))
+        cut = slice(1, None) if what == "data" else slice(None)
+        sizes = {size: dataclasses.replace(d, train=d.train[cut]) for size, d in (((8, 12), data), ((16, 24), larger))}
         for limit in (None, 600.0):  # another layer has no cost yet, and another group comes first
             question = given | changed[what] | {"minutes": limit, "layers": [0], "resolutions": [(16, 24), (8, 12)]}
-            if what == "data":
-                question |= {"data": lambda model: sizes[model.config.image_size]}
+            question |= {"data": lambda model: sizes[model.config.image_size]}
             with pytest.raises(ValueError, match=re.escape(told)):
                 compare(**question)
             assert read_all() == before

@@ -113,7 +113,7 @@ def test_an_interrupted_run_equals_the_whole_to_the_bit(tmp_path: Path, whole: d
     assert_same(fit(folder), whole)  # a run that is over is read
     with pytest.raises(
         ValueError,
-        match=r"got one that differs in recipe \(epochs: 4 there, 5 here\) and steps: pass a new",
+        match=r"which differs in recipe \(epochs: 4 there, 5 here\) and steps: pass a new",
     ):
         train.fit(make_model(), make_data(), dataclasses.replace(RECIPE, epochs=5), key=KEY, folder=folder)
     with pytest.raises(ValueError, match="must be empty or have a run"):
@@ -323,9 +323,9 @@ def test_a_run_goes_on_from_its_own_last_model(tmp_path: Path):
         own = vitrail.load(folder / "last.safetensors")
         own = vitrail.lora(own, rank=2, key=jax.random.key(9)) if kind == "lora" else own
         other = jax.tree.map(lambda x: x + 1 if eqx.is_inexact_array(x) else x, own)
-        with pytest.raises(ValueError, match="must have this run, got one that differs in model"):
+        with pytest.raises(ValueError, match="has the results of another run, which differs in model"):
             train.fit(other, make_data(), RECIPES[kind], key=KEY, folder=folder, keep_every=7)
         assert_same(train.fit(own, make_data(), RECIPES[kind], key=KEY, folder=folder, keep_every=7), fit_whole(kind))
     shutil.rmtree(folder / "checkpoints")
-    with pytest.raises(ValueError, match="must have this run, got one that differs in model"):
+    with pytest.raises(ValueError, match="has the results of another run, which differs in model"):
         train.fit(own, make_data(), RECIPES[kind], key=KEY, folder=folder, keep_every=7)

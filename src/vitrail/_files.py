@@ -97,8 +97,8 @@ def check_facts(path: Path, facts: Mapping[str, object]) -> None:
     told = [_tell_difference(name, found.get(name), value) for name, value in facts.items() if found.get(name) != value]
     if told:
         raise ValueError(
-            f"{path.parent} must have this run, got one that differs in {' and '.join(told)}: pass a new folder, or "
-            "the arguments of that run"
+            f"{path.parent} has the results of another run, which differs in {' and '.join(told)}: pass a new folder, "
+            "or the arguments of that run"
         )
 
 

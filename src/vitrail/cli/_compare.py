@@ -25,6 +25,7 @@ from ..lab import (
     compare_with_best,
     conclude,
     count_finished,
+    read_plan,
     show_comparison_progress,
     tell_p_values,
     write_report,
@@ -37,7 +38,7 @@ from ..train import Recipe, check_classifier, evaluate, fit, show_progress
 from ._compare_results import align, format_table, suggest_commands
 from ._evaluate import RunResult, evaluate_run
 from ._options import LoadOptions, parse_part, refuse_options
-from ._setup import EXECUTION, format_size, load_data, load_data_for, make_small_config, print_data
+from ._setup import EXECUTION, check_data, format_size, load_data, load_data_for, make_small_config, print_data
 
 _N = TypeVar("_N", int, float)
 _DEMO: Final = "demo"
@@ -204,7 +205,11 @@ def _name_files(files: Sequence[Path]) -> dict[str, Path | None]:
     if not files:
         return {_DEMO: None}
     short = [
-        file.stem if file.suffix in (".safetensors", ".npz") else file.name if file.exists() else file.as_posix()
+        file.stem
+        if file.suffix in (".safetensors", ".npz")
+        else file.resolve().name
+        if file.exists()
+        else file.as_posix()
         for file in files
     ]
     names = short if len(set(short)) == len(short) else list(map(str, files))
@@ -215,6 +220,7 @@ def _name_files(files: Sequence[Path]) -> dict[str, Path | None]:
 
 def _compare_models(command: Compare, axes: _Axes) -> Comparison:
     started = time.monotonic()
+    _check_compared(command, axes)
     models = {name: command.load_model(file, part="image") for name, file in axes.files.items() if file is not None}
     loaded: Dataset | None = None  # the images that the backbone was trained on are read as they are
     if not models:
@@ -256,6 +262,26 @@ def _compare_models(command: Compare, axes: _Axes) -> Comparison:
             token_budget=command.token_budget,
             report=report,
         )
+
+
+def _check_compared(command: Compare, axes: _Axes) -> None:
+    """Finds what is wrong with the images, the folder and the models before any weights are read."""
+    check_data(command.data)
+    if command.out.exists() and not command.out.is_dir():
+        raise ValueError(f"out must be a folder, got the file {command.out}: name another one")
+    read_plan(command.out, axes.options, command.minutes)
+    outlines: dict[str, ViT] = {}
+    for name, file in axes.files.items():
+        if file is None:
+            return
+        config = command.read_card(file, part="image").config
+        if config.channels not in (1, 3):
+            raise ValueError(
+                f"{file} must read grey or RGB images to be compared on pictures, got a model of {config.channels} "
+                "channels: compare it with vitrail.compare on arrays"
+            )
+        outlines[name] = cast(ViT, eqx.filter_eval_shape(config.build, key=jax.random.key(0)))
+    choose_groups(outlines, axes.layers, axes.resolutions, axes.pools)
 
 
 def _train_backbone(command: Compare, axes: _Axes) -> tuple[ViT, Dataset]:

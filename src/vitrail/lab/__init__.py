@@ -8,6 +8,7 @@ from ._bench import ModelImages as ModelImages
 from ._candidates import Group as Group, PoolChoice as PoolChoice, choose_groups as choose_groups
 from ._compare import compare as compare
 from ._options import ProbeOptions as ProbeOptions
+from ._plan import read_plan as read_plan
 from ._report import write_report as write_report
 from ._results import Comparison as Comparison
 from ._rows import Row as Row, Skipped as Skipped, tell_axis as tell_axis

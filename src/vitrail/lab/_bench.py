@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import equinox as eqx
 import jax
@@ -45,7 +45,9 @@ class Bench:
         token_budget: float,
         tell: Callable[[LabProgress], object],
     ):
-        """**Raises:** `ValueError` if the folder has results of other models of these names."""
+        """**Raises:** `ValueError` if images that are given do not fit each model, or if the folder has results of
+        other models of these names.
+        """
         self._models, self._data, self._token_budget, self._tell = models, data, token_budget, tell
         self._folder = folder
         self.map_images: tuple[int, ...] = ()
@@ -54,6 +56,10 @@ class Bench:
         self._told: str | None = None
         self._costs: dict[tuple[str, int], Cost] = {}
         self._loaded: tuple[Group, ViT, Dataset] | None = None
+        if isinstance(data, Dataset):
+            for group in groups:
+                outline = cast(ViT, eqx.filter_eval_shape(resize, models[group.model], group.resolution))
+                _check_images(outline, data, group)
         self._saved = {} if folder is None else self._open_saved(groups, folder)
 
     def _open_saved(self, groups: Sequence[Group], folder: Path) -> dict[str, SavedGroup]:
@@ -87,12 +93,7 @@ class Bench:
         self._loaded = None  # before others are in memory
         model = self.make_model(group)
         data = self._data if isinstance(self._data, Dataset) else self._data(model)
-        check_channels(model, data)
-        if data.image_size != model.config.image_size:
-            raise ValueError(
-                f"data must have images of {model.config.image_size} for {group}, got {data.image_size}: pass a "
-                "function that loads them for the model that it gets"
-            )
+        _check_images(model, data, group)
         labels = [part.labels.astype(np.int32) for part in (data.train, data.test)]
         told = digest_arrays(labels, repr(data.classes))
         if self._told not in (None, told):
@@ -189,6 +190,16 @@ class Bench:
 
     def _tell_progress(self, doing: Any, name: str, done: int, total: int) -> None:
         self._tell(LabProgress(doing, name, done, total))
+
+
+def _check_images(model: ViT, data: Dataset, group: Group) -> None:
+    """Raises a `ValueError` if a data set is not as the model of a group reads images."""
+    check_channels(model, data)
+    if data.image_size != model.config.image_size:
+        raise ValueError(
+            f"data must have images of {model.config.image_size} for {group}, got {data.image_size}: pass a function "
+            "that loads them for the model that it gets"
+        )
 
 
 def _is_over(ends: float | None) -> bool:

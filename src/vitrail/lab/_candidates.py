@@ -1,5 +1,6 @@
 """What is compared: each model at each resolution, its layers, and the pools that read them."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -53,8 +54,8 @@ def choose_groups(
 
     Only shapes are computed, so the models may have shapes in place of arrays.
 
-    **Raises:** `ValueError` if an axis is empty or has a value twice, or if a value fits no model; what `POOLS.build`
-    raises for a pool that cannot be built.
+    **Raises:** `ValueError` if an axis is empty or has a value twice, or if a value fits no model; what
+    `POOLS.describe` raises for a pool that does not exist.
     """
     if not models:
         raise ValueError("models must have at least one model, got none")
@@ -79,7 +80,7 @@ def choose_groups(
         return fitting
 
     def find_wrong_pool(model: ViT, label: str) -> str | None:
-        return _find_misfit(model, choices[label], raises=pools is not None)
+        return _find_misfit(model, choices[label])
 
     of_layers = sift("layers", layers, name_layer, _find_wrong_layer)
     of_pools = sift("pools", list(choices), str, find_wrong_pool)
@@ -117,7 +118,8 @@ def _name_pool(choice: PoolChoice, *, is_asked: bool) -> str:
     if is_asked:
         POOLS.describe(choice)
     if isinstance(choice, str | PartSpec):
-        return str(choice)
+        spec = PartSpec(choice) if isinstance(choice, str) else choice
+        return str(dataclasses.replace(spec, name=POOLS.aliases.get(spec.name, spec.name)))
     function: Any = choice
     bound = ", ".join(f"{name}={function.keywords[name]!r}" for name in sorted(list_bound(choice)))
     name = str(getattr(getattr(choice, "func", choice), "__name__", type(choice).__name__))
@@ -178,7 +180,7 @@ def resize(model: ViT, size: tuple[int, int]) -> ViT:
     return model if size == model.config.image_size else model.resized(size)
 
 
-def _find_misfit(model: ViT, choice: PoolChoice, *, raises: bool) -> str | None:
+def _find_misfit(model: ViT, choice: PoolChoice) -> str | None:
     """Why a pool does not fit the model; `None` if it does."""
     try:
         probe = cast(Readout, eqx.filter_eval_shape(make_probe, model.config, choice, 2, key=jax.random.key(0)))
@@ -191,10 +193,8 @@ def _find_misfit(model: ViT, choice: PoolChoice, *, raises: bool) -> str | None:
 
         sequence = jax.ShapeDtypeStruct((form.length, model.backbone.dim), jnp.float32)
         pooled = cast(jax.ShapeDtypeStruct, eqx.filter_eval_shape(run, probe.pool, sequence))
-    except Exception as error:
-        if raises:
-            raise
-        return describe_error(error)  # of a plugin: the others go on
+    except Exception as error:  # of any kind: pools are anybody's code
+        return describe_error(error)
     return None if pooled.ndim == 1 else f"it returns shape {pooled.shape}, not one vector"
 
 

@@ -28,7 +28,8 @@ else:
 
 _SHARES: Final = (1.0, 0.5, 0.25, 0.125, 0.0625)
 _LEAST: Final = 100
-"""So many test images are left, if there are so many; fewer readouts of them say more than more readouts of fewer."""
+"""At least this many test images are kept, if the data has them: few readouts on many images say more than many
+readouts on few."""
 _USED: Final = 0.8
 """The share of the time that is planned; the rest is for what was not measured."""
 _BACKWARD: Final = 3.5
@@ -88,6 +89,8 @@ def read_plan(folder: Path, asked: ProbeOptions, minutes: float | None) -> Plan 
     """
     path, facts = folder / _RECORD, _list_facts(asked)
     if not path.exists():
+        if count_finished(folder):
+            raise ValueError(f"{folder} has results without {_RECORD}, which says of what: pass a new folder")
         return None
     found = read_object(path)
     if {*facts, "level", "share"} <= found.keys() and not count_finished(folder):

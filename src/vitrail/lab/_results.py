@@ -108,7 +108,7 @@ class Comparison:
             return sentences
         fastest = self.contenders[-1]
         if fastest is best:
-            return *sentences, "None of those that may be as good is faster by a tenth or more."
+            return *sentences, "No other that may be as good is at least 10% faster."
         name = next(name for name, row in zip(names, self.rows, strict=True) if row is fastest)
         ratio = best.milliseconds / fastest.milliseconds
         return *sentences, f"The fastest of those that may be as good is {name}: {_tell_ratio(ratio)}."

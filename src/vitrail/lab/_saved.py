@@ -37,8 +37,12 @@ class SavedGroup:
         self._check()
 
     def _check(self) -> None:
-        if self.has_cells:  # else there is nothing that others would be mixed with
-            check_facts(self._place / _RECORD, self._facts)
+        if not self.has_cells:
+            return  # there is nothing that others would be mixed with
+        record = self._place / _RECORD
+        if not record.exists():
+            raise ValueError(f"{self._place} has results without {_RECORD}, which says of what: pass a new folder")
+        check_facts(record, self._facts)
 
     def check_data(self, data: str, hits_shape: tuple[int, int], maps_shape: tuple[int, int, int]) -> None:
         """Raises a `ValueError` if the results are of other data, which has another digest."""
