@@ -15,8 +15,10 @@ BENCH_PYTHON ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12.*/
 OUT ?= benchmark
 # What pytest is told besides: TESTS="-m versions" for the tests that depend on the version of Python or JAX.
 TESTS ?=
+# A clone of what is staged, without an environment.
+WALK := .cache/walk
 
-.PHONY: demo test test-oracles bench bench-quick check docs clean
+.PHONY: demo test test-oracles walk bench bench-quick check docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.installed
@@ -29,6 +31,13 @@ test: $(VENV)/test.installed
 test-oracles:
 	$(MAKE) VENV=$(ORACLES) $(ORACLES)/oracles.installed
 	HF_HUB_OFFLINE=1 $(ORACLES)/bin/python -m pytest tests/oracles
+
+# What a newcomer does: the commands and the code of Getting started, in an environment of what that page installs.
+walk: $(BIN)/python
+	rm -rf $(WALK)
+	git checkout-index --all --prefix=$(WALK)/
+	$(BIN)/python tests/run_page.py docs/getting-started.md $(WALK) --fresh
+	rm -rf $(WALK)
 
 # Against the other implementations, each kind in an environment of its own: OUT.json and OUT.md. Leave the machine alone.
 bench bench-quick:

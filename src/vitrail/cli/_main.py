@@ -49,7 +49,7 @@ _EXTRAS: Final[Mapping[str, Literal["demo", "export"]]] = MappingProxyType(
 )
 """The extra that a command needs; `weights` for the others, which has the library that parses all. `export` needs
 `onnx` for that format."""
-_DEMO: Final = """Trains a small Vision Transformer on 4,000 handwritten digits of MNIST, in about a minute on two
+_DEMO: Final = """Trains a small Vision Transformer on 4,000 handwritten digits of MNIST, in one to two minutes on two
 cores, prints its accuracy on held-out images, and draws them. Nothing is downloaded.
 
 It is `vitrail train` with other defaults: no folder is kept."""
