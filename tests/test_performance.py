@@ -20,6 +20,7 @@ import vitrail
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import cases
+import chart
 import report
 import run as benchmark
 
@@ -333,6 +334,33 @@ def test_the_run_that_the_docs_show_can_be_reported() -> None:
     written = report.markdown(result)
     for entry in result["timed"]:
         assert f"| {entry['case']['name']} |" in written
+    widest = max(line.count("|") - 1 for line in written.splitlines())
+    assert widest == 6  # columns, which fit a page beside its contents
+
+
+def timed(*ratios: tuple[float, float, float]) -> dict[str, Any]:
+    """A result of such quartiles beside one contender, and of faster ones beside another."""
+    fast = [dict(zip(("low", "median", "high"), ratio, strict=True)) for ratio in ratios]
+    slow = {name: 0.5 * value for name, value in fast[0].items()}
+    case = {"mode": "forward", "name": "forward Ti/16, batch 1"}
+    return {"timed": [{"case": case, "ratio": {"timm_vit": slow, "flax_nnx": each}} for each in fast]}
+
+
+def test_the_chart_draws_the_ratios_to_the_fastest_contender() -> None:
+    ratios = [(0.8, 0.9, 0.95), (0.9, 0.95, 1.01), (1.02, 1.1, 1.3)]
+    (axes,) = chart.make_figure(timed(*ratios)).axes
+    lines, points = [[line for line in axes.get_lines()[1:] if len(line.get_xdata()) == number] for number in (2, 1)]
+    assert [(*line.get_xdata(), *line.get_ydata()) for line in lines] == [
+        (0.8, 0.95, 0, 0),
+        (0.9, 1.01, 1, 1),
+        (1.02, 1.3, 2, 2),
+    ]
+    assert [point.get_xdata()[0] for point in points] == [0.9, 0.95, 1.1]
+    assert [line.get_color() for line in lines] == [chart.RIGHT, chart.INK, chart.WRONG]
+    assert [label.get_text() for label in axes.child_axes[0].get_yticklabels()] == 3 * ["Flax NNX"]
+    assert report.count(timed(*ratios, ratios[0]), "forward") == (
+        "4 forward passes: vitrail is faster than the fastest other library in 2, as fast in 1, and slower in 1."
+    )
 
 
 def test_a_run_on_a_gpu_is_told_in_tflops_and_has_cases_that_fill_it() -> None:

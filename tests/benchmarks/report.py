@@ -64,17 +64,38 @@ def fastest(entry: dict[str, Any]) -> str:
 
 def ratios(result: dict[str, Any]) -> str:
     """vitrail's time as a part of each contender's."""
-    names = [name for name in contenders(result) if name != OURS]
-    rows: list[list[str]] = []
-    for entry in result["timed"]:
-        best = fastest(entry)
-        cells = [_ratio(entry["ratio"][name], bold=name == best) for name in names]
-        rows.append([entry["case"]["name"], *cells, str(entry["rounds"])])
-    return (
+    told = (
         "vitrail's time divided by the contender's of the same round: the median, and below it the quartiles. Below 1 "
-        "vitrail is the faster. The fastest contender of each case is bold.\n\n"
-        + table(["case", *(NAMES[name] for name in names), "pairs"], rows)
-        + "\n"
+        "vitrail is faster. The fastest contender of each case is bold in its table.\n"
+    )
+    for title, names in _libraries(result):
+        rows: list[list[str]] = []
+        for entry in result["timed"]:
+            best = fastest(entry)
+            cells = [_ratio(entry["ratio"][name], bold=name == best) for name in names]
+            rows.append([entry["case"]["name"], *cells, str(entry["rounds"])])
+        told += f"\n{title}\n\n" + table(["case", *(NAMES[name] for name in names), "pairs"], rows) + "\n"
+    return told
+
+
+def _libraries(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """The contenders save vitrail by what they stand on: one table for all would be wider than a page."""
+    found: list[tuple[str, list[str]]] = []
+    for title, package in (("Libraries on JAX:", "jax"), ("Libraries on PyTorch:", "torch")):
+        names = [name for name in contenders(result) if name != OURS and package in result["versions"][name]]
+        found += [(title, names)] if names else []
+    return found
+
+
+def count(result: dict[str, Any], mode: str) -> str:
+    """In how many cases of a mode vitrail is faster than the fastest contender, and slower, by both quartiles."""
+    entries = [entry for entry in result["timed"] if entry["case"]["mode"] == mode]
+    ratios = [entry["ratio"][fastest(entry)] for entry in entries]
+    faster, slower = sum(ratio["high"] < 1 for ratio in ratios), sum(ratio["low"] > 1 for ratio in ratios)
+    what = {"forward": "forward passes", "train": "training steps"}[mode]
+    return (
+        f"{len(entries)} {what}: vitrail is faster than the fastest other library in {faster}, as fast in "
+        f"{len(entries) - faster - slower}, and slower in {slower}."
     )
 
 
@@ -85,43 +106,54 @@ def _ratio(found: dict[str, float], *, bold: bool) -> str:
 
 def times(result: dict[str, Any]) -> str:
     """Absolute times, for the record, and the share of the machine's peak."""
+    told = "Milliseconds: noisy, of this machine and this hour, and no basis for a comparison.\n"
+    for title, others in _libraries(result):
+        names = [OURS, *others]
+        rows = [
+            [entry["case"]["name"], *(_milliseconds(entry["seconds"][name]["median"]) for name in names)]
+            for entry in result["timed"]
+        ]
+        told += f"\n{title}\n\n" + table(["case", *(NAMES[name] for name in names)], rows) + "\n"
+    return told + "\n" + _rates(result)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.0f}" if seconds > 0.1 else f"{1000 * seconds:.1f}"
+
+
+def _rates(result: dict[str, Any]) -> str:
     peak = max(rate for found in result["peak"] for rate in found.values())
     gpu = result["machine"]["accelerator"] is not None
     unit, name_of_unit, digits = (1e12, "TFLOP/s", 1) if gpu else (1e9, "GFLOP/s", 0)
-    names = contenders(result)
     rows: list[list[str]] = []
     for entry in result["timed"]:
-        seconds = {name: entry["seconds"][name]["median"] for name in names}
-        rate = entry["case"]["flops"] / seconds[OURS]
-        milliseconds = [
-            f"{1000 * seconds[name]:.0f}" if seconds[name] > 0.1 else f"{1000 * seconds[name]:.1f}" for name in names
-        ]
-        rows.append(
-            [entry["case"]["name"], *milliseconds, f"{rate / unit:.{digits}f}", f"{100 * rate / peak:.{digits}f} %"]
-        )
-    header = ["case", *(NAMES[name] for name in names), name_of_unit, "of peak"]
+        rate = entry["case"]["flops"] / entry["seconds"][OURS]["median"]
+        rows.append([entry["case"]["name"], f"{rate / unit:.{digits}f}", f"{100 * rate / peak:.{digits}f} %"])
     return (
-        "Milliseconds: noisy, of this machine and this hour, and no basis for a comparison. At the right "
-        "vitrail's rate, and its share of the peak: of the fastest large product of matrices that PyTorch or JAX "
-        f"reached in the same session, {peak / unit:.0f} {name_of_unit}.\n\n" + table(header, rows) + "\n"
+        "The rate of vitrail, and its share of the peak: of the fastest large product of matrices that PyTorch or JAX "
+        f"reached in the same session, {peak / unit:.0f} {name_of_unit}.\n\n"
+        + table(["case", name_of_unit, "of peak"], rows)
+        + "\n"
     )
 
 
 def firsts(result: dict[str, Any]) -> str:
     """First calls in fresh processes."""
-    rows: list[list[str]] = []
+    told = (
+        "Fresh processes, median seconds. In all: importing, building and the first call, with its compiling. "
+        "Compiling takes what the first call takes longer than a later one.\n"
+    )
     for entry in result["first"]:
+        rows: list[list[str]] = []
         for name, found in entry["contenders"].items():
             cells = ["did not end"] + 4 * [""]
             if found is not None:
                 seconds = [f"{found[what]:.1f}" for what in ("all", "import", "build", "compile")]
                 cells = [*seconds, f"{found['memory'] / MIB:.0f}"]
-            rows.append([entry["case"]["name"], NAMES[name], *cells])
-    header = ["case", "contender", "first call in all, s", "import, s", "build, s", "compile, s", "peak memory, MiB"]
-    return (
-        "Fresh processes, median. In all: importing, building and the first call, with its compiling. Compiling takes "
-        "what the first call takes longer than a later one.\n\n" + table(header, rows) + "\n"
-    )
+            rows.append([NAMES[name], *cells])
+        header = [entry["case"]["name"], "in all", "import", "build", "compile", "peak memory, MiB"]
+        told += "\n" + table(header, rows) + "\n"
+    return told
 
 
 def depths(result: dict[str, Any]) -> str:
@@ -138,7 +170,7 @@ def depths(result: dict[str, Any]) -> str:
     rows = [[NAMES[name], *(seconds(entry, name) for entry in entries)] for name in names]
     header = ["compile, s", *(f"depth {entry['case']['depth']}" for entry in entries)]
     return (
-        "Training step of Ti/16, batch 8; within four minutes and the memory that there is:\n\n"
+        "Training step of Ti/16, batch 8; limited to four minutes and the memory of the machine:\n\n"
         + table(header, rows)
         + "\n"
     )
