@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+
 import vitrail
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -48,6 +48,7 @@ def test_what_the_page_on_timm_says_of_timm(tmp_path: Path, monkeypatch: pytest.
     run_column("timm.md", 1, names)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT uses it
 def test_what_the_page_on_hugging_face_says_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     peft, transformers = importlib.import_module("peft"), importlib.import_module("transformers")
@@ -74,3 +75,15 @@ def test_what_the_page_on_hugging_face_says_of_transformers(tmp_path: Path, monk
         "get_peft_model": peft.get_peft_model,
     }
     run_column("hugging-face.md", 1, names)
+
+
+def test_what_the_page_on_pytorch_says_of_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 10}
+    monkeypatch.setattr(torch, "compile", lambda model: model)  # compiles at the first call
+    names = {
+        "torch": torch,
+        "model": timm.models.vision_transformer.VisionTransformer(**options),
+        "images": torch.zeros(4, 3, 32, 32),
+    }
+    run_column("pytorch.md", 1, names)
