@@ -182,6 +182,8 @@ def attach_pictures(text: str, folder: Path) -> tuple[str, dict[str, dict[str, s
 
     def attach(found: re.Match[str]) -> str:
         picture = folder / found[2]
+        if not picture.is_file():  # of which MkDocs warns
+            return found[0]
         attachments[picture.name] = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
         return f"![{found[1]}](attachment:{picture.name})"
 

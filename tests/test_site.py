@@ -189,6 +189,8 @@ def test_a_page_becomes_cells_of_what_it_shows_and_what_these_need(monkeypatch: 
 
 def test_pictures_are_attached_to_their_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "p.png").write_bytes(b"\x00")
-    text, attached = load_hook(monkeypatch, "_notebooks").attach_pictures("![a](p.png) ![b](http://c/d.png)", tmp_path)
-    assert text == "![a](attachment:p.png) ![b](http://c/d.png)"
+    text, attached = load_hook(monkeypatch, "_notebooks").attach_pictures(
+        "![a](p.png) ![b](no.png) ![c](http://d/e.png)", tmp_path
+    )
+    assert text == "![a](attachment:p.png) ![b](no.png) ![c](http://d/e.png)"
     assert attached == {"p.png": {"image/png": "AA=="}}
