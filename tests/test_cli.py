@@ -23,7 +23,7 @@ from PIL import Image
 import vitrail
 from vitrail._extras import require
 from vitrail.cli import main
-from vitrail.cli._compare import Compare
+from vitrail.cli._compare import Compare, _name_files
 from vitrail.cli._compare_results import suggest_commands
 from vitrail.cli._main import _parse
 from vitrail.cli._options import LoadOptions
@@ -587,6 +587,28 @@ def test_an_error_of_compare_is_one_line_before_anything_is_trained(
     assert error.startswith("vitrail: error: ")
     assert sentence in error
     assert error.count("\n") == 1
+
+
+def test_models_are_named_by_their_files_and_those_of_runs_by_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "run/last.safetensors",
+        "run/best.safetensors",
+        "run/run.json",
+        "model.safetensors",
+        "dino/config.json",
+    ):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    run, best, file, folder, hub = map(
+        Path, ("run/last.safetensors", "run/best.safetensors", "model.safetensors", "dino", "dinov2-s/14")
+    )
+    assert list(_name_files([run, file, folder, hub])) == ["run", "model", "dino", "dinov2-s/14"]
+    assert list(_name_files([run, best])) == ["run/last.safetensors", "run/best.safetensors"]
+    monkeypatch.chdir("dino")
+    assert list(_name_files([Path()])) == ["dino"]
 
 
 @pytest.mark.parametrize(

@@ -204,18 +204,21 @@ def _name_files(files: Sequence[Path]) -> dict[str, Path | None]:
     """The models by the shortest names that tell them apart."""
     if not files:
         return {_DEMO: None}
-    short = [
-        file.stem
-        if file.suffix in (".safetensors", ".npz")
-        else file.resolve().name
-        if file.exists()
-        else file.as_posix()
-        for file in files
-    ]
+    short = list(map(_name_file, files))
     names = short if len(set(short)) == len(short) else list(map(str, files))
     if len(set(names)) < len(names):
         raise ValueError(f"models must have each file once, got {', '.join(names)}: remove one")
     return dict(zip(names, files, strict=True))
+
+
+def _name_file(file: Path) -> str:
+    """The name of a model by its file: of a model of a run that of the folder, as all runs have the same files."""
+    if not file.exists():
+        return file.as_posix()  # of the Hub
+    whole = file.resolve()
+    if whole.is_dir() or (whole.parent / "run.json").exists():
+        return (whole if whole.is_dir() else whole.parent).name
+    return whole.stem if whole.suffix in (".safetensors", ".npz") else whole.name
 
 
 def _compare_models(command: Compare, axes: _Axes) -> Comparison:
