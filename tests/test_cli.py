@@ -25,8 +25,8 @@ from vitrail._extras import require
 from vitrail.cli import main
 from vitrail.cli._compare import Compare, _name_files
 from vitrail.cli._compare_results import suggest_commands
-from vitrail.cli._main import _parse
 from vitrail.cli._options import LoadOptions
+from vitrail.cli._parser import parse
 from vitrail.images import TRANSFORMS
 from vitrail.train import OBJECTIVES, Recipe
 
@@ -351,13 +351,13 @@ def test_what_to_type_next_has_the_options_by_which_models_are_read(tmp_path: Pa
         ),
         (["--patch-size", "4", "--seed", "3"], {"model": "small", "patch_size": 4, "seed": 3, "recipe": "demo"}),
     ):
-        command = _parse(["compare", *data, *options])
+        command = parse(["compare", *data, *options])
         assert isinstance(command, Compare)
         files = {"m": command.models[0] if command.models else None}
         (line,) = suggest_commands(comparison, files, command.data, command.list_given())
         name, *words = shlex.split(line)
         assert name == "vitrail"
-        train = _parse(words)
+        train = parse(words)
         common = {"data": Path("my photos"), "pool": "top_k(k=2)", "image_size": 8, "out": Path("run-2")}
         assert {field: getattr(train, field) for field in (expected | common)} == expected | common
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import run_page
 
-from vitrail.cli._main import _parse
+from vitrail.cli._parser import parse
 from vitrail.cli._train_options import Train
 
 ROOT = Path(__file__).parent.parent
@@ -64,7 +64,7 @@ def test_a_wrong_command_cannot_be_parsed(wrong: list[str]) -> None:
 
 def can_parse(command: list[str] | tuple[str, ...]) -> bool:
     try:
-        _parse(command)
+        parse(command)
     except (SystemExit, ValueError):
         return False
     return True

@@ -24,7 +24,7 @@ def test_the_table_has_the_commands_of_the_script_which_the_program_reads():
     for command in commands.values():
         program, *words = shlex.split(command)
         assert program == "vitrail"
-        _main._parse(words)
+        _parser.parse(words)
 
 
 @pytest.mark.parametrize(

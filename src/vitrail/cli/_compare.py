@@ -47,54 +47,57 @@ _DEFAULTS: Final = ProbeOptions()
 
 @dataclass(frozen=True)
 class Compare(LoadOptions):
-    """Trains readouts on the tokens of frozen backbones, and ranks them: each model, at each resolution, with each pool
-    on the tokens of each layer. With --runs, ranks the models of runs of `vitrail train`.
+    """Compares models, layers, resolutions and pools on your images, and ranks them.
 
-    Without --models the backbone is the small model of `vitrail demo`, which is trained first, with a head that reads
-    the class token and the mean of the patches. Start an interrupted run again to continue it; more models, layers,
-    resolutions and pools can be added then.
+    Backbones are frozen. Each pool is trained on the tokens of each model, resolution and layer. Without --models, the
+    small model of `vitrail demo` is trained first, with the pool cls_mean. Run the same command again to continue an
+    interrupted comparison, also with more models, layers, resolutions or pools. With --runs, the trained models of runs
+    of `vitrail train` are compared instead.
     """
 
     runs: tuple[Path, ...] = ()
-    """Folders of runs of `vitrail train`, whose models are compared on the held-out images of each run, or those of
-    --data. Nothing is trained."""
+    """Folders of runs of `vitrail train`. Their models are compared on the held-out images of each run, or on those of
+    --data, and nothing is trained."""
     data: Path | None = None
-    """Your own images, as for `vitrail train`; without it 5,000 digits of MNIST."""
+    """The folder of your images, as for `vitrail train`. Default: 5,000 digits of MNIST."""
     models: tuple[Path, ...] = ()
-    """The backbones: any files of weights that vitrail.load reads. Images are prepared for each as its file says; if it
-    does not, they are resized to the model's size, and normalised by the mean and deviation of the training images."""
+    """The backbones: files of weights in any layout that vitrail.load reads, or names of `vitrail list models`. Each
+    model gets images that are prepared by the settings of its file. Without such settings, they are resized to the size
+    of the model and normalised by the mean and deviation of the training images."""
     layers: str = "last"
-    """The blocks whose tokens are read, separated by commas: last,-4 is the last and the fourth from the end."""
+    """The blocks whose tokens are pooled, separated by commas: last,-4 is the last and the fourth from the end. Write
+    --layers=-4,last for a list that begins with a minus."""
     resolutions: str | None = None
-    """Heights and widths of the images, separated by commas: 224,336. By default that of each model."""
+    """The heights and widths of the images in pixels, separated by commas: 224,336. Default: that of each model."""
     pools: str | None = None
-    """Names of `vitrail list pools`, separated by commas, as mean,cls,top_k(k=2). By default all that fit."""
+    """Names of `vitrail list pools`, separated by commas, such as "mean,cls,top_k(k=2)". Default: all that fit the
+    model."""
     minutes: float | None = None
-    """About how long it may take: what takes too long is left out, and said so. By default there is no limit."""
+    """About how many minutes the command may take. It leaves out what would take longer, and prints what. Default: no
+    limit."""
     seeds: int = _DEFAULTS.seeds
-    """The number of runs of each readout."""
+    """The number of training runs of each readout, each with another seed."""
     steps: int | None = _DEFAULTS.steps
-    """The number of steps of a run; by default 20 epochs, but at least 300 and at most 3,000 steps."""
+    """The number of steps of a run. Default: 20 epochs, but at least 300 and at most 3,000 steps."""
     batch_size: int = _DEFAULTS.batch_size
     """The number of images in a step."""
     learning_rates: str = ",".join(f"{rate:g}" for rate in _DEFAULTS.learning_rates)
-    """The learning rates that are tried on a part of the training images, separated by commas."""
+    """The learning rates to try on a part of the training images, separated by commas."""
     shots: str = ",".join(map(str, _DEFAULTS.shots))
-    """How many images of each class a readout is trained on in few-shot tests, separated by commas; none for no
-    tests."""
+    """The numbers of images of each class in few-shot tests, separated by commas. `none` skips these tests."""
     draws: int = _DEFAULTS.draws
-    """How often these images are drawn anew."""
+    """The number of random choices of the images of a few-shot test."""
     image_size: int | None = None
-    """Height and width of the images for the backbone that is trained first, as for `vitrail train`."""
+    """Without --models: the height and width of the images of the backbone, as for `vitrail train`."""
     patch_size: int | None = None
-    """Height and width of a patch of the backbone that is trained first."""
+    """Without --models: the height and width of a patch of the backbone."""
     backbone_pool: str | None = None
-    """The pool of the backbone that is trained first, by default cls_mean. It has an advantage, because the tokens are
-    trained for it."""
+    """Without --models: the pool that the backbone is trained with. That pool has an advantage, because the tokens are
+    trained for it. Default: cls_mean."""
     seed: int | None = None
-    """For the backbone that is trained first, by default 0."""
+    """Without --models: the seed of the backbone. Default: 0."""
     token_budget: float = 2.0
-    """GiB of tokens to hold in memory; larger ones are in a temporary file in the folder of --out."""
+    """The most memory for tokens in GiB. More tokens are kept in a temporary file in the folder of --out."""
     out: Path = Path("vitrail-compare")
     """The folder for the results: report.html, results.csv, results.json, figure.png, the backbone, and each finished
     readout."""

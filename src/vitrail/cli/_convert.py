@@ -12,32 +12,32 @@ from ._weights import list_entries
 
 @dataclass(frozen=True)
 class Convert:
-    """Converts a model from any layout that is read to any that is written, and compares what both compute."""
+    """Converts weights between vitrail and other libraries, and checks that the outputs agree."""
 
     file: Path
-    """A safetensors or npz file, an index of several, or a folder with one; with --from-torch a file of PyTorch: .pt,
-    .pth or .bin, or the index of several."""
+    """A safetensors or npz file, an index of several, or a folder with one. With --from-torch: a file of PyTorch (.pt,
+    .pth or .bin), or the index of several."""
     out: Path
-    """A file that ends in .safetensors, or a folder. A model that is there is replaced when the new one is proved."""
+    """The file (.safetensors) or folder to write. An older model there is replaced after the new one is checked."""
     layout: str | None = None
-    """The layout to write, as hf_dinov2 or timm; without it vitrail's own, or with --from-torch the names that the
-    tensors have."""
+    """The layout to write, such as hf_dinov2 or timm. Default: that of vitrail, or with --from-torch the tensors with
+    unchanged names."""
     source_layout: str | None = None
-    """The layout of the file; without it, the names of the tensors tell it."""
+    """The layout of the file. Default: it is recognised by the names of the tensors."""
     config: str | None = None
-    """Settings in JSON, in place of the config.json beside the file: '{"num_heads": 6}'."""
+    """Settings in JSON, instead of the config.json beside the file: '{"num_heads": 6}'."""
     prefix: str | None = None
-    """What the names of the tensors begin with, with the dot, in a file of several models: 'teacher.'."""
+    """For a file of several models: the prefix of the tensors of one of them, with its dot, such as 'teacher.'."""
     part: Literal["image"] | None = None
-    """`image` for the image model of a system alone."""
+    """`image` takes only the image model of a system such as CLIP."""
     pool: str | None = None
-    """Another pool, for a library that knows no model with the one that there is."""
+    """Replace the pool of the model, if the other library does not have it."""
     convert: bool = False
-    """Whether to convert float16, bfloat16 and float64 to float32."""
+    """Convert weights in float16, bfloat16 or float64 to float32. Without it they are an error."""
     pick: str | None = None
-    """Which dictionary of tensors, if a file of PyTorch has several: state_dict_ema, teacher, target_encoder."""
+    """The dictionary of tensors to read, if a file of PyTorch has several: state_dict_ema, teacher, target_encoder."""
     from_torch: bool = False
-    """Whether PyTorch (2.10 or newer) may read the file, a pickle, with weights_only=True."""
+    """Read a pickle of PyTorch, by PyTorch 2.10 or newer with weights_only=True."""
 
 
 def run_convert(command: Convert) -> None:

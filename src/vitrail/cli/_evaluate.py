@@ -25,21 +25,23 @@ _NEIGHBOURS = 20
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Classifies the held-out images of a run with its model. One that does not classify is tested by the 20 nearest
-    training images of each, by the cosine of its features. One of images and texts is tested by whether the best text
-    of each image is its own, and on images with classes by zero-shot classification: the names of the classes are
-    texts."""
+    """Measures the accuracy of the model of a run on held-out images.
+
+    A model without a classifier is tested by the 20 nearest training images, by the cosine of their features. A model
+    of images and texts is tested by how often an image is closest to its own text, and on images with classes by
+    zero-shot classification: the names of the classes are the texts.
+    """
 
     run: Path
     """The folder of a run of `vitrail train`."""
     data: Path | None = None
-    """Other images than those of the run, of the same classes. A model of images and texts takes any classes."""
+    """Other images than those of the run, with the same classes. A model of images and texts takes any classes."""
     held_out: float | Path | None = None
-    """Which of them are held out, as in `vitrail train`; by default as in the run."""
+    """Which images are held out, as for `vitrail train`. Default: as in the run."""
     which: Literal["best", "last"] | None = None
-    """The model: by default the best on the images of validation, if there is one, and else the last."""
+    """Which model of the run. Default: the best on its validation images, or the last if it has none."""
     templates: str | None = None
-    """For zero-shot classification, the texts that name a class, as in `vitrail predict`."""
+    """For zero-shot classification: the texts that name a class, as for `vitrail predict`."""
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,24 @@ from ._options import LoadOptions
 
 @dataclass(frozen=True)
 class Export(LoadOptions):
-    """Exports the model in a file of weights as StableHLO, which JAX runs on CPU, CUDA and TPU without vitrail's
-    model code, or as ONNX, for onnxruntime and others. The folder gets a program for each function of the model, and
-    card.json, which says what they take and return."""
+    """Exports a model as StableHLO or ONNX, to run it without vitrail's model code.
+
+    JAX runs StableHLO on CPU, CUDA and TPU; onnxruntime and others run ONNX. The folder gets a program for each
+    function of the model, and card.json, which lists their inputs and outputs.
+    """
 
     file: Path
     """A safetensors or npz file, an index of several, or a folder with one."""
     out: Path
     """The folder to write."""
     format: ExportFormat = "stablehlo"
-    """stablehlo needs the extra `export`, onnx the extra `onnx`."""
+    """The format. stablehlo needs the extra `export`, onnx the extra `onnx`."""
     weights: Literal["inside", "beside"] = "inside"
-    """Whether the weights are in the file of the program, or in one beside it."""
+    """Where the weights are: inside the file of the program, or in a file beside it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the computation; float32 for ONNX. Inputs and outputs are float32."""
+    """The dtype of the computation. ONNX takes float32 only. Inputs and outputs are float32."""
     part: Literal["image"] | None = None
-    """`image` for the image model of a system alone."""
+    """`image` takes only the image model of a system such as CLIP."""
 
 
 def run_export(command: Export) -> None:

@@ -11,21 +11,24 @@ from ._setup import check_data, load_data_for, print_data
 
 @dataclass(frozen=True)
 class Knn(LoadOptions):
-    """Classifies held-out images by the training images whose features are nearest. Nothing is trained."""
+    """Tests the features of a model by nearest neighbours, without training.
+
+    Each held-out image gets the class for which the training images with the nearest features vote.
+    """
 
     file: Path
     """A safetensors or npz file, an index of several, or a folder with one."""
     data: Path | None = None
-    """Your own images, as for `vitrail demo`; without it 5000 digits of MNIST. They are prepared as the file says."""
+    """The folder of your images, as for `vitrail train`. Default: 5,000 digits of MNIST."""
     neighbours: str = "10,20,100,200"
-    """How many neighbours vote: several numbers, separated by commas. Those larger than the number
-    of training images are left out."""
+    """The numbers of neighbours that vote, separated by commas. Numbers above that of the training images are left
+    out."""
     temperature: float = 0.07
-    """The temperature of the votes: each has the weight exp(cosine / temperature)."""
+    """The temperature of the votes: a vote has the weight exp(cosine / temperature)."""
     image_size: int | None = None
-    """Height and width of the images in pixels, in place of those of the model."""
+    """The height and width of the images in pixels. Default: those of the model."""
     batch_size: int = 50
-    """How many images are computed at a time."""
+    """The number of images to compute at a time."""
 
 
 def run_knn(command: Knn) -> None:

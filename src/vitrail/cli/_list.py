@@ -36,24 +36,26 @@ _CLASH: Final = "to use it, uninstall all but one"
 
 @dataclass(frozen=True)
 class List:
-    """Shows the registered parts of one kind: names and aliases, the summary and the options of the built-in parts, and
-    the packages that the others are from. Or, with `models`, the published checkpoints that vitrail reads: a terminal
-    shows as many columns as it has place for."""
+    """Lists the published models that vitrail reads, or the parts of one kind.
+
+    A part is listed with its aliases, its summary and its options, or with the package that registered it. The table of
+    models has as many columns as fit the terminal.
+    """
 
     kind: Literal["models", "pools", "patches", "positions", "heads", "readouts", "objectives", "transforms"]
-    """Which parts, or `models`."""
+    """What to list: `models`, or a kind of part."""
     patterns: tuple[str, ...]
-    """Of models, what the repository or the short name contains, or has to be if it has a `*` or `?`: "dinov2",
-    "timm/*large*". Of several, one has to fit."""
+    """For models: texts that the name contains, such as dinov2, or patterns with * or ? for the whole name, such as
+    "timm/*large*". A model is listed if one of them fits."""
     task: Task | None = None
-    """Of models, what they return: the scores of classes, features, an embedding without the tower of texts, both
-    towers, or what MAE and SAM return."""
+    """For models: those that return the scores of classes (classify), features, an embedding without texts (embed),
+    embeddings of images and texts, reconstructions (MAE) or masks (SAM)."""
     family: str | None = None
-    """Of models, the family: DINOv2."""
+    """For models: those of this family, such as DINOv2."""
     max_parameters: str | None = None
-    """Of models, how many parameters they have at most: 90M, 1.2G."""
+    """For models: those with at most so many parameters, such as 90M or 1.2G."""
     commercial: bool = False
-    """Of models, those alone whose licence is known to allow commercial use to everyone: Apache 2.0 and MIT."""
+    """For models: only those with a licence known to allow commercial use by everyone: Apache 2.0 or MIT."""
 
 
 def run_list(command: List) -> None:

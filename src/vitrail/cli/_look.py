@@ -18,8 +18,11 @@ else:
 
 @dataclass(frozen=True)
 class Look(LoadOptions):
-    """Draws what a model sees in pictures: the principal components of its patch tokens, of all pictures together, and
-    the attention of the last block, head by head."""
+    """Draws the principal components of patch tokens and the attention of each head.
+
+    The components are those of all pictures together, so that colours are comparable. The attention is that of the last
+    block.
+    """
 
     file: Path
     """A safetensors or npz file, an index of several, or a folder with one."""
@@ -30,10 +33,10 @@ class Look(LoadOptions):
     out: Path = Path("vitrail-look.png")
     """The picture to write: .png, .pdf or .svg."""
     image_size: int | None = None
-    """Height and width in pixels for the model to read, a multiple of its patches: more pixels give finer maps. By
-    default those of the model."""
+    """The height and width in pixels at which the model reads the images, a multiple of its patch size. More pixels
+    give finer maps. Default: the size of the model."""
     foreground: bool = False
-    """Whether the components are those of the foreground, which the first component tells from the rest."""
+    """Compute the components of the foreground only. The first component separates it from the background."""
     preprocess: PreprocessName | None = None
     """How to prepare images, as for `vitrail predict`."""
 

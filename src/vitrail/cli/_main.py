@@ -1,22 +1,19 @@
-"""Parses a command line, runs the command, and prints errors."""
+"""Runs the command of a command line, and prints errors."""
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType, NoneType
-from typing import Annotated, Any, Final, Literal, Union, cast, get_args
+from typing import Final
 
 from jaxtyping import TypeCheckError
 
 from .. import __version__
-from .._extras import MissingExtraError, require
+from .._extras import MissingExtraError
 from .._registry import PluginError, UnknownPartError
-from .._spec import PartSpec
 from ..images import DataError
-from ..nn import Dropout
 from ._compare import Compare, run_compare
 from ._convert import Convert, run_convert
 from ._evaluate import Evaluate, run_evaluate
@@ -24,35 +21,16 @@ from ._export import Export, run_export
 from ._knn import Knn, run_knn
 from ._list import List, run_list
 from ._look import Look, run_look
-from ._options import parse_part
+from ._parser import Command, parse
 from ._predict import Predict, run_predict
 from ._reconstruct import Reconstruct, run_reconstruct
 from ._search import Search, run_search
 from ._segment import Segment, run_segment
 from ._train import run_train
-from ._train_options import Train, make_defaults
+from ._train_options import Train
 from ._verify import Verify, run_verify
 from ._weights import Inspect, run_inspect
 
-_EXTRAS: Final[Mapping[str, Literal["demo", "export"]]] = MappingProxyType(
-    {
-        "demo": "demo",
-        "train": "demo",
-        "evaluate": "demo",
-        "compare": "demo",
-        "knn": "demo",
-        "look": "demo",
-        "reconstruct": "demo",
-        "search": "demo",
-        "export": "export",
-    }
-)
-"""The extra that a command needs; `weights` for the others, which has the library that parses all. `export` needs
-`onnx` for that format."""
-_DEMO: Final = """Trains a small Vision Transformer on 4,000 handwritten digits of MNIST, in one to two minutes on two
-cores, prints its accuracy on held-out images, and draws them. Nothing is downloaded.
-
-It is `vitrail train` with other defaults: no folder is kept."""
 _EXPECTED: Final = (
     ValueError,
     TypeError,
@@ -81,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     try:
         with _end_at_signals():
-            status = _run(_parse(args))
+            status = _run(parse(args))
             sys.stdout.flush()
     except BrokenPipeError:  # a reader of the output that stops, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there at exit
@@ -104,25 +82,7 @@ def _format_error(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else " ".join(str(error).split())
 
 
-_Command = (
-    Train
-    | Evaluate
-    | Compare
-    | Knn
-    | List
-    | Inspect
-    | Verify
-    | Predict
-    | Look
-    | Reconstruct
-    | Search
-    | Segment
-    | Convert
-    | Export
-)
-
-
-def _run(command: _Command) -> int:
+def _run(command: Command) -> int:
     """Runs a command and returns the exit status."""
     match command:
         case Verify():
@@ -186,65 +146,3 @@ def _end_at_signals() -> Generator[None]:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         sys.unraisablehook = hook
-
-
-def _parse(args: Sequence[str] | None) -> _Command:
-    args = sys.argv[1:] if args is None else args
-    first = next(iter(args), "")
-    to_onnx = first == "export" and "--format onnx" in " ".join(args).replace("=", " ")
-    require("tyro", extra="onnx" if to_onnx else _EXTRAS.get(first, "weights"))
-    import tyro
-
-    registry = tyro.constructors.ConstructorRegistry()
-    registry.primitive_rule(_read_recipe)
-    trains = first in ("train", "demo")
-    defaults = make_defaults(args) if trains else Train()
-    commands: list[Any] = [
-        Annotated[Train, tyro.conf.subcommand("train", default=defaults)],
-        Annotated[Train, tyro.conf.subcommand("demo", default=defaults, description=_DEMO)],
-        # A point is given as often as there are points.
-        *(Annotated[c, tyro.conf.UseAppendAction] if c is Segment else c for c in get_args(_Command) if c is not Train),
-    ]
-    return tyro.cli(
-        cast("type[_Command]", Union[*commands]),
-        prog="vitrail",
-        description="Vision Transformers, assembled from typed parts. `--version` prints the version.",
-        args=args,
-        registry=registry,
-        config=(
-            tyro.conf.PositionalRequiredArgs,
-            tyro.conf.PositionalMetavarFromFieldName,
-            tyro.conf.FlagCreatePairsOff,
-            tyro.conf.DisallowNone,
-        ),
-    )
-
-
-def _read_recipe(info: Any) -> Any:
-    """How tyro reads fields of a recipe whose types are more than a command line can say: a part as it is printed, and
-    `none` in place of a number."""
-    from tyro.constructors import PrimitiveConstructorSpec
-
-    kinds = set(get_args(info.type))
-    if PartSpec in kinds:
-        metavar, parse = "NAME", parse_part
-    elif kinds == {float, NoneType}:
-        metavar, parse = "FLOAT|none", float
-    elif kinds == {Dropout, NoneType}:
-        metavar, parse = "dropout(rate=FLOAT,drop_path=FLOAT)|none", _parse_dropout
-    else:
-        return None
-    return PrimitiveConstructorSpec[Any](
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda given: None if given[0] == "none" and NoneType in kinds else parse(given[0]),
-        is_instance=lambda value: True,
-        str_from_instance=lambda value: ["none" if value is None else str(value)],
-    )
-
-
-def _parse_dropout(text: str) -> Dropout:
-    part = parse_part(text)
-    if not isinstance(part, PartSpec) or part.name != "dropout":
-        raise ValueError(f"dropout must be as dropout(rate=0.1, drop_path=0.1), got {text!r}")
-    return Dropout(**cast("dict[str, float]", dict(part.options)))

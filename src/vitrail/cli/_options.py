@@ -14,14 +14,14 @@ from ._pictures import parse_settings
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How a file of weights is read."""
+    """How to read the file of weights."""
 
     layout: str | None = None
-    """The layout; without it, the names of the tensors tell it."""
+    """The layout of the file. Default: it is recognised by the names of the tensors."""
     config: str | None = None
-    """Settings in JSON, in place of the config.json beside the file: '{"num_heads": 6}'."""
+    """Settings in JSON, instead of the config.json beside the file: '{"num_heads": 6}'."""
     prefix: str | None = None
-    """What the names of the tensors begin with, with the dot, in a file of several models: 'teacher.'."""
+    """For a file of several models: the prefix of the tensors of one of them, with its dot, such as 'teacher.'."""
 
     def read_card(self, file: Path, part: Part = None) -> ModelCard:
         """What a file holds."""
@@ -52,10 +52,10 @@ class ReadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions(ReadOptions):
-    """How a model is loaded."""
+    """How to load the model."""
 
     convert: bool = False
-    """Whether to convert float16, bfloat16 and float64 to float32."""
+    """Convert weights in float16, bfloat16 or float64 to float32. Without it they are an error."""
 
     def load_model(self, file: Path, **changes: Any) -> Any:
         """Loads a model. `changes` are more arguments of `vitrail.load`."""

@@ -34,9 +34,11 @@ from ._texts import load_image_text, parse_classes
 
 @dataclass(frozen=True)
 class Predict(LoadOptions):
-    """Predicts the classes of images with the classifier in a file of weights, or classes that you name with a model of
-    images and texts, or with a model of dense prediction, as DPT or Depth Anything, the depth or the classes of the
-    pixels of an image."""
+    """Predicts the classes of images, or a map of depth or classes for each pixel.
+
+    A classifier predicts its own classes. CLIP and SigLIP predict the classes that --classes names. A model for dense
+    prediction, such as DPT or Depth Anything, predicts the depth or the class of each pixel.
+    """
 
     file: Path
     """A safetensors or npz file, an index of several, or a folder with one."""
@@ -45,21 +47,21 @@ class Predict(LoadOptions):
     more_images: tuple[Path, ...]
     """More image files."""
     top: int | None = None
-    """The number of classes to print, by default 5."""
+    """The number of classes to print. Default: 5."""
     classes: str | None = None
-    """Classes in words, separated by commas, for a file with both towers of CLIP or SigLIP: "cat,dog,red sofa". Needs
+    """The classes for CLIP or SigLIP, separated by commas: "cat,dog,red sofa". The file must have both towers. Needs
     the extra `text`."""
     templates: str | None = None
-    """With --classes, the texts that name a class: photo (the default), imagenet (80), imagenet_simple (7), or one of
-    your own with {} in it."""
+    """With --classes: the texts that name a class. photo is one text, imagenet_simple 7 and imagenet 80, or write your
+    own with {} for the name, such as "a drawing of a {}.". Default: photo."""
     preprocess: PreprocessName | None = None
-    """How to prepare images, in place of what the file and the settings beside it say: with the mean and deviation of
-    ImageNet and a crop of 7/8, with 0.5 and squashed, or as in CLIP."""
+    """How to prepare images: imagenet (mean and deviation of ImageNet, the middle 7/8), half (mean and deviation 0.5,
+    squashed) or clip (mean and deviation of CLIP, the middle). Default: by the settings of the file."""
     attention: Path | None = None
-    """A picture to write (.png, .jpg or .webp): each image beside the attention of the last block."""
+    """Draw each image beside the attention of the last block into this file: .png, .jpg or .webp."""
     out: Path | None = None
-    """The picture of the map to write (.png, .jpg or .webp), of the size of the image, for a model of dense prediction:
-    its depth from blue for the smallest number to red for the largest, or the class of each pixel."""
+    """For a model for dense prediction: draw the map into this file (.png, .jpg or .webp), at the size of the image.
+    Depth is blue for the smallest number and red for the largest; classes have a colour each."""
 
 
 def run_predict(command: Predict) -> None:

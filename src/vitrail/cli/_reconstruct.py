@@ -21,10 +21,10 @@ from ._pictures import PreprocessName, check_images, check_picture, choose_prepr
 
 @dataclass(frozen=True)
 class Reconstruct(LoadOptions):
-    """Hides patches of pictures at random and draws what a masked autoencoder (MAE) predicts for them."""
+    """Hides patches of images at random and draws what a masked autoencoder (MAE) predicts."""
 
     file: Path
-    """A safetensors file, an index of several, or a folder with one: of MAE with its decoder."""
+    """A MAE with its decoder: a safetensors file, an index of several, or a folder with one."""
     image: Path
     """An image file."""
     more_images: tuple[Path, ...]
@@ -32,9 +32,9 @@ class Reconstruct(LoadOptions):
     out: Path = Path("vitrail-reconstruction.png")
     """The picture to write: .png, .pdf or .svg."""
     ratio: float = 0.75
-    """How many of the patches are hidden."""
+    """The fraction of the patches to hide."""
     seed: int = 0
-    """Chooses the patches."""
+    """The seed of the random choice of patches."""
     preprocess: PreprocessName | None = None
     """How to prepare images, as for `vitrail predict`."""
 

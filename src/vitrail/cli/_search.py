@@ -30,21 +30,24 @@ _SIDE: Final = 240
 
 @dataclass(frozen=True)
 class Search(LoadOptions):
-    """Ranks the images of a folder by how well a text describes them, and draws the best. It needs a file with both
-    towers of CLIP or SigLIP, and the extra `text`."""
+    """Finds the images of a folder that match a text, and draws the best.
+
+    It needs the weights of both towers of CLIP or SigLIP, and the extra `text`.
+    """
 
     file: Path
-    """A safetensors file, an index of several, or a folder with one, with the tokenizer beside it."""
+    """CLIP or SigLIP with both towers: a safetensors file, an index of several, or a folder with one. The tokenizer
+    must be in the same folder."""
     folder: Path
-    """The folder of images (JPEG, PNG, WebP). Those in folders within it count too; hidden ones do not."""
+    """The folder of images (JPEG, PNG, WebP). Its subfolders are searched too, hidden files are not."""
     text: str
-    """What to look for, in words: "a red car"."""
+    """The text to search for, such as "a red car"."""
     top: int = 12
     """The number of images to show."""
     out: Path = Path("vitrail-search.png")
     """The picture to write: .png, .pdf or .svg."""
     batch_size: int = 16
-    """The number of images that are embedded at a time."""
+    """The number of images to embed at a time."""
     preprocess: PreprocessName | None = None
     """How to prepare images, as for `vitrail predict`."""
 

@@ -27,34 +27,36 @@ _SHOWN: Final = 8
 
 @dataclass(frozen=True)
 class Segment(LoadOptions):
-    """Finds the object at some points or in a box of an image, or all objects, with the Segment Anything in a file of
-    weights."""
+    """Finds the mask of an object, or of all objects in an image, with Segment Anything (SAM).
+
+    The object is given by points or by a box.
+    """
 
     file: Path
-    """A safetensors file, an index of several, or a folder with one: the whole of SAM."""
+    """The whole of SAM: a safetensors file, an index of several, or a folder with one."""
     image: Path
     """An image file."""
     out: Path = Path("mask.png")
-    """The mask to write (.png), at the size of the image: white in the object of the best mask. With --everything it is
-    grey of 16 bits, the number of the mask, smaller masks on top, and zero where there is none."""
+    """The file for the mask (.png), at the size of the image: the best mask in white on black. With --everything, each
+    pixel is the number of its mask in 16 bits, zero for none. Where masks overlap, it is the number of the smaller."""
     point: tuple[str, ...] = ()
-    """x,y of a point in the object, in pixels from the top left corner; can be given several times."""
+    """A point in the object as x,y in pixels from the top left corner. Can be given several times."""
     background: tuple[str, ...] = ()
-    """x,y of a point that is not in the object; can be given several times."""
+    """A point outside of the object as x,y in pixels. Can be given several times."""
     box: str | None = None
-    """left,top,right,bottom of a box around the object, in pixels."""
+    """A box around the object as left,top,right,bottom in pixels."""
     single: bool = False
-    """Whether to predict one mask, for a clear prompt; by default it is the best of several."""
+    """Predict one mask, for a clear prompt. Default: the best of several masks."""
     everything: bool = False
-    """Whether to find all objects, over a grid of points."""
+    """Find all objects, from a grid of points."""
     points_per_side: int | None = None
-    """With --everything, the number of points along a side of the grid; by default 32."""
+    """With --everything: the number of points along a side of the grid. Default: 32."""
     min_quality: float | None = None
-    """With --everything, the predicted quality that a mask has to exceed; by default 0.88."""
+    """With --everything: leave out masks whose predicted quality is not above this. Default: 0.88."""
     min_stability: float | None = None
-    """With --everything, the least stability of a mask under changes of the threshold; by default 0.95."""
+    """With --everything: the least stability of a mask when the threshold changes. Default: 0.95."""
     picture: Path | None = None
-    """A picture to write (.png, .jpg or .webp): the image with the masks in colours."""
+    """Draw the image with its masks in colours into this file: .png, .jpg or .webp."""
 
 
 @dataclass(frozen=True)

@@ -24,74 +24,76 @@ class BatchDefault(int):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a run is of, and where it is kept."""
+    """The run: its data, its model and its files."""
 
     data: Path | None = None
-    """Your own images: a folder with one subfolder for each class (JPEG, PNG, WebP), of tar files, of pictures and
-    captions.csv, or with the four IDX files of the MNIST family, plain or gzipped. Without it 5,000 digits of MNIST."""
+    """The folder of your images: one subfolder for each class (JPEG, PNG, WebP), or tar files, or pictures with a
+    captions.csv, or the four IDX files of the MNIST family, plain or gzipped. Default: 5,000 digits of MNIST."""
     held_out: float | Path | None = None
-    """The share of each class that is held out for the final accuracy, by default a fifth; or a file with the names of
-    the images to hold out, one a line, as cat/1.jpg."""
+    """The images that the final accuracy is measured on: a share of each class, or a file that names them, one a line,
+    such as cat/1.jpg. Default: a fifth."""
     skip_broken: bool = False
-    """Whether images that cannot be decoded are left out and listed. Without it they end the run before it begins."""
+    """Leave out images that cannot be decoded, and list them. Default: they are an error before the first step."""
     model: str = SMALL
-    """A file of weights or a name of `vitrail list models`, which is fine-tuned, with a fresh head unless it has one
-    for the same classes; a size such as `S/16`, which begins anew; or `small`, a model for small images."""
+    """What to train: a file of weights or a name of `vitrail list models`, to continue from its weights; a size such as
+    `S/16`, to start from random weights; or `small`, a small model for small images. Weights from a file keep their
+    head if it has the same classes, and get a new one otherwise."""
     recipe: str | None = None
-    """The recipe, whose settings are the defaults of the options below: finetune, probe, scratch, mae, dino, clip or
-    demo; or a file of a recipe as JSON. By default finetune for a file of weights, and else demo. Of a recipe by name a
-    batch has at most 256 images, and not more than there are; one that you choose, here or in a file, is not cut."""
+    """The recipe, which sets the defaults of the options of training: finetune, probe, scratch, mae, dino, clip or
+    demo, or a JSON file. Default: finetune for a file of weights, demo otherwise. A named recipe uses batches of at
+    most 256 images, or of all images if there are fewer."""
     tokenizer: Path | None = None
-    """The tokenizer.json that splits texts, for a model that has none; without it, a token is a byte."""
+    """A tokenizer.json, for a model of images and texts without a tokenizer. Default: each byte is a token."""
     resume: Path | None = None
-    """The folder of a run, which goes on with the options that it was started with."""
+    """The folder of an interrupted run, to continue it with its own options."""
     out: Path | None = None
-    """The folder of the run. The same command goes on where it was interrupted."""
+    """The folder of the run. Run the same command again to continue an interrupted run."""
     picture: Path | None = None
-    """A picture of the predictions for held-out images to write: .png, .pdf or .svg."""
+    """Draw predictions for held-out images into this file: .png, .pdf or .svg."""
     save: Path | None = None
-    """A file to save the trained model to, for `vitrail predict` and `vitrail.load`."""
+    """Save the trained model to this file: .safetensors."""
     board: bool = False
-    """Whether the metrics are written into the folder of the run for TensorBoard, too."""
+    """Write the metrics for TensorBoard, too, into the folder of the run."""
     validation: float = 0.0
-    """The share of the training images of each class, or of those with texts, that chooses the best model: by its
-    accuracy, or by how often the best text of an image is its own; 0 for none."""
+    """The share of the training images that is set aside to choose the best model: by its accuracy, or for images with
+    texts by how often an image is closest to its own text. 0 for none."""
     keep_every: int | None = None
-    """How many steps are between two checkpoints; by default an epoch."""
+    """The number of steps between two checkpoints. Default: one epoch."""
     mesh: str | None = None
-    """The devices that train together, as `data=2,fsdp=4`: each computes its share of a batch, and along fsdp each has
-    its share of the weights and the state of the optimiser."""
+    """How to divide the run over devices, such as `data=2,fsdp=4`: each device computes its share of a batch, and along
+    fsdp it also stores its share of the weights and of the state of the optimiser."""
     join_hosts: bool = False
-    """Whether other hosts run the same command, which the environment names: the variables JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID, or those of Slurm, GKE or MPI."""
+    """Train together with other hosts that run the same command. They are found by the variables
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by those of Slurm, GKE or MPI."""
     seed: int = 0
-    """For fresh weights, the order of the images and their augmentation. The same seed gives the same numbers on the
-    same machine."""
+    """The seed of new weights, of the order of the images and of their augmentation. The same seed gives the same
+    numbers on the same machine."""
     image_size: int | None = None
-    """Height and width of the images in pixels after resizing; by default those of the file, 224 for a size, and for
-    `small` 64, without resizing for MNIST and IDX files."""
+    """Resize images to this height and width in pixels. Default: the size of the file of weights; 224 for a size such
+    as `S/16`; for `small` 64, or no resizing for MNIST and IDX files."""
     patch_size: int | None = None
-    """Height and width of a patch of `small`, a divisor of the image size; by default the one nearest to a quarter."""
+    """The height and width of a patch of `small`. It must divide the image size. Default: about a quarter of it."""
     pool: str | None = None
-    """The pool, a name of `vitrail list pools`; by default that of the file, or the mean."""
+    """The pool: a name of `vitrail list pools`. Default: that of the file of weights, or mean."""
     patch: str | None = None
-    """The patch embedding of fresh weights: a name of `vitrail list patches`."""
+    """The patch embedding of a new model: a name of `vitrail list patches`."""
     position: str | None = None
-    """The position embedding of fresh weights: a name of `vitrail list positions`."""
+    """The position embedding of a new model: a name of `vitrail list positions`."""
     head: str | None = None
-    """The head of fresh weights: a name of `vitrail list heads`."""
+    """The head of a new model, or a new head for a file of weights: a name of `vitrail list heads`."""
     lora: int | None = None
-    """The rank of adapters, which are trained with the pool and the head in place of the whole model."""
+    """Train low-rank adapters of this rank, the pool and the head, instead of the whole model."""
     lora_targets: tuple[str, ...] = ("q", "v")
-    """The layers with adapters: q, k, v or qkv, project, hidden, out."""
+    """The layers that get adapters: q, k, v or qkv, project, hidden, out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train(LoadOptions, Recipe, RunOptions):
-    """Trains a model on images: to classify them, to probe a frozen backbone, with texts, or without labels.
+    """Trains or fine-tunes a model on images with classes, with texts, or without labels.
 
-    The run is a folder. The same command, or --resume, goes on where it was interrupted, and its result is the same to
-    the bit. Options that the recipe sets have its values as defaults: see `vitrail train --recipe mae --help`.
+    The run is a folder. Run the same command again, or pass --resume, to continue an interrupted run: the result is the
+    same to the bit. The recipe sets the defaults of the options of training: `vitrail train --recipe mae --help` shows
+    those of mae.
     """
 
     def __post_init__(self) -> None:

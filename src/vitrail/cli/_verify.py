@@ -12,15 +12,17 @@ from ._pictures import parse_settings
 
 @dataclass(frozen=True)
 class Verify(ReadOptions):
-    """Says whether a file of weights is the model that it claims to be: complete, trained, and computed alike. The exit
-    status is 1 if a check fails."""
+    """Checks that a file of weights is complete, trained, and computed correctly.
+
+    The exit status is 1 if a check fails.
+    """
 
     file: Path
     """A safetensors or npz file, an index of several, or a folder with one."""
     part: Literal["image"] | None = None
-    """`image` for the image model of a system alone."""
+    """`image` takes only the image model of a system such as CLIP."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the forward pass that is compared with plain float32."""
+    """The dtype of the forward pass that is compared with float32."""
 
 
 def run_verify(command: Verify) -> int:

@@ -13,14 +13,16 @@ _SHOWN: Final = 8
 
 @dataclass(frozen=True)
 class Inspect(ReadOptions):
-    """Shows what a file of weights is: its layout, the model and its cost, and which tensors are ignored or missing. It
-    reads no numbers."""
+    """Shows the layout, the model and the cost of a file of weights, without reading its numbers.
+
+    It also lists the tensors that are ignored, missing or unknown.
+    """
 
     file: Path
-    """A safetensors or npz file, an index of several, a folder with one, a name of `vitrail list models`, or
-    hub:owner/name, which are downloaded."""
+    """A safetensors or npz file, an index of several, or a folder with one. A name of `vitrail list models` or
+    hub:owner/name is downloaded."""
     part: Literal["image"] | None = None
-    """`image` for the image model of a system alone."""
+    """`image` takes only the image model of a system such as CLIP."""
 
 
 def run_inspect(command: Inspect) -> None:

@@ -13,20 +13,20 @@ from .._check import check_not_negative
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The largest rotation, shift and scaling of a training image. Each image gets its own amounts, drawn uniformly.
+    """Random rotation, shift, scaling and mirroring of training images.
 
-    The default changes nothing. What keeps the class depends on the images: a mirrored cat is a cat, but a mirrored 3
-    is not a digit, and a 6 upside down is a 9.
+    Each image gets its own amounts, drawn uniformly. The default changes nothing. Choose changes that keep the class of your images: a mirrored cat is a cat, but a
+    mirrored 3 is not a digit.
     """
 
     rotate: float = 0.0
-    """Degrees in either direction."""
+    """The largest rotation in either direction, in degrees."""
     shift: float = 0.0
-    """Fractions of the height, up or down, and of the width, left or right."""
+    """The largest shift up or down, as a fraction of the height, and left or right, as a fraction of the width."""
     scale: float = 0.0
-    """For height and width separately: `0.1` for a factor between `exp(-0.1)` and `exp(0.1)`."""
+    """The range of the factors of height and width: `0.1` is between `exp(-0.1)` and `exp(0.1)`, drawn for each."""
     flip: bool = False
-    """Whether an image is mirrored left to right with probability one half."""
+    """Mirror an image left to right with probability one half."""
 
     def __post_init__(self) -> None:
         check_not_negative(rotate=self.rotate, shift=self.shift, scale=self.scale)

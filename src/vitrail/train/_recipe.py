@@ -18,10 +18,10 @@ _REFERENCE_BATCH: Final = 256
 
 @dataclass(frozen=True)
 class Recipe(JSONConfig):
-    """How to train: for what, how long, and by which rule.
+    """The settings of training: objective, length, optimiser and augmentation.
 
-    The defaults are those of `vitrail demo`, chosen for a small model on a few thousand digits. `RECIPES` has those of
-    the papers.
+    The defaults are those of `vitrail demo`, for a small model and a few thousand digits. `RECIPES` has the settings of
+    papers.
 
     ??? cite
 
@@ -30,50 +30,50 @@ class Recipe(JSONConfig):
     """
 
     epochs: int = 28
-    """How many times each image is seen."""
+    """The number of passes over the training images."""
     batch_size: int = 64
     """The number of images in a step."""
     learning_rate: float = 6e-3
     """The highest learning rate."""
     warmup: float = 0.1
-    """The fraction of the steps in which the learning rate rises."""
+    """The fraction of the steps during which the learning rate rises from zero."""
     weight_decay: float = 0.05
-    """Acts on the weights of linear and convolutional layers, not on biases, norms, positions, prefix tokens or the
-    queries of pools."""
+    """The weight decay of linear and convolutional layers. Biases, norms, positions, prefix tokens and the queries of
+    pools have none."""
     clip_norm: float | None = 1.0
-    """The largest norm of the gradient of a step; a larger one is scaled down to it. `None` for no limit."""
+    """The largest norm of a gradient: a larger gradient is scaled down to it. `None` for no limit."""
     augmentation: Augmentation = Augmentation(rotate=10.0, shift=2 / 28, scale=0.1)
-    """How training images are augmented on the device."""
+    """The augmentation of a batch of training images, on the device."""
     transforms: tuple[str | PartSpec | TransformFactory, ...] = ()
-    """How `fit` augments them before, on the host, by Pillow: names of `TRANSFORMS`, some with options, the first
-    first."""
+    """The augmentation of each picture by Pillow, on the host, before that of the batch: names of `TRANSFORMS`, with or
+    without options, in their order."""
     objective: str | PartSpec | ObjectiveFactory = "classify"
-    """What the model is trained for: a name of `OBJECTIVES`, or one with options."""
+    """The objective: a name of `OBJECTIVES`, with or without options."""
     optimiser: Literal["adamw", "lion", "sgd", "muon"] = "adamw"
-    """The rule of optax: AdamW, Lion, SGD with a momentum of 0.9, or Muon for matrices and AdamW for the rest."""
+    """The optimiser of optax: AdamW, Lion, SGD with a momentum of 0.9, or Muon for matrices and AdamW for the rest."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls to zero after it has risen; `"constant"`: it stays."""
+    """How the learning rate falls to zero after the warm-up. With `"constant"` it does not fall."""
     beta2: float = 0.999
-    """The share of the running mean of squares that stays in AdamW, and that of the momentum in Lion."""
+    """The decay rate of the mean of squared gradients in AdamW, and of the momentum in Lion."""
     scale_learning_rate: bool = False
-    """Whether `learning_rate` is for 256 images and grows with `batch_size` (Goyal et al. 2017, arXiv:1706.02677)."""
+    """Multiply `learning_rate` by `batch_size / 256` (Goyal et al. 2017, arXiv:1706.02677)."""
     layer_decay: float = 1.0
-    """The factor of the learning rate from one block to the block before it (Clark et al. 2020, arXiv:2003.10555)."""
+    """The factor of the learning rate from each block to the block before it (Clark et al. 2020, arXiv:2003.10555)."""
     train: tuple[str, ...] = ()
-    """The parts that are trained, by the names of fields: `("readout",)`, `("readout.head", "encoder")`; empty for all.
-    Of a model with adapters only these are, and what is named here."""
+    """The parts to train, by the names of fields, such as `readout` or `readout.head`. Empty trains all parts. In a
+    model with adapters, only the adapters and the parts named here are trained."""
     freeze: tuple[str, ...] = ()
-    """The parts that are not trained."""
+    """The parts not to train, by the names of fields."""
     accumulate: int = 1
-    """In how many parts a batch is computed, one after the other: as many times less memory, the same step."""
+    """Split a batch into this many parts and add their gradients. The step is the same and needs less memory."""
     compute_dtype: Literal["float32", "bfloat16"] | None = None
-    """The dtype of the forward pass, as in `vitrail.Execution`; weights, gradients and the optimiser stay in float32.
-    `None` for that of the model."""
+    """The dtype of the forward pass, as in `vitrail.Execution`. Weights, gradients and the optimiser stay in float32.
+    `None` keeps that of the model."""
     dropout: Dropout | None = None
-    """What is dropped at random; `None` for what the model says."""
+    """The dropout of training. `None` keeps that of the model."""
     average: float = 0.0
-    """The share of the running mean of the weights that stays in a step, 0.9999 for long runs; 0 for no mean. It is
-    less at first: `(1 + step) / (10 + step)`."""
+    """The decay rate of the running mean of the weights, such as 0.9999 for long runs. 0 keeps no mean. At the first
+    steps the rate is at most `(1 + step) / (10 + step)`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
