@@ -386,10 +386,12 @@ def test_a_large_map_of_many_classes_is_resized_in_bands(monkeypatch: pytest.Mon
 def test_predict_maps_all_of_a_picture_whatever_prepares_it(preprocess: Preprocess, photograph: Path) -> None:
     config = DenseConfig(image=image_config(preprocess=preprocess), readout="linear", num_classes=2)
     vitrail.save(config.build(key=KEY), photograph.with_name("m.safetensors"))
-    out = photograph.with_name("map.png")
-    assert main(["predict", str(photograph.with_name("m.safetensors")), str(photograph), "--out", str(out)]) == 0
-    with Image.open(out) as drawn:
-        assert drawn.size == (20, 31)
+    out, plain = photograph.with_name("map.png"), photograph.with_name("plain.jpg")
+    Image.new("RGB", (20, 31)).save(plain)  # which nothing has to turn or convert
+    for picture in (photograph, plain):
+        assert main(["predict", str(photograph.with_name("m.safetensors")), str(picture), "--out", str(out)]) == 0
+        with Image.open(out) as drawn:
+            assert drawn.size == (20, 31)
 
 
 @pytest.fixture

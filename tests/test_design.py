@@ -19,6 +19,7 @@ from hatchling.build import build_wheel
 from helpers import builtins
 
 import vitrail
+from vitrail.cli import main
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "vitrail"
@@ -336,6 +337,34 @@ def test_every_public_name_is_in_the_docs_once_and_no_other_is() -> None:
     for name in documented.keys() - of_the_package:  # `::: vitrail.train.fit`, and so on: what can be imported
         module, attribute = name.rsplit(".", 1)
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_the_page_of_the_command_line_has_each_option_of_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tables of the page are made from the same dataclasses, but not by the library that prints `--help`."""
+    monkeypatch.syspath_prepend(str(DOCS / "api"))
+    monkeypatch.setenv("COLUMNS", "300")
+    document_options = importlib.import_module("_options").document_options
+    page = (DOCS / "api" / "cli.md").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands = re.findall(r"• (\w+) ", capsys.readouterr().out)
+    assert len(commands) > 10
+    for command in commands:
+        assert f"`vitrail {command}`\n" in page
+        if command == "demo":  # whose options are those of train
+            continue
+        assert f'print(document_options("{command}"))' in page
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        printed = capsys.readouterr().out
+        options = set(re.findall(r"^\W*(--[a-z][\w.-]*)", printed, re.MULTILINE))
+        table = dict(re.findall(r"^\| `([^`]+)` \|.*\| (.+) \|$", document_options(command), re.MULTILINE))
+        assert {name for name in table if name.startswith("--")} == options != set()
+        words = re.sub(r"[\W_]+", "", printed)
+        for name, text in table.items():
+            assert re.sub(r"[\W_]+", "", text) in words, f"the help of {command} {name}"
 
 
 @pytest.mark.parametrize("name", sorted(public_names(vitrail)))

@@ -11,7 +11,7 @@ import pytest
 import train_results
 
 from vitrail import images
-from vitrail.cli import _main
+from vitrail.cli import _parser
 
 
 def test_the_table_has_the_commands_of_the_script_which_the_program_reads():

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args, get_origin
 
 from vitrail._spec import PartSpec
 from vitrail.cli._options import ReadOptions
-from vitrail.cli._parser import COMMANDS, EXTRAS, describe, read_help, summarise
+from vitrail.cli._parser import COMMANDS, EXTRAS, read_help, summarise
 from vitrail.cli._segment import Segment
 from vitrail.cli._train_options import make_defaults
 from vitrail.nn import Dropout
@@ -30,11 +30,11 @@ def list_commands() -> str:
 
 
 def document_options(name: str) -> str:
-    """What a command does, and a table for each group of its options."""
+    """The arguments of a command, and a table for each group of its options."""
     options = COMMANDS[name]
     defaults = vars(make_defaults([name])) if name in ("demo", "train") else {}
     arguments = [f"{_name_option(f)} ..." if _is_tuple(f) else _name_option(f) for f in _list_positional(options)]
-    blocks = [f"```text\n{' '.join(['vitrail', name, *arguments, '[OPTIONS]'])}\n```", _escape(describe(name))]
+    blocks = [f"`{' '.join(['vitrail', name, *arguments, '[OPTIONS]'])}`"]
     for title, groups in _group(options).items():
         rows = [f"**{title}**\n" if title else "", "| option | value | default | meaning |", "|---|---|---|---|"]
         for cls, prefix, fields in groups:

@@ -119,7 +119,8 @@ def _predict_map(command: Predict, config: ViTConfig) -> None:
     check_picture("out", command.out, images)
     preprocess = choose_preprocess(command.preprocess, command.file, config)
     problems: list[str] = []
-    picture = read_picture(command.image, lambda picture: to_picture(picture, config.channels), problems)
+    # The copy is read whole before the file is closed; a picture that needs no conversion reads its pixels late.
+    picture = read_picture(command.image, lambda picture: to_picture(picture, config.channels).copy(), problems)
     raise_problems(problems)
     assert picture is not None
     model: Dense = command.load_model(command.file)

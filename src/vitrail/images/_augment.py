@@ -15,8 +15,8 @@ from .._check import check_not_negative
 class Augmentation:
     """Random rotation, shift, scaling and mirroring of training images.
 
-    Each image gets its own amounts, drawn uniformly. The default changes nothing. Choose changes that keep the class of your images: a mirrored cat is a cat, but a
-    mirrored 3 is not a digit.
+    Each image gets its own amounts, drawn uniformly. The default changes nothing. Choose changes that keep the class of
+    your images: a mirrored cat is a cat, but a mirrored 3 is not a digit.
     """
 
     rotate: float = 0.0
