@@ -99,7 +99,9 @@ def summarise(name: str) -> str:
 def read_help(options: type) -> dict[str, str]:
     """The docstring of each field of a dataclass and of the dataclasses that it extends, each on one line."""
     found: dict[str, str] = {}
-    for cls in filter(dataclasses.is_dataclass, reversed(options.__mro__)):
+    for cls in reversed(options.__mro__):
+        if not dataclasses.is_dataclass(cls):
+            continue
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
         for field, text in itertools.pairwise(cast(ast.ClassDef, tree).body):
             match field, text:
