@@ -65,7 +65,9 @@ def test_a_wrong_command_cannot_be_parsed(wrong: list[str]) -> None:
 def can_parse(command: list[str] | tuple[str, ...]) -> bool:
     try:
         parse(command)
-    except (SystemExit, ValueError):
+    except SystemExit as end:
+        return end.code == 0  # of --help
+    except ValueError:
         return False
     return True
 
