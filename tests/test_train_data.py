@@ -489,6 +489,25 @@ def test_a_folder_that_holds_no_classes(tmp_path: Path):
         images.load_images(tmp_path)
 
 
+def test_pictures_without_a_subfolder_have_no_classes(tmp_path: Path):
+    write_folder(tmp_path, classes=("cat",))
+    data = images.load_images(tmp_path / "cat")
+    assert data.classes == ()
+    assert data.train.texts is None
+    names = {path.name for path in (tmp_path / "cat").iterdir()}
+    assert len(data.train) + len(data.test) == len(names)
+    lazy = images.load_images(tmp_path / "cat", lazy=True)
+    assert isinstance(lazy.train.images, images.Pictures)
+    assert {bytes(name).decode() for part in (lazy.train, lazy.test) for name in part.identity} == names
+    np.testing.assert_array_equal(lazy.train.images[:], data.train.images)
+    for recipe in (train.Recipe(), train.RECIPES["probe"]):
+        with pytest.raises(ValueError, match="needs a label with each image, got images"):
+            train.fit(vitrail.vit("Ti/16", head="none", key=jax.random.key(0)), data, recipe, key=jax.random.key(0))
+    (tmp_path / "cat" / "notes.txt").write_bytes(b"good cat")
+    with pytest.raises(DataError, match=r"notes\.txt is not a JPEG, PNG or WebP file"):
+        images.load_images(tmp_path / "cat")
+
+
 def _examples(labels: list[int], channels: int = 1) -> images.Examples:
     return images.Examples(np.zeros((len(labels), 2, 2, channels), np.uint8), np.array(labels, np.int32))
 

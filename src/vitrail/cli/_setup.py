@@ -82,7 +82,8 @@ def print_data(data: Dataset) -> None:
     for problem in data.skipped:
         print(f"left out: {problem}")
     lost = f", {len(data.skipped):,} left out" if data.skipped else ""
-    labels = f"{len(data.classes)} classes" if data.classes else "texts"
+    without = "no labels" if data.train.texts is None else "texts"
+    labels = f"{len(data.classes)} classes" if data.classes else without
     print(
         f"{data.name}: {len(data.train):,} images to learn from, {len(data.test):,} held out{lost}, "
         f"{labels}, {format_size(data.image_size)}, {'grey' if data.channels == 1 else 'RGB'}"

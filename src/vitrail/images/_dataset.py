@@ -108,7 +108,7 @@ class Dataset:
     test: Examples
     """The images held out, for the final accuracy only."""
     classes: tuple[str, ...]
-    """The names of the classes, by label; none for images that have only texts."""
+    """The names of the classes, by label; none for images that have only texts, or neither."""
     preprocess: Preprocess
     """How the images were resized, and how their pixels are normalised for the model. The loaders measure the
     normalisation on `train`; a pretrained model needs its own."""

@@ -1,4 +1,4 @@
-"""A folder of image files with one subfolder for each class."""
+"""A folder of image files: with one subfolder for each class, or without labels."""
 
 import os
 from pathlib import Path
@@ -51,6 +51,36 @@ def list_folder(folder: Path, problems: list[str]) -> tuple[list[Listing], tuple
     return found_in, tuple(parts[0])
 
 
+def holds_pictures(folder: Path) -> bool:
+    """Whether a folder has image files and no other folder."""
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.is_dir()) for entry in entries]
+    return any(_is_image(name) for name, _ in found) and not any(is_dir for _, is_dir in found)
+
+
+def list_pictures(folder: Path, problems: list[str]) -> tuple[list[Listing], tuple[str, ...]]:
+    """Lists the image files of a folder without classes.
+
+    **Arguments:**
+
+    - `folder`: has the files.
+    - `problems`: what is wrong with other files is added to it.
+
+    **Returns:**
+
+    The files, and no classes.
+    """
+    names: list[bytes] = []
+    for path in sorted(folder.iterdir()):
+        if _is_image(path.name):
+            names.append(os.fsencode(path.name))
+        else:
+            problems.append(_describe_other(path))
+    if len(names) < MIN_PER_CLASS:
+        problems.append(f"{folder} must have at least 2 images, so that one can be held out, got {len(names)}")
+    return [Listing(folder, np.array(names, np.bytes_), np.zeros(len(names), np.int32))], ()
+
+
 def _list_classes(folder: Path, at_least: int, problems: list[str]) -> dict[str, list[str]]:
     """The names of the image files within the folder, by class. Adds what is wrong with the other files and with the
     classes to `problems`."""
@@ -76,15 +106,23 @@ def _list_images(folder: Path, at_least: int, problems: list[str]) -> list[str]:
                 f"{folder / name} is a folder within the class {folder.name!r}: move its images into {folder}, or, if "
                 f"the folders above it divide the images, call these {TRAIN!r} and {VALIDATION[0]!r}"
             )
-        elif name.startswith(".") or os.path.splitext(name)[1].lower() not in FORMATS:
-            advice = _advise(folder / name, "convert it, or move it elsewhere")
-            problems.append(f"{folder / name} is not a JPEG, PNG or WebP file ({', '.join(FORMATS)}): {advice}")
+        elif not _is_image(name):
+            problems.append(_describe_other(folder / name))
         else:
             images.append(f"{folder.name}/{name}")
     if len(images) < at_least:
         needed = "2 images, so that one can be held out" if at_least == MIN_PER_CLASS else "1 image"
         problems.append(f"{folder} must have at least {needed}, got {len(images)}: add some, or remove the class")
     return images
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in FORMATS
+
+
+def _describe_other(path: Path) -> str:
+    advice = _advise(path, "convert it, or move it elsewhere")
+    return f"{path} is not a JPEG, PNG or WebP file ({', '.join(FORMATS)}): {advice}"
 
 
 def _advise(path: Path, otherwise: str) -> str:

@@ -14,7 +14,7 @@ from .._extras import require
 from ._captions import holds_captions, list_captions
 from ._dataset import HELD_OUT, Dataset, Examples, hold_out, measure_preprocess
 from ._equal import check_apart
-from ._folder import list_folder
+from ._folder import holds_pictures, list_folder, list_pictures
 from ._idx import holds_idx, load_idx
 from ._listing import TRAIN, Listing
 from ._pictures import Pictures
@@ -43,6 +43,7 @@ def load_images(
     The folder has one of these:
 
     - **Classes**: one subfolder for each, with JPEG, PNG or WebP files. The classes are in alphabetical order.
+    - **No labels**: JPEG, PNG or WebP files and no subfolder, for the objectives `mae` and `dino`.
     - **Texts**: JPEG, PNG or WebP files, and `captions.csv` with the columns `file` and `text`, or `captions.jsonl`
         with `{"file": "1.jpg", "text": "a cat"}` in each line. A picture may have several texts. One that is not named
         is not read.
@@ -59,8 +60,8 @@ def load_images(
     **Pixels**: the orientation in EXIF is applied, transparent pixels become white, and 16 bits are scaled to 8. Of a
     phone's JPEG with two pictures (MPO) the first is read.
 
-    Among the folders of classes no file is skipped unless you say so: one that is not an image of a class is an error,
-    hidden files such as `.DS_Store` included.
+    In folders of classes or without labels no file is skipped unless you say so: one that is not an image is an error,
+    and so is one outside the classes. Hidden files such as `.DS_Store` count.
 
     **Arguments:**
 
@@ -94,8 +95,8 @@ def load_images(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(
-            f"{folder} must be a folder, with one subfolder for each class, tar files, captions.csv or the four IDX "
-            f"files of the MNIST family, got {'a file' if folder.exists() else 'no such folder'}"
+            f"{folder} must be a folder, with one subfolder for each class, pictures, tar files, captions.csv or the "
+            f"four IDX files of the MNIST family, got {'a file' if folder.exists() else 'no such folder'}"
         )
     if holds_idx(folder):
         _check_undivided(folder, held_out, "into four files")
@@ -158,7 +159,7 @@ def _choose_kind(folder: Path) -> Callable[[Path, list[str]], tuple[list[Listing
             )
         if places:
             return list_files
-    return list_folder
+    return list_pictures if holds_pictures(folder) else list_folder
 
 
 def _read(

@@ -40,7 +40,8 @@ def check_channels(model: ViT, data: Dataset) -> None:
 
 def _check_classes(data: Dataset) -> None:
     if not data.classes:
-        raise ValueError(f"data must have classes, got {data.name} with texts alone: load images with labels")
+        found = "no labels" if data.train.texts is None else "texts alone"
+        raise ValueError(f"data must have classes, got {data.name} with {found}: load images with labels")
 
 
 def check_classifier(model: Any, data: Dataset) -> None:
