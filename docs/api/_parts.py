@@ -2,9 +2,13 @@
 
 import inspect
 import re
-from typing import Any
+import subprocess
+import sys
+from typing import Any, Final
 
 import vitrail
+
+_RUFF: Final = (sys.executable, "-m", "ruff", "format", "--isolated", "--line-length=80", "-")
 
 
 def builtins(registry: Any) -> list[str]:
@@ -13,15 +17,30 @@ def builtins(registry: Any) -> list[str]:
 
 
 def document_parts(registry: Any) -> str:
-    """The documentation of each built-in part, and of the methods that it documents itself, as Markdown."""
+    """The documentation of each built-in part, of the methods that it documents itself, and its source, as Markdown."""
     blocks: list[str] = []
     for name in builtins(registry):
         cls = registry[name]
         path = cls.__name__ if hasattr(vitrail, cls.__name__) else f"{cls.__module__[8:]}.{cls.__name__}"
         functions = {m: f for m, f in vars(cls).items() if inspect.isfunction(f) and not m.startswith("_")}
         methods = [method for method, function in functions.items() if function.__doc__]
-        blocks.append(f"::: vitrail.{path}\n    options:\n      members: {methods}\n")
+        options = f"::: vitrail.{path}\n    options:\n      members: {methods}\n      show_source: true\n"
+        blocks.append(f"{options}\n{explain_name(registry, name)}")
     return "\n".join(blocks)
+
+
+def explain_name(registry: Any, name: str) -> str:
+    """What a part is called, and how it is chosen with all its options, which are those that it has by default."""
+    constant = registry.group.removeprefix("vitrail.").upper()
+    aliases = [f"`{alias}`" for alias, of in registry.aliases.items() if of == name]
+    also = f", and as {', '.join(aliases)}" if aliases else ""
+    options = {key: option.default for key, option in registry.list_options(name).items()}
+    registry.configure(name, **options)  # what is printed is accepted
+    words = "".join(f", {key}={value!r}" for key, value in options.items())
+    code = f'vitrail.{constant}.configure("{name}"{words})'
+    code = subprocess.run(_RUFF, input=code, capture_output=True, text=True, check=True).stdout if words else code
+    told = "with its options and their defaults" if words else "it has no options"
+    return f"Registered as `{name}`{also}; {told}:\n\n```python\n{code.strip()}\n```\n"
 
 
 def advise(cls: type) -> str:
