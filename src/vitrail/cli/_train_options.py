@@ -27,8 +27,8 @@ class RunOptions:
     """The run: its data, its model and its files."""
 
     data: Path | None = None
-    """The folder of your images: one subfolder for each class (JPEG, PNG, WebP), or pictures alone for the objectives mae
-    and dino, or tar files, or pictures with a captions.csv, or the four IDX files of the MNIST family, plain or
+    """The folder of your images: one subfolder for each class (JPEG, PNG, WebP), or pictures alone for the objectives
+    mae and dino, or tar files, or pictures with a captions.csv, or the four IDX files of the MNIST family, plain or
     gzipped. Default: 5,000 digits of MNIST."""
     held_out: float | Path | None = None
     """The images that the final accuracy is measured on: a share of each class, or a file that names them, one a line,
