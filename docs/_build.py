@@ -22,9 +22,16 @@ def on_startup(**others: object) -> None:
     at level 1 and with its older code generator, and the step is as fast. Level 0 makes slow steps; JAX 0.12 has that
     generator no longer, and XLA ends the process at a flag that it does not know.
     """
-    older = "--xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else ""
-    os.environ.setdefault("XLA_FLAGS", f"--xla_backend_optimization_level=1 {older}".strip())
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "jax"))
+    older = (
+        "--xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else ""
+    )
+    os.environ.setdefault(
+        "XLA_FLAGS", f"--xla_backend_optimization_level=1 {older}".strip()
+    )
+    os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR",
+        str(Path(__file__).resolve().parents[1] / ".cache" / "jax"),
+    )
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
@@ -40,7 +47,9 @@ def on_config(config: "MkDocsConfig") -> None:
 
 def on_page_content(html: str, **others: object) -> str:
     """Makes each picture a link to itself, and frees the variables and programs of a page: all run in one process."""
-    from markdown_exec._internal.formatters.python import _sessions_globals  # its version is pinned
+    from markdown_exec._internal.formatters.python import (
+        _sessions_globals,
+    )  # its version is pinned
 
     _sessions_globals.clear()
     if "jax" in sys.modules:
@@ -57,7 +66,9 @@ def on_post_build(config: "MkDocsConfig") -> None:
     Material loads this script where a page is a file; `assets/file-worker.js` does the rest.
     """
     index = Path(config.site_dir, "search", "search_index.json")
-    index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}\n", encoding="utf-8")
+    index.with_suffix(".js").write_text(
+        f"var __index = {index.read_text(encoding='utf-8')}\n", encoding="utf-8"
+    )
 
 
 def link_pictures(html: str) -> str:

@@ -28,11 +28,16 @@ def on_post_build(config: "MkDocsConfig") -> None:
             if problem := _find_problem(link, path, site, pages):
                 _LOG.warning("%s: the link %r %s", path.relative_to(site), link, problem)
     loaded = {path: page.loaded for path, page in pages.items()}
-    loaded |= {path: _read_references(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.css"))}
+    loaded |= {
+        path: _read_references(path.read_text(encoding="utf-8"))
+        for path in sorted(site.rglob("*.css"))
+    }
     for path, references in loaded.items():
         for reference in sorted(references):
             if urlsplit(reference).netloc:
-                _LOG.warning("%s: %r is loaded from elsewhere", path.relative_to(site), reference)
+                _LOG.warning(
+                    "%s: %r is loaded from elsewhere", path.relative_to(site), reference
+                )
 
 
 class _Page(HTMLParser):
@@ -50,8 +55,14 @@ class _Page(HTMLParser):
         given = {name: value for name, value in attrs if value}
         self._style = tag == "style"
         self.names |= {given[name] for name in ("id", "name") if name in given}
-        self.loaded |= {given[name] for name in _LOADED & given.keys()} | _read_references(given.get("style", ""))
-        self.loaded |= {choice.split()[0] for choice in given.get("srcset", "").split(",") if choice.strip()}
+        self.loaded |= {given[name] for name in _LOADED & given.keys()} | _read_references(
+            given.get("style", "")
+        )
+        self.loaded |= {
+            choice.split()[0]
+            for choice in given.get("srcset", "").split(",")
+            if choice.strip()
+        }
         if "href" in given:
             is_link = tag in ("a", "area") or given.get("rel") in _NOT_LOADED
             (self.links if is_link else self.loaded).add(given["href"])
@@ -70,7 +81,11 @@ def _find_problem(link: str, path: Path, site: Path, pages: dict[Path, _Page]) -
     """What is wrong with a link of a page, in words; the empty string for nothing."""
     parts = urlsplit(link)
     if parts.scheme or parts.netloc:
-        return "" if parts.scheme in ("", "http", "https", "mailto", "data") else "has an unknown scheme"
+        return (
+            ""
+            if parts.scheme in ("", "http", "https", "mailto", "data")
+            else "has an unknown scheme"
+        )
     if path.name == "404.html":  # its links start at the root of a server
         return ""
     target = path if not parts.path else (path.parent / unquote(parts.path)).resolve()

@@ -26,7 +26,9 @@ _OPTION = re.compile(r'(\w+)="([^"]*)"')
 _HIDE = "# markdown-exec: hide"
 
 
-def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str | None:
+def on_page_markdown(
+    markdown: str, page: "Page", config: "MkDocsConfig", files: "Files"
+) -> str | None:
     """Adds the notebook of a how-to page to the files of the site, and a link to it below the heading."""
     if not page.file.src_uri.startswith("how-to/"):
         return None
@@ -38,18 +40,30 @@ def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files:
         if cell.kind == "code":
             folded = {"jupyter": {"source_hidden": True}} if cell.folded else {}
             tags = {"tags": ["raises-exception"]} if cell.raises else {}
-            made = nbformat.v4.new_code_cell(cell.text, id=f"cell-{index}", metadata=folded | tags)
+            made = nbformat.v4.new_code_cell(
+                cell.text, id=f"cell-{index}", metadata=folded | tags
+            )
         else:
-            text, attachments = attach_pictures(cell.text, Path(page.file.abs_src_path or "").parent)
-            made = nbformat.v4.new_markdown_cell(text, id=f"cell-{index}", attachments=attachments)
+            text, attachments = attach_pictures(
+                cell.text, Path(page.file.abs_src_path or "").parent
+            )
+            made = nbformat.v4.new_markdown_cell(
+                text, id=f"cell-{index}", attachments=attachments
+            )
         cells.append(made)
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    kernel = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+    }
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
     nbformat.validate(notebook)
     name = f"{Path(page.file.src_uri).stem}.ipynb"
-    files.append(File.generated(config, f"how-to/{name}", content=nbformat.writes(notebook)))
+    files.append(
+        File.generated(config, f"how-to/{name}", content=nbformat.writes(notebook))
+    )
     heading, rest = markdown.lstrip().split("\n", 1)
-    return f'{heading}\n\n<p><a href="{name}" download>Download as a notebook</a></p>\n{rest}'
+    return (
+        f'{heading}\n\n<p><a href="{name}" download>Download as a notebook</a></p>\n{rest}'
+    )
 
 
 class Cell(NamedTuple):
@@ -79,7 +93,9 @@ def make_cells(markdown: str) -> list[Cell]:
     """The cells of a page."""
     language, options, code = 1, 2, 3
     found = list(_BLOCK.finditer(markdown))
-    blocks = [_Block(it[language], dict(_OPTION.findall(it[options])), it[code]) for it in found]
+    blocks = [
+        _Block(it[language], dict(_OPTION.findall(it[options])), it[code]) for it in found
+    ]
     needed = _find_needed(blocks)
     cells: list[Cell] = []
     text, end = "", 0
@@ -113,7 +129,10 @@ def _make_code_cell(block: _Block) -> Cell | None:
         raises = "raises(" in hidden or "except " in hidden
         return Cell("code", _show(block.code), folded=block.is_hidden, raises=raises)
     if block.language == "console":
-        return Cell("code", "\n".join(_to_notebook(command) for command in _read_commands(block.code)))
+        return Cell(
+            "code",
+            "\n".join(_to_notebook(command) for command in _read_commands(block.code)),
+        )
     return None
 
 
@@ -172,7 +191,11 @@ def _read_names(code: CodeType) -> tuple[set[str], set[str]]:
             binds.add(step.argval)
         elif step.opname in ("LOAD_NAME", "LOAD_GLOBAL") and step.argval not in binds:
             reads.add(step.argval)
-    inner = [_read_names(constant)[0] for constant in code.co_consts if isinstance(constant, CodeType)]
+    inner = [
+        _read_names(constant)[0]
+        for constant in code.co_consts
+        if isinstance(constant, CodeType)
+    ]
     return reads | (set().union(*inner) - binds), binds
 
 
@@ -184,7 +207,9 @@ def attach_pictures(text: str, folder: Path) -> tuple[str, dict[str, dict[str, s
         picture = folder / found[2]
         if not picture.is_file():  # of which MkDocs warns
             return found[0]
-        attachments[picture.name] = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
+        attachments[picture.name] = {
+            "image/png": base64.b64encode(picture.read_bytes()).decode()
+        }
         return f"![{found[1]}](attachment:{picture.name})"
 
     return re.sub(r"!\[([^\]]*)\]\((?!\w+:)([^)\s]+\.png)\)", attach, text), attachments

@@ -17,12 +17,16 @@ class raises:
     def __enter__(self) -> None:
         """Begins the example."""
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> bool:
+    def __exit__(
+        self, kind: object, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         """Prints the error. Another error passes, and no error is one."""
         if error is None:
             raise AssertionError(f"the example did not raise {self.kind.__name__}")
         if not isinstance(error, self.kind):
             return False
-        message = re.sub(" at 0x[0-9a-f]+", "", str(error))  # without the addresses of objects
+        message = re.sub(
+            " at 0x[0-9a-f]+", "", str(error)
+        )  # without the addresses of objects
         self.page.get("print", print)(f"{type(error).__name__}: {message}")
         return True

@@ -20,11 +20,16 @@ _WORDS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
 def list_commands() -> str:
     """A table of the commands: what each does, and the extra that it needs."""
     page = Path(__file__).with_name("cli.md").read_text(encoding="utf-8")
-    headings = {name: heading for heading, name in re.findall(r"^## (.*`vitrail (\w+)`)$", page, re.MULTILINE)}
+    headings = {
+        name: heading
+        for heading, name in re.findall(r"^## (.*`vitrail (\w+)`)$", page, re.MULTILINE)
+    }
     rows = ["| command | what it does | extra |", "|---|---|---|"]
     for name in COMMANDS:
         anchor = re.sub(r"\W+", "-", headings[name].lower()).strip("-")
-        extra = f"`{EXTRAS.get(name, 'weights')}`" + (" or `onnx`" if name == "export" else "")
+        extra = f"`{EXTRAS.get(name, 'weights')}`" + (
+            " or `onnx`" if name == "export" else ""
+        )
         rows.append(f"| [`{name}`](#{anchor}) | {_escape(summarise(name))} | {extra} |")
     return "\n".join(rows)
 
@@ -33,10 +38,17 @@ def document_options(name: str) -> str:
     """The arguments of a command, and a table for each group of its options."""
     options = COMMANDS[name]
     defaults = vars(make_defaults([name])) if name in ("demo", "train") else {}
-    arguments = [f"{_name_option(f)} ..." if _is_tuple(f) else _name_option(f) for f in _list_positional(options)]
+    arguments = [
+        f"{_name_option(f)} ..." if _is_tuple(f) else _name_option(f)
+        for f in _list_positional(options)
+    ]
     blocks = [f"`{' '.join(['vitrail', name, *arguments, '[OPTIONS]'])}`"]
     for title, groups in _group(options).items():
-        rows = [f"**{title}**\n" if title else "", "| option | value | default | meaning |", "|---|---|---|---|"]
+        rows = [
+            f"**{title}**\n" if title else "",
+            "| option | value | default | meaning |",
+            "|---|---|---|---|",
+        ]
         for cls, prefix, fields in groups:
             texts = read_help(cls)
             values = vars(defaults[prefix]) if prefix in defaults else defaults
@@ -46,7 +58,9 @@ def document_options(name: str) -> str:
                 value = _show_type(field.type)
                 if options is Segment:  # several points are several options
                     value = value.removesuffix(" ...")
-                rows.append(f"| {option} | {value} | {default} | {_escape(texts[field.name])} |")
+                rows.append(
+                    f"| {option} | {value} | {default} | {_escape(texts[field.name])} |"
+                )
         blocks.append("\n".join(rows))
     return "\n\n".join(['<div class="options" markdown>', *blocks, "</div>"])
 
@@ -59,9 +73,15 @@ def _group(options: type) -> dict[str, list[tuple[type, str, list[Any]]]]:
     for cls in (options, *filter(dataclasses.is_dataclass, reversed(options.__mro__[1:]))):
         own = [fields.pop(name) for name in cls.__annotations__ if name in fields]
         nested = [field for field in own if dataclasses.is_dataclass(field.type)]
-        title = "" if cls is options else _title(ReadOptions if issubclass(cls, ReadOptions) else cls)
+        title = (
+            ""
+            if cls is options
+            else _title(ReadOptions if issubclass(cls, ReadOptions) else cls)
+        )
         if own:
-            found.setdefault(title, []).append((cls, "", [field for field in own if field not in nested]))
+            found.setdefault(title, []).append(
+                (cls, "", [field for field in own if field not in nested])
+            )
         for field in nested:
             part = cast(type, field.type)
             found[_title(part)] = [(part, field.name, list(dataclasses.fields(part)))]
@@ -87,7 +107,13 @@ def _is_tuple(field: Any) -> bool:
 
 def _name_option(field: Any, prefix: str = "") -> str:
     name = field.name.replace("_", "-")
-    return name.upper() if _is_positional(field) else f"--{prefix}.{name}" if prefix else f"--{name}"
+    return (
+        name.upper()
+        if _is_positional(field)
+        else f"--{prefix}.{name}"
+        if prefix
+        else f"--{name}"
+    )
 
 
 def _show_type(kind: Any) -> str:
@@ -118,7 +144,10 @@ def _show_default(value: object) -> str:
 
 def _escape(text: str) -> str:
     """Plain text as Markdown: what looks like an option becomes code, and no other character means anything."""
-    return _change_words(lambda words: re.sub(r"[*<_|\[]", r"\\\g<0>", words), _change_words(_code_options, text))
+    return _change_words(
+        lambda words: re.sub(r"[*<_|\[]", r"\\\g<0>", words),
+        _change_words(_code_options, text),
+    )
 
 
 def _code_options(words: str) -> str:
@@ -128,4 +157,6 @@ def _code_options(words: str) -> str:
 def _change_words(change: Callable[[str], str], text: str) -> str:
     """A text with what is between its pieces of code changed."""
     pieces = text.split("`")
-    return "`".join(piece if number % 2 else change(piece) for number, piece in enumerate(pieces))
+    return "`".join(
+        piece if number % 2 else change(piece) for number, piece in enumerate(pieces)
+    )

@@ -8,7 +8,15 @@ from typing import Any, Final
 
 import vitrail
 
-_RUFF: Final = (sys.executable, "-m", "ruff", "format", "--isolated", "--line-length=80", "-")
+_RUFF: Final = (
+    sys.executable,
+    "-m",
+    "ruff",
+    "format",
+    "--isolated",
+    "--line-length=80",
+    "-",
+)
 
 
 def builtins(registry: Any) -> list[str]:
@@ -21,8 +29,16 @@ def document_parts(registry: Any) -> str:
     blocks: list[str] = []
     for name in builtins(registry):
         cls = registry[name]
-        path = cls.__name__ if hasattr(vitrail, cls.__name__) else f"{cls.__module__[8:]}.{cls.__name__}"
-        functions = {m: f for m, f in vars(cls).items() if inspect.isfunction(f) and not m.startswith("_")}
+        path = (
+            cls.__name__
+            if hasattr(vitrail, cls.__name__)
+            else f"{cls.__module__[8:]}.{cls.__name__}"
+        )
+        functions = {
+            m: f
+            for m, f in vars(cls).items()
+            if inspect.isfunction(f) and not m.startswith("_")
+        }
         methods = [method for method, function in functions.items() if function.__doc__]
         options = f"::: vitrail.{path}\n    options:\n      members: {methods}\n      show_source: true\n"
         blocks.append(f"{options}\n{explain_name(registry, name)}")
@@ -38,7 +54,11 @@ def explain_name(registry: Any, name: str) -> str:
     registry.configure(name, **options)  # what is printed is accepted
     words = "".join(f", {key}={value!r}" for key, value in options.items())
     code = f'vitrail.{constant}.configure("{name}"{words})'
-    code = subprocess.run(_RUFF, input=code, capture_output=True, text=True, check=True).stdout if words else code
+    code = (
+        subprocess.run(_RUFF, input=code, capture_output=True, text=True, check=True).stdout
+        if words
+        else code
+    )
     told = "with its options and their defaults" if words else "it has no options"
     return f"Registered as `{name}`{also}; {told}:\n\n```python\n{code.strip()}\n```\n"
 

@@ -83,9 +83,7 @@ def make_folder(repository: str | None) -> Path:
 def encoder(name: str) -> vitrail.EncoderSize:
     """A size by its name."""
     dim, heads = {"Ti": (192, 3), "S": (384, 6), "B": (768, 12)}[name]
-    return vitrail.EncoderSize(
-        dim=dim, depth=12, num_heads=heads, mlp_dim=4 * dim
-    )
+    return vitrail.EncoderSize(dim=dim, depth=12, num_heads=heads, mlp_dim=4 * dim)
 
 
 def conversions() -> list[dict[str, str]]:
@@ -100,8 +98,7 @@ def rows(family: str | None = None) -> list[dict[str, str]]:
         return [
             row
             for row in csv.DictReader(file)
-            if family in (None, row["family"])
-            or row["checkpoint"].startswith(family)
+            if family in (None, row["family"]) or row["checkpoint"].startswith(family)
         ]
 
 
@@ -113,9 +110,7 @@ def table(family: str | None = None) -> str:
     lines.append(f"{'|---' * (4 + bool(first))}|")
     for row in rows(family):
         start = f"| {row['family']} " if first else ""
-        at = (
-            "" if row["at"] == USUAL else f" at {row['at'].replace('x', ' x ')}"
-        )
+        at = "" if row["at"] == USUAL else f" at {row['at'].replace('x', ' x ')}"
         cells = row["checkpoint"], row["compared"] + at, row["difference"]
         lines.append(f"{start}| `{row['layout']}` | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -145,10 +140,7 @@ def run(*commands: str) -> str:
 def without_folders(write: Callable[..., None]) -> Callable[..., None]:
     """A `print` without the temporary folders of the files."""
     return lambda *values: write(
-        *(
-            re.sub(rf"{tempfile.gettempdir()}/[^/ ,]+/?", "", str(value))
-            for value in values
-        )
+        *(re.sub(rf"{tempfile.gettempdir()}/[^/ ,]+/?", "", str(value)) for value in values)
     )
 
 
@@ -156,9 +148,7 @@ def code_of(file: str, start: str = "", end: str | None = None) -> str:
     """A file, or its part from one text to another, as a block of code that
     fits the page."""
     source = Path(file).read_text()
-    part = source[
-        source.index(start) : None if end is None else source.index(end)
-    ]
+    part = source[source.index(start) : None if end is None else source.index(end)]
     ruff = [
         sys.executable,
         "-m",
@@ -168,7 +158,5 @@ def code_of(file: str, start: str = "", end: str | None = None) -> str:
         "--line-length=80",
         "-",
     ]
-    done = subprocess.run(
-        ruff, input=part, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(ruff, input=part, capture_output=True, text=True, check=True)
     return f"```python\n{done.stdout}```"

@@ -32,7 +32,9 @@ def run_column(page: str, column: int, names: dict[str, Any]) -> None:
 def read_rows(page: str) -> Iterator[list[str]]:
     """The cells of each row of the tables that begin with "to"."""
     inside = False
-    for line in (ROOT / "docs" / "coming-from" / page).read_text(encoding="utf-8").splitlines():
+    for line in (
+        (ROOT / "docs" / "coming-from" / page).read_text(encoding="utf-8").splitlines()
+    ):
         inside = line.startswith("| to |") or (inside and line.startswith("|"))
         if inside and not line.startswith(("| to |", "|---")):
             yield line.removeprefix("| ").removesuffix(" |").split(" | ")
@@ -55,7 +57,11 @@ class Offline:
         """The folder that stands in for a published model; anything else as it is."""
         if not isinstance(name, str) or Path(name).exists():
             return name
-        listed = {each for model in vitrail.list_models() for each in (model.repository, *model.names)}
+        listed = {
+            each
+            for model in vitrail.list_models()
+            for each in (model.repository, *model.names)
+        }
         assert name in listed, f"{name} is not in the list of models"
         return self.folder
 
@@ -71,7 +77,9 @@ class Offline:
         """`vitrail.model_card`."""
         return vitrail.model_card(self.find(of))
 
-    def from_hub(self, repository: str, *, revision: str | None = None, **options: Any) -> Any:
+    def from_hub(
+        self, repository: str, *, revision: str | None = None, **options: Any
+    ) -> Any:
         """`vitrail.from_hub`."""
         inspect.signature(vitrail.from_hub).bind(repository, revision=revision, **options)
         return self.load(repository, **options)
