@@ -162,8 +162,10 @@ def test_layout_and_config_can_be_given(tmp_path: Path) -> None:
         assert vitrail.load(path, layout="hf_vit", config=given).config == config
     with pytest.raises(vitrail.CheckpointError, match=r"of the layout 'hf_vit', has 'embeddings.*does not fit"):
         vitrail.load(path, config=dataclasses.replace(config, image_size=(32, 32)))
-    with pytest.raises(ValueError, match="layout must be one of 'timm'"):
+    with pytest.raises(ValueError, match=r"layout must be one of 'timm', .* got 'keras'$"):
         vitrail.load(path, layout="keras")
+    with pytest.raises(ValueError, match=r"got 'hf_vti' \(did you mean 'hf_vit'\?\)$"):
+        vitrail.load(path, layout="hf_vti")
     vitrail.save(vitrail.load(path, config=config), tmp_path / "ours.safetensors")
     with pytest.raises(ValueError, match="must be None for a file of vitrail's own"):
         vitrail.load(tmp_path / "ours.safetensors", layout="hf_vit")
@@ -171,10 +173,10 @@ def test_layout_and_config_can_be_given(tmp_path: Path) -> None:
 
 def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) -> None:
     model = vitrail.load(published(VIT, tmp_path), pool="gem", key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"pool 'gem' would be read as 'cls'"):
+    with pytest.raises(ValueError, match=r"pool='gem' would be read back as pool='cls'"):
         vitrail.save(model, tmp_path / "m", layout="hf_vit")
     for unknown in ("mae", "TIMM"):  # one that is read but not written, and one that there is not
-        with pytest.raises(TypeError, match=rf"^layout must be one of 'vitrail', 'timm', .*, got '{unknown}'$"):
+        with pytest.raises(ValueError, match=rf"^layout must be one of 'vitrail', 'timm', .*, got '{unknown}'$"):
             vitrail.save(model, tmp_path / "m", layout=unknown)  # type: ignore[arg-type]
     dinov3 = vitrail.load(published(CASES["transformers DINOv3ViTModel"], tmp_path / "d"))
     trained = eqx.tree_at(
@@ -194,25 +196,29 @@ def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) ->
         (
             "timm",
             {"encoder": vitrail.EncoderOptions(norm_eps=1e-5)},
-            "encoder .*1e-05.* would be read as .*1e-06",
+            "norm_eps=1e-05 would be read back as norm_eps=1e-06",
         ),
-        ("timm", {"encoder": vitrail.EncoderOptions(pre_norm=True)}, "would be read as .*norm_eps=1e-05"),
+        ("timm", {"encoder": vitrail.EncoderOptions(pre_norm=True)}, "would be read back as .*norm_eps=1e-05"),
         (
             "timm_eva",
             {"encoder": vitrail.EncoderOptions(qkv_bias=False)},
-            "it would be read as timm's VisionTransformer",
+            "it would be read back as timm's VisionTransformer",
         ),
         ("hf_vit", {"position": "sincos2d"}, "lacks the tensor .* position='sincos2d'"),
         ("hf_vit", {"patch": "conv_stem"}, "'backbone.patch.*' has no name there"),
-        ("hf_vit", {"pool": "mean", "class_token": True}, "pool 'mean' would be read as 'cls'"),
-        ("hf_vit", {"norm_order": "pool_norm"}, "norm_order 'pool_norm' would be read as 'norm_pool'"),
-        ("hf_dinov2", {}, "has no layout|would be read as"),
-        ("hf_dinov2", {"encoder": vitrail.EncoderOptions(layer_scale=1.0)}, "pool 'cls' would be read as 'cls_mean'"),
+        ("hf_vit", {"pool": "mean", "class_token": True}, "pool='mean' would be read back as pool='cls'"),
+        ("hf_vit", {"norm_order": "pool_norm"}, "norm_order='pool_norm' would be read back as norm_order='norm_pool'"),
+        ("hf_dinov2", {}, "has no layout|would be read back as"),
+        (
+            "hf_dinov2",
+            {"encoder": vitrail.EncoderOptions(layer_scale=1.0)},
+            "pool='cls' would be read back as pool='cls_mean'",
+        ),
         ("hf_vit", {"num_registers": 2}, "has positions for 17 patches, .* with num_registers=2, class_token"),
         (
             "hf_clip",
             {"encoder": vitrail.EncoderOptions(pre_norm=True)},
-            "patch 'conv' would be read as conv.bias=False.",
+            "patch='conv' would be read back as patch='conv.bias=False'.",
         ),
     ],
     ids=str,
@@ -248,12 +254,12 @@ NONE: dict[str, Any] = {"head": "none", "num_classes": None}
             "a gated MLP has neither a pre_norm nor",
         ),
         ("timm", {"pool": MAP}, "the MLP of the attention pool is that of a block there, got mlp_dim=24"),
-        ("timm", {"preprocess": PAD}, r"preprocess Preprocess\(fit='pad', .* would be read as None"),
-        ("timm", {"preprocess": PAD, **OBLONG}, "preprocess .*'pad'.* would be read as None"),
-        ("hf_vit", {"preprocess": COVER, **OBLONG}, "preprocess .*'cover'.* would be read as None"),
+        ("timm", {"preprocess": PAD}, r"preprocess=Preprocess\(fit='pad', .* would be read back as preprocess=None"),
+        ("timm", {"preprocess": PAD, **OBLONG}, "preprocess=.*'pad'.* would be read back as preprocess=None"),
+        ("hf_vit", {"preprocess": COVER, **OBLONG}, "preprocess=.*'cover'.* would be read back as preprocess=None"),
         ("hf_vit", {"preprocess": PAD, **OBLONG}, "images that are not square are squashed there, got .*'pad'"),
         ("hf_vit", {"num_registers": 1, "class_token": False, "pool": "mean"}, "distillation token or a pooler needs"),
-        ("hf_vit", {"classes": ("a", "", "b", "c", "d")}, r"classes \('a', '', .* would be read as None"),
+        ("hf_vit", {"classes": ("a", "", "b", "c", "d")}, r"classes=\('a', '', .* would be read back as classes=None"),
         (
             "hf_vit",
             {"head": vitrail.HEADS.configure("linear", activation="tanh"), "class_token": False, "pool": "mean"},
@@ -332,7 +338,7 @@ def test_an_option_that_a_layout_does_not_know_is_named(layout: Any, name: str, 
         **({} if of_encoder else {name: NORMS[name]}),
     )
     with pytest.raises(
-        ValueError, match=rf"{name}[ =].*would be read as|'backbone.neck|of a model with .*class_token=False"
+        ValueError, match=rf"{name}[ =].*would be read back as|'backbone.neck|of a model with .*class_token=False"
     ):
         vitrail.save(model, tmp_path / "m", layout=layout)
 

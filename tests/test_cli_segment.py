@@ -122,7 +122,7 @@ def test_files_that_do_not_fit(file: Path, photo: Path, tmp_path: Path, capsys: 
         ),
         (file, file, "must be an image that Pillow can read"),
         (file, tmp_path / "none.png", "No such file or directory"),
-        (tmp_path / "none", photo, "No such file or directory"),
+        (tmp_path / "none", photo, "none is not a file or a folder: check the path"),
     ):
         assert main(["segment", str(weights), str(image), *prompt]) == 1
         error = capsys.readouterr().err

@@ -292,7 +292,7 @@ def test_predict_without_names_numbers_the_classes(
         (["model.safetensors", "photo.png", "--attention", "nowhere/out.png"], "be in a folder that exists"),
         (["model.safetensors", "photo.png", "--attention", "./photo.png"], "attention must not be one of the images"),
         (["model.safetensors", "photo.png", "cut.png"], "cut.png must be an image that Pillow can read"),
-        (["nowhere.safetensors", "photo.png"], "error: nowhere.safetensors: No such file or directory"),
+        (["nowhere.safetensors", "photo.png"], "error: nowhere.safetensors is not a file or a folder: check the path"),
     ],
 )
 def test_what_cannot_be_predicted_is_one_line(
@@ -462,7 +462,7 @@ def test_a_folder_of_pytorchs_is_told_how_to_convert(tmp_path: Path, capsys: pyt
 def test_a_missing_file_is_said_before_pytorch_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = tmp_path / "nofile.pth"
     said = error_of(["convert", "--from-torch", str(missing), str(tmp_path / "m.safetensors")], capsys)
-    assert said == f"vitrail: error: {missing}: No such file or directory\n"
+    assert said == f"vitrail: error: {missing} is not a file or a folder: check the path\n"
 
 
 def test_convert_wants_to_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,8 +102,24 @@ def test_what_cannot_be_written_is_found_before_the_weights_are_read(
     for out in (path, path.parent):
         with pytest.raises(ValueError, match="out must be another place than what is read"):
             vitrail.convert(path, out)
+    index, shard = _divide(path, tmp_path / "parts")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "model.safetensors").symlink_to(path)
+    for source, out in (
+        (path.parent, path),  # the file of a folder
+        (index, shard),
+        (index, index.parent),
+        (index.parent, shard),
+        (index.parent, index.parent / "model.safetensors"),  # a folder with both is read without its index
+        (path, linked / "model.safetensors"),
+        (path, linked),
+        (linked / "model.safetensors", linked),
+    ):
+        with pytest.raises(ValueError, match="out must be another place than what is read"):
+            vitrail.convert(source, out)
     with pytest.raises(
-        TypeError, match=r"layout must be one of 'vitrail', .* got 'hf_dinvo2' \(did you mean 'hf_dinov2'"
+        ValueError, match=r"layout must be one of 'vitrail', .* got 'hf_dinvo2' \(did you mean 'hf_dinov2'"
     ):
         vitrail.convert(path, tmp_path / "out", layout="hf_dinvo2")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="out must be a folder for layout='timm'"):
@@ -125,6 +141,17 @@ def test_what_cannot_be_written_is_found_before_the_weights_are_read(
         vitrail.convert(path, tmp_path / "file", layout="timm")
 
 
+def _divide(path: Path, folder: Path) -> tuple[Path, Path]:
+    """The same checkpoint as an index and a file that it lists."""
+    folder.mkdir()
+    shard = folder / "model-00001-of-00001.safetensors"
+    shard.write_bytes(path.read_bytes())
+    (folder / "config.json").write_bytes(path.with_name("config.json").read_bytes())
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(load_file(path), shard.name)}))
+    return index, shard
+
+
 def _publish_mae(folder: Path) -> Path:
     return load_system_cases()["transformers ViTMAEForPreTraining"].publish(folder)
 
@@ -136,6 +163,7 @@ def test_a_model_is_replaced_when_the_new_one_is_proved_and_not_before(
     folder, file = tmp_path / "folder", tmp_path / "own.safetensors"
     vitrail.convert(published(HF_REGISTERS, tmp_path / "other"), folder, layout="hf_dinov2")
     (folder / "own.txt").write_text("mine")
+    assert "It was converted from" in (folder / "README.md").read_text()
     file.write_bytes(b"old")
     file.chmod(0o640)
     (tmp_path / "target").mkdir()
@@ -165,8 +193,11 @@ def test_a_model_is_replaced_when_the_new_one_is_proved_and_not_before(
     assert done.card == vitrail.model_card(folder)
     assert done.card.layout == "timm"
     assert {each.name for each in folder.iterdir()} == {"README.md", "config.json", "model.safetensors", "own.txt"}
+    assert "the layout `timm`" in (folder / "README.md").read_text()
+    (folder / "README.md").write_text("# My model\n")
     vitrail.convert(path, folder)
     assert {each.name for each in folder.iterdir()} == {"README.md", "model.safetensors", "own.txt"}
+    assert (folder / "README.md").read_text() == "# My model\n"
     assert eqx.tree_equal(vitrail.load(vitrail.convert(path, file).path), vitrail.load(path))
     assert file.stat().st_mode & 0o777 == 0o640
 

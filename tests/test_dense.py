@@ -272,7 +272,7 @@ def test_a_hybrid_without_settings_is_known_by_its_tensors(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"upsampling": "fit"}, r"upsampling='fit' of the readout would be read as 'double'\. Save"),
+        ({"upsampling": "fit"}, r"of the readout, upsampling='fit' would be read back as upsampling='double'\. Save"),
         ({"hidden_dim": 16}, r"hidden_dim must be 32 there, got 16"),
     ],
 )

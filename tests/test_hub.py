@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import huggingface_hub
+import jax
 import numpy as np
 import pytest
 from checkpoint_cases import Case, load_cases, published
@@ -21,6 +22,7 @@ from text_models import make_model, write_model
 import vitrail
 from vitrail.cli import main
 from vitrail.weights import LAYOUTS
+from vitrail.weights._licence import read_readme_licence
 
 CASES = load_cases()
 HF = CASES["transformers ViTForImageClassification"]
@@ -88,6 +90,17 @@ def test_a_repository_is_loaded_by_its_names_and_only_what_it_needs(hub: StandIn
         card = vitrail.model_card(name)
         assert (card.repository, card.commit) == (NAME, commit)
     assert eqx.tree_equal(vitrail.load(NAME), expected)
+    placed: list[Any] = []
+
+    def place(outline: Any) -> Any:
+        placed.append(outline)
+        return jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), outline)
+
+    options: Any = {"channels": 4, "channel_rule": "zero", "shardings": place}
+    found = vitrail.from_hub(NAME, **options)
+    assert found.config.channels == 4
+    assert len(placed) == 1
+    assert eqx.tree_equal(found, vitrail.load(tmp_path / "timm", **options))
     assert vitrail.model_card(tmp_path / "timm").commit is None
     assert vitrail.model_card(expected).commit is None
 
@@ -140,9 +153,17 @@ def test_a_licence_is_carried_from_wherever_it_is(hub: StandIn, tmp_path: Path) 
     for front, licence in (
         ("license: other\nlicense_name: apple-amlr\n", "apple-amlr"),
         ("license: 'cc-by-4.0'\r\n", "cc-by-4.0"),
+        ("license: mit # as the code\n", "mit"),
+        ('license: "mit"  # as the code\n', "mit"),
+        ("license: a#b\n", "a#b"),
+        ("license: other\nlicense_name: \"caf\\u00e9 '#1'\"\n", "café '#1'"),
+        ("license: # none yet\n", None),
         ("tags: x\n", None),
     ):
-        (case / "README.md").write_bytes(f"---\n{front}---\nlicense: mit\n".encode())
+        text = f"---\n{front}---\nlicense: mit\n".encode()
+        for written in (text, text.replace(b"\r", b"").replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + text):
+            (case / "README.md").write_bytes(written)
+            assert read_readme_licence(case / "model.safetensors") == licence
         assert vitrail.model_card(case).licence == licence
     (case / "README.md").write_text("license: mit\n")
     assert vitrail.model_card(case).licence is None
@@ -303,9 +324,8 @@ def test_a_path_comes_first_and_a_wrong_one_is_no_name(
     vitrail.save(small_model(), Path("dinov2-s", "14"))
     assert eqx.tree_equal(vitrail.load("dinov2-s/14"), small_model())
     for path in ("weights/model.safetensors", "./dinov2-b/14", Path("dinov2-b/14"), str(tmp_path / "none")):
-        with pytest.raises(FileNotFoundError) as caught:
-            vitrail.load(path)
-        assert Path(caught.value.filename) == Path(path)
+        message = error_of(lambda path=path: vitrail.load(path), FileNotFoundError)
+        assert message == f"{Path(path)} is not a file or a folder: check the path"
     message = error_of(lambda: vitrail.load("dinov2-m/14"), FileNotFoundError)
     assert "the nearest are 'dinov2-" in message
     assert "hub:owner/name" in message

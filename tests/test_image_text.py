@@ -397,7 +397,11 @@ RELU = EncoderOptions(activation="relu", norm_eps=1e-5)
     ("layout", "config", "message"),
     [
         ("hf_clip", config_of(has_bias=True), "'bias' has no name there"),
-        ("hf_clip", config_of(text_config(causal=False)), "the causal of the text, False, would be read as True"),
+        (
+            "hf_clip",
+            config_of(text_config(causal=False)),
+            "of the text, causal=False would be read back as causal=True",
+        ),
         (
             "hf_clip",
             config_of(text_config(pooling="last")),
@@ -406,11 +410,15 @@ RELU = EncoderOptions(activation="relu", norm_eps=1e-5)
         (
             "hf_clip",
             config_of(text_config(projection_bias=True)),
-            "the projection_bias of the text, True, would be read as False",
+            "of the text, projection_bias=True would be read back as projection_bias=False",
         ),
         ("hf_clip", config_of(image_size=(16, 20)), "image_size must be square there, got 16 x 20"),
         ("hf_siglip", config_of(), "'image.backbone.class_token' has no name"),
-        ("openai_clip", config_of(text_config(encoder=RELU)), "the encoder of the text, .*would be read as"),
+        (
+            "openai_clip",
+            config_of(text_config(encoder=RELU)),
+            "of the text, activation=.*would be read back as activation=",
+        ),
         ("openai_clip", config_of(channels=1), "images have 3 channels there, got 1"),
         ("timm", config_of(), "model must have a ViTConfig to be written as 'timm', got one with a ImageTextConfig"),
     ],

@@ -353,7 +353,7 @@ def test_registers_come_with_a_new_position() -> None:
         ({"channels": 0}, "channels must be positive, got 0"),
         ({"channels": True}, "channels must be positive, got True"),
         ({"channels": 1, "channel_rule": "zero"}, "channel_rule='zero' keeps the 3 channels of the model"),
-        ({"channel_rule": "average"}, "channel_rule='average' says what new channels are taken for, got no channels"),
+        ({"channel_rule": "average"}, "channel_rule='average' has no effect without channels: pass channels too"),
         (
             {"channel_rule": "mean", "channels": 4},
             "channel_rule .* must be 'repeat', 'average' or 'zero', got .*'mean'",

@@ -151,12 +151,22 @@ def test_a_tokenizer_of_open_clip_is_written_as_hugging_faces(
     ("family", "changes", "layout", "message"),
     [
         ("openai_clip", {"clean": "open_clip_whitespace"}, "openai_clip", ""),
-        ("openai_clip", {"clean": "siglip"}, "openai_clip", "clean of its tokenizer, 'siglip', would be read as"),
-        ("openai_clip", {"clean": "open_clip_canonicalize"}, "hf_clip", "clean of its .* would be read as 'none'"),
+        ("openai_clip", {"clean": "siglip"}, "openai_clip", "of its tokenizer, clean='siglip' would be read back as"),
+        (
+            "openai_clip",
+            {"clean": "open_clip_canonicalize"},
+            "hf_clip",
+            "of its tokenizer, clean=.* would be read back as clean='none'",
+        ),
         ("openai_clip", {"pad_side": "left"}, "hf_clip", ""),
-        ("hf_clip", {"context": 70}, "hf_clip", "context of its tokenizer, 70, would be read as 77"),
+        ("hf_clip", {"context": 70}, "hf_clip", "of its tokenizer, context=70 would be read back as context=77"),
         ("hf_clip", {}, "openai_clip", ""),  # other ids pad, which no token of a causal text reads
-        ("hf_siglip", {"clean": "open_clip_lower"}, "hf_siglip", "'open_clip_lower', would be read as 'siglip'"),
+        (
+            "hf_siglip",
+            {"clean": "open_clip_lower"},
+            "hf_siglip",
+            "clean='open_clip_lower' would be read back as clean='siglip'",
+        ),
     ],
 )
 def test_a_tokenizer_that_would_be_read_as_another_is_not_written(

@@ -1,5 +1,6 @@
 """Checks of plain arguments, and their messages."""
 
+import difflib
 import inspect
 import math
 import warnings
@@ -164,6 +165,12 @@ def check_all(holds: Bool[Array, "..."], value: Shaped[Array, "*shape"], message
 def join_names(names: Iterable[str]) -> str:
     """Returns `'a', 'b', 'c'`, for messages."""
     return ", ".join(repr(name) for name in names)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Returns ` (did you mean 'a'?)` with the known name that is nearest to a wrong one; empty if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def list_first(names: Sequence[str], most: int) -> str:

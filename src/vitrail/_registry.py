@@ -15,7 +15,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from jaxtyping import PRNGKeyArray
 
-from ._check import join_names, warn
+from ._check import join_names, suggest, warn
 from ._factory import check_factory, list_bound, list_parameters
 from ._plugins import NO_PLUGINS, are_plugins_off, explain_misplaced, find_misplaced, name_origin
 from ._spec import PartSpec, Plain
@@ -213,11 +213,11 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         known = self.list_options(name)
         for option in options:
             if option not in known:
-                near = difflib.get_close_matches(option, known, n=1)
-                hint = f" (did you mean {near[0]!r}?)" if near else ""
                 which = f"its options are {join_names(known)}" if known else "it has no options"
                 given = " (the model passes it)" if option in self._given else ""
-                raise OptionError(f"the {self.kind} {name!r} has no option {option!r}{given}{hint}: {which}")
+                raise OptionError(
+                    f"the {self.kind} {name!r} has no option {option!r}{given}{suggest(option, known)}: {which}"
+                )
         return PartSpec(name, tuple(sorted((option, _to_plain(option, value)) for option, value in options.items())))
 
     def list_options(self, name: str) -> Mapping[str, inspect.Parameter]:

@@ -21,7 +21,7 @@ def check_channel_rule(channels: int | Keep, rule: ChannelRule) -> None:
     """Raises a `ValueError` if there is a rule for new channels, and there are none."""
     if channels is KEEP and rule != "repeat":
         raise ValueError(
-            f"channel_rule={rule!r} says what new channels are taken for, got no channels: pass channels=4"
+            f"channel_rule={rule!r} has no effect without channels: pass channels too, for instance channels=4"
         )
 
 

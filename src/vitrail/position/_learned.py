@@ -26,9 +26,8 @@ class LearnedPosition(AbstractPosition):
     | `"torch_bicubic"` | PyTorch's bicubic ($a = -0.75$, borders repeated) | Hugging Face, for its other models |
     | `"dinov2_offset"` | the same with a scale of $(n + 0.1) / m$ | Meta's DINO and DINOv2 without registers |
     | `"torchvision_corners"` | bicubic ($a = -0.75$), corners on corners | torchvision |
-    | `"bilinear"` | PyTorch's bilinear | Hugging Face, for DPT |
     | `"bilinear_antialias"` | PyTorch's antialiased bilinear | SigLIP 2 of native aspect |
-    | `"bilinear"` | PyTorch's bilinear, borders repeated | C-RADIOv4 |
+    | `"bilinear"` | PyTorch's bilinear, borders repeated | Hugging Face, for DPT; C-RADIOv4 |
     | `"bilinear_corners"` | bilinear, corners on corners (`scipy.ndimage.zoom`) | big_vision, vision_transformer |
 
     ??? cite

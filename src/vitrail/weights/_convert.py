@@ -26,9 +26,9 @@ from ._load import load
 from ._names import ENDINGS, locate
 from ._probe import ROUNDING, compare_outputs, draw_picture, run_probe
 from ._read import Config, read_model
-from ._readme import make_readme
+from ._readme import CONVERTED, make_readme
 from ._save import NO_SETTINGS, TENSORS, check_layout, choose_layout, prepare_folder, replace_folder, save, write_folder
-from .formats import convert_torch
+from .formats import convert_torch, list_files
 from .layouts import CONFIG, LAYOUTS, Part, Settings
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def convert(
 
     - `path`: a file or folder, as `vitrail.load` takes it; with `from_torch` a pickle of PyTorch.
     - `out`: a file that ends in `.safetensors` for vitrail's own format, or a folder, which also gets a model card,
-        `README.md`. A file or a folder with a model is replaced; a folder with other things in it is an error.
+        `README.md`. A file or a folder with a model is replaced; a folder with other things in it is an error. A
+        `README.md` that says that vitrail converted the model is replaced, and any other one is kept.
     - `layout`: the layout to write, as in `vitrail.save`.
     - `source_layout`, `config`, `prefix`, `part`: how the file is read: `layout` and the others of `vitrail.load`.
     - `pool`: another pool, for a library that knows no model with the one that there is.
@@ -131,7 +132,8 @@ def convert(
         done = _prove(model, source, made, out, layout)
         text = _describe_origin(done, path, made)
         replace_folder(out, settings, partial(_move, made / TENSORS, out / TENSORS))
-        write_whole(out / README, lambda part: part.write_text(text, "utf-8"))
+        if _may_replace(out / README):
+            write_whole(out / README, lambda part: part.write_text(text, "utf-8"))
         return done
 
 
@@ -143,8 +145,7 @@ def _check_out(path: Path, out: Path, layout: str) -> None:
         )
     if out.suffix in (*ENDINGS, ".onnx") and out.suffix != ".safetensors":
         raise ValueError(f"out must be a folder or end in .safetensors, got {out}: no other file is written")
-    if out.resolve() in (path.resolve(), path.resolve().parent if path.is_file() else None):
-        raise ValueError(f"out must be another place than what is read, got {out} for both: name another one")
+    _check_apart(path, out)
     if (out.suffix == ".safetensors" and out.is_dir()) or (out.suffix != ".safetensors" and out.is_file()):
         kinds = ("file", "folder") if out.is_dir() else ("folder", "file")
         raise ValueError(f"out must be a {kinds[0]}, got the {kinds[1]} {out}: name another one")
@@ -155,6 +156,20 @@ def _check_out(path: Path, out: Path, layout: str) -> None:
         )
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent} is not a folder: make it before writing {out}")
+
+
+def _check_apart(path: Path, out: Path) -> None:
+    """Raises a `ValueError` if a file that is read would be replaced, or hidden by a new main file of its folder."""
+    read = list_files(path)
+    taken = {path, path / TENSORS, *read} if path.is_dir() else {*read, path.parent, path.resolve().parent}
+    written = {out} if out.suffix == ".safetensors" else {out, out / TENSORS}
+    if {each.resolve() for each in taken} & {each.resolve() for each in written}:
+        raise ValueError(f"out must be another place than what is read, got {out} for {path}: name another one")
+
+
+def _may_replace(readme: Path) -> bool:
+    """Whether there is no model card yet, or one that `convert` wrote."""
+    return not readme.exists() or CONVERTED.search(readme.read_text("utf-8", "replace")) is not None
 
 
 def _move(made: Path, out: Path, close: Callable[[], object]) -> None:

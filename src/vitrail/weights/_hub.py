@@ -7,9 +7,10 @@ from jaxtyping import PRNGKeyArray
 from .._keep import KEEP, Keep
 from .._spec import PartSpec
 from ..head import HeadFactory
-from ..model import ViT
+from ..model import ChannelRule, ViT
 from ..nn import Dropout, Execution
 from ..pool import PoolFactory
+from ._configuration import Shardings
 from ._fetch import fetch
 from ._load import load
 from ._names import resolve_name
@@ -26,6 +27,7 @@ def from_hub(
     config: Config = None,
     prefix: str | None = None,
     convert: bool = False,
+    shardings: Shardings | None = None,
     execution: Execution = Execution(),
     dropout: Dropout = Dropout(),
 ) -> Any: ...
@@ -43,7 +45,10 @@ def from_hub(
     pool: str | PartSpec | PoolFactory | Keep = KEEP,
     head: str | PartSpec | HeadFactory | Keep = KEEP,
     num_classes: int | Keep | None = KEEP,
+    channels: int | Keep = KEEP,
+    channel_rule: ChannelRule = "repeat",
     convert: bool = False,
+    shardings: Shardings | None = None,
     execution: Execution = Execution(),
     dropout: Dropout = Dropout(),
     key: PRNGKeyArray | None = None,
@@ -61,7 +66,10 @@ def from_hub(
     pool: str | PartSpec | PoolFactory | Keep = KEEP,
     head: str | PartSpec | HeadFactory | Keep = KEEP,
     num_classes: int | Keep | None = KEEP,
+    channels: int | Keep = KEEP,
+    channel_rule: ChannelRule = "repeat",
     convert: bool = False,
+    shardings: Shardings | None = None,
     execution: Execution = Execution(),
     dropout: Dropout = Dropout(),
     key: PRNGKeyArray | None = None,
@@ -112,7 +120,10 @@ def from_hub(
         pool=pool,
         head=head,
         num_classes=num_classes,
+        channels=channels,
+        channel_rule=channel_rule,
         convert=convert,
+        shardings=shardings,
         execution=execution,
         dropout=dropout,
         key=key,

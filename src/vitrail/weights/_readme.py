@@ -22,6 +22,8 @@ _TAGS: Final[Mapping[str, str]] = MappingProxyType(
     {"timm": "timm", "Hugging Face": "transformers", "OpenAI and open_clip": "open_clip"}
 )
 """The Hub's name of a library by ours."""
+CONVERTED: Final = re.compile(r"^It was converted from .* by vitrail\.$", re.MULTILINE)
+"""The line that says what a model was made from."""
 
 
 def make_readme(card: ModelCard, *, place: str, name: str, origin: str = "", architecture: str = "") -> str:

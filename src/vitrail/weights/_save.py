@@ -1,6 +1,5 @@
 """Saves a model in vitrail's own format, or in the layout of a library."""
 
-import difflib
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import jax.numpy as jnp
 
-from .._check import join_names
+from .._check import join_names, suggest
 from .._files import write_whole
 from ..model import has_adapters
 from ..nn import list_arrays
@@ -95,8 +94,8 @@ def save(
     none, that is zero; a projection with a bias of zeros, and one without, are one.
 
     **Raises:** `ValueError` if the model has adapters, if the configuration holds code in place of names, does not
-    describe the model, or is one that the library cannot build or would read as another, or if `path` is a file where a
-    folder is needed; `TypeError` if `layout` is not one that vitrail writes; `OSError` if a file cannot be written;
+    describe the model, or is one that the library cannot build or would read as another, if `path` is a file where a
+    folder is needed, or if `layout` is not one that vitrail writes; `OSError` if a file cannot be written;
     `MissingExtraError` if safetensors is not installed. After an error in the model nothing is written.
     """
     path = Path(path)
@@ -149,19 +148,16 @@ def prepare_folder(
     source = ArraySource(path / TENSORS, tensors)
     if problem := _find_misreading(source, settings, known, export, config, arrays):
         raise ValueError(
-            f"model must be one that {known.title} can be, to be written as {layout!r}: {problem}. Save it in "
-            "vitrail's own format"
+            f"model cannot be written as {layout!r} ({known.title}): {problem}. Save it in vitrail's own format"
         )
     return tensors, settings
 
 
 def check_layout(layout: str) -> None:
-    """Raises a `TypeError` if vitrail does not write a layout."""
+    """Raises a `ValueError` if vitrail does not write a layout."""
     written = (name for name, known in LAYOUTS.items() if known.export or (known.image and known.image.export))
     if layout not in (names := ("vitrail", *written)):
-        near = difflib.get_close_matches(layout, names, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise TypeError(f"layout must be one of {join_names(names)}, got {layout!r}{hint}")
+        raise ValueError(f"layout must be one of {join_names(names)}, got {layout!r}{suggest(layout, names)}")
 
 
 def choose_layout(layout: str, kind: type[Configuration]) -> tuple[AnyLayout, Export[Any]]:
@@ -205,7 +201,7 @@ def _find_misreading(
     try:
         checkpoint = recognise(source, found, beside=beside)
         if checkpoint.layout is not layout:
-            problem = f"it would be read as {checkpoint.layout.title}"
+            problem = f"it would be read back as {checkpoint.layout.title}"
     except CheckpointError as error:
         problem = f"when it is read back, {error}"
     # An option that the layout does not know explains more than a tensor that it changes.

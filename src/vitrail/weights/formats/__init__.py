@@ -1,7 +1,7 @@
 """Files of named tensors: safetensors, one or several, npz, and the conversion of PyTorch's pickles."""
 
 from ._npz import NpzFile as NpzFile
-from ._open import open_source as open_source
+from ._open import find_main_file as find_main_file, list_files as list_files, open_source as open_source
 from ._opened import OpenedFile as OpenedFile
 from ._pickle import convert_torch as convert_torch
 from ._renamed import RenamedSource as RenamedSource, unwrap_names as unwrap_names

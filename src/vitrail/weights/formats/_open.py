@@ -8,15 +8,29 @@ from typing import Final
 from ..._check import join_names
 from .._errors import CheckpointError
 from ._npz import NpzFile
-from ._opened import OpenedFile
+from ._opened import OpenedFile, check_exists
 from ._safetensors import SafetensorsFile
-from ._shards import ShardedFile, refuse_pickle
+from ._shards import ShardedFile, list_shards, refuse_pickle
 from ._source import AbstractSource
 
 _ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _PICKLE: Final = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PICKLE_ENDINGS: Final = ("bin", "pth", "pt", "ckpt")
 _MAIN_FILES: Final = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors")
+
+
+def list_files(path: Path) -> list[Path]:
+    """The files of tensors that are read of a file, an index of several, or a folder with one.
+
+    **Raises:** `CheckpointError` if a folder has none, or an index is damaged; `OSError` if it cannot be read.
+    """
+    check_exists(path)
+    file = find_main_file(path)
+    if not file.name.endswith(".index.json"):
+        return [file]
+    with ExitStack() as opened:
+        shards = list_shards(file, opened.enter_context(OpenedFile(file)))
+    return [file, *(file.with_name(shard) for shard in dict.fromkeys(shards.values()))]
 
 
 @contextmanager
@@ -30,10 +44,9 @@ def open_source(path: Path) -> Generator[AbstractSource]:
     **Raises:** `CheckpointError` if it is a pickle or damaged, or changes while it is open; `OSError` if it cannot be
     read.
     """
-    if path.is_dir():
-        path = _find_main_file(path)
+    check_exists(path)
     with ExitStack() as opened:
-        yield _choose_source(path, opened)
+        yield _choose_source(find_main_file(path), opened)
 
 
 def _choose_source(path: Path, opened: ExitStack) -> AbstractSource:
@@ -48,7 +61,10 @@ def _choose_source(path: Path, opened: ExitStack) -> AbstractSource:
     return SafetensorsFile(file)
 
 
-def _find_main_file(folder: Path) -> Path:
+def find_main_file(folder: Path) -> Path:
+    """The file of a folder that is opened; a path that is no folder as it is."""
+    if not folder.is_dir():
+        return folder
     for name in _MAIN_FILES:
         if (folder / name).is_file():
             return folder / name

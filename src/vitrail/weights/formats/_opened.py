@@ -9,6 +9,14 @@ from typing import final
 from .._errors import CheckpointError
 
 
+def check_exists(path: Path) -> None:
+    """Raises a `FileNotFoundError` of one sentence if there is nothing at a path."""
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is not a file or a folder: check the path") from error
+
+
 @final
 class OpenedFile:
     """A file that is open for reading.

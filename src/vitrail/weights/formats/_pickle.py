@@ -16,7 +16,7 @@ from ..._check import join_names
 from ..._extras import require
 from ..._files import write_whole
 from .._errors import CheckpointError
-from ._opened import OpenedFile
+from ._opened import OpenedFile, check_exists
 from ._shards import list_shards
 from ._torchscript import is_torchscript, read_torchscript
 
@@ -72,7 +72,7 @@ def convert_torch(path: Path | str, out: Path | str, *, pick: str | None = None)
     path, out = Path(path), Path(out)
     if out.suffix != ".safetensors":
         raise ValueError(f"out must end in .safetensors, which is what is written, got {out}")
-    path.stat()  # a missing file is an error before anybody installs PyTorch for it
+    check_exists(path)  # a missing file is an error before anybody installs PyTorch for it
     torch = _import_torch()
     safetensors: Any = require("safetensors.torch", extra="weights")
     named, left_out = _choose(path, _read(path, torch), pick, torch)

@@ -21,7 +21,7 @@ from ..formats import NumpyArray
 from ._checkpoint import Checkpoint
 from ._layout import Layout, Settings
 from ._processor import PROCESSOR, write_hugging_face_preprocess
-from ._vit import find_misreading, find_square_obstacle
+from ._vit import describe_misreading, find_misreading, find_square_obstacle
 
 
 @dataclass(frozen=True)
@@ -161,15 +161,15 @@ def find_dense_misreading(config: DenseConfig, read: DenseConfig) -> str:
         return f"of the image model, {problem}"
     for name in ("num_classes", "classes", "picture_size"):
         if getattr(config, name) != getattr(read, name):
-            return f"{name} {getattr(config, name)!r} would be read as {getattr(read, name)!r}"
+            return describe_misreading(name, getattr(config, name), getattr(read, name))
     structures = [cast(object, jax.tree.structure(get_readout(each))) for each in (config, read)]
     if structures[0] == structures[1]:
         return ""
     ours, theirs = (dict(each.readout.options) if isinstance(each.readout, PartSpec) else {} for each in (config, read))
     for name in ours.keys() & theirs.keys():
         if ours[name] != theirs[name]:
-            return f"{name}={ours[name]!r} of the readout would be read as {theirs[name]!r}"
-    return f"the readout {config.readout} would be read as {read.readout}"
+            return f"of the readout, {describe_misreading(name, ours[name], theirs[name])}"
+    return describe_misreading("readout", config.readout, read.readout)
 
 
 def find_dense_obstacle(config: DenseConfig) -> str:

@@ -40,7 +40,7 @@ from ._tokenizer_files import (
     write_siglip_tokenizer,
     write_tokenizer_cfg,
 )
-from ._vit import find_misreading, find_square_obstacle, show_value
+from ._vit import describe_misreading, find_misreading, find_square_obstacle
 
 _SCALE: Final = (map_names("logit_scale", "log_scale"), map_names("logit_bias", "bias"))
 """CLIP has a scale without an axis."""
@@ -66,8 +66,7 @@ def find_towers_misreading(written: ImageTextConfig, read: ImageTextConfig) -> s
         if field.name == "encoder" and None not in (ours.layer_scale, theirs.layer_scale):
             theirs = dataclasses.replace(theirs, layer_scale=ours.layer_scale)  # no file says where it began
         if ours != theirs and field.name != "init":
-            found = f"{show_value(ours, theirs)}, would be read as {show_value(theirs, ours)}"
-            return f"the {field.name} of the text, {found}"
+            return f"of the text, {describe_misreading(field.name, ours, theirs)}"
     return ""
 
 

@@ -19,7 +19,7 @@ from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META
 from ._preprocess import IMAGENET, Preprocess
 from ._processor import write_hugging_face_preprocess
-from ._vit import find_misreading, find_square_obstacle, use_learned
+from ._vit import describe_misreading, find_misreading, find_square_obstacle, use_learned
 
 _ROWS: Final = ("decoder.position.class_token", "decoder.position.patches")
 
@@ -75,7 +75,7 @@ def _map_decoder(prefix: str) -> tuple[Rule, ...]:
 def _find_misreading(config: MAEConfig, read: MAEConfig) -> str:
     for name in ("decoder", "normalise_targets"):
         if (wanted := getattr(config, name)) != (found := getattr(read, name)):
-            return f"{name} {wanted!r} would be read as {found!r}"
+            return describe_misreading(name, wanted, found)
     return find_misreading(config.image, read.image)
 
 

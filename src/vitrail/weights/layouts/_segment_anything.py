@@ -17,7 +17,7 @@ from ._layout import Export, Layout, Settings
 from ._libraries import HUGGING_FACE, META
 from ._processor import write_hugging_face_preprocess
 from ._sam import HF_SAM_IMAGE, META_SAM_IMAGE, OTHER_PARTS, write_image_settings
-from ._vit import find_misreading, find_square_obstacle, write_sides
+from ._vit import describe_misreading, find_misreading, find_square_obstacle, write_sides
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _find_misreading(config: SegmentAnythingConfig, read: SegmentAnythingConfig)
     for field in dataclasses.fields(config):
         wanted, found = (cast(object, getattr(each, field.name)) for each in (config, read))
         if field.name != "image" and wanted != found:
-            return f"{field.name} {wanted!r} would be read as {found!r}"
+            return describe_misreading(field.name, wanted, found)
     return ""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
-from ..._check import join_names
+from ..._check import join_names, suggest
 from .._errors import CheckpointError
 from ..formats import AbstractSource, RenamedSource, UnstackedSource, unwrap_names
 from ._aimv2 import TIMM_AIMV2
@@ -124,7 +124,7 @@ def recognise(
     file has no layout or could have several.
     """
     if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {join_names(LAYOUTS)}, got {layout!r}")
+        raise ValueError(f"layout must be one of {join_names(LAYOUTS)}, got {layout!r}{suggest(layout, LAYOUTS)}")
     known = list(LAYOUTS.values()) if layout is None else [LAYOUTS[layout]]
     first = RenamedSource(source) if prefix is None else _cut_prefix(source, prefix)
     scopes = [first]

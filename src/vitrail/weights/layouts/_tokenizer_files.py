@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from ...systems import Cleaning, ImageTextConfig, TokenizerConfig, make_clip_vocabulary, unpack_vocabulary
 from ._layout import Settings
+from ._vit import describe_misreading
 
 TOKENIZER: Final = "tokenizer.json"
 TOKENIZER_SETTINGS: Final = "tokenizer_config.json"
@@ -72,8 +73,8 @@ def find_tokenizer_misreading(written: ImageTextConfig, read: ImageTextConfig) -
     for name in ("context", "pad_side", "clean", "pad_id"):
         wanted, found = getattr(ours, name), getattr(theirs, name)
         if wanted != found:
-            return f"the {name} of its tokenizer, {wanted!r}, would be read as {found!r}"
-    return "" if ours == theirs else "its tokenizer would be read as one with another vocabulary"
+            return f"of its tokenizer, {describe_misreading(name, wanted, found)}"
+    return "" if ours == theirs else "its tokenizer would be read back as one with another vocabulary"
 
 
 def is_clip(tokenizer: Mapping[str, Any]) -> bool:

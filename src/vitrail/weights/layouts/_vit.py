@@ -10,6 +10,7 @@ import jax
 
 from ..._spec import PartSpec
 from ...encoder import EncoderOptions
+from ...images import Preprocess
 from ...model import ViT, ViTConfig
 from ...nn import list_arrays
 from ...position import LearnedPosition, RelativeBiasPosition
@@ -77,9 +78,9 @@ def find_misreading(config: ViTConfig, read: ViTConfig) -> str:
     for name in _COMPARED:
         wanted, found = getattr(config, name), getattr(read, name)
         if wanted != found and (name not in _PARTS or not _is_same(_PARTS[name](ours), _PARTS[name](theirs))):
-            return f"{name} {show_value(wanted, found)} would be read as {show_value(found, wanted)}"
+            return describe_misreading(name, wanted, found)
     if not is_prepared_alike(config.preprocess, read.preprocess, config.image_size):
-        return f"preprocess {config.preprocess} would be read as {read.preprocess}"
+        return describe_misreading("preprocess", config.preprocess, read.preprocess)
     return ""
 
 
@@ -101,13 +102,18 @@ def find_square_obstacle(config: ViTConfig) -> str:
     return find_preprocess_obstacle(config)
 
 
-def show_value(value: object, other: object) -> str:
-    """A value in short; of options of the encoder, those that differ from the others."""
-    if isinstance(value, EncoderOptions):
+def describe_misreading(name: str, wanted: object, found: object) -> str:
+    """Says that a value would be read back as another one; of options, those that differ."""
+    return f"{_show_value(name, wanted, found)} would be read back as {_show_value(name, found, wanted)}"
+
+
+def _show_value(name: str, value: object, other: object) -> str:
+    if isinstance(value, EncoderOptions | Preprocess) and type(value) is type(other):
+        prefix = "" if isinstance(value, EncoderOptions) else f"{name}."
         fields = (field.name for field in dataclasses.fields(value))
-        return ", ".join(f"{n}={getattr(value, n)!r}" for n in fields if getattr(value, n) != getattr(other, n))
-    text = str(value) if isinstance(value, PartSpec) else repr(value)
-    return text if len(text) <= 100 else f"{text[:96]} ..."
+        return ", ".join(f"{prefix}{n}={getattr(value, n)!r}" for n in fields if getattr(value, n) != getattr(other, n))
+    text = repr(str(value) if isinstance(value, PartSpec) else value)
+    return f"{name}={text if len(text) <= 100 else f'{text[:96]} ...'}"
 
 
 def _is_same(ours: eqx.Module, theirs: eqx.Module) -> bool:
