@@ -218,7 +218,7 @@ def test_a_model_that_a_layout_has_no_name_for_is_not_written(tmp_path: Path) ->
         (
             "hf_clip",
             {"encoder": vitrail.EncoderOptions(pre_norm=True)},
-            "patch='conv' would be read back as patch='conv.bias=False'.",
+            r"patch='conv' would be read back as patch='conv\(bias=False\)'\. Save",
         ),
     ],
     ids=str,

@@ -1,6 +1,8 @@
 """Exported models: what `vitrail.export` writes, and what `vitrail.load_exported` runs without model code."""
 
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +93,11 @@ def test_the_mask_decoder_of_sam_takes_any_number_of_points(tmp_path: Path) -> N
     model = randomise(lambda: config.build(key=KEY))
     vitrail.export(model, tmp_path / "out")
     decode = vitrail.load_exported(tmp_path / "out").functions["mask"]
+    tokens, single = np.zeros((2, 2, 2, 16), np.float32), np.zeros((1, 3, 2), np.float32)
+    with pytest.raises(
+        ValueError, match=r"points must have shape \(batch, points, 2\), where batch is 2, got \(1, 3, 2\)$"
+    ):
+        decode(tokens, single, single, single, single)
     tokens, mask = random_array(2, 2, 2, 16), random_array(2, 8, 8)
     points, labels = random_array(2, 3, 2), np.asarray([[1, 0, -1], [2, 3, -2]], np.int32)
     found: Any = decode(tokens, points, labels, mask, np.asarray([True, False]))
@@ -149,8 +157,25 @@ def test_what_is_no_exported_model_is_an_error(folder: Path, tmp_path: Path) -> 
     with pytest.raises(vitrail.ExportError, match=r"is not there, but card\.json names it"):
         vitrail.load_exported(copy)
     (copy / "card.json").write_text('{"format": "stablehlo"}')
-    with pytest.raises(vitrail.ExportError, match=r"card\.json must be the card"):
+    with pytest.raises(vitrail.ExportError, match=r"card\.json must be the card .*, got a file without 'preprocess'\."):
         vitrail.load_exported(copy)
+
+
+@pytest.mark.parametrize("field", ["file", "weights", "digests"])
+def test_a_card_names_no_file_of_another_folder(
+    field: str, folder: Path, classifier: vitrail.ViT, tmp_path: Path
+) -> None:
+    precious, copy = tmp_path / "precious.txt", copy_folder(folder, tmp_path / "copy")
+    precious.write_text("mine")
+    card = json.loads((copy / "card.json").read_text())
+    (one,) = card["functions"].values()
+    one[field] = {**one["digests"], "../precious.txt": "0"} if field == "digests" else "../precious.txt"
+    (copy / "card.json").write_text(json.dumps(card))
+    with pytest.raises(vitrail.ExportError, match=r"must have its files in the folder of the card, got '\.\./precious"):
+        vitrail.load_exported(copy)
+    with pytest.raises(ValueError, match=r"folder must have no card\.json of something else"):
+        vitrail.export(classifier, copy)
+    assert precious.read_text() == "mine"
 
 
 def test_inputs_that_do_not_fit_are_errors(folder: Path) -> None:
@@ -160,8 +185,22 @@ def test_inputs_that_do_not_fit_are_errors(folder: Path) -> None:
         exported(images.astype(np.float64))
     with pytest.raises(ValueError, match=r"images must have shape \(batch, 8, 12, 3\), got \(8, 12, 3\): pass a"):
         exported(images[0])
-    with pytest.raises(ValueError, match=r"images must have shape \(batch, 8, 12, 3\), got \(0, 8, 12, 3\)"):
-        exported(images[:0])
+    for wrong, message in (
+        (images[:0], "images must have at least one example in its batch, got shape (0, 8, 12, 3)"),
+        (images[:, :4], "images must have shape (batch, 8, 12, 3), got (2, 4, 12, 3)"),
+        (
+            np.moveaxis(images, 3, 1),
+            "images must have shape (batch, 8, 12, 3), got (2, 3, 8, 12): move the channels last",
+        ),
+        (
+            np.moveaxis(images[0], 2, 0),
+            "images must have shape (batch, 8, 12, 3), got (3, 8, 12): move the channels last, and pass a single one "
+            "as array[None]",
+        ),
+        (images[0, 0], "images must have shape (batch, 8, 12, 3), got (12, 3)"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            exported(wrong)
     with pytest.raises(ValueError, match="takes 1 arrays"):
         exported(images, images)
 
@@ -175,7 +214,50 @@ def test_what_cannot_be_exported_is_an_error(classifier: vitrail.ViT, tmp_path: 
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="folder must be a folder, got the file"):
         vitrail.export(classifier, tmp_path / "file")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(FileNotFoundError, match=r"new/a is not a folder: make it before writing .*new/a/b$"):
+        vitrail.export(classifier, tmp_path / "new" / "a" / "b")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_model_without_finite_outputs_is_not_exported(classifier: vitrail.ViT, tmp_path: Path) -> None:
+    for number, what in ((np.nan, "NaN"), (np.inf, "infinity")):
+        bias = jnp.full(5, number)
+        broken = eqx.tree_at(lambda model: model.readout.head.linear.bias, classifier, bias)
+        with pytest.raises(ValueError, match=rf"^model must give finite outputs, got {what} for drawn images: check"):
+            vitrail.export(broken, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def mix_images(outputs: list[Any]) -> list[Any]:
+    """As a program that takes the mean over the batch."""
+    return [np.broadcast_to(np.mean(array, 0), np.shape(array)) for array in outputs]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        mix_images,
+        lambda outputs: [outputs[0], np.nan * outputs[1]],
+        lambda outputs: [outputs[0], np.float32(1.001) * outputs[1]],
+    ],
+    ids=["mixed images", "NaN in the second output", "a small output that differs"],
+)
+def test_a_program_that_differs_from_the_model_is_not_written(
+    change: Any, classifier: vitrail.ViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = vitrail.deploy._export
+
+    def list_both(model: Any, image: Any) -> Any:
+        (one,) = list_functions(model, image).values()
+        both = dataclasses.replace(one, call=lambda image: (model(image), 1e-3 * model(image)), outputs=("a", "b"))
+        return {"model": both}
+
+    monkeypatch.setattr(module, "list_functions", list_both)
+    run_program = module.run_stablehlo
+    monkeypatch.setattr(module, "run_stablehlo", lambda *args: change(list(run_program(*args))))
+    with pytest.raises(ValueError, match="the exported function 'model' must equal the model to 1e-05 of its largest"):
+        vitrail.export(classifier, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_onnx_names_its_extra_and_computes_in_float32(classifier: vitrail.ViT, tmp_path: Path) -> None:

@@ -74,6 +74,11 @@ def read_object(path: Path) -> dict[str, object]:
     return cast("dict[str, object]", found)
 
 
+def is_file_name(name: object) -> bool:
+    """Whether this is the name of a file, and not a path to another folder."""
+    return isinstance(name, str) and name == Path(name).name and name not in ("", ".", "..") and "\\" not in name
+
+
 def spell_fields(options: Any) -> dict[str, str]:
     """The fields of a dataclass as they are printed, as a fact for `claim_folder`."""
     return {field.name: repr(getattr(options, field.name)) for field in dataclasses.fields(options)}

@@ -1,13 +1,14 @@
 """Exports a model: its functions, each checked against the model, and their card."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from .. import __version__
 from .._check import describe_value
@@ -17,7 +18,7 @@ from ..images import Preprocess
 from ..model import has_adapters
 from ..nn import Dropout, Execution
 from ..systems import Dense, ImageText, find_image_model
-from ..weights import ROUNDING, Configured, draw_picture, model_card
+from ..weights import ROUNDING, Configured, compare_outputs, draw_picture, model_card
 from ._functions import Function, list_functions
 from ._onnx import list_versions, run_onnx, write_onnx
 from ._stablehlo import PLATFORMS, run_stablehlo, write_stablehlo
@@ -61,7 +62,8 @@ def export(
 
     - `model`: the model. Its `Execution` says in which dtype it is computed; attention is computed plainly, or in
         chunks where a number says so, as the program has to run everywhere. Inputs and outputs are float32.
-    - `folder`: where the files are written. It is made if it is not there; an export that is there is replaced.
+    - `folder`: where the files are written. It is made if it is not there, in a folder that is; an export that is
+        there is replaced.
     - `format`: `"stablehlo"` for JAX on CPU, CUDA and TPU (the extra `export`), or `"onnx"` for onnxruntime and others
         (the extra `onnx`), which is computed in float32.
     - `weights`: whether the weights are in the file of the program, or in one beside it, which is needed for more than
@@ -72,13 +74,16 @@ def export(
     The card that was written.
 
     **Raises:** `ValueError` if the folder has a `card.json` of something else, if the model has adapters or an
-    attention that does not run everywhere, if the format cannot hold the model, or if an exported function does not
-    equal the model; `TypeError` if the model is of no kind that can be exported; `MissingExtraError` if a library of
-    the extra is not installed. After an error nothing is written.
+    attention that does not run everywhere, if the format cannot hold the model, if the model gives NaN, or if an
+    exported function does not equal the model; `FileNotFoundError` if the folder has no parent; `TypeError` if the
+    model is of no kind that can be exported; `MissingExtraError` if a library of the extra is not installed. After an
+    error nothing is written.
     """
     folder = Path(folder)
     if folder.is_file():
         raise ValueError(f"folder must be a folder, got the file {folder}: name another one")
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"{folder.parent} is not a folder: make it before writing {folder}")
     old = _list_files(folder)
     image_model = find_image_model(model)
     if image_model is None:
@@ -89,7 +94,6 @@ def export(
     plain = cast(Any, model).with_execution(execution).with_dropout(Dropout())
     config = image_model.config
     functions = list_functions(plain, draw_picture(model))
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with make_scratch(folder.parent, folder.name) as scratch:
         cards = {
             name: _write_function(function, scratch, name, format, weights, execution)
@@ -172,15 +176,16 @@ def _write_function(
     """Writes a function and compares its outputs with those of the model."""
     file = folder / f"{name}.{format}"
     beside = folder / f"{name}{_BESIDE[format]}" if weights == "beside" else None
-    batch = tuple(np.stack([array] * _BATCH) for array in function.example)
-    expected = _as_tuple(jax.jit(jax.vmap(function.call))(*batch))
+    batch = tuple(np.stack([_vary(array, number) for number in range(_BATCH)]) for array in function.example)
+    expected = _name_outputs(function, _as_tuple(jax.jit(jax.vmap(function.call))(*batch)))
+    _check_finite(function, expected)
     if format == "onnx":
         write_onnx(function, file, beside)
         found = run_onnx(file, function, batch)
     else:
         write_stablehlo(function, file, beside)
         found = run_stablehlo(file, beside, batch)
-    difference = max(map(_compare, expected, found))
+    difference = max(compare_outputs(_name_outputs(function, found), expected).values())
     allowed = ROUNDING if execution.compute_dtype == "float32" else _BFLOAT16
     if not difference <= allowed:
         raise ValueError(
@@ -189,8 +194,7 @@ def _write_function(
         )
     specs = tuple(ArraySpec(spec.name, ("batch", *spec.shape), spec.dtype) for spec in function.inputs)
     outputs = tuple(
-        ArraySpec(output, ("batch", *array.shape[1:]), str(array.dtype))
-        for output, array in zip(function.outputs, expected, strict=True)
+        ArraySpec(output, ("batch", *array.shape[1:]), str(array.dtype)) for output, array in expected.items()
     )
     paths = [path for path in (file, beside) if path is not None]
     return FunctionCard(
@@ -208,7 +212,21 @@ def _as_tuple(outputs: Any) -> tuple[Any, ...]:
     return cast("tuple[Any, ...]", outputs) if isinstance(outputs, tuple) else (outputs,)
 
 
-def _compare(expected: Any, found: Any) -> float:
-    """The largest difference, relative to the largest number."""
-    a, b = (np.asarray(array, np.float64) for array in (expected, found))
-    return float("inf") if a.shape != b.shape else float(np.max(np.abs(a - b)) / max(1.0, float(np.max(np.abs(a)))))
+def _name_outputs(function: Function, outputs: Sequence[Any]) -> dict[str, Any]:
+    return {name: np.asarray(array) for name, array in zip(function.outputs, outputs, strict=True)}
+
+
+def _vary(array: Shaped[np.ndarray, "..."], number: int) -> Shaped[np.ndarray, "..."]:
+    """One of the examples of a batch. Each is another one, as a program that mixes them has to give other outputs."""
+    rolled = np.roll(array, number)
+    return np.logical_xor(rolled, [number % 2]).reshape(array.shape) if array.dtype == bool else rolled
+
+
+def _check_finite(function: Function, outputs: Mapping[str, Any]) -> None:
+    for array in outputs.values():
+        if not np.isfinite(array).all():
+            what = "NaN" if np.isnan(array).any() else "infinity"
+            raise ValueError(
+                f"model must give finite outputs, got {what} for drawn {function.inputs[0].name}: check its weights "
+                "with vitrail.verify"
+            )

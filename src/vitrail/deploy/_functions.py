@@ -104,7 +104,7 @@ def _list_segmentation(
         np.asarray(embedding, np.float32),
         np.asarray([[image.shape[1] / 3, image.shape[0] / 2], [0, 0]], np.float32),
         np.asarray([1, -1], np.int32),
-        np.zeros(mask_size, np.float32),
+        np.cos(np.arange(np.prod(mask_size), dtype=np.float32)).reshape(mask_size),
         np.asarray(False),
     )
     return {

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from .._files import read_object
+from .._check import join_names
+from .._files import is_file_name, read_object
 from ..images import Preprocess
 
 ExportFormat = Literal["stablehlo", "onnx"]
@@ -96,8 +97,9 @@ class ExportCard:
         try:
             return _parse_card(read_object(path))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
+            problem = f"a file without {error}" if isinstance(error, KeyError) else f"an error: {error}"
             raise ExportError(
-                f"{path} must be the card that vitrail.export wrote, got an error: {error!r}. Export the model again"
+                f"{path} must be the card that vitrail.export wrote, got {problem}. Export the model again"
             ) from error
 
 
@@ -117,7 +119,13 @@ def _parse_card(found: Mapping[str, Any]) -> ExportCard:
 def _parse_function(card: Mapping[str, Any]) -> FunctionCard:
     specs = {kind: tuple(ArraySpec(**_make_tuples(spec)) for spec in card[kind]) for kind in ("inputs", "outputs")}
     values: dict[str, Any] = {**card, **specs}
-    return FunctionCard(**values)
+    function = FunctionCard(**values)
+    names = {function.file} if function.weights is None else {function.file, function.weights}
+    if wrong := [name for name in (*names, *function.digests) if not is_file_name(name)]:
+        raise ValueError(f"a function must have its files in the folder of the card, got {wrong[0]!r}")
+    if not names == {*function.digests} == {*function.sizes}:
+        raise ValueError(f"a function must have a digest and a size of each of its files, {join_names(sorted(names))}")
+    return function
 
 
 def _make_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

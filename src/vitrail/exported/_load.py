@@ -232,13 +232,38 @@ def _check_arrays(specs: tuple[ArraySpec, ...], arrays: tuple[Shaped[Array | np.
                 f"{spec.name} must have dtype {spec.dtype}, got {array.dtype}: convert it with "
                 f"{spec.name}.astype('{spec.dtype}')"
             )
-        fits = len(array.shape) == len(spec.shape) and all(
-            length == axis if isinstance(axis, int) else length == known.setdefault(axis, length) and length > 0
-            for axis, length in zip(spec.shape, array.shape, strict=True)
-        )
-        if not fits:
-            raise ValueError(
-                f"{spec.name} must have shape ({', '.join(map(str, spec.shape))}), got {array.shape}"
-                + (": pass a single one as array[None]" if len(array.shape) == len(spec.shape) - 1 else "")
-                + (f", where {', '.join(f'{axis} is {length}' for axis, length in known.items())}" if known else "")
-            )
+        if not _fits(spec, array.shape, known):
+            raise ValueError(_explain_shape(spec, array.shape, known))
+        known |= {axis: length for axis, length in _pair(spec, array.shape) if isinstance(axis, str)}
+
+
+def _pair(spec: ArraySpec, shape: tuple[int, ...]) -> list[tuple[int | str, int]]:
+    """The axes that a card has, and the lengths that an array has; none if it has another number of axes."""
+    return list(zip(spec.shape, shape, strict=True)) if len(shape) == len(spec.shape) else []
+
+
+def _fits(spec: ArraySpec, shape: tuple[int, ...], known: Mapping[str, int]) -> bool:
+    """Whether an array has the shape of a card, where the lengths of some named axes are known."""
+    return len(shape) == len(spec.shape) and all(
+        length == axis if isinstance(axis, int) else 0 < length == known.get(axis, length)
+        for axis, length in _pair(spec, shape)
+    )
+
+
+def _explain_shape(spec: ArraySpec, shape: tuple[int, ...], known: Mapping[str, int]) -> str:
+    empty = [axis for axis, length in _pair(spec, shape) if isinstance(axis, str) and length == 0]
+    if empty:
+        what = "one example in its batch" if empty[0] == "batch" else f"one of its {empty[0]}"
+        return f"{spec.name} must have at least {what}, got shape {shape}"
+    said = f"{spec.name} must have shape ({', '.join(map(str, spec.shape))})"
+    others = [str(axis) for axis, length in _pair(spec, shape) if known.get(str(axis), length) != length]
+    where = ", ".join(f"{axis} is {known[axis]}" for axis in others)
+    advice: dict[tuple[int, ...], str] = {(1, *shape): ": pass a single one as array[None]"}
+    if len(spec.shape) == 4:  # images, and maps of features
+        for given, hint in (
+            (shape, ": move the channels last"),
+            ((1, *shape), ": move the channels last, and pass a single one as array[None]"),
+        ):
+            advice[(*given[:1], *given[2:], *given[1:2])] = hint
+    hint = next((hint for given, hint in advice.items() if _fits(spec, given, {})), "")
+    return f"{said}{f', where {where}' if where else ''}, got {shape}{hint}"

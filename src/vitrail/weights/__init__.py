@@ -9,7 +9,7 @@ from ._errors import CheckpointError as CheckpointError
 from ._hub import from_hub as from_hub
 from ._load import load as load
 from ._names import is_model_name as is_model_name, suggest_names as suggest_names
-from ._probe import ROUNDING as ROUNDING, draw_picture as draw_picture
+from ._probe import ROUNDING as ROUNDING, compare_outputs as compare_outputs, draw_picture as draw_picture
 from ._push import push_to_hub as push_to_hub
 from ._read import Config as Config, read_model as read_model
 from ._save import save as save

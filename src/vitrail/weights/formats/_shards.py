@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import cast, final
 
+from ..._files import is_file_name
 from .._errors import CheckpointError
 from ._opened import OpenedFile
 from ._safetensors import SafetensorsFile
@@ -62,7 +63,7 @@ def refuse_pickle(path: Path, what: str) -> CheckpointError:
 
 
 def _check_shard(path: Path, shard: str) -> None:
-    if shard != Path(shard).name or shard in ("", ".", "..") or "\\" in shard:
+    if not is_file_name(shard):
         raise CheckpointError(f"{path} must list files beside it, got {shard!r}: an index may not point elsewhere")
     if not _is_file(path.parent / shard):
         raise CheckpointError(f"{path} lists the file {shard[:100]!r}, which is not beside it: download that file too")
