@@ -19,6 +19,7 @@ from helpers import assert_close, random_array, run, small_config, small_model
 
 import vitrail
 from vitrail.cli import main
+from vitrail.cli._options import LoadOptions
 from vitrail.deploy import list_functions
 from vitrail.testing import randomise
 
@@ -279,6 +280,31 @@ def test_the_command_without_its_parser_names_the_extra(
     monkeypatch.setattr("vitrail._extras.find_spec", lambda name: None)
     assert main(["export", "model.safetensors", *args]) == 1
     assert f"the extra '{extra}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["file"], "folder must be a folder, got the file file: name another one"),
+        (["nowhere/out"], "nowhere is not a folder: make it before writing nowhere/out"),
+        (["other"], "card.json"),
+        (["out", "--format", "onnx", "--dtype", "bfloat16"], "compute_dtype must be 'float32' for format 'onnx'"),
+    ],
+)
+def test_what_is_wrong_is_found_before_export_reads_weights(
+    args: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("other").mkdir()
+    Path("other/card.json").write_text("{}")
+    monkeypatch.setattr(LoadOptions, "load_model", lambda *_, **__: pytest.fail("weights were read"))
+    assert main(["export", "model.safetensors", *args]) == 1
+    assert sentence in capsys.readouterr().err
 
 
 def test_the_command_exports_a_file(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..deploy import export
+from ..deploy import check_export, export
 from ..exported import ExportFormat
 from ..nn import Execution
 from ._options import LoadOptions
@@ -35,6 +35,7 @@ class Export(LoadOptions):
 def run_export(command: Export) -> None:
     """Exports a model and prints what was written."""
     execution = Execution(compute_dtype=command.dtype)
+    check_export(command.out, execution, command.format)
     model = command.load_model(command.file, part=command.part, execution=execution)
     card = export(model, command.out, format=command.format, weights=command.weights)
     if card.preprocess is None:

@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 
 from .. import __version__
 from .._check import describe_value
+from .._extras import require
 from .._files import make_scratch
 from ..exported import CARD, ArraySpec, ExportCard, ExportError, ExportFormat, FunctionCard, digest_file
 from ..images import Preprocess
@@ -28,6 +29,10 @@ _BFLOAT16: Final = 0.02
 
 _BESIDE: Final[Mapping[ExportFormat, str]] = MappingProxyType({"stablehlo": ".npz", "onnx": ".onnx.data"})
 """The endings of files of weights."""
+_LIBRARIES: Final[Mapping[ExportFormat, tuple[str, tuple[str, ...]]]] = MappingProxyType(
+    {"stablehlo": ("export", ("flatbuffers",)), "onnx": ("onnx", ("jax2onnx", "onnx_ir", "onnxruntime"))}
+)
+"""The extra of each format, and what is imported of it."""
 _BATCH: Final = 3
 """The number of images that the outputs are compared for: of no other axis of the examples."""
 
@@ -80,17 +85,12 @@ def export(
     error nothing is written.
     """
     folder = Path(folder)
-    if folder.is_file():
-        raise ValueError(f"folder must be a folder, got the file {folder}: name another one")
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(f"{folder.parent} is not a folder: make it before writing {folder}")
-    old = _list_files(folder)
     image_model = find_image_model(model)
     if image_model is None:
         raise TypeError(f"model must be a ViT or a system, got {describe_value(model)}: load one with vitrail.load")
     if has_adapters(model):
         raise ValueError("model must be without adapters, got one that has: export vitrail.merge(model)")
-    execution = _choose_execution(image_model.backbone.execution, format)
+    execution = check_export(folder, image_model.backbone.execution, format)
     plain = cast(Any, model).with_execution(execution).with_dropout(Dropout())
     config = image_model.config
     functions = list_functions(plain, draw_picture(model))
@@ -117,6 +117,7 @@ def export(
             },
         )
         (scratch / CARD).write_text(card.to_json(), "utf-8")
+        old = _list_files(folder)
         folder.mkdir(exist_ok=True)
         for name in (CARD, *old):
             (folder / name).unlink(missing_ok=True)
@@ -139,7 +140,20 @@ def _list_files(folder: Path) -> list[str]:
     return [name for function in card.functions.values() for name in function.digests]
 
 
-def _choose_execution(execution: Execution, format: ExportFormat) -> Execution:
+def check_export(folder: Path, execution: Execution, format: ExportFormat) -> Execution:
+    """Checks all that does not depend on the weights: where the files are written, and how the model is computed.
+
+    **Returns:**
+
+    How the exported model is computed.
+
+    **Raises:** what `export` raises of these.
+    """
+    if folder.is_file():
+        raise ValueError(f"folder must be a folder, got the file {folder}: name another one")
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"{folder.parent} is not a folder: make it before writing {folder}")
+    _list_files(folder)
     if execution.attention == "cudnn":
         raise ValueError(
             "model must have an attention that runs everywhere, got 'cudnn': export "
@@ -150,6 +164,9 @@ def _choose_execution(execution: Execution, format: ExportFormat) -> Execution:
             f"compute_dtype must be 'float32' for format 'onnx', got {execution.compute_dtype!r}: leave it out, or use "
             "format 'stablehlo'"
         )
+    extra, libraries = _LIBRARIES[format]
+    for library in libraries:
+        require(library, extra=extra)
     attention = "plain" if execution.attention == "auto" else execution.attention
     return dataclasses.replace(execution, attention=attention)
 

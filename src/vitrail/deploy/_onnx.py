@@ -31,7 +31,6 @@ def write_onnx(function: Function, path: Path, weights: Path | None) -> None:
     """
     jax2onnx: Any = require("jax2onnx", extra="onnx")
     onnx_ir: Any = require("onnx_ir", extra="onnx")
-    require("onnxruntime", extra="onnx")  # which runs what is written: before the work, not after it
     shapes = make_shapes(function.inputs)
     closed: Any = jax.make_jaxpr(jax.vmap(function.call))(*shapes)
     consts = [np.asarray(const) for const in closed.consts]

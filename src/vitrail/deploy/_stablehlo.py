@@ -10,7 +10,6 @@ import jax.export
 import numpy as np
 from jaxtyping import Shaped
 
-from .._extras import require
 from ..exported import ArraySpec, read_weights
 from ._functions import Function
 
@@ -32,7 +31,6 @@ def write_stablehlo(function: Function, path: Path, weights: Path | None) -> Non
 
     **Raises:** `ValueError` if the weights are too large for the program.
     """
-    require("flatbuffers", extra="export")
     closed: Any = jax.make_jaxpr(jax.vmap(function.call))(*make_shapes(function.inputs))
     arrays = [np.asarray(const) for const in closed.consts]
     if weights is not None and any(array.dtype.kind == "V" for array in arrays):  # which npz does not know
