@@ -29,7 +29,7 @@ _BFLOAT16: Final = 0.02
 
 _BESIDE: Final[Mapping[ExportFormat, str]] = MappingProxyType({"stablehlo": ".npz", "onnx": ".onnx.data"})
 """The endings of files of weights."""
-_LIBRARIES: Final[Mapping[ExportFormat, tuple[str, tuple[str, ...]]]] = MappingProxyType(
+_LIBRARIES: Final[Mapping[ExportFormat, tuple[Literal["export", "onnx"], tuple[str, ...]]]] = MappingProxyType(
     {"stablehlo": ("export", ("flatbuffers",)), "onnx": ("onnx", ("jax2onnx", "onnx_ir", "onnxruntime"))}
 )
 """The extra of each format, and what is imported of it."""
