@@ -30,7 +30,9 @@ def list_commands() -> str:
         extra = f"`{EXTRAS.get(name, 'weights')}`" + (
             " or `onnx`" if name == "export" else ""
         )
-        rows.append(f"| [`{name}`](#{anchor}) | {_escape(summarise(name))} | {extra} |")
+        rows.append(
+            f"| [`{name}`](cli.html#{anchor}) | {_escape(summarise(name))} | {extra} |"
+        )
     return "\n".join(rows)
 
 
