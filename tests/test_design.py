@@ -339,6 +339,22 @@ def test_every_public_name_is_in_the_docs_once_and_no_other_is() -> None:
         assert hasattr(importlib.import_module(module), attribute), name
 
 
+def test_every_member_that_a_page_of_the_api_names_exists() -> None:
+    """mkdocstrings leaves out what it does not find."""
+    found = 0
+    for page in (DOCS / "api").glob("*.md"):
+        for name, listed in re.findall(
+            r"^::: (vitrail\.\S+)\n    options:\n      members:\n((?:        - \w+\n)+)", page.read_text("utf-8"), re.M
+        ):
+            module, attribute = name.rsplit(".", 1)
+            cls = getattr(importlib.import_module(module), attribute)
+            fields = {field for each in cls.__mro__ for field in vars(each).get("__annotations__", ())}
+            for member in re.findall(r"\w+", listed):
+                assert hasattr(cls, member) or member in fields, f"{page.name}: {name}.{member}"
+                found += 1
+    assert found > 100
+
+
 def test_the_page_of_the_command_line_has_each_option_of_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
