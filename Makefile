@@ -15,7 +15,7 @@ BENCH_PYTHON ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12.*/
 OUT ?= benchmark
 # What pytest is told besides: TESTS="-m versions" for the tests that depend on the version of Python or JAX.
 TESTS ?=
-# A clone of what is staged, without an environment.
+# What pip needs of a clone, without an environment.
 WALK := .cache/walk
 
 .PHONY: demo test test-oracles walk bench bench-quick check docs clean
@@ -35,7 +35,8 @@ test-oracles:
 # What a newcomer does: the commands and the code of Getting started, in an environment of what that page installs.
 walk: $(BIN)/python
 	rm -rf $(WALK)
-	git checkout-index --all --prefix=$(WALK)/
+	mkdir -p $(WALK)
+	cp -R src pyproject.toml README.md LICENSE $(WALK)
 	$(BIN)/python tests/run_page.py docs/getting-started.md $(WALK) --fresh
 	rm -rf $(WALK)
 
