@@ -461,9 +461,17 @@ def test_the_number_of_steps_follows_the_images_within_limits() -> None:
 def test_rows_say_what_there_is(model: vitrail.ViT, data: images.Dataset) -> None:
     spec = POOLS.configure("attention", num_heads=2)
     sized = functools.partial(vitrail.GeMPool, power=2.0)
-    comparison = compare(model, data, pools=["mean", "cls", spec, "cls_mean", "gap", vitrail.MaxPool, sized])
+    comparison = compare(model, data, pools=["mean", "cls", spec, "cls_mean", vitrail.MeanPool, vitrail.MaxPool, sized])
     rows = {row.pool: row for row in comparison.rows}
-    assert set(rows) == {"mean", "cls", "attention(num_heads=2)", "cls_mean", "gap", "MaxPool", "GeMPool(power=2.0)"}
+    assert set(rows) == {
+        "mean",
+        "cls",
+        "attention(num_heads=2)",
+        "cls_mean",
+        "MeanPool",
+        "MaxPool",
+        "GeMPool(power=2.0)",
+    }
     assert [row.accuracy for row in comparison.rows] == sorted((r.accuracy for r in comparison.rows), reverse=True)
     mean = rows["mean"]
     assert mean.correct.shape == (2, 20)
@@ -471,7 +479,7 @@ def test_rows_say_what_there_is(model: vitrail.ViT, data: images.Dataset) -> Non
     assert mean.spread == pytest.approx(np.std(mean.correct.mean(axis=1), ddof=1))
     share = (20 * mean.accuracy + 2) / 24
     assert mean.margin == pytest.approx(1.96 * np.sqrt(share * (1 - share) / 24 + mean.spread**2 / 2))
-    assert same(rows["gap"], dataclasses.replace(mean, pool="gap"))
+    assert same(rows["MeanPool"], dataclasses.replace(mean, pool="MeanPool"))
     assert mean.head_parameters == 2 * 16 + 2
     assert rows["cls_mean"].head_parameters == 2 * 32 + 2
     assert rows["attention(num_heads=2)"].pool_parameters == 12 * 16**2 + 12 * 16
