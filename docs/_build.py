@@ -47,9 +47,8 @@ def on_config(config: "MkDocsConfig") -> None:
 
 def on_page_content(html: str, **others: object) -> str:
     """Makes each picture a link to itself, and frees the variables and programs of a page: all run in one process."""
-    from markdown_exec._internal.formatters.python import (
-        _sessions_globals,
-    )  # its version is pinned
+    # Its version is pinned.
+    from markdown_exec._internal.formatters.python import _sessions_globals
 
     _sessions_globals.clear()
     if "jax" in sys.modules:

@@ -25,8 +25,7 @@ class raises:
             raise AssertionError(f"the example did not raise {self.kind.__name__}")
         if not isinstance(error, self.kind):
             return False
-        message = re.sub(
-            " at 0x[0-9a-f]+", "", str(error)
-        )  # without the addresses of objects
+        # Without the addresses of objects.
+        message = re.sub(" at 0x[0-9a-f]+", "", str(error))
         self.page.get("print", print)(f"{type(error).__name__}: {message}")
         return True

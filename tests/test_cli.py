@@ -563,13 +563,17 @@ def test_a_signal_within_a_callback_of_the_garbage_collector_ends_the_program(nu
         (["--models", "model", "model"], "models must have each file once"),
         (["--models", "model", "--patch-size", "2"], "patch-size has no effect with --models: leave it out"),
         (["--models", "model", "--seed", "0"], "seed has no effect with --models: leave it out"),
-        (["--models", "model", "--minutes", "1e-9"], "minutes must be enough to load the models"),
+        (["--models", "model", "--data", "nowhere"], "nowhere"),
+        (["--models", "model", "--pools", "attention(num_heads=3)"], "which fits no model"),
+        (["--models", "model", "--resolutions", "9"], "resolutions has 9, which fits no model"),
+        (["--models", "model", "--out", "file"], "out must be a folder, got the file file: name another one"),
+        (["--models", "deep"], "deep must read grey or RGB images to be compared on pictures, got a model of 4"),
         (["--models", "model", "--layers", "5"], "layers has 5, which fits no model: the model has 2 blocks"),
         (["--prefix", "model."], "prefix has no effect without --models: leave it out"),
         (["--token-budget", "-1"], "token_budget must be finite and not negative"),
     ],
 )
-def test_an_error_of_compare_is_one_line_before_anything_is_trained(
+def test_an_error_of_compare_is_one_line_before_anything_is_trained_or_read(
     folder: Path,
     tmp_path: Path,
     arguments: list[str],
@@ -580,12 +584,26 @@ def test_an_error_of_compare_is_one_line_before_anything_is_trained(
 ):
     monkeypatch.chdir(tmp_path)
     vitrail.save(small_model(image_size=(8, 8)), "model")
+    vitrail.save(small_model(image_size=(8, 8), channels=4), "deep")
+    Path("file").touch()
     monkeypatch.setattr("vitrail.cli._compare.fit", lambda *_, **__: pytest.fail("the backbone was trained"))
+    monkeypatch.setattr(LoadOptions, "load_model", lambda *_, **__: pytest.fail("weights were read"))
     size = [] if "--models" in arguments else ["--image-size", "8"]
     assert main(["compare", "--data", str(folder), *size, *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("vitrail: error: ")
     assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_minutes_that_are_over_when_the_models_are_loaded_are_an_error(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    vitrail.save(small_model(image_size=(8, 8)), "model")
+    assert main(["compare", "--data", str(folder), "--models", "model", "--minutes", "1e-9"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("vitrail: error: minutes must be enough to load the models")
     assert error.count("\n") == 1
 
 
@@ -609,31 +627,3 @@ def test_models_are_named_by_their_files_and_those_of_runs_by_their_folders(
     assert list(_name_files([run, best])) == ["run/last.safetensors", "run/best.safetensors"]
     monkeypatch.chdir("dino")
     assert list(_name_files([Path()])) == ["dino"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--data", "nowhere"], "nowhere"),
-        (["--pools", "attention(num_heads=3)"], "which fits no model"),
-        (["--layers", "5"], "layers has 5, which fits no model: the model has 2 blocks"),
-        (["--resolutions", "9"], "resolutions has 9, which fits no model"),
-        (["--out", "file"], "out must be a folder, got the file file: name another one"),
-        (["--models", "deep"], "deep must read grey or RGB images to be compared on pictures, got a model of 4"),
-    ],
-)
-def test_what_is_wrong_is_found_before_compare_reads_weights(
-    folder: Path,
-    tmp_path: Path,
-    arguments: list[str],
-    sentence: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.chdir(tmp_path)
-    vitrail.save(small_model(image_size=(8, 8)), "model")
-    vitrail.save(small_model(image_size=(8, 8), channels=4), "deep")
-    Path("file").touch()
-    monkeypatch.setattr(LoadOptions, "load_model", lambda *_, **__: pytest.fail("weights were read"))
-    assert main(["compare", "--data", str(folder), "--models", "model", *arguments]) == 1
-    assert sentence in capsys.readouterr().err

@@ -2,21 +2,14 @@
 
 import inspect
 import re
-import subprocess
 import sys
-from typing import Any, Final
+from pathlib import Path
+from typing import Any
 
 import vitrail
 
-_RUFF: Final = (
-    sys.executable,
-    "-m",
-    "ruff",
-    "format",
-    "--isolated",
-    "--line-length=80",
-    "-",
-)
+sys.path.append(str(Path(__file__).parents[1]))
+from _code import format_code
 
 
 def builtins(registry: Any) -> list[str]:
@@ -54,13 +47,8 @@ def explain_name(registry: Any, name: str) -> str:
     registry.configure(name, **options)  # what is printed is accepted
     words = "".join(f", {key}={value!r}" for key, value in options.items())
     code = f'vitrail.{constant}.configure("{name}"{words})'
-    code = (
-        subprocess.run(_RUFF, input=code, capture_output=True, text=True, check=True).stdout
-        if words
-        else code
-    )
     told = "with its options and their defaults" if words else "it has no options"
-    return f"Registered as `{name}`{also}; {told}:\n\n```python\n{code.strip()}\n```\n"
+    return f"Registered as `{name}`{also}; {told}:\n\n{format_code(code)}\n"
 
 
 def advise(cls: type) -> str:

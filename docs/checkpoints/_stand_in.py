@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,6 +21,9 @@ import numpy as np
 
 import vitrail
 from vitrail.cli import main
+
+sys.path.append(str(Path(__file__).parents[1]))
+from _code import format_code
 
 ASSETS = Path(__file__).parent.parent / "assets"
 USUAL = "16x16, 20x32, 24x24"
@@ -149,14 +151,4 @@ def code_of(file: str, start: str = "", end: str | None = None) -> str:
     fits the page."""
     source = Path(file).read_text()
     part = source[source.index(start) : None if end is None else source.index(end)]
-    ruff = [
-        sys.executable,
-        "-m",
-        "ruff",
-        "format",
-        "--isolated",
-        "--line-length=80",
-        "-",
-    ]
-    done = subprocess.run(ruff, input=part, capture_output=True, text=True, check=True)
-    return f"```python\n{done.stdout}```"
+    return format_code(part)

@@ -125,8 +125,10 @@ def parse(args: Sequence[str] | None) -> Command:
     defaults = make_defaults(args) if first in ("train", "demo") else Train()
     commands: list[Any] = []
     for name, options in COMMANDS.items():
-        _set_help(options)
-        described: dict[str, Any] = {"description": describe(name) if name == first else summarise(name)}
+        described: dict[str, Any] = {"description": summarise(name)}
+        if name == first:  # the only command whose options are listed: to read the sources of all takes 0.1 s
+            _set_help(options)
+            described["description"] = describe(name)
         if options is Train:
             described["default"] = defaults
         append = (tyro.conf.UseAppendAction,) if options is Segment else ()  # a point is given for each point
