@@ -11,7 +11,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -97,25 +97,58 @@ def conversions() -> list[dict[str, str]]:
 def rows(family: str | None = None) -> list[dict[str, str]]:
     """The differences from the originals, for one family or for all."""
     with (ASSETS / "checkpoints.csv").open() as file:
-        return [
-            row
-            for row in csv.DictReader(file)
-            if family in (None, row["family"]) or row["checkpoint"].startswith(family)
-        ]
+        return [row for row in csv.DictReader(file) if family in (None, row["family"])]
 
 
-def table(family: str | None = None) -> str:
-    """The same as a table in Markdown, with the sizes of the images if they are
-    not the usual ones."""
-    first = "| family " if family is None else ""
-    lines = [f"{first}| layout | checkpoint | compared | largest difference |"]
-    lines.append(f"{'|---' * (4 + bool(first))}|")
+def system_rows() -> list[dict[str, str]]:
+    """The same for systems."""
+    with (ASSETS / "systems.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def table(family: str, *, sizes: bool = True) -> str:
+    """The differences of a family as a table in Markdown, with the `sizes` of
+    the images if they are not the usual ones."""
+    found: list[tuple[str, ...]] = []
     for row in rows(family):
-        start = f"| {row['family']} " if first else ""
-        at = "" if row["at"] == USUAL else f" at {row['at'].replace('x', ' x ')}"
-        cells = row["checkpoint"], row["compared"] + at, row["difference"]
-        lines.append(f"{start}| `{row['layout']}` | {' | '.join(cells)} |")
+        at = f" at {row['at'].replace('x', ' x ')}" if sizes and row["at"] != USUAL else ""
+        cells = row["layout"], row["checkpoint"], row["compared"] + at
+        found.append((*cells, row["difference"]))
+    return _draw("| layout | checkpoint | compared | difference |", found)
+
+
+def system_table(system: str) -> str:
+    """The differences of a system from the originals, as a table in Markdown."""
+    found = [
+        (row["layout"], row["checkpoint"], row["difference"])
+        for row in system_rows()
+        if row["system"] == system
+    ]
+    return _draw("| layout | checkpoint | difference |", found)
+
+
+def summary(found: list[dict[str, str]], column: str) -> str:
+    """How many rows each family or system has, and its largest difference."""
+    lines = [f"| {column} | checkpoints | largest difference |", "|---|---|---|"]
+    for name in dict.fromkeys(row[column] for row in found):
+        differences = [row["difference"] for row in found if row[column] == name]
+        lines.append(f"| {name} | {len(differences)} | {max(differences, key=float)} |")
     return "\n".join(lines)
+
+
+def _draw(head: str, rows: Iterable[tuple[str, ...]]) -> str:
+    """A table of rows that begin with a layout and a checkpoint."""
+    lines = [head, "|---" * (head.count("|") - 1) + "|"]
+    for layout, checkpoint, *others in rows:
+        code = f"<code>{breakable(layout)}</code>"
+        lines.append(f"| {' | '.join([code, breakable(checkpoint), *others])} |")
+    return "\n".join(lines)
+
+
+def breakable(name: str) -> str:
+    """A name that may be broken after underscores, hyphens and dots, and before
+    capitals, for narrow columns on a phone."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[-._])(?=[a-z])", "<wbr>", name)
 
 
 def names(*families: str) -> str:

