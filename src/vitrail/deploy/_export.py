@@ -44,7 +44,7 @@ def export(
     format: ExportFormat = "stablehlo",
     weights: Literal["inside", "beside"] = "inside",
 ) -> ExportCard:
-    """Exports a model for a server, a colleague or another library, with a card that says how it is used.
+    """Exports a model as a program that runs without vitrail's model code, with a card that describes its use.
 
     A folder gets a program for each function of the model, with any number of images in a batch, and `card.json`. A
     `ViT` has one function: a batch of images gives logits or features. An `ImageText` has `image` and `text`, whose
@@ -52,8 +52,8 @@ def export(
     embedding with points, labels and an earlier mask, as its forward pass does. A `Dense` returns a map, a `DINO` the
     embedding and the patch tokens, and of a `MaskedAutoencoder` the image model is exported.
 
-    Each function is run for a drawn picture before the folder is written, and its outputs are compared with those of
-    the model: they may differ by 1e-5 of the largest number, or in bfloat16 by 2%.
+    Before the folder is written, each function runs on a test picture, and its outputs are compared with those of the
+    model. They may differ by 1e-5 of the largest number, or in bfloat16 by 2%.
 
     !!! example
 
@@ -65,10 +65,10 @@ def export(
 
     **Arguments:**
 
-    - `model`: the model. Its `Execution` says in which dtype it is computed; attention is computed plainly, or in
-        chunks where a number says so, as the program has to run everywhere. Inputs and outputs are float32.
-    - `folder`: where the files are written. It is made if it is not there, in a folder that is; an export that is
-        there is replaced.
+    - `model`: the model. The program computes in the dtype of its `Execution`, and with plain attention, or in chunks
+        if `attention` is a number, because it has to run on all devices. Inputs and outputs are float32.
+    - `folder`: the folder to write. It is made if it does not exist; its parent must exist. An older export in it is
+        replaced.
     - `format`: `"stablehlo"` for JAX on CPU, CUDA and TPU (the extra `export`), or `"onnx"` for onnxruntime and others
         (the extra `onnx`), which is computed in float32.
     - `weights`: whether the weights are in the file of the program, or in one beside it, which is needed for more than
@@ -79,10 +79,10 @@ def export(
     The card that was written.
 
     **Raises:** `ValueError` if the folder has a `card.json` of something else, if the model has adapters or an
-    attention that does not run everywhere, if the format cannot hold the model, if the model gives NaN, or if an
-    exported function does not equal the model; `FileNotFoundError` if the folder has no parent; `TypeError` if the
-    model is of no kind that can be exported; `MissingExtraError` if a library of the extra is not installed. After an
-    error nothing is written.
+    attention that does not run on all devices, if the format cannot hold the model, if the model returns NaN, or if the
+    outputs differ; `FileNotFoundError` if the folder has no parent; `TypeError` if the model is neither a `ViT` nor a
+    system of vitrail; `MissingExtraError` if a library of the extra is not installed. After an error nothing is
+    written.
     """
     folder = Path(folder)
     image_model = find_image_model(model)

@@ -27,11 +27,11 @@ class ArraySpec:
     """An input or an output of an exported function."""
 
     name: str
-    """What it is called."""
+    """The name."""
     shape: tuple[int | str, ...]
-    """Its axes. A name, as `batch`, stands for any number of at least one."""
+    """The length of each axis. A name such as `batch` stands for any length of at least one."""
     dtype: str
-    """The dtype."""
+    """The dtype, such as `float32`."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype} ({', '.join(map(str, self.shape))})"
@@ -42,9 +42,9 @@ class FunctionCard:
     """A function of an exported model, and the files that hold it."""
 
     inputs: tuple[ArraySpec, ...]
-    """What it takes, in this order."""
+    """The arrays that it takes, in order."""
     outputs: tuple[ArraySpec, ...]
-    """What it returns, in this order."""
+    """The arrays that it returns, in order."""
     file: str
     """The file with the program."""
     weights: str | None
@@ -54,17 +54,18 @@ class FunctionCard:
     sizes: Mapping[str, int]
     """The bytes of each file."""
     difference: float
-    """How far the outputs are from those of the model at the most, measured when it was exported."""
+    """The largest difference between its outputs and those of the model, relative to the largest number of each output,
+    measured when it was exported."""
 
 
 @dataclass(frozen=True)
 class ExportCard:
-    """What there is to know about an exported model."""
+    """The description of an exported model, which is saved as `card.json`."""
 
     format: ExportFormat
     """The format of its files."""
     kind: str
-    """What the model is: `vit`, or a system, as `image_text`."""
+    """The kind of the model: `vit`, or a system such as `image_text`."""
     functions: Mapping[str, FunctionCard]
     """Its functions by name."""
     image_size: tuple[int, int]
@@ -74,7 +75,7 @@ class ExportCard:
     compute_dtype: str
     """The dtype of the computation. Inputs and outputs are float32 in any case."""
     preprocess: Preprocess | None
-    """How pictures are prepared; `None` if that is not known."""
+    """How pictures are prepared; `None` if it is not known."""
     classes: tuple[str, ...] | None
     """The names of the classes; `None` if they are not known."""
     constants: Mapping[str, float]
@@ -82,7 +83,7 @@ class ExportCard:
     platforms: tuple[str, ...]
     """What the programs run on: platforms of JAX, or `onnxruntime`."""
     versions: Mapping[str, str]
-    """The versions of what wrote the files."""
+    """The versions of the libraries that wrote the files."""
 
     def to_json(self) -> str:
         """Writes the card as JSON."""

@@ -30,7 +30,8 @@ class ExportedFunction:
 
         - `card`: what it takes and returns.
         - `run`: the program.
-        - `weights`: what the program takes first; none if they are within it, or if it finds them itself.
+        - `weights`: the weights, which the program takes first; empty if they are in its file, or if it reads them
+            itself.
         """
         self.card = card
         self._run = run
@@ -41,13 +42,16 @@ class ExportedFunction:
         return f"<ExportedFunction: ({taken}) -> ({given})>"
 
     def __call__(self, *arrays: Shaped[Array | np.ndarray, "..."]) -> Outputs:
-        """**Arguments:**
+        """Runs the function.
 
-        - `arrays`: the inputs of the card, in their order. JAX compiles each batch size once.
+        **Arguments:**
+
+        - `arrays`: the inputs, with the names, shapes and dtypes of `card.inputs`, in that order. JAX compiles each
+            batch size once.
 
         **Returns:**
 
-        The output of the card; a tuple if there are several.
+        The output that `card.outputs` describes; a tuple if there are several.
 
         **Raises:** `ValueError` or `TypeError` if the inputs do not fit the card; `ExportError` if this JAX cannot run
         the program; what onnxruntime raises.

@@ -24,7 +24,8 @@ class Augmentation:
     shift: float = 0.0
     """The largest shift up or down, as a fraction of the height, and left or right, as a fraction of the width."""
     scale: float = 0.0
-    """The range of the factors of height and width: `0.1` is between `exp(-0.1)` and `exp(0.1)`, drawn for each."""
+    """The range of the factors of height and width, drawn for each: 0.1 for a factor between `exp(-0.1)`, 0.90, and
+    `exp(0.1)`, 1.11."""
     flip: bool = False
     """Mirror an image left to right with probability one half."""
 
@@ -42,14 +43,16 @@ class Augmentation:
     def __call__(
         self, images: Float[Array, "batch height width channels"], *, key: PRNGKeyArray
     ) -> Float[Array, "batch height width channels"]:
-        """**Arguments:**
+        """Changes a batch of images, with one bilinear interpolation. Outside of an image its edge is repeated.
 
-        - `images`: a batch, in floating point.
+        **Arguments:**
+
+        - `images`: the images.
         - `key`: for the amounts.
 
         **Returns:**
 
-        The changed images, by one bilinear interpolation. Outside of an image its edge is repeated.
+        The changed images.
         """
         if self == Augmentation():
             return images

@@ -16,7 +16,8 @@ ATTEMPTS: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Crops:
-    """Random crops of images, resized to one size: `RandomResizedCrop` of torchvision, some for each image.
+    """Random crops of images, resized to one size: several crops of each image, as by torchvision's
+    `RandomResizedCrop`.
 
     DINO compares two large crops with several small ones:
 
@@ -50,14 +51,16 @@ class Crops:
     def __call__(
         self, images: Float[Array, "batch height width channels"], *, key: PRNGKeyArray
     ) -> Float[Array, "crops batch new_height new_width channels"]:
-        """**Arguments:**
+        """Crops a batch of images at random, with one bicubic interpolation with antialiasing.
 
-        - `images`: a batch, in floating point.
+        **Arguments:**
+
+        - `images`: the images.
         - `key`: for the crops.
 
         **Returns:**
 
-        The crops, by one bicubic interpolation with antialiasing of what is inside them.
+        The crops, all of `size`.
         """
         keys = jax.random.split(key, (self.number, len(images)))
 

@@ -30,10 +30,10 @@ class Examples:
     """Images and their labels or texts, in memory or in files."""
 
     images: UInt8[np.ndarray, "images height width channels"] | Pictures
-    """The pixels, one byte a channel: one channel if grey, three if RGB. Or `Pictures`, which are decoded when they are
+    """The pixels in [0, 255], with one channel if grey and three if RGB, or `Pictures`, which are decoded when they are
     read."""
     labels: Integer[np.ndarray, " images"]
-    """The class of each image, counted from 0, in any dtype of whole numbers; 0 if there are no classes."""
+    """The number of the class of each image, from 0; 0 for all if there are no classes."""
     texts: Shaped[np.ndarray, " images"] | None = None
     """The text of each image, for the objective `clip`: an array of strings."""
 
@@ -51,25 +51,28 @@ class Examples:
         return len(self.labels)
 
     def __getitem__(self, which: slice | Shaped[np.ndarray, " chosen"]) -> "Examples":
-        """**Arguments:**
+        """Selects examples. `Pictures` are not read.
+
+        **Arguments:**
 
         - `which`: a slice, indices or a mask.
 
         **Returns:**
 
-        Those examples.
+        The selected examples.
         """
         images = self.images.select(which) if isinstance(self.images, Pictures) else self.images[which]
         return Examples(images, self.labels[which], None if self.texts is None else self.texts[which])
 
     @property
-    def identity(self) -> Shaped[np.ndarray, "..."]:
-        """What tells these images from others: their pixels, or the names of their files."""
+    def identity(self) -> Shaped[np.ndarray, "images ..."]:
+        """What distinguishes these images from others: their pixels, or the names of their files, one for each
+        image."""
         return self.images.names if isinstance(self.images, Pictures) else self.images
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the pixels, or of the names of the files, and of the labels and the texts."""
+        """The SHA-256 of `identity`, the labels and the texts."""
         from ..nn import digest_arrays  # pictures are prepared for an exported model without it
 
         texts = "" if self.texts is None else "\n".join(self.texts)
@@ -84,11 +87,11 @@ class Examples:
 
         **Arguments:**
 
-        - `index`: its number.
+        - `index`: the number of the image.
 
         **Returns:**
 
-        A picture of Pillow, grey or RGB: of a file at its own size.
+        A Pillow picture, grey or RGB. One in a file has its original size.
 
         **Raises:** `DataError` if it cannot be decoded.
         """
@@ -102,13 +105,13 @@ class Dataset:
     """Images to learn from, images held out, and the names of the classes."""
 
     name: str
-    """Where the images are from, for people."""
+    """Where the images are from, to be printed."""
     train: Examples
     """The images to learn from."""
     test: Examples
-    """The images held out, for the final accuracy only."""
+    """The images held out. `fit` does not read them; `evaluate` measures the final accuracy on them."""
     classes: tuple[str, ...]
-    """The names of the classes, by label; none for images that have only texts, or neither."""
+    """The names of the classes, by label; empty for images without labels."""
     preprocess: Preprocess
     """How the images were resized, and how their pixels are normalised for the model. The loaders measure the
     normalisation on `train`; a pretrained model needs its own."""
@@ -144,10 +147,10 @@ class Dataset:
         )
 
     def check_files(self) -> None:
-        """Looks for broken files, quickly: see `Pictures.find_broken`. Then it looks for files to hold out with the
-        bytes of one to learn from. Images in memory are not checked again.
+        """Looks for broken files, quickly: see `Pictures.find_broken`. Then it looks for held-out files with the same
+        bytes as a training file. Images in memory were checked when they were loaded.
 
-        **Raises:** `DataError` that lists them.
+        **Raises:** `DataError` that lists the broken files, or files that are on both sides.
         """
         files = [part.images for part in (self.train, self.test) if isinstance(part.images, Pictures)]
         raise_problems([problem for part in (self.train, self.test) for problem in part.find_broken()])
@@ -161,21 +164,21 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        """1 for grey images, 3 for RGB."""
+        """The number of channels: 1 for grey images, 3 for RGB."""
         return self.train.images.shape[3]
 
 
 def measure_preprocess(examples: Examples) -> Preprocess:
-    """Measures the normalisation of images.
+    """Measures the mean and the standard deviation of each channel of images, for a `Dataset` of your own.
 
     **Arguments:**
 
-    - `examples`: the images to learn from. Of more than 2,048 `Pictures` that many are read, at equal distances.
+    - `examples`: the images to learn from. Of `Pictures`, at most 2,048 are read, evenly spaced.
 
     **Returns:**
 
-    A `Preprocess` as the loaders have it by default, with the mean and the standard deviation of each channel of the
-    images; 1 for the standard deviation of a channel that is the same everywhere.
+    A `Preprocess` with these numbers and, as in the loaders, `fit="cover"` and bicubic interpolation. The standard
+    deviation of a channel that is the same everywhere is 1.
     """
     # Counting the 256 values needs no copy of the images in floating point, and the sums are exact.
     images = examples.images
@@ -199,9 +202,9 @@ def hold_out(
 
     **Arguments:**
 
-    - `labels`: of all images.
+    - `labels`: the class of each image.
     - `seed`: for the choice, in [0, 2**32).
-    - `share`: how much of each class is held out.
+    - `share`: the share of each class that is held out, above 0 and below 1.
 
     **Returns:**
 
@@ -229,11 +232,11 @@ def hold_out(
 
 
 def hold_out_images(examples: Examples, *, seed: int = 0, share: float = HELD_OUT) -> Bool[np.ndarray, " images"]:
-    """Chooses images to hold out as `hold_out` does, but equal ones on one side.
+    """Chooses images to hold out as `hold_out` does, and keeps equal images on the same side.
 
     **Arguments:**
 
-    - `examples`: all images. Rows with the same pixels, or several texts of one file, are one image.
+    - `examples`: all images. Images with the same pixels, or several texts of one file, count as one image.
     - `seed`, `share`: as for `hold_out`.
 
     **Returns:**

@@ -23,18 +23,18 @@ Images: TypeAlias = UInt8[np.ndarray, "..."] | Pictures
 
 
 def find_equal(one: Images, other: Images) -> Int[np.ndarray, "pairs 2"]:
-    """Finds images that are in two sets: rows with the same pixels, or files with the same bytes.
+    """Finds images that are in two sets: arrays with the same pixels, or files with the same bytes.
 
-    Of files the sizes are compared first, and the ends of those whose sizes are the same, so that few are read whole.
-    Records of a source are the same if they have the same number. Images in memory are not compared with files.
+    Few files are read whole: their sizes are compared first, and then the ends of files of equal size. Records of a
+    source are equal if they have the same number. Images in memory are not compared with files.
 
     **Arguments:**
 
-    - `one`, `other`: the images of `Examples`.
+    - `one`, `other`: the images of two `Examples`, their field `images`.
 
     **Returns:**
 
-    For each image of `other` that is in `one` too, its number there, and its own number.
+    A row for each image of `other` that is in `one` too: its number in `one`, and its number in `other`.
     """
     if isinstance(one, Pictures) and isinstance(other, Pictures):
         return _find_equal_files(one, other)

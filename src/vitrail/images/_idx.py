@@ -40,21 +40,21 @@ def load_idx(
     """Loads a data set of the MNIST family: MNIST, Fashion-MNIST, KMNIST and others in the same four files.
 
     The files are `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
-    `t10k-labels-idx1-ubyte`, each plain or with `.gz`. They have their own split. The name of a class is its
-    number; its label is the place of that number among those of the training labels.
+    `t10k-labels-idx1-ubyte`, each plain or with `.gz`. The images of `t10k` are held out. A class is named by its
+    number in the files, `"7"`. If some numbers are missing there, the labels of the `Dataset` count those that occur.
 
     **Arguments:**
 
-    - `folder`: has the four files and nothing else.
-    - `image_size`: height and width of the images after resizing; `None` for no resizing.
+    - `folder`: the folder with the four files and nothing else.
+    - `image_size`: height and width of the images after resizing, in pixels; `None` for no resizing.
     - `preprocess`, `channels`: as in `load_images`; the images are grey by default.
 
     **Returns:**
 
     A `Dataset`.
 
-    **Raises:** `DataError` that names a file that is missing, there twice or not one of the four, is not an IDX file of
-    its kind, is truncated or too long, or does not fit the others.
+    **Raises:** `DataError` that names a file that is missing, is there twice, is not one of the four, is not an IDX
+    file of its kind, is truncated or too long, or does not fit the others.
 
     ??? cite
 

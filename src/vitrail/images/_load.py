@@ -47,50 +47,55 @@ def load_images(
     - **Texts**: JPEG, PNG or WebP files, and `captions.csv` with the columns `file` and `text`, or `captions.jsonl`
         with `{"file": "1.jpg", "text": "a cat"}` in each line. A picture may have several texts. One that is not named
         is not read.
-    - **Shards**: tar files of WebDataset. Beside each picture, `1.jpg`, is its label in `1.cls`, a name or a number, or
-        its text in `1.txt`, or either in `1.json` as `"label"` or `"text"`. What else is in them is not read. If each
-        label is a number, it is the number of the class.
+    - **Shards**: tar files of WebDataset. A picture `1.jpg` has its label in `1.cls`, a name or the number of its
+        class, or its text in `1.txt`. Either can also be in `1.json`, as `"label"` or `"text"`. Other files in a shard
+        are not read.
     - **IDX**: the four files of the MNIST family, see `load_idx`.
 
-    **Held out** is a fifth of each class, drawn at random. Divide pictures that resemble each other, as those of one
-    film, yourself: a folder with `train` and one of `val`, `valid`, `validation` and `test`, each as above, is used as
-    it is divided. Of `val` and `test`, `val` is used and `test` is left alone. A picture with several texts is on one
-    side with all of them.
+    **Held out.** A fifth of each class is held out at random. If the pictures are related, such as frames of one film,
+    divide them yourself: put a folder `train` and a folder `val` (or `valid`, `validation` or `test`) into `folder`,
+    each as above. If there are both `val` and `test`, `test` is not read. A picture with several texts is on one side
+    with all of them.
 
-    **Pixels**: the orientation in EXIF is applied, transparent pixels become white, and 16 bits are scaled to 8. Of a
-    phone's JPEG with two pictures (MPO) the first is read.
+    **Pixels.** The orientation in EXIF is applied, transparent pixels become white, and 16 bits are scaled to 8. From a
+    JPEG with two pictures (MPO, as phones write it) the first is read.
 
-    In folders of classes or without labels no file is skipped unless you say so: one that is not an image is an error,
-    and so is one outside the classes. Hidden files such as `.DS_Store` count.
+    **Other files.** In a folder of classes, or of pictures without labels, a file that is not an image is an error, and
+    so is a file outside the classes. Hidden files such as `.DS_Store` are errors too.
 
     **Arguments:**
 
-    - `folder`: has the images, or `train` and `val`.
-    - `image_size`: height and width of the images after resizing; `None` for 64 x 64, and no resizing of IDX files.
+    - `folder`: the folder of the images, or of `train` and `val`.
+    - `image_size`: height and width of the images after resizing, in pixels; `None` for 64 x 64, or for IDX files for
+        no resizing.
     - `preprocess`: how the images are resized and normalised, for a pretrained model; `None` for scaling by the shorter
         side with bicubic interpolation, a crop at the centre, and a normalisation measured on the training images.
     - `channels`: 1 for grey or 3 for RGB; `None` for those of `preprocess`, or for grey if all files are grey.
     - `seed`: for the choice of the images that are held out. The same seed and names give the same choice.
-    - `held_out`: the share of each class that is held out, or a file with the names of the images to hold out, one a
-        line, as `cat/1.jpg`, or `0.tar/1.jpg` in shards. IDX files, and a folder with `train`, are divided already.
-    - `lazy`: whether images are decoded when they are read, as `Pictures`; `None` if all together would take more than
-        a GiB of memory. No picture is opened before, but for 64 that say whether all are grey; `Dataset.check_files`
-        looks for broken ones. IDX files are in memory.
-    - `skip_broken`: whether files that cannot be decoded are left out, and listed in `Dataset.skipped`. To find them,
-        each is decoded once, also with `lazy`.
+    - `held_out`: the share of each class that is held out, between 0 and 1, or a text file with the names of the images
+        to hold out, one on each line, such as `cat/1.jpg`, or `0.tar/1.jpg` in shards. IDX files, and a folder
+        with `train`, are divided already: leave it out there.
+    - `lazy`: whether images stay in their files, as `Pictures`, and are decoded when they are used; `None` to do so if
+        they would take more than a GiB of memory. `Dataset.check_files` then looks for broken files. IDX files are
+        always in memory.
+    - `skip_broken`: whether files that cannot be decoded are left out, and listed in `Dataset.skipped`, instead of an
+        error. Each file is then decoded once, also with `lazy`.
 
     **Returns:**
 
     A `Dataset`.
 
-    **Raises:** `DataError` that lists each file or folder that cannot be used, and why: an image outside a class or in
-    a folder within one, another kind of file, one that cannot be decoded, has another format than its name says, is
-    animated or has more than 50 million pixels; a tar file that is cut off, a picture in it without a label or text, or
-    one of these without a picture; a line of texts whose file is not there; a class of fewer than 2 images, or of none
-    in `train`; a file to hold out with the bytes of one to learn from; fewer than two classes; a class in `val` that is
-    not in `train`; a name to hold out that is not there.
-    `ValueError` if `channels` differs from those of `preprocess`, or the share is not between 0 and 1.
-    `MissingExtraError` if Pillow is not installed. What `load_idx` raises.
+    **Raises:** `DataError` that lists everything that cannot be used, and why:
+
+    - files that are not images, cannot be decoded, have another format than their name says, are animated, or have more
+        than 50 million pixels; images outside the classes or in a folder within a class;
+    - truncated tar files; in shards, a picture without a label or text, or these without a picture; a line of
+        `captions.csv` whose file does not exist;
+    - fewer than two classes, a class with fewer than 2 images, a class in `val` that is not in `train`;
+    - a held-out file with the same bytes as a training file; a name to hold out that does not exist.
+
+    `ValueError` if `channels` differs from those of `preprocess`, or `held_out` is not between 0 and 1;
+    `MissingExtraError` if Pillow is not installed; what `load_idx` raises.
     """
     folder = Path(folder)
     if not folder.is_dir():

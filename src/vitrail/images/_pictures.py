@@ -38,8 +38,8 @@ _SHARD: Final = ".tar/"
 class Pictures:
     """Image files, or records of a source, that are decoded when they are read, in place of an array of all images.
 
-    A slice, indices or a mask read those images as an array, in as many threads as the machine has cores. Nothing else
-    is in memory but the names of the files.
+    Index it with a slice, indices or a mask to read those images as an array. It reads in as many threads as the
+    machine has cores. Only the names of the files are in memory.
 
     !!! example
 
@@ -52,16 +52,16 @@ class Pictures:
     folder: Path
     """The folder of the files."""
     names: Shaped[np.ndarray, " images"]
-    """The name of each file within the folder, in bytes; of a picture in a tar file, that of the tar file before it; of
-    a record its number."""
+    """The path of each file within the folder, as bytes, such as `cat/1.jpg`. For a picture in a tar file it begins
+    with that of the tar file, as `0.tar/1.jpg`. For a record it is its number."""
     image_size: tuple[int, int]
     """Height and width of the images after resizing."""
     preprocess: Preprocess
     """How the images are resized, and how many channels they have."""
     spans: Int[np.ndarray, "images 2"] | None = None
-    """Where each picture begins in its tar file and how many bytes it has; `None` for files of their own."""
+    """For pictures in tar files: the first byte of each picture and its number of bytes. `None` for other files."""
     source: Any = None
-    """What has the records: `source[number]["image"]` is a picture. `None` for files."""
+    """The source of the records: `source[number]["image"]` is a picture. `None` for files."""
 
     def __init__(
         self,
@@ -92,19 +92,21 @@ class Pictures:
 
     @property
     def dtype(self) -> np.dtype[np.uint8]:
-        """That of pixels, one byte a channel."""
+        """The dtype of the pixels: uint8."""
         return np.dtype(np.uint8)
 
     def __getitem__(
         self, which: int | slice | Shaped[np.ndarray, " chosen"]
     ) -> UInt8[np.ndarray, "*chosen height width channels"]:
-        """**Arguments:**
+        """Reads some images.
+
+        **Arguments:**
 
         - `which`: a number, a slice, indices or a mask.
 
         **Returns:**
 
-        That image or those images.
+        The pixels of the images, resized, in [0, 255]. For a number, those of one image, without the first axis.
 
         **Raises:** `DataError` that names each of them that cannot be decoded.
         """
@@ -114,13 +116,15 @@ class Pictures:
         return pixels[0] if isinstance(which, int) else pixels
 
     def select(self, which: slice | Shaped[np.ndarray, " chosen"]) -> "Pictures":
-        """**Arguments:**
+        """Selects pictures without reading them.
+
+        **Arguments:**
 
         - `which`: a slice, indices or a mask.
 
         **Returns:**
 
-        Those pictures, which are not read.
+        The selected pictures.
         """
         spans = None if self.spans is None else self.spans[which]
         return replace(self, names=self.names[which], spans=spans)
@@ -130,7 +134,7 @@ class Pictures:
 
         **Returns:**
 
-        The images, and by its number what is wrong with each one that cannot be decoded, whose pixels mean nothing.
+        The images, and what is wrong with each one that cannot be decoded, by its number. Its pixels have no meaning.
         """
         pixels = np.empty(self.shape, np.uint8)
 
@@ -145,9 +149,9 @@ class Pictures:
 
         **Arguments:**
 
-        - `decode`: whether each file is decoded whole. Without, its header and its end are read, and it is decoded only
-            if it does not end as its format does: that is quick, finds files of another kind and those that are cut
-            off, but not each damage in the middle. Of records 64 are read.
+        - `decode`: whether each file is decoded. Otherwise its header and its end are read, and it is decoded only if
+            the end is not that of its format. This is quick, and finds files of another kind and truncated files, but
+            not all damage in the middle. Of a source, 64 records are read.
 
         **Returns:**
 
@@ -206,11 +210,11 @@ class Pictures:
 
         **Arguments:**
 
-        - `at_most`: how many headers are read, at equal distances; `None` for all.
+        - `at_most`: how many headers are read, evenly spaced; `None` for all.
 
         **Returns:**
 
-        Whether those are grey. One that cannot be opened counts as grey: its error is reported where it is read.
+        Whether those are grey. A file that cannot be opened counts as grey: its error is reported when it is read.
         """
         some = pick_evenly(len(self), at_most or len(self))
         coloured = np.zeros(len(some), bool)
@@ -228,11 +232,11 @@ class Pictures:
 
         **Arguments:**
 
-        - `index`: its number.
+        - `index`: the number of the picture.
 
         **Returns:**
 
-        A picture of Pillow, upright, grey or RGB as `preprocess` says.
+        A Pillow picture, with the orientation in EXIF applied, grey or RGB as `preprocess` has one or three channels.
 
         **Raises:** `DataError` if it cannot be decoded.
         """
@@ -245,13 +249,15 @@ class Pictures:
                 raise DataError(f"{path}: {error}") from error
 
     def get_path(self, index: int) -> Path:
-        """**Arguments:**
+        """Returns where a picture is.
 
-        - `index`: the number of a picture.
+        **Arguments:**
+
+        - `index`: the number of the picture.
 
         **Returns:**
 
-        The path of its file, or that of its tar file followed by its name in it.
+        The path of its file. In a tar file: the path of the tar file, followed by the name of the picture in it.
         """
         return self.folder / os.fsdecode(self.names[index])
 

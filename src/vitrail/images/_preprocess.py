@@ -40,17 +40,17 @@ class Preprocess:
       such images.
     """
     interpolation: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
-    """Pillow's interpolation, which antialiases, but for `"nearest"`."""
+    """The interpolation of Pillow. All but `"nearest"` antialias."""
     mean: tuple[float, ...]
-    """What is subtracted from each channel of pixels in [0, 1]: one number for a grey image, three for RGB, any other
-    number for images that are no pictures."""
+    """The mean of each channel, subtracted from pixels in [0, 1]: one number for grey images, three for RGB, another
+    number of them for arrays with other channels, such as satellite images."""
     std: tuple[float, ...]
-    """What each channel is then divided by."""
+    """The standard deviation of each channel, by which the difference is divided. As many numbers as `mean`."""
     crop: float = 1.0
-    """The fraction of the scaled side that is kept in the middle: 0.875 for 224 pixels of 256."""
+    """The fraction of each side that is kept in the middle after scaling: 0.875 for 224 pixels of 256."""
     half_pixel: Literal["down", "even"] = "even"
-    """Where a crop begins that would begin at half a pixel: at the even pixel, as in torchvision and timm, or at the
-    lower one, as in Hugging Face's processors."""
+    """Which pixel a crop begins at if its exact place is between two pixels: the even one, as in torchvision and timm,
+    or the lower one, as in Hugging Face's processors."""
     multiple: int = 1
     """Both sides of the result of `fit="keep"` are rounded to multiples of this number: 14 for patches of 14 pixels."""
     patch_size: tuple[int, int] | None = None
@@ -58,10 +58,10 @@ class Preprocess:
     max_patches: int | None = None
     """With `fit="native"`, how many patches an image has at most."""
     border: Literal["mean", "black"] = "mean"
-    """The colour of the border of `fit="border"`: `mean` as a colour, as in timm, or black, as in open_clip."""
+    """The colour of the border of `fit="border"`: the colour of `mean`, as in timm, or black, as in open_clip."""
     unread: tuple[int, int] = (0, 0)
-    """Rows at the bottom and columns at the right that are prepared and then cut off, because patches that do not
-    divide the size leave them out: `(6, 6)` for images of 384 pixels of which 27 patches of 14 read 378."""
+    """How many rows at the bottom and columns at the right are cut off after scaling, for models whose patches do not
+    divide the image size: `(6, 6)` for 384 pixels, of which 27 patches of 14 pixels cover 378."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
@@ -91,26 +91,26 @@ class Preprocess:
 
     @property
     def channels(self) -> int:
-        """1 for grey images, 3 for RGB, any other number for images that are no pictures."""
+        """The number of channels: 1 for grey images, 3 for RGB, another number for other arrays."""
         return len(self.mean)
 
     def __call__(self, image: object, size: tuple[int, int]) -> Float32[np.ndarray, "height width {self.channels}"]:
-        """Prepares a picture. JAX does not run, so that a forked process can do it.
+        """Prepares a picture, with Pillow and NumPy and without JAX, so it also works in a forked process.
+
+        The orientation in EXIF is applied, and transparent pixels become white. The picture becomes grey or RGB, as
+        many channels as `mean` has. 16 bits a channel become 8.
 
         **Arguments:**
 
         - `image`: a Pillow picture, or a NumPy array of uint8 or uint16 with shape `(height, width)` or
-            `(height, width, channels)` and 1, 3 or 4 channels. The orientation in EXIF is applied; transparent pixels
-            become white; uint16 and grey of 16 bits are scaled to 8 bits (of a colour PNG of 16 bits Pillow keeps the
-            upper 8); grey, palettes and CMYK become RGB, or colours grey, as the channels of `mean` say. If `mean` has
-            another number of channels than 1 and 3, an array with as many: each is resized alone, and none is taken for
-            transparency.
-        - `size`: height and width of the result; with `fit="keep"` what one of them is scaled to. With `fit="native"`
-            it is not read: each picture gets its own size.
+            `(height, width, channels)` and 1, 3 or 4 channels. If `mean` has another number of channels than 1 and 3:
+            an array with that many channels, each of which is resized alone.
+        - `size`: height and width of the result in pixels. With `fit="keep"`, one of both sides has this size. With
+            `fit="native"`, it is not read: each picture has its own size.
 
         **Returns:**
 
-        The normalised pixels, an array of NumPy in float32, channels last.
+        The normalised pixels, channels last: a NumPy array.
 
         **Raises:** `TypeError` or `ValueError` if the image is none of these, or `size` has more than
         10^8 pixels; `MissingExtraError` if Pillow is not installed.
@@ -127,14 +127,14 @@ class Preprocess:
 
         **Arguments:**
 
-        - `image`, `size`: as in a call.
+        - `image`, `size`: as in `__call__`.
 
         **Returns:**
 
-        The pixels in [0, 255]. `normalise` gives from them what a call returns.
+        The pixels in [0, 255]. `normalise` turns them into what `__call__` returns.
 
-        **Raises:** what a call raises; `ValueError` for `fit="pad"`, whose zeros come after normalising, and for
-        `fit="keep"` and `fit="native"`, which give each picture another size.
+        **Raises:** what `__call__` raises; `ValueError` for `fit="pad"`, which adds zeros after normalising, and for
+        `fit="keep"` and `fit="native"`, which give each picture its own size.
         """
         if self.fit in ("keep", "native"):
             raise ValueError(
@@ -162,12 +162,11 @@ class Preprocess:
 
         **Arguments:**
 
-        - `pixels`: in [0, 255], of any dtype. An array of NumPy, or one of JAX, also under `jax.jit`.
+        - `pixels`: one image or a batch, in [0, 255], of any dtype. A NumPy or a JAX array, also under `jax.jit`.
 
         **Returns:**
 
-        What a model reads, in float32: an array of NumPy for one of NumPy, which JAX does not touch, and one of JAX for
-        one of JAX.
+        The input of a model. A NumPy array gives a NumPy array, computed without JAX; a JAX array gives a JAX array.
         """
         shape = (*(1,) * (pixels.ndim - 1), self.channels)  # not that of a batch, whose constants JAX would keep
         mean, std = (np.asarray(v, np.float32).reshape(shape) for v in (self.mean, self.std))

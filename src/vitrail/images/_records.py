@@ -19,8 +19,8 @@ from ._resize import choose_channels, make_resizer
 
 @runtime_checkable
 class RecordSource(Protocol):
-    """What has records, each a mapping with an `"image"`: a source or a `MapDataset` of grain, a data set of Hugging
-    Face, a list."""
+    """Anything with a length and random access, whose records are mappings with an `"image"`: a source or a
+    `MapDataset` of grain, a data set of Hugging Face, a list."""
 
     def __len__(self) -> int: ...
 
@@ -39,29 +39,31 @@ def load_records(
     seed: int = 0,
     held_out: float | Bool[np.ndarray, " records"] = HELD_OUT,
 ) -> Dataset:
-    """Loads the records of any source that can be read at any place. Their images are decoded when they are read.
+    """Loads images from any source with random access. They are decoded when they are read.
 
     !!! example
 
         ```python
-        source = grain.sources.ArrayRecordDataSource("photos.array_record")
-        data = images.load_records(grain.MapDataset.source(source).map(parse), image_size=(224, 224))
+        source = [{"image": photo, "label": 0}, {"image": other, "label": 1}, ...]  # of Pillow, or uint8
+        data = images.load_records(source, image_size=(224, 224), classes=("cat", "dog"))
         ```
 
     **Arguments:**
 
-    - `source`: has a length, and for each number from 0 a mapping with `"image"`, an array of uint8 or a picture of
-        Pillow of any size, and `"label"`, the number of its class, or `"text"`. Several threads read it.
+    - `source`: the records. Each is a mapping with `"image"`, a Pillow picture or an array of uint8 with shape
+        `(height, width, channels)` of any size, and with `"label"`, the number of its class, or `"text"`. Several
+        threads read it.
     - `image_size`, `preprocess`, `channels`, `seed`: as in `load_images`.
     - `classes`: the names of the classes; `None` for their numbers.
-    - `labels`, `texts`: those of all records, if they are known. Without either, each record is read once for them.
+    - `labels`, `texts`: the labels or texts of all records, if you have them. Without both, each record is read once to
+        find them.
     - `held_out`: the share of each class that is held out, or a mask, true for each record to hold out.
 
     **Returns:**
 
     A `Dataset`.
 
-    **Raises:** `DataError` that names a record without a label and a text, or with another kind of these; what
+    **Raises:** `DataError` that names a record with neither a label nor a text, or with one of another type; what
     `Dataset` and `hold_out` raise.
     """
     channels = choose_channels(preprocess, channels)

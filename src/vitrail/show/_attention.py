@@ -12,10 +12,11 @@ from ..model import ViT
 def compute_attention_heads(
     model: ViT, image: Shaped[Array | np.ndarray, "..."] | PatchedImage, *, layer: int = -1
 ) -> Float[Array, "heads rows cols"]:
-    """Shows how much the tokens that the pool reads take from each patch in one block, head by head.
+    """Computes where the model looks: the attention weights of each patch in one block, head by head.
 
-    It is the attention weights of the class token if the pool reads it, otherwise their mean over all patch tokens. It
-    does not include other blocks or the residual connections.
+    If the pool reads the class token, these are the weights with which the class token attends to the patches.
+    Otherwise they are the mean over all patch tokens of their weights. Other blocks and the residual connections are
+    not included.
 
     ??? cite
 
@@ -25,8 +26,8 @@ def compute_attention_heads(
     **Arguments:**
 
     - `model`: a ViT.
-    - `image`: one image, `Float[Array, "height width channels"]`, or a `PatchedImage`, which has its own rows and
-        columns, so that it cannot be traced.
+    - `image`: one image, `Float[Array, "height width channels"]`, prepared for the model, or a `PatchedImage`. A
+        `PatchedImage` cannot be traced by `jax.jit` here, because the shape of the result depends on its grid.
     - `layer`: the block, counted from zero, or from the end if negative.
 
     **Returns:**
@@ -57,15 +58,12 @@ def _weigh_patches(
 def compute_attention_map(
     model: ViT, image: Shaped[Array | np.ndarray, "..."] | PatchedImage
 ) -> Float[Array, "rows cols"]:
-    """Shows how much the tokens that the pool reads take from each patch in the last block.
-
-    It is the mean over the heads of `compute_attention_heads`.
+    """Computes where the model looks in its last block: the mean over the heads of `compute_attention_heads`.
 
     **Arguments:**
 
     - `model`: a ViT.
-    - `image`: one image, `Float[Array, "height width channels"]`. Or a `PatchedImage`, outside `jax.jit`, because the
-        shape of the map depends on its grid.
+    - `image`: as in `compute_attention_heads`.
 
     **Returns:**
 

@@ -17,9 +17,9 @@ def compute_components(
 ) -> Float[np.ndarray, "images rows cols 3"]:
     """Computes the first three principal components of the patch tokens of several images, as red, green and blue.
 
-    The components are of all images together, so that what the model takes for alike has the same colour in all. Each
-    is scaled from its first to its last percentile. The direction of a component is arbitrary; here the largest weight
-    of a channel is positive.
+    The components are those of all images together, so similar tokens have similar colours in all images. Each
+    component is scaled so that its 1st and 99th percentiles become 0 and 1. The sign of a component is arbitrary; here
+    the largest weight of a channel is positive.
 
     ??? cite
 
@@ -30,9 +30,9 @@ def compute_components(
 
     - `model`: a ViT.
     - `images`: the images, `Float[Array, "images height width channels"]`, prepared for the model.
-    - `foreground`: whether the patches on one side of zero in the first component are left out as background, as in
-        DINOv2, and the components are those of the others. The background is the side that the edges of the images
-        are on.
+    - `foreground`: whether to leave out the background, as in DINOv2. The sign of the first component divides the
+        patches in two; the side with most patches at the edges of the images is the background. The components are then
+        those of the other patches.
 
     **Returns:**
 

@@ -28,18 +28,18 @@ def draw_attention(
 ) -> None:
     """Draws where the last block looks: each picture lit by the attention of its heads, and by their mean.
 
-    It is the attention of the class token if the pool reads it, otherwise of all patches. A picture is dark for no
-    attention, and full of light for four times an equal share or more.
+    It is the attention of the class token if the pool reads it, otherwise the mean over all patches. A patch without
+    attention is dark, and one with four times an equal share or more is fully lit.
 
     **Arguments:**
 
     - `model`: a ViT.
     - `pictures`: Pillow pictures or arrays of uint8, of any size.
     - `path`: the file to write, `.png`, `.pdf` or `.svg`.
-    - `image_size`: height and width in pixels for the model to read, as in `ViT.resized`: more pixels give finer maps.
-        `None` for those of the model.
-    - `preprocess`: how the pictures are prepared; `None` for what the configuration of the model says. One that pads
-        a picture, or gives each a size of its own, squashes it here.
+    - `image_size`: the height and width in pixels at which the model reads the pictures, as in `ViT.resized`: more
+        pixels give finer maps. `None` for the size of the model.
+    - `preprocess`: how the pictures are prepared; `None` for that of the model's configuration. A `Preprocess` that
+        pads pictures, or gives each its own size, squashes them here.
 
     **Raises:** `ValueError` if there are no pictures, if nothing says how they are prepared, if a size does not fit, or
     if the model has attention within windows; `FloatingPointError` if the attention is not finite; `MissingExtraError`
@@ -59,14 +59,14 @@ def draw_components(
 ) -> None:
     """Draws the first three principal components of the patch tokens of several pictures as colours.
 
-    What the model takes for alike has the same colour in all pictures.
+    Patches with similar tokens have similar colours, also in different pictures.
 
     **Arguments:**
 
     - `model`, `pictures`, `path`, `image_size`, `preprocess`: as in `draw_attention`.
     - `foreground`: whether the background is left out, as in `compute_components`.
 
-    **Raises:** what `draw_attention` raises, but for windows.
+    **Raises:** what `draw_attention` raises. Attention within windows is not an error.
     """
     _draw(
         model,
@@ -89,11 +89,12 @@ def draw_look(
     preprocess: Preprocess | None = None,
     foreground: bool = False,
 ) -> None:
-    """Draws both: for each picture its principal components and the attention of the last block.
+    """Draws for each picture the principal components of its patch tokens, and the attention of the last block.
 
-    A model with attention within windows, as SAM's, has the components alone.
+    It is `draw_components` and `draw_attention` in one figure. For a model with attention within windows, such as
+    SAM's, it draws only the components.
 
-    **Arguments:** those of `draw_components`.
+    **Arguments:** as in `draw_components`.
 
     **Raises:** what `draw_components` raises.
     """

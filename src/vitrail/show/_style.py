@@ -26,7 +26,17 @@ def to_rgb(images: UInt8[np.ndarray, "images height width channels"]) -> Float[n
 def restore_pixels(
     images: Float32[np.ndarray, "images height width channels"], preprocess: Preprocess
 ) -> UInt8[np.ndarray, "images height width channels"]:
-    """The pixels of images that were prepared for a model."""
+    """Turns images that were prepared for a model back into pixels.
+
+    **Arguments:**
+
+    - `images`: normalised images.
+    - `preprocess`: how they were prepared.
+
+    **Returns:**
+
+    The pixels in [0, 255], rounded. The images keep the size that they were resized to.
+    """
     mean, std = (np.broadcast_to(np.asarray(values), images.shape) for values in (preprocess.mean, preprocess.std))
     return np.clip(np.round((images * std + mean) * 255), 0, 255).astype(np.uint8)
 
@@ -34,7 +44,18 @@ def restore_pixels(
 def add_glow(
     images: UInt8[np.ndarray, "images height width channels"], shares: Float[np.ndarray, "images height width"]
 ) -> Float[np.ndarray, "images height width 3"]:
-    """Lights images by their weights: dark where a share is zero, warm where it is four times an equal one or more."""
+    """Lights images by the weights of their pixels: dark where a weight is zero, warm and bright where it is four times
+    the mean weight or more.
+
+    **Arguments:**
+
+    - `images`: grey or RGB pixels in [0, 255].
+    - `shares`: the weight of each pixel, divided by the mean weight of its image.
+
+    **Returns:**
+
+    The lit images, RGB in [0, 1].
+    """
     glow = np.clip(shares / FULL_GLOW, 0, 1)[..., None]
     lit = to_rgb(images) * (0.4 + 0.6 * glow)
     return lit + (1 - lit) * 0.75 * glow * np.asarray(_GLOW)

@@ -81,8 +81,8 @@ def load_adapters(model: M, path: Path | str) -> M:
 
     **Arguments:**
 
-    - `model`: the model as it was before `vitrail.lora`. Parts that the file has too, `also` of `save_adapters`, may
-        have other weights, and a pool and a head that it does not have may be others.
+    - `model`: the model as it was before `vitrail.lora`. The parts that were saved with `also` may have other weights.
+        If the file has no pool and head, those of the model may differ.
     - `path`: a file of `save_adapters`.
 
     **Returns:**

@@ -52,9 +52,9 @@ class ModelCard:
     unknown: tuple[str, ...]
     """The tensors of the file that the layout does not know."""
     dtypes: Mapping[str, int]
-    """How many of the tensors that the model is filled from have each dtype. All but float32 need `convert=True`."""
+    """The number of tensors of each dtype. All but float32 need `convert=True`."""
     assumed: Mapping[str, object]
-    """What vitrail assumes because no settings say it, by the names that `config=` takes."""
+    """What vitrail assumes because no settings give it, by the names that `config=` takes."""
     embeds: bool
     """Whether the head returns an embedding instead of the scores of classes: CLIP's projection, or a pooler."""
     repository: str | None = None
@@ -100,17 +100,16 @@ class ModelCard:
         return total
 
     def preprocess(self, image: object) -> Float32[np.ndarray, "height width channels"]:
-        """Prepares an image for the weights. JAX does not run, so that a forked process can do it.
+        """Prepares a picture for the model, as `Preprocess` does: with Pillow and NumPy, without JAX.
 
         **Arguments:**
 
-        - `image`: an image of Pillow, or a NumPy array of uint8 or uint16, `(height, width)` or
-            `(height, width, channels)`. [`Preprocess`][vitrail.Preprocess] says what happens to transparency, 16 bits,
-            palettes, CMYK and EXIF.
+        - `image`: a Pillow picture, or a NumPy array of uint8 or uint16 with shape `(height, width)` or `(height,
+            width, channels)`.
 
         **Returns:**
 
-        The normalised pixels, of the image size and the channels of the model, an array of NumPy.
+        The normalised pixels, with the image size and the channels of the model: a NumPy array.
 
         **Raises:** `ValueError` if it is not known how the weights need their images, or the image is not one;
         `MissingExtraError` if Pillow is not installed.
@@ -131,7 +130,8 @@ def model_card(
     part: Part = None,
     prefix: str | None = None,
 ) -> ModelCard:
-    """Collects what there is to know about a model, or about a file without reading its numbers.
+    """Describes a model, or a file of weights without reading its numbers: configuration, parameters, licence,
+    preprocessing.
 
     !!! example
 
@@ -142,8 +142,8 @@ def model_card(
 
     **Arguments:**
 
-    - `source`: a model, or a path or a name as `vitrail.load` takes it. Of a name, the header of the weights and the
-        files of settings are downloaded, and not the numbers.
+    - `source`: a model, or a path or a name as `vitrail.load` takes it. For a name, only the header of the weights and
+        the settings are downloaded.
     - `layout`, `config`: as in `vitrail.load`, for a file of a library.
     - `part`, `prefix`: as in `vitrail.load`, for a file.
 

@@ -91,17 +91,17 @@ def list_models(
 
     **Arguments:**
 
-    - `pattern`: what the repository or a short name has to be, with `*` and `?`, upper and lower case alike; without
-        either of them, what it has to contain. `None` for all.
-    - `task`: what the model has to return.
+    - `pattern`: a text that the repository or a short name contains, or a pattern with `*` and `?` for the whole name.
+        Upper and lower case are equal. `None` for all.
+    - `task`: what the model returns, as in `PublishedModel.task`.
     - `family`: its family, upper and lower case alike.
-    - `max_parameters`: how many parameters it may have.
-    - `commercial`: whether to list only those whose licence is known to allow commercial use to everyone (Apache 2.0,
-        MIT). A licence with terms of its own, as DINOv3's, and one that the library does not say are left out.
+    - `max_parameters`: the largest number of parameters, such as `100e6`.
+    - `commercial`: whether to list only models whose licence is known to allow commercial use to everyone (Apache 2.0,
+        MIT). Models with another licence, such as DINOv3, or without a known one are left out.
 
     **Returns:**
 
-    The checkpoints, by family and size.
+    The checkpoints, sorted by family and size.
 
     **Raises:** `ValueError` if there is no such family, or `max_parameters` is not above zero.
     """

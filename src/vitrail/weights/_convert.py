@@ -42,7 +42,7 @@ _BESIDE: Final = ("*.json", "merges.txt", "bpe_simple_vocab_16e6.txt.gz", README
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` wrote, and how it was proved."""
+    """What `convert` wrote, and how far the outputs of both models differ."""
 
     path: Path
     """The file or folder."""
@@ -72,11 +72,11 @@ def convert(
     from_torch: bool = False,
     pick: str | None = None,
 ) -> Conversion:
-    """Converts a model to another layout. PyTorch is not needed, unless the file is one of its pickles.
+    """Converts a model to another layout. PyTorch is needed only to read one of its pickles.
 
-    What was written is read back, and both models compute a drawn picture. If their outputs differ by more than
-    rounding, nothing is written. Only then does it take its place, as with `vitrail.save`: files of a model that was
-    there are replaced.
+    The new file is read back, and both models compute the same test picture. If their outputs differ by more than
+    rounding, nothing is written. Otherwise the new files take their place, and replace an older model there, as with
+    `vitrail.save`.
 
     !!! example
 
@@ -92,18 +92,18 @@ def convert(
         `README.md` that says that vitrail converted the model is replaced, and any other one is kept.
     - `layout`: the layout to write, as in `vitrail.save`.
     - `source_layout`, `config`, `prefix`, `part`: how the file is read: `layout` and the others of `vitrail.load`.
-    - `pool`: another pool, for a library that knows no model with the one that there is.
+    - `pool`: another pool for the new model, if the other library does not have the pool of this one.
     - `convert`: whether to convert float64, float16 and bfloat16 to float32. Without it they are an error.
     - `from_torch`: whether PyTorch may read a pickle, as in `vitrail.convert_torch`.
-    - `pick`: which dictionary of tensors of the pickle.
+    - `pick`: which dictionary of tensors to read from a pickle that has several.
 
     **Returns:**
 
     A `Conversion`.
 
-    **Raises:** `ValueError` if `out` is what is read, holds other things than a model or does not fit the layout;
-    `CheckpointError` if the outputs differ; what `vitrail.load`, `vitrail.save` and `vitrail.convert_torch` raise.
-    After an error all is as it was.
+    **Raises:** `ValueError` if `out` is the file that is read, holds other things than a model or does not fit the
+    layout; `CheckpointError` if the outputs differ; what `vitrail.load`, `vitrail.save` and `vitrail.convert_torch`
+    raise. After an error no file has changed.
     """
     path, out = locate(path), Path(out)
     check_layout(layout)

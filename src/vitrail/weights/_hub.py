@@ -76,10 +76,9 @@ def from_hub(
 ) -> Any:
     """Downloads a checkpoint with huggingface_hub, which caches it, and loads it.
 
-    As with [`load`][vitrail.load], what the files hold is known once they are open: annotate the result for a type
-    checker. Only the file of weights, the settings and the model card beside it, and for a text tower the tokenizer are
-    downloaded. The cache, the token, `HF_HUB_OFFLINE` and `HF_ENDPOINT` are those of huggingface_hub: without a
-    network, what is in the cache is loaded.
+    It downloads only the file of weights, the settings and the model card beside it, and for a text tower the
+    tokenizer. The cache, the token, `HF_HUB_OFFLINE` and `HF_ENDPOINT` are those of huggingface_hub. Without a network,
+    it loads what is in the cache. As with [`load`][vitrail.load], annotate the result for a type checker.
 
     !!! example
 
@@ -98,7 +97,7 @@ def from_hub(
         is a file other than the main one (`model.safetensors`, its index, or `open_clip_model.safetensors`), and
         `"owner/name@revision"` another revision.
     - `revision`: a branch, a tag or a commit; `None` for the default branch, which can hold other weights tomorrow.
-    - the others: as in [`load`][vitrail.load].
+    - the other arguments: as in [`load`][vitrail.load].
 
     **Returns:**
 

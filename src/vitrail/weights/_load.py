@@ -73,8 +73,8 @@ def load(
     """Loads a model from a file: vitrail's own, or a checkpoint of timm, Hugging Face, Meta, OpenAI, open_clip,
     torchvision, big_vision or vision_transformer.
 
-    A file holds a `ViT`, or a system with one in its field `image`, as CLIP's two towers or MAE with its decoder. What
-    a file holds is known once it is open, so annotate the result for a type checker.
+    A file holds a `ViT`, or a system with a `ViT` in its field `image`, such as both towers of CLIP or MAE with its
+    decoder. A type checker cannot know which, so annotate the result.
 
     !!! example
 
@@ -85,42 +85,41 @@ def load(
         model = vitrail.load("dinov2-s/14")  # downloaded from the Hub
         ```
 
-    The names of the tensors tell the layout. What tensors do not tell, as the activation or the number of heads, is
-    read from the `config.json` beside the file. Without one, vitrail assumes what the published models of the layout
-    have; `vitrail inspect` shows it. A folder that `vitrail.save` wrote needs its `config.json`. Each tensor is used,
-    or the layout says why the model does not need it. Each array of the model gets the numbers of the file.
+    The layout is recognised by the names of the tensors. Settings that the tensors do not show, such as the activation
+    or the number of heads, are read from the `config.json` beside the file. Without one, vitrail assumes the values of
+    the published models of the layout; `vitrail inspect` shows them. A folder that `vitrail.save` wrote needs its
+    `config.json`. Loading is strict: a missing or an unexpected tensor is an error.
 
-    Each file is opened once. If another one takes its place meanwhile, the first is read to its end. It is an error if
-    the file itself is overwritten, or if one of several is replaced: several files of tensors, or tensors and the
-    settings beside them.
+    Each file is opened once. If it is replaced while it is read, the old file is read to its end. It is an error if the
+    file is overwritten meanwhile, or if one file of several is replaced.
 
     **Arguments:**
 
     - `path`: a safetensors or npz file, the index of a checkpoint in several files (`model.safetensors.index.json`), or
-        a folder with one of these. A text that is none of these can be a name of
-        [`list_models`][vitrail.list_models], as `"dinov2-s/14"`, or `"hub:owner/name"` for any other repository of the
-        Hugging Face Hub: [`from_hub`][vitrail.from_hub] says what is downloaded, and what can go wrong.
+        a folder with one of these. Or a name of [`list_models`][vitrail.list_models], such as `"dinov2-s/14"`, or
+        `"hub:owner/name"` for any other repository of the Hugging Face Hub, to download it: see
+        [`from_hub`][vitrail.from_hub].
     - `layout`: the name of the layout; `None` to recognise it.
-    - `config`: what the checkpoint is, in place of the settings beside the file: a configuration, of a `ViT` or of the
-        system, settings as in the library's `config.json`, or the path of such a file. Settings that the layout does
-        not read are an error, unless they are a whole `config.json`.
-    - `prefix`: what the names of the tensors begin with, as `"teacher.backbone."`, in a file that has several models.
-        The prefix of a single model is found without it. Where the names after it are vitrail's own, pass the
+    - `config`: the settings, in place of those beside the file: a configuration, settings as in the library's
+        `config.json`, or the path of such a file. Settings that the layout does not read are an error, unless they are
+        a whole `config.json`.
+    - `prefix`: for a file of several models, the prefix of the tensors of one of them, such as `"teacher.backbone."`.
+        The prefix of a single model is found without it. If the rest of the names are vitrail's own, pass the
         configuration too: `prefix="student.", config=model.config`.
-    - `part`: `"image"` for the image model of a system alone; `None` for all that the file holds. The image model is
-        also what one of the next six arguments or a `ViTConfig` asks for.
-    - `image_size`, `patch_size`: the sizes for the model to read. What depends on them is resampled, as in
-        `ViT.resized`.
-    - `pool`, `head`, `num_classes`: how the model ends, as in `vitrail.replace`. `num_classes=None` removes the head.
-    - `channels`, `channel_rule`: the number of channels of the images, and what new ones are taken for, as in
-        `vitrail.replace`: timm's `in_chans` by default. The mean and the deviation of the preprocessing follow.
+    - `part`: `"image"` for only the image model of a system; `None` for all that the file holds. A `ViTConfig` as
+        `config`, and each of the arguments from `image_size` to `channels`, also return only the image model.
+    - `image_size`, `patch_size`: other sizes, in pixels. What depends on them is resampled, as in `ViT.resized`.
+    - `pool`, `head`, `num_classes`: another pool or head, as in `vitrail.replace`. `num_classes=None` removes the head.
+    - `channels`, `channel_rule`: another number of channels of the images, and how the weights of the new channels are
+        made, as in `vitrail.replace`: as by timm's `in_chans` by default. The mean and the standard deviation of the
+        preprocessing change with it.
     - `convert`: whether to convert float64, float16 and bfloat16 to float32. Without it they are an error.
-    - `shardings`: returns how the arrays of the model are divided over devices, a tree of shardings for the model with
-        shapes in place of its arrays, as `functools.partial(vitrail.train.find_shardings, mesh=mesh)` does. Each array
-        is divided when it is read, so that no device holds the whole model. `None` for one device.
+    - `shardings`: how the arrays are divided over devices: a function from the model, with shapes in place of arrays,
+        to a tree of shardings, such as `functools.partial(vitrail.train.find_shardings, mesh=mesh)`. Each array is
+        divided when it is read, so no device holds the whole model. `None` for one device.
     - `execution`: how the model is computed.
     - `dropout`: what is dropped at random in training.
-    - `key`: for new weights, which `pool`, `head` or `num_classes` can ask for.
+    - `key`: for new weights, if `pool`, `head` or `num_classes` needs some.
 
     **Returns:**
 

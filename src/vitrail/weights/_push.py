@@ -39,9 +39,9 @@ def push_to_hub(
 ) -> str:
     """Uploads a model to the Hugging Face Hub with huggingface_hub, in one commit.
 
-    The repository is made if it is not there. It gets the files that [`save`][vitrail.save] writes, and a `README.md`
-    that says what the model is and how it is loaded, unless it has one. Files of weights and settings at its top that a
-    model before left are removed in the same commit.
+    The repository is made if it does not exist. It gets the files that [`save`][vitrail.save] writes, and a `README.md`
+    that describes the model and how to load it, unless it has one. Weights and settings of an older model at its top
+    are removed in the same commit.
 
     !!! example
 

@@ -59,10 +59,9 @@ def save(
 ) -> None:
     """Saves a model: to a file of vitrail's own, or to a folder that timm, Hugging Face or open_clip opens.
 
-    A file of vitrail's own holds the arrays, the configuration and a digest of each array. Each file is written beside
-    its place and moved there when it is complete. An interruption leaves the file that was there before, and a file
-    that is read at the moment stays readable to its end. A file that was there keeps its mode; a symbolic link stays
-    one, and the file that it points to is written.
+    A file of vitrail's own holds the arrays, the configuration and a digest of each array. Saving is atomic: after an
+    interruption the old file is still there, and a process that reads it can go on. An older file keeps its mode. If
+    `path` is a symbolic link, the file that it points to is replaced.
 
     !!! example
 
@@ -75,7 +74,7 @@ def save(
 
     **Arguments:**
 
-    - `model`: a model whose parts are those that its configuration names. `vitrail.replace` keeps both in step.
+    - `model`: a model that its configuration describes. `vitrail.replace` changes both together.
     - `path`: a file for `"vitrail"`, usually ending in `.safetensors`. A folder for any other layout, which is made if
         it is not there: it gets `model.safetensors`, `config.json` (`open_clip_config.json` for open_clip), for Hugging
         Face `preprocessor_config.json`, and for a model that has a tokenizer `tokenizer.json` and
@@ -83,11 +82,11 @@ def save(
         settings are written last. An interruption leaves the folder as it was, or with settings that are not JSON, so
         that no library opens a mixture of two models. `vitrail.load` refuses the tensors without their settings.
     - `layout`: `"vitrail"`, or a layout of timm, Hugging Face, Meta or open_clip.
-    - `keep`: the file or folder that the model is from, in that layout: what the library's class has beside the model,
-        as the `mask_token` of DINOv2 or the attention head of SigLIP's classifier, is written again. `None` leaves it
-        out, and the library gives it fresh numbers.
-    - `licence`: the licence of the weights, as `"apache-2.0"`, which the file or its settings get; `None` to name none.
-        A loaded model does not know it: pass `vitrail.model_card(path).licence` of its file, as `vitrail.convert` does.
+    - `keep`: the file or folder that the model was loaded from, in the same layout. Tensors that the library's class
+        has and vitrail's model does not, such as the `mask_token` of DINOv2, are copied from it. `None` leaves them
+        out, and the library fills them with fresh numbers.
+    - `licence`: the licence of the weights, such as `"apache-2.0"`, to write into the file or its settings; `None` for
+        none. A loaded model does not keep it: pass `vitrail.model_card(path).licence` of its file.
 
     A library that has no place for an array of the model may have another one that means the same: where it has no
     position for the class token or the registers, that is added to these tokens; where it has one and the model has

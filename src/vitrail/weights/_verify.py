@@ -51,7 +51,7 @@ class Check:
     name: str
     """What was looked at."""
     verdict: Literal["pass", "warn", "fail", "skip"]
-    """`"warn"` for what the file does not say, `"skip"` for what could not be looked at."""
+    """`"warn"` if the file lacks something, `"skip"` if the check could not be made."""
     words: str
     """What was found."""
 
@@ -63,8 +63,7 @@ class Verification:
     path: Path
     """The file or folder."""
     checks: tuple[Check, ...]
-    """All checks, in the order in which they were made. After one without which the others make no sense, it is the
-    last."""
+    """All checks, in the order in which they were made. If a check fails that the others depend on, it is the last."""
 
     @property
     def passed(self) -> bool:
@@ -81,11 +80,11 @@ def verify(
     part: Part = None,
     execution: Execution = Execution(),
 ) -> Verification:
-    """Verifies a file or folder: whether it is the model that it claims to be, complete and trained.
+    """Verifies that a file or folder is complete, trained, and the model that it claims to be.
 
-    The checks are of the names and shapes, the settings, the licence, the preprocessing, the digests of a file of
-    vitrail's own, the numbers, the outputs for a drawn picture, how it is executed and, if PyTorch and the library of
-    the layout are installed, the outputs of that library for the same folder.
+    It checks the names and shapes, the settings, the licence, the preprocessing, the digests in a file of vitrail's
+    own, the numbers, and the outputs for test pictures. If PyTorch and the library of the layout are installed, it also
+    compares the outputs with those of that library.
 
     !!! example
 
@@ -97,12 +96,12 @@ def verify(
     **Arguments:**
 
     - `path`, `layout`, `config`, `prefix`, `part`: as in `vitrail.load`.
-    - `execution`: how the model is going to be computed. Its outputs are compared with those of float32 and plain
+    - `execution`: how you are going to compute the model. Its outputs are compared with those in float32 with plain
         attention.
 
     **Returns:**
 
-    A `Verification`. That a file is damaged, or not what it claims, is a check that fails, and no error.
+    A `Verification`. A damaged or wrong file is a check that fails, not an error.
 
     **Raises:** `ValueError` if the arguments do not fit; `OSError` if the file cannot be read; `MissingExtraError` if
     safetensors or einops is not installed.

@@ -19,40 +19,42 @@ else:
 class AbstractTransform(abc.ABC):
     """A random change of a picture. Extend it, make it a frozen dataclass, and name it in `Recipe.transforms`.
 
-    Several of them are a tuple, of which each gets what the one before it returns.
+    Several transforms are a tuple. Each gets what the one before it returned.
     """
 
     at_own_size: ClassVar[bool] = False
-    """Whether it takes a picture at its own size, as one that crops does. Where the first of a tuple does not, the
-    picture is resized before, by the `Preprocess` of the data set."""
+    """Whether it takes a picture at its original size, as a transform that crops does. If this is false for the first
+    of a tuple, the `Preprocess` of the data set resizes the picture before."""
     makes_crops: ClassVar[bool] = False
-    """Whether it returns arrays of crops instead of a picture. It is then the last of a tuple."""
+    """Whether it returns arrays of crops instead of a picture. Such a transform must be the last of a tuple."""
 
     @abc.abstractmethod
     def __call__(
         self, image: PILImage, *, random: np.random.Generator
     ) -> PILImage | Mapping[str, UInt8[np.ndarray, "crops height width channels"]]:
-        """**Arguments:**
+        """Changes a picture.
 
-        - `image`: a picture of Pillow, grey or RGB. It does not change.
-        - `random`: for all that is random: the same state gives the same result.
+        **Arguments:**
+
+        - `image`: a Pillow picture, grey or RGB. It is not modified.
+        - `random`: NumPy's generator, for all that is random: the same state gives the same result.
 
         **Returns:**
 
-        The changed picture, or arrays of crops by name.
+        The changed picture, or arrays of crops by name, with pixels in [0, 255].
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformContext:
-    """What a transform is built for. Its class gets the fields that its signature names."""
+    """What a transform is built for. The class of a transform gets those of the fields that its `__init__` names."""
 
     image_size: tuple[int, int]
     """Height and width of the images that the model takes, in pixels."""
     patch_size: tuple[int, int]
-    """Height and width of its patches, of which an image of another size has whole ones."""
+    """Height and width of the patches of the model, in pixels."""
     preprocess: Preprocess
-    """The channels, and their mean and standard deviation."""
+    """The preprocessing of the images, for the number of channels, their mean and their standard deviation."""
 
 
 TransformFactory = Callable[..., AbstractTransform]

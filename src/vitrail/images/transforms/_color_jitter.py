@@ -15,15 +15,15 @@ class ColorJitter(AbstractTransform):
     """Changes brightness, contrast, saturation and hue, in a random order: torchvision's `ColorJitter`."""
 
     brightness: float = 0.4
-    """0.4 for a factor between 0.6 and 1.4."""
+    """The range of the factor: 0.4 for a factor between 0.6 and 1.4."""
     contrast: float = 0.4
-    """0.4 for a factor between 0.6 and 1.4."""
+    """The range of the factor: 0.4 for a factor between 0.6 and 1.4."""
     saturation: float = 0.4
-    """0.4 for a factor between 0.6 and 1.4."""
+    """The range of the factor: 0.4 for a factor between 0.6 and 1.4."""
     hue: float = 0.0
-    """0.1 for a turn by up to a tenth of the circle of colours, in either direction; at most 0.5."""
+    """The largest turn of the circle of colours, in either direction, as a fraction of it; at most 0.5."""
     probability: float = 1.0
-    """How often."""
+    """The probability that a picture is changed."""
 
     def __post_init__(self) -> None:
         check_not_negative(brightness=self.brightness, contrast=self.contrast, saturation=self.saturation, hue=self.hue)

@@ -15,7 +15,7 @@ class HorizontalFlip(AbstractTransform):
     """Mirrors a picture left to right: torchvision's `RandomHorizontalFlip`."""
 
     probability: float = 0.5
-    """How often."""
+    """The probability of a flip."""
 
     def __post_init__(self) -> None:
         check_probability(probability=self.probability)

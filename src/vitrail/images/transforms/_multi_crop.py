@@ -24,8 +24,10 @@ _SMALL: Final = (0.5, 0.0)
 @final
 @dataclass(frozen=True, kw_only=True)
 class MultiCrop(AbstractTransform):
-    """Two large crops of a picture and several small ones, each flipped, in other colours, some of them in grey,
-    blurred or solarised: DINO's `DataAugmentationDINO`. It returns their pixels as `"large"` and `"small"`.
+    """Two large crops of a picture and several small ones: DINO's `DataAugmentationDINO`.
+
+    Each crop is flipped and its colours are changed at random. Some crops become grey, blurred or solarised. The result
+    has the arrays `"large"` and `"small"`, each with the shape `(crops, height, width, channels)`.
 
     ??? cite
 
@@ -40,7 +42,7 @@ class MultiCrop(AbstractTransform):
     image_size: tuple[int, int]
     """Height and width of the large crops in pixels."""
     patch_size: tuple[int, int] = (1, 1)
-    """Height and width of a patch in pixels."""
+    """Height and width of a patch in pixels: small crops have whole patches."""
     num_small: int = 8
     """The number of small crops."""
     small_size: tuple[int, int] | None = None
@@ -49,7 +51,7 @@ class MultiCrop(AbstractTransform):
     large: tuple[float, float] = (0.4, 1.0)
     """The smallest and the largest share of the picture's area in a large crop; 0.32 and 1 in DINOv2."""
     small: tuple[float, float] = (0.05, 0.4)
-    """Those of a small crop; 0.05 and 0.32 in DINOv2."""
+    """The smallest and the largest share of the picture's area in a small crop; 0.05 and 0.32 in DINOv2."""
 
     def __post_init__(self) -> None:
         check_positive(image_size=self.image_size, patch_size=self.patch_size, small_size=self.small_size or 1)

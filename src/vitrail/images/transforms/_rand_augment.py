@@ -35,7 +35,8 @@ class RandAugment(AbstractTransform):
     """Some of fifteen changes of contrast, colour and place, all of one strength: timm's `RandAugment`. The defaults
     are its `rand-m9-mstd0.5-inc1`, with which DeiT and MAE were trained.
 
-    Where timm keeps no bit of each colour, one is kept: Pillow 13 refuses to keep none.
+    One difference: `posterize` keeps at least one bit of each colour, because Pillow 13 refuses to keep none, as timm
+    does.
 
     ??? cite
 
@@ -44,15 +45,15 @@ class RandAugment(AbstractTransform):
     """
 
     preprocess: Preprocess
-    """Its mean is the colour of what is outside of a picture."""
+    """The preprocessing. Its mean is the colour outside of a rotated or shifted picture."""
     layers: int = 2
-    """How many changes, one after the other. One can be drawn twice."""
+    """The number of changes, one after the other. The same change can be drawn twice."""
     magnitude: float = 9.0
     """The strength of all changes, at most 10."""
     magnitude_std: float = 0.5
     """The standard deviation of the strength of a change."""
     probability: float = 0.5
-    """How often each of the changes that were drawn is made; 1 in the paper."""
+    """The probability that a change that was drawn is made; 1 in the paper."""
     increasing: bool = True
     """Whether all changes grow with the strength. In the paper `posterize` and `solarize` fall, and colour, contrast,
     brightness and sharpness go from little to much."""

@@ -26,15 +26,15 @@ class RandomErasing(AbstractTransform):
     """
 
     preprocess: Preprocess
-    """The mean and the standard deviation of each channel."""
+    """The preprocessing, for the mean and the standard deviation of each channel."""
     probability: float = 0.25
-    """How often."""
+    """The probability that a picture gets a box."""
     area: tuple[float, float] = (0.02, 1 / 3)
     """The smallest and the largest share of the picture's area."""
     ratio: tuple[float, float] = (0.3, 1 / 0.3)
     """The smallest and the largest ratio of height to width."""
     fill: Literal["noise", "mean"] = "noise"
-    """A normal random colour for each pixel, or the mean: timm's `pixel` and `const`."""
+    """`"noise"` for a normal random colour of each pixel, `"mean"` for the mean colour: timm's `pixel` and `const`."""
 
     def __post_init__(self) -> None:
         check_probability(probability=self.probability)

@@ -45,12 +45,12 @@ class RandomResizedCrop(AbstractTransform):
         return cut.resize((self.image_size[1], self.image_size[0]), Image.Resampling[self.interpolation.upper()])
 
     def draw_box(self, height: int, width: int, *, random: np.random.Generator) -> tuple[int, int, int, int]:
-        """Draws a box: the first of ten that fits, or else the largest in the middle that has such a ratio.
+        """Draws a box: the first of ten random ones that fits, or the largest box in the middle with an allowed ratio.
 
         **Arguments:**
 
-        - `height`, `width`: of the picture.
-        - `random`: for the box.
+        - `height`, `width`: the size of the picture in pixels.
+        - `random`: NumPy's generator, for the box.
 
         **Returns:**
 

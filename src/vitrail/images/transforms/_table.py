@@ -41,16 +41,16 @@ TRANSFORMS: Final[Registry[AbstractTransform, TransformContext]] = Registry(
 def make_transforms(
     choices: Sequence[str | PartSpec | TransformFactory], context: TransformContext
 ) -> tuple[AbstractTransform, ...]:
-    """Makes transforms of names.
+    """Builds the transforms of a recipe.
 
     **Arguments:**
 
-    - `choices`: as in `Recipe.transforms`.
-    - `context`: what they are built for.
+    - `choices`: names of `TRANSFORMS`, names with options, or classes, as in `Recipe.transforms`.
+    - `context`: the sizes and the preprocessing of the images.
 
     **Returns:**
 
-    The transforms.
+    The transforms, in the same order.
 
     **Raises:** what `TRANSFORMS.build` raises; `ValueError` if one that makes crops is not the last;
     `MissingExtraError` if Pillow is not installed.
@@ -68,18 +68,19 @@ def make_transforms(
 
 def augment(
     image: PILImage, transforms: Sequence[AbstractTransform], *, random: np.random.Generator
-) -> Mapping[str, UInt8[np.ndarray, "..."]]:
+) -> Mapping[str, UInt8[np.ndarray, "*crops height width channels"]]:
     """Changes a picture by one transform after the other.
 
     **Arguments:**
 
-    - `image`: a picture of Pillow, grey or RGB.
-    - `transforms`: the transforms, the first first.
-    - `random`: for all that is random.
+    - `image`: a Pillow picture, grey or RGB.
+    - `transforms`: the transforms, in order.
+    - `random`: NumPy's generator, for all that is random.
 
     **Returns:**
 
-    The pixels as `"image"`, or the crops that the last transform makes.
+    The pixels in [0, 255]: `"image"`, or the arrays of crops that the last transform made, with a first axis for the
+    crops.
 
     **Raises:** `TypeError` if a transform returns something else.
     """

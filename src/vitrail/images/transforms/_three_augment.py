@@ -12,8 +12,9 @@ from ._base import AbstractTransform, PILImage, blur, remove_colour, solarize
 @final
 @dataclass(frozen=True, kw_only=True)
 class ThreeAugment(AbstractTransform):
-    """Solarises a picture, removes its colours, or blurs it, each as often: timm's `3a`. In the paper a crop and a flip
-    are before it, and a colour jitter of 0.3 after it.
+    """Solarises a picture, removes its colours, or blurs it, each with the same probability: timm's `3a`.
+
+    In the paper a crop and a flip come before it, and a colour jitter of 0.3 after it.
 
     ??? cite
 
