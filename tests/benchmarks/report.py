@@ -47,7 +47,7 @@ def head(result: dict[str, Any]) -> str:
     differences = [value for name, value in result["differences"].items() if name != OURS]
     return (
         f"{result['day']}, {machine['accelerator'] or processor}; Python {pythons}; {listed}; {result['dtype']}; "
-        f"{result['minutes']:.0f} minutes. With the same weights, in float32, the logits of all contenders are "
+        f"{result['minutes']:.0f} minutes. With the same weights, in float32, the logits of all libraries are "
         f"within {max(differences):.0e} of the largest of vitrail's.\n"
     )
 
@@ -65,8 +65,8 @@ def fastest(entry: dict[str, Any]) -> str:
 def ratios(result: dict[str, Any]) -> str:
     """vitrail's time as a part of each contender's."""
     told = (
-        "vitrail's time divided by the contender's of the same round: the median, and below it the quartiles. Below 1 "
-        "vitrail is faster. The fastest contender of each case is bold in its table.\n"
+        "vitrail's time divided by the time of the other library in the same round: the median, and below it the "
+        "quartiles. Below 1 vitrail is faster. The fastest other library of each case is bold.\n"
     )
     for title, names in _libraries(result):
         rows: list[list[str]] = []
