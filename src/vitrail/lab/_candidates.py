@@ -50,9 +50,15 @@ def choose_groups(
     resolutions: Sequence[int | tuple[int, int]] | None,
     pools: Sequence[PoolChoice] | None,
 ) -> tuple[list[Group], list[Skipped]]:
-    """Combines all axes. What does not fit one of several models is left out, and the reason is returned.
+    """Combines models, layers, resolutions and pools, as `compare` does before it runs.
 
     Only shapes are computed, so the models may have shapes in place of arrays.
+
+    **Arguments:** as in `compare`.
+
+    **Returns:**
+
+    The groups, and what does not fit some of the models, with the reason.
 
     **Raises:** `ValueError` if an axis is empty or has a value twice, or if a value fits no model; what
     `POOLS.describe` raises for a pool that does not exist.

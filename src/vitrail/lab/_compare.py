@@ -46,48 +46,49 @@ def compare(
 
     Each backbone runs once over the images for each resolution, for all layers together. A readout is a pool and a
     linear head. It is trained on the stored tokens with the learning rate that a search chose, once for each seed, and
-    again on few images of each class. A run depends only on what it is of and its seed, and all see the images in
-    the same order. Between the pool and the head there is a fixed shift and scale, measured on the untrained pool, as
-    the batch norm without parameters in the linear probing of He et al. 2022 (MAE, arXiv:2111.06377).
+    again on few images of each class. All runs of a seed see the images in the same order. Between the pool and the
+    head is a fixed normalisation, measured on the untrained pool, like the batch norm without parameters in the linear
+    probing of He et al. 2022 (MAE, arXiv:2111.06377).
 
-    A value of an axis that fits no model is an error before anything runs. What does not fit one of several models is
-    left out, and `Comparison.skipped` says why; so is a readout whose training fails.
+    A layer, resolution or pool that fits no model is an error before anything runs. If it fits some of the models only,
+    it is left out for the others, and `Comparison.skipped` gives the reason. A readout whose training fails is left
+    out, too.
 
     **Arguments:**
 
     - `models`: a model, or several by name. Their backbones are used, their pools and heads are not. If the norm of one
         follows the pool, each pool has such a norm.
-    - `data`: the images to learn from, and those to test on. A `Dataset` if all models read the same pixels; else a
-        function that is called with each model, at each resolution, and loads the images as its `config` says:
-        `lambda model: load_images("photos", image_size=model.config.image_size, preprocess=model.config.preprocess)`.
+    - `data`: the images to learn from, and those to test on. A `Dataset` if all models read the same pixels. Otherwise
+        a function that takes a model, at one of the resolutions, and loads the images for it: `lambda model:
+        load_images("photos", image_size=model.config.image_size, preprocess=model.config.preprocess)`.
     - `layers`: the blocks whose tokens are read, counted from zero, or from the end if negative; -1 is the last. The
-        final norm of the backbone follows each. Blocks after it do not count in time and operations.
+        final norm of the backbone is applied to each. Time and operations are those up to the block.
     - `resolutions`: the sizes of the images, one number for a square; `None` for that of each model.
     - `pools`: names, names with options, classes, or `functools.partial`s of them; `None` for every registered pool
         that fits.
     - `options`: how the readouts are trained and tested.
-    - `minutes`: about how long this call may take. What the images, a model and the pools take is measured first; then,
-        as far as needed, few-shot tests are left out, there is one run, fewer rates and steps, fewer images (but 100
-        test images if there are so many), and last the slowest combinations are left out. `Comparison.notes` says what.
-        `None` for no limit.
-    - `folder`: each finished readout is saved there, so that a second call goes on after an interruption, and other
-        models, layers, resolutions and pools can be added; `None` for nowhere. With `minutes`, what a second call adds
-        has the options and the share of the images of the first, whatever its own minutes. Of a class the name is
-        compared, and what it computes on random tokens. Nothing is written into a folder that is refused.
-    - `token_budget`: how many GiB of tokens are held in memory. Larger ones are in a temporary file, in `folder` if it
-        is given.
-    - `report`: is called with the `LabProgress`.
+    - `minutes`: about how long this call may take; `None` for no limit. The speed of the images, a model and the pools
+        is measured first. Then, as far as needed, it leaves out few-shot tests, all seeds but one, learning rates and
+        steps, images (at least 100 test images stay), and last the slowest combinations. `Comparison.notes` lists what
+        it left out.
+    - `folder`: where each finished readout is saved; `None` for nowhere. A second call with the same folder continues
+        after an interruption, and can add models, layers, resolutions and pools. If the first call had `minutes`, a
+        second one uses the same options and the same share of the images. A pool that is a class counts as the same if
+        its name and its results on random tokens are equal.
+    - `token_budget`: the most memory for tokens, in GiB. More tokens are kept in a temporary file, in `folder` if it is
+        given.
+    - `report`: a function that is called with the `LabProgress`.
 
     **Returns:**
 
     A `Comparison`, the best first. The p-values are of a two-sided sign-flip test of the difference to the best, paired
     over the test images, after Holm's correction: a small one means that a readout is worse on such images.
 
-    **Raises:** `ValueError` if a value of an axis fits no model, if `data` has other classes or test images for another
-    model, or other channels than a model reads, if all readouts fail, if `minutes` are not enough for one, or if the
-    folder has other results, or those of a call with `minutes` which did less than this one without; what a model
-    that does not fit the images raises; `OSError` if there is no space for the tokens; `FloatingPointError` if tokens
-    are not finite; `MissingExtraError` if optax or grain is not installed.
+    **Raises:** `ValueError` if a layer, a resolution or a pool fits no model, if `data` returns different classes or
+    test images for two models, or other channels than a model reads, if all readouts fail, if `minutes` are not enough
+    for one readout, if the folder has results of other images or options, or if this call has no `minutes` and an
+    earlier one left something out; what a model that does not fit the images raises; `OSError` if there is no space for
+    the tokens; `FloatingPointError` if tokens are not finite; `MissingExtraError` if optax or grain is not installed.
     """
     check_not_negative(token_budget=token_budget)
     check_above_zero(minutes=minutes)

@@ -111,7 +111,17 @@ class Skipped:
 
 
 def tell_axis(row: Row, axis: str) -> str:
-    """What a row is of on one axis."""
+    """Names the value of a row on one axis.
+
+    **Arguments:**
+
+    - `row`: a row of a `Comparison`.
+    - `axis`: `"model"`, `"layer"`, `"resolution"` or `"pool"`.
+
+    **Returns:**
+
+    The name, such as `last` for layer -1.
+    """
     value = getattr(row, axis)
     names: dict[str, Any] = {"layer": name_layer, "resolution": name_resolution}
     return str(names.get(axis, str)(value))

@@ -60,16 +60,17 @@ def compare_with_best(scores: Sequence[Float[np.ndarray, " images"]]) -> list[fl
 
 
 def tell_p_values(accuracies: Sequence[float], p_values: Sequence[float]) -> tuple[str, ...]:
-    """What tables show of the difference of each model to the best, which is the first.
+    """Formats p-values for a table.
 
     **Arguments:**
 
-    - `accuracies`: of all models.
-    - `p_values`: of all but the first.
+    - `accuracies`: the accuracies of all models, the best first.
+    - `p_values`: the p-values of all but the first.
 
     **Returns:**
 
-    `best`, `tie` for the same accuracy, or the p-value to three digits: `<0.001` for those below.
+    For each model `best`, `tie` if its accuracy is that of the best, or its p-value with three digits, `<0.001` for
+    smaller ones.
     """
     shown = ("<0.001" if p < 0.001 else f"{p:.3f}" for p in p_values)
     others = zip(accuracies[1:], shown, strict=True)
@@ -83,9 +84,9 @@ def conclude(
 
     **Arguments:**
 
-    - `names`, `accuracies`: of all models, the best first.
-    - `p_values`: of all but the first.
-    - `highest`: what the highest accuracy is, with its name.
+    - `names`, `accuracies`: those of all models, the best first.
+    - `p_values`: the p-values of all but the first, as `compare_with_best` returns them.
+    - `highest`: the name of the measure, which can end with its highest value: `"accuracy, 91.0%"`.
     - `images`: the number of test images.
 
     **Returns:**

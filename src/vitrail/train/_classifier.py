@@ -5,7 +5,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..images import Dataset
 from ..model import ViT
@@ -14,9 +14,23 @@ from ..systems import AbstractSystem
 
 @runtime_checkable
 class Classifier(Protocol):
-    """What can be trained: a module that returns the logits of one image, as `vitrail.ViT` does."""
+    """A module that returns the logits of one image, as `vitrail.ViT` does. `fit` and `evaluate` take one."""
 
-    def __call__(self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]: ...
+    def __call__(
+        self, image: Float[Array, "height width channels"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " classes"]:
+        """Classifies one image.
+
+        **Arguments:**
+
+        - `image`: the image, normalised by the `preprocess` of the data set.
+        - `key`: for what is random in training; `None` for inference.
+
+        **Returns:**
+
+        The logits.
+        """
+        ...
 
 
 def check_channels(model: ViT, data: Dataset) -> None:

@@ -110,11 +110,13 @@ def _compute_logits(
 def apply_in_batches(
     function: Any, model: Any, inputs: Shaped[np.ndarray, "images ..."] | Pictures, fixed: Any, batch_size: int
 ) -> Float32[np.ndarray, "images ..."]:
-    """Applies a compiled function of a model, a batch and fixed values to all inputs.
+    """Applies a compiled function to all inputs, batch by batch.
+
+    **Arguments:** as in `iterate_batches`.
 
     **Returns:**
 
-    The results for all inputs.
+    The results for all inputs, in their order.
     """
     return np.concatenate([made for _, made in iterate_batches(function, model, inputs, fixed, batch_size)])
 
@@ -124,10 +126,18 @@ def iterate_batches(
 ) -> Iterator[tuple[slice, Float32[np.ndarray, "batch ..."]]]:
     """Applies a compiled function to one batch of inputs after the other.
 
+    **Arguments:**
+
+    - `function`: a compiled function, called as `function(model, batch, fixed)`. It returns an array whose first axis
+        is the batch.
+    - `model`: the model. If it is divided over devices, each batch is, too.
+    - `inputs`: images, or other arrays with one row for each.
+    - `fixed`: another argument, the same for all batches, such as a `Preprocess`.
+    - `batch_size`: the number of inputs in a batch. The last batch is padded, so that the function is compiled once.
+
     **Returns:**
 
-    The slice of the inputs and its results, for each batch. The last batch is padded, so that the function is compiled
-    once. If the model is divided over devices, each batch is, too, and each host gets all results.
+    For each batch the slice of `inputs`, and the results. Each host gets all results.
     """
     mesh = find_mesh(model)
     batch_size = min(batch_size, len(inputs))

@@ -58,39 +58,40 @@ def fit(
 
     **Arguments:**
 
-    - `model`: a `ViT`, which the objective makes a system of if it trains one, or the system itself. To classify, any
-        module that takes one image, normalised by `data.preprocess`, and returns one logit for each class.
-    - `data`: the data set. Its `train` is used, its `test` is not. Broken files of both are looked for before the first
-        step, see `Dataset.check_files`.
+    - `model`: a `ViT`, or the system that the objective trains, such as a `MaskedAutoencoder` for `mae`. An objective
+        that trains a system builds one around a `ViT`. To classify, any module that takes one image, normalised by
+        `data.preprocess`, with shape `(height, width, channels)`, and returns one logit for each class.
+    - `data`: the data set. The model learns from `data.train`; `data.test` is not read. `data.check_files()` is called
+        before the first step.
     - `recipe`: the settings of the run.
     - `key`: for the order of the images, their augmentation and what is random in the model. The same key gives the
         same weights on the same machine.
-    - `report`: is called with the `Progress` after the first step, after every tenth, and after the last. If it raises
-        `StopTraining`, the run ends there.
-    - `folder`: keeps the run: checkpoints, `metrics.jsonl`, and the last and the best model as files. The same call
-        goes on where it was interrupted, and gives the same numbers to the bit. After SIGTERM or Ctrl-C the state is
-        saved before the program ends.
-    - `validation`: images with labels or texts, neither of `data.train` nor of `data.test`. Each time that the run is
-        kept, the accuracy on them is measured and says which model is the best: for `clip` the share of images whose
-        own text is the best of all of them, see `match_texts`.
-    - `keep_every`: how many steps are between two checkpoints; `None` for an epoch.
-    - `notes`: what else `run.json` in the folder says, as JSON has it.
-    - `licence`: the licence of the models in the folder, as `vitrail.save` takes it: that of the weights that the
-        training begins with allows or forbids what may be done with the result.
-    - `mesh`: the devices that `make_mesh` arranges, over which the model and the batches are divided; `None` for one
-        device. With several hosts each makes the same call, and the folder is one that all see.
+    - `report`: a function that is called with the `Progress` after the first step, after every tenth, and after the
+        last. If it raises `StopTraining`, the run ends there.
+    - `folder`: where to save checkpoints, `metrics.jsonl`, and the last and the best model. The same call continues an
+        interrupted run, and gives the same numbers to the bit. After SIGTERM or Ctrl-C the state is saved before the
+        program ends. `None` to save nothing.
+    - `validation`: images with labels or texts that are neither in `data.train` nor in `data.test`, to choose the best
+        model. At each checkpoint the accuracy on them is measured, or for `clip` the share that `match_texts` returns.
+    - `keep_every`: the number of steps between two checkpoints; `None` for one epoch.
+    - `notes`: further entries for `run.json` in the folder, of types that JSON has.
+    - `licence`: the licence to write into the models in the folder, as in `vitrail.save`. It depends on that of the
+        weights that you begin with.
+    - `mesh`: the devices over which the model and the batches are divided, as `make_mesh` arranges them; `None` for one
+        device. With several hosts, each makes the same call, with a folder that all can access.
 
     **Returns:**
 
-    The trained model, with the mean of its weights if the recipe takes one; the configuration of a `vitrail.ViT` has
-    the preprocessing and the class names of the data. The model that was passed does not change.
+    The trained model, with the running mean of its weights if `recipe.average` is not 0. The configuration of a `ViT`
+    has the preprocessing and the class names of the data. The model that was passed is not changed.
 
     **Raises:** `DataError` that lists broken files; `ValueError` if the objective cannot train the model or needs
     labels or texts that the data does not have, if the model does not take the images or return one logit for each
-    class, if the transforms make what the objective does not take, if a batch is larger than all epochs together, or if
-    the folder has another run; `FloatingPointError` that names the first step whose loss or gradient is not finite, and
-    the images of its batch: no later state is kept; `OSError` or `CheckpointError` if the run cannot be written, with
-    the last complete checkpoint; `MissingExtraError` if optax, grain or, for transforms, Pillow is not installed.
+    class, if the transforms make crops that the objective does not take, if a batch is larger than all epochs together,
+    or if the folder has another run; `FloatingPointError` that names the first step whose loss or gradient is not
+    finite, and the images of its batch: no later state is kept; `OSError` or `CheckpointError` if the run cannot be
+    written, with the last complete checkpoint; `MissingExtraError` if optax, grain or, for transforms, Pillow is not
+    installed.
     """
     if keep_every is not None:
         check_positive(keep_every=keep_every)

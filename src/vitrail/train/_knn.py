@@ -63,11 +63,11 @@ def knn(
     temperature: float = TEMPERATURE,
     batch_size: int = 250,
 ) -> NearestNeighbours:
-    """Classifies the held-out images of a data set by their nearest training images: a test of features that trains
-    nothing.
+    """Classifies the held-out images of a data set by their nearest training images: a test of features without
+    training.
 
-    The features are what the pool returns, brought to length one, so that a product is the cosine. Each of the nearest
-    training images votes for its class with the weight `exp(cosine / temperature)`.
+    The features are the pooled vectors of the model. Each of the nearest training images, those with the highest
+    cosine, votes for its class with the weight `exp(cosine / temperature)`.
 
     !!! example
 
@@ -86,9 +86,10 @@ def knn(
 
     - `model`: a ViT. Its head is not used.
     - `data`: the data set. The images of `train` vote on those of `test`.
-    - `neighbours`: how many vote, or several such numbers. Those of the papers by default, which need 200 images.
-    - `temperature`: of the weights.
-    - `batch_size`: how many images are computed at a time.
+    - `neighbours`: the number of images that vote, or several such numbers. The default has those of the papers, and
+        needs at least 200 training images.
+    - `temperature`: the temperature of the weights.
+    - `batch_size`: the number of images that are computed at a time.
 
     **Returns:**
 
@@ -143,12 +144,21 @@ def rank_by_neighbours(
     neighbours: Sequence[int],
     temperature: float = TEMPERATURE,
 ) -> Int[np.ndarray, "neighbours test top"]:
-    """Ranks the classes of features by the votes of the nearest of other features: see `knn`.
+    """Ranks the classes for features by the votes of their nearest neighbours, as `knn` does.
+
+    **Arguments:**
+
+    - `train`: the features that vote, of any length: cosines are compared.
+    - `labels`: the class of each of them.
+    - `test`: the features to classify.
+    - `num_classes`: the number of classes.
+    - `neighbours`: the numbers of neighbours that vote, each at most the number of rows of `train`.
+    - `temperature`: the temperature of the weights.
 
     **Returns:**
 
-    For each number of neighbours and each row of `test`, at most five classes with a vote, the first with the most; -1
-    in place of others.
+    For each number of neighbours and each row of `test`, up to five classes with the most votes, the first with the
+    most; -1 in place of classes without a vote.
     """
     train, test = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (train, test))
     most, top = max(neighbours), min(_TOP, num_classes)

@@ -183,17 +183,19 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
 )
 """Recipes by name, with their sources.
 
-- `finetune`: of a pretrained model. MAE's fine-tuning (He et al. 2022, table 9: base rate 5e-4 to 1e-3, layer decay
-  0.65 to 0.75, decay 0.05, smoothing 0.1, mixup 0.8, CutMix 1.0, RandAugment of magnitude 9; its code erases a box in
-  a quarter of the images), with fewer epochs. It is for large models and many photographs: a small model that has a
-  thousand small pictures learns hardly anything in 20 epochs; take `Recipe(learning_rate=1e-3)` there.
-- `probe`: the pool and the head alone. `vitrail compare` finds a learning rate for your images.
+- `finetune`: for a large pretrained model and many photographs. It is MAE's fine-tuning (He et al. 2022, table 9: base
+  rate 5e-4 to 1e-3, layer decay 0.65 to 0.75, decay 0.05, smoothing 0.1, mixup 0.8, CutMix 1.0, RandAugment of
+  magnitude 9; its code erases a box in a quarter of the images), with fewer epochs. A small model learns hardly
+  anything in 20 epochs from a thousand small pictures: use `Recipe(learning_rate=3e-3)` there.
+- `probe`: only the pool and the head are trained. `vitrail compare` finds a learning rate for your images.
 - `scratch`: Beyer, Zhai and Kolesnikov, *Better plain ViT baselines for ImageNet-1k*, 2022, arXiv:2205.01580, for S/16:
-  90 epochs, batch 1,024, rate 1e-3 with 10,000 steps of warm-up, decay 1e-4 apart from the rate, gradient norm 1,
-  crops of at least 5 % of a picture, flips, mixup 0.2, and two layers of RandAugment of magnitude 10, without Cutout.
+  90 epochs, batch 1,024, rate 1e-3 with 10,000 steps of warm-up, a weight decay of 1e-4 that is not multiplied by the
+  rate, gradient norm 1, crops of at least 5 % of a picture, flips, mixup 0.2, and two layers of RandAugment of
+  magnitude 10, without Cutout.
 - `mae`: He et al., *Masked Autoencoders Are Scalable Vision Learners*, 2022, table 8: crops of at least 20 %, flips.
-- `dino`: Caron et al. 2021; decay 0.04 stays, where the paper raises it to 0.4.
+- `dino`: Caron et al. 2021. The weight decay stays 0.04; the paper raises it to 0.4.
 - `clip`: Radford et al. 2021, table 18, ViT-B; crops of at least 90 % as in open_clip.
 
-Batches are those of the papers: pass `dataclasses.replace(RECIPES["mae"], batch_size=64)` for one machine.
+The batch sizes are those of the papers, for many devices. For one machine, use a smaller one:
+`dataclasses.replace(RECIPES["mae"], batch_size=64)`.
 """

@@ -239,13 +239,15 @@ def catch_signals() -> Generator[list[int]]:
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, float]]:
-    """**Arguments:**
+    """Reads the metrics of a run: the lines of its `metrics.jsonl`.
 
-    - `folder`: of a run.
+    **Arguments:**
+
+    - `folder`: the folder of the run.
 
     **Returns:**
 
-    The metrics of each report, with its `"step"`: the lines of `metrics.jsonl`. None, if the run has not reported yet.
+    The metrics of each report, with its `"step"`. Empty if the run has not reported yet.
 
     **Raises:** `ValueError` if it is not the folder of a run.
     """
@@ -257,13 +259,15 @@ def read_metrics(folder: Path | str) -> list[dict[str, float]]:
 
 
 def read_run(folder: Path | str) -> dict[str, Any]:
-    """**Arguments:**
+    """Reads the description of a run: its `run.json`.
 
-    - `folder`: of a run.
+    **Arguments:**
+
+    - `folder`: the folder of the run.
 
     **Returns:**
 
-    What `run.json` says: the recipe, the data, the versions, the command.
+    The recipe, the model, the data, the versions, the seed, the number of steps and the command.
 
     **Raises:** `ValueError` if it is not the folder of a run.
     """

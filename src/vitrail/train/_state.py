@@ -37,7 +37,7 @@ class TrainState(eqx.Module):
     step: Int[Array, ""]
     """The number of steps done."""
     key: PRNGKeyArray
-    """What the randomness of each step is drawn from. It stays the same."""
+    """The key of the run, from which each step makes its own. It does not change."""
 
     def __init__(self, model: Any, average: Any, optimiser: Any, carried: Any, step: Int[Array, ""], key: PRNGKeyArray):
         """**Arguments:** the fields."""
@@ -51,7 +51,7 @@ class TrainState(eqx.Module):
 
 @final
 class Training(eqx.Module):
-    """What is the same in every step: the objective, the recipe, and how many steps there are.
+    """The training step, and what is the same in all steps: the objective, the recipe and the number of steps.
 
     !!! example
 
@@ -75,8 +75,8 @@ class Training(eqx.Module):
     def __init__(self, objective: AbstractObjective, recipe: Recipe, steps: int, mesh: Mesh | None = None):
         """**Arguments:** the fields.
 
-        **Raises:** `ValueError` if there is no step, if the objective compares the images of a batch, and the recipe
-        divides it, or if the devices of the mesh cannot share a batch.
+        **Raises:** `ValueError` if `steps` is not positive, if `recipe.accumulate` divides a batch whose images the
+        objective compares, or if the devices of the mesh cannot share a batch.
         """
         check_positive(steps=steps)
         if recipe.accumulate > 1 and not objective.is_mean:
@@ -96,15 +96,17 @@ class Training(eqx.Module):
         self.mesh = mesh
 
     def start(self, model: Any, *, key: PRNGKeyArray) -> TrainState:
-        """**Arguments:**
+        """Makes the state before the first step.
 
-        - `model`: what `objective.prepare` returns.
+        **Arguments:**
+
+        - `model`: what `objective.prepare` returned.
         - `key`: for all that is random.
 
         **Returns:**
 
-        The state before the first step, divided as `find_shardings` says if there is a mesh. It has copies of the
-        arrays, because a step reuses their memory.
+        The state, divided as `find_shardings` says if there is a mesh. It has copies of the arrays of the model,
+        because a step reuses their memory.
 
         **Raises:** `ValueError` if nothing of the model is trained, or the recipe sets `compute_dtype` or `dropout` and
         the model is neither a `ViT` nor a system; `MissingExtraError` if optax is not installed.
@@ -124,8 +126,8 @@ class Training(eqx.Module):
 
         **Arguments:**
 
-        - `state`: before the step. Its memory is reused: go on with the state that is returned.
-        - `batch`: what the objective needs.
+        - `state`: the state before the step. Its memory is reused: do not use it again.
+        - `batch`: the arrays in `objective.inputs`, with the axis of the batch first.
 
         **Returns:**
 

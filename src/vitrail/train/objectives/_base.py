@@ -20,12 +20,12 @@ Batch = Mapping[str, Any]
 
 @final
 class Outcome(eqx.Module):
-    """What an objective returns beside the loss."""
+    """What an objective returns together with the loss."""
 
     metrics: Mapping[str, Scalar]
     """Numbers to report, by name."""
     carried: Any
-    """What the next step gets, as the centre of DINO."""
+    """What the next step gets as `carried`, such as the centre of DINO: a PyTree of arrays."""
 
     def __init__(self, metrics: Mapping[str, Scalar], carried: Any = ()):
         """**Arguments:** the fields."""
@@ -34,10 +34,10 @@ class Outcome(eqx.Module):
 
 
 class AbstractObjective(eqx.Module):
-    """The loss of a batch, and what it carries from step to step. Extend it, make it `@final`, and pass it as
-    `objective=`.
+    """The base of objectives: the loss of a batch, and the state that it carries from step to step.
 
-    A step calls it, takes a step of the optimiser, and calls `finish`. All three are one compiled program.
+    Extend it, make it `@final`, and pass the class as `Recipe.objective`. You must write `prepare` and `__call__`. A
+    training step calls the objective, updates the weights, and calls `finish`. All three are one compiled program.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("image",)
@@ -62,26 +62,30 @@ class AbstractObjective(eqx.Module):
 
     @abc.abstractmethod
     def prepare(self, model: Any, *, key: PRNGKeyArray) -> Any:
-        """**Arguments:**
+        """Makes what is trained, before the first step.
 
-        - `model`: what a user passes: a `ViT`, or the system itself.
+        **Arguments:**
+
+        - `model`: the model that a user passes to `fit`: a `ViT`, or the system itself.
         - `key`: for fresh weights.
 
         **Returns:**
 
-        What is trained. Arrays of the model stay the same.
+        What is trained: the model, or a system around it. The arrays of the model must stay the same.
 
         **Raises:** `ValueError` if the objective cannot train it.
         """
 
     def start(self, model: Any) -> Any:
-        """**Arguments:**
+        """Makes the state of the objective, before the first step.
+
+        **Arguments:**
 
         - `model`: what is trained.
 
         **Returns:**
 
-        What the first step gets as `carried`: a PyTree of arrays.
+        What the first step gets as `carried`: a PyTree of arrays. By default it is empty.
         """
         return ()
 
@@ -89,10 +93,13 @@ class AbstractObjective(eqx.Module):
     def __call__(
         self, model: Any, batch: Batch, *, carried: Any, progress: Scalar, key: PRNGKeyArray
     ) -> tuple[Scalar, Outcome]:
-        """**Arguments:**
+        """Computes the loss of a batch.
+
+        **Arguments:**
 
         - `model`: what is trained.
-        - `batch`: the arrays of `inputs`, with the axis of the batch first.
+        - `batch`: the arrays of `inputs` by name, with the axis of the batch first. Images are bytes: see
+            `normalise_images`.
         - `carried`: from the step before.
         - `progress`: the share of the run that is done, from 0 to 1.
         - `key`: for what is random.
@@ -103,43 +110,47 @@ class AbstractObjective(eqx.Module):
         """
 
     def finish(self, model: Any, carried: Any, *, progress: Scalar) -> tuple[Any, Any]:
-        """**Arguments:**
+        """Ends a step, after the weights were updated. By default it changes nothing.
 
-        - `model`: after the step of the optimiser.
+        **Arguments:**
+
+        - `model`: with the new weights.
         - `carried`: of the `Outcome`.
-        - `progress`: as in a call.
+        - `progress`: as in `__call__`.
 
         **Returns:**
 
-        The model and what the next step gets.
+        The model, and what the next step gets as `carried`.
         """
         return model, carried
 
     def choose_model(self, model: Any, carried: Any) -> Any:
-        """**Arguments:**
+        """Chooses the model that is the result of a run. By default it is the model that is trained.
+
+        **Arguments:**
 
         - `model`: what is trained.
-        - `carried`: what the next step would get.
+        - `carried`: what the next step would get, such as the teacher of DINO.
 
         **Returns:**
 
-        The model that is the result of a run: what is trained, unless a better one is carried.
+        The model that `fit` returns.
         """
         return model
 
     def add_inputs(self, model: Any, batch: Batch, *, seed: int, share: tuple[int, int] = (0, 1)) -> Batch:
-        """Adds to a batch what is drawn or made on the host, as hidden patches.
+        """Adds arrays to a batch that are made on the host, such as the choice of hidden patches. By default none.
 
         **Arguments:**
 
         - `model`: what is trained.
         - `batch`: NumPy arrays.
-        - `seed`: another one in each step.
+        - `seed`: for what is random, different in each step.
         - `share`: which part of the batch of a step this is, and how many parts there are: one for each host.
 
         **Returns:**
 
-        The batch with all arrays that a call needs.
+        The batch with all arrays that `__call__` reads.
         """
         return batch
 
@@ -217,23 +228,27 @@ def _describe(leaf: Any) -> object:
 
 
 def normalise_images(preprocess: Preprocess, batch: Batch) -> Float[Array, "batch height width channels"]:
-    """**Arguments:**
+    """Normalises the images of a batch.
+
+    **Arguments:**
 
     - `preprocess`: how pixels are normalised.
-    - `batch`: has `"image"`.
+    - `batch`: a batch with the array `"image"`, pixels in [0, 255].
 
     **Returns:**
 
-    The images as a model reads them.
+    The input of the model.
     """
     return preprocess.normalise(cast(Array, batch["image"]))
 
 
 def compare_with(labels: Integer[Array, " batch"], logits: Float[Array, "batch classes"]) -> Scalar:
-    """**Arguments:**
+    """Computes the accuracy of a batch.
+
+    **Arguments:**
 
     - `labels`: the class of each image.
-    - `logits`: of each image.
+    - `logits`: the logits of each image.
 
     **Returns:**
 
@@ -244,7 +259,7 @@ def compare_with(labels: Integer[Array, " batch"], logits: Float[Array, "batch c
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveContext:
-    """What an objective is built for. Its class gets the fields that its signature names."""
+    """What an objective is built for. The class of an objective gets those of the fields that its `__init__` names."""
 
     preprocess: Preprocess
     """How pixels are normalised."""

@@ -16,11 +16,11 @@ from ._base import AbstractObjective, Batch, Outcome, Scalar, compare_with, norm
 class ClassifyObjective(AbstractObjective):
     """The cross-entropy between the class of an image and the logits of a classifier.
 
-    It is `loss = -sum_k t_k log softmax(logits)_k`, or, with `loss="sigmoid"`, the sum over the classes of a yes-or-no
-    question each, `-sum_k t_k log sigmoid(logits)_k + (1 - t_k) log sigmoid(-logits)_k`,
+    With `loss="softmax"` it is `-sum_k t_k log softmax(logits)_k`. With `loss="sigmoid"` each class is a question of
+    its own, and it is `-sum_k t_k log sigmoid(logits)_k + (1 - t_k) log sigmoid(-logits)_k`.
 
-    where the target `t` is one for the class and zero elsewhere, smoothed, and mixed with that of another image of the
-    batch if the images are.
+    The target `t` is 1 for the class and 0 elsewhere, and is then smoothed. If two images are mixed, so are their
+    targets.
 
     ??? cite
 
@@ -50,11 +50,12 @@ class ClassifyObjective(AbstractObjective):
         """**Arguments:**
 
         - `preprocess`: how pixels are normalised.
-        - `loss`: one question about all classes, or one about each.
+        - `loss`: `"softmax"` for one choice among all classes, `"sigmoid"` for yes or no to each class.
         - `smoothing`: the share of a target that is spread evenly over all classes.
-        - `mixup`: both parameters of the Beta distribution of the share of an image in a mixture with another; 0 for no
-            mixtures.
-        - `cutmix`: those of the share that stays of an image with a box of another; 0 for no boxes.
+        - `mixup`: mixes each image with another: both parameters of the Beta distribution of the share of the first. 0
+            for no mixtures.
+        - `cutmix`: pastes a box of another image: both parameters of the Beta distribution of the share that the first
+            keeps. 0 for no boxes.
         """
         check_rate(smoothing=smoothing)
         check_not_negative(mixup=mixup, cutmix=cutmix)
@@ -115,15 +116,17 @@ def draw_box(share: Scalar, size: tuple[int, int], *, key: PRNGKeyArray) -> Bool
 def make_targets(
     labels: Integer[Array, " batch"], num_classes: int, smoothing: float = 0.0
 ) -> Float[Array, "batch classes"]:
-    """**Arguments:**
+    """Makes the targets of a cross-entropy from labels.
+
+    **Arguments:**
 
     - `labels`: the class of each image.
-    - `num_classes`: how many classes there are.
+    - `num_classes`: the number of classes.
     - `smoothing`: the share of a target that is spread evenly over all classes.
 
     **Returns:**
 
-    The target of each image.
+    The target of each image: a probability for each class.
     """
     one_hot = jax.nn.one_hot(labels.astype(jnp.int32), num_classes)
     return (1 - smoothing) * one_hot + smoothing / num_classes
@@ -134,15 +137,18 @@ def cross_entropy(
     targets: Float[Array, "batch classes"],
     loss: Literal["softmax", "sigmoid"] = "softmax",
 ) -> Scalar:
-    """**Arguments:**
+    """Computes the cross-entropy between logits and targets.
 
-    - `logits`: of each image.
-    - `targets`: what they should say, as `make_targets` returns it.
-    - `loss`: one question about all classes, or one about each: see `ClassifyObjective`.
+    **Arguments:**
+
+    - `logits`: the logits of each image.
+    - `targets`: the targets, as `make_targets` returns them.
+    - `loss`: `"softmax"` for one choice among all classes, `"sigmoid"` for yes or no to each class: see
+        `ClassifyObjective`.
 
     **Returns:**
 
-    The mean cross-entropy of the batch.
+    The mean over the images.
     """
     if loss == "sigmoid":
         each = targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits)

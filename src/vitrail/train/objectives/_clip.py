@@ -130,13 +130,15 @@ class CLIPObjective(AbstractObjective):
 
 
 def contrast(logits: Float[Array, "images texts"]) -> Scalar:
-    """**Arguments:**
+    """Computes the loss of CLIP.
 
-    - `logits`: of each image and each text; those that belong together are on the diagonal.
+    **Arguments:**
+
+    - `logits`: the scaled similarity of each image and each text. Pairs that belong together are on the diagonal.
 
     **Returns:**
 
-    The mean of the cross-entropy of each image over the texts, and of each text over the images.
+    The mean of two cross-entropies: that of each image over the texts, and that of each text over the images.
     """
     right = jnp.sum(logits * jnp.eye(len(logits), dtype=logits.dtype), axis=1)
     over_texts, over_images = (jax.nn.logsumexp(logits, axis=axis) for axis in (1, 0))
@@ -144,14 +146,15 @@ def contrast(logits: Float[Array, "images texts"]) -> Scalar:
 
 
 def contrast_pairs(logits: Float[Array, "images texts"]) -> Scalar:
-    """**Arguments:**
+    """Computes the loss of SigLIP: for each pair, whether the text belongs to the image.
+
+    **Arguments:**
 
     - `logits`: as in `contrast`.
 
     **Returns:**
 
-    The cross-entropy of the question whether a text belongs to an image: the sum over the texts, the mean over the
-    images.
+    The binary cross-entropy of the pairs, summed over the texts and averaged over the images.
     """
     signs = 2 * jnp.eye(len(logits), dtype=logits.dtype) - 1
     return -jnp.sum(jax.nn.log_sigmoid(signs * logits)) / len(logits)

@@ -42,16 +42,16 @@ _HIDDEN: Final = (0.1, 0.5)
 @final
 class DINOObjective(AbstractObjective):
     """The cross-entropy between the teacher's probabilities for a large crop of an image and the student's for another
-    crop: `dino_loss`. The teacher is the running mean of the student. It is part of what is carried, and the result of
-    a run, because its features are better (Caron et al. 2021, section 5.2).
+    crop: `dino_loss`. The teacher is the running mean of the student. `fit` returns the teacher, because its features
+    are better (Caron et al. 2021, section 5.2).
 
-    With `ibot` the student also says what the teacher says of patches that it does not see (`ibot_loss`, with that
-    weight), and with `koleo` the embeddings of a batch are spread (`koleo_loss`). Without them this is DINO, with
-    `centring="sinkhorn"` and both DINOv2.
+    With `ibot` the student also predicts the teacher's probabilities for patches that are hidden from it (`ibot_loss`).
+    With `koleo` the embeddings of a batch are spread apart (`koleo_loss`). Without both it is DINO; with both and
+    `centring="sinkhorn"` it is DINOv2.
 
-    The crops are made on the device from `"image"`, or passed as `"large"` and `"small"`, with the axes
-    `(batch, crops, height, width, channels)`, one byte a channel, as `vitrail.images.MultiCrop` makes them, which
-    changes colours too. What is said below of small crops is for those made on the device.
+    The crops are made on the device from `"image"`. Or the transform `multi_crop` makes them on the host and changes
+    their colours too; a batch then has the arrays of bytes `"large"` and `"small"` with the axes `(batch, crops,
+    height, width, channels)`. The arguments `small_crops` and `small_size` are for crops made on the device.
 
     ??? cite
 
@@ -92,17 +92,17 @@ class DINOObjective(AbstractObjective):
         """**Arguments:**
 
         - `preprocess`: how pixels are normalised.
-        - `prototypes`, `hidden_dim`, `bottleneck_dim`: of the projection head that a `ViT` gets.
-        - `small_crops`: how many small crops an image has, beside two large ones.
+        - `prototypes`, `hidden_dim`, `bottleneck_dim`: the sizes of the projection head that is added to a `ViT`.
+        - `small_crops`: the number of small crops of an image, beside two large ones.
         - `small_size`: their height and width in pixels; `None` for the whole number of patches nearest to 3/7 of the
             image.
         - `centring`: how the teacher's scores become probabilities: `centre_scores` or `sinkhorn_knopp`.
-        - `momentum`: the share of the teacher that stays at first; it grows to 1 along a cosine. After n steps the
-            teacher has the share `exp(-n (1 - momentum) / 2)` of its fresh weights: take less than 0.996 for fewer than
-            2,500 steps.
+        - `momentum`: the share of the teacher that is kept in the first step; it grows to 1 along a cosine. After a run
+            of n steps, `exp(-n (1 - momentum) / 2)` of the teacher is still its random start: use less than 0.996 for
+            fewer than 2,500 steps.
         - `warmup`: the share of the run in which the teacher's temperature rises from 0.04 to 0.07.
         - `ibot`: the weight of the patch loss; 1 in the papers, 0 for none.
-        - `koleo`: the weight of the spread; 0.1 in DINOv2, 0 for none.
+        - `koleo`: the weight of the KoLeo loss; 0.1 in DINOv2, 0 for none.
         """
         check_positive(prototypes=prototypes, hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim)
         check_rate(momentum=momentum, warmup=warmup)
