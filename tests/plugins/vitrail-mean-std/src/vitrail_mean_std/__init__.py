@@ -13,8 +13,8 @@ from vitrail import AbstractPool, Tokens, read_patches
 class MeanStdPool(AbstractPool):
     """The mean of the patches and their standard deviation, as one vector.
 
-    Sounds are pooled in this way by Snyder et al., *X-Vectors: Robust DNN Embeddings for Speaker
-    Recognition*, ICASSP 2018.
+    Sounds are pooled in this way by Snyder et al., *X-Vectors: Robust DNN Embeddings
+    for Speaker Recognition*, ICASSP 2018.
     """
 
     eps: float = eqx.field(static=True)
@@ -26,10 +26,17 @@ class MeanStdPool(AbstractPool):
         self.eps = eps
         self.out_dim = 2 * dim
 
-    def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, " {self.out_dim}"]:
-        patches, mask = read_patches(tokens)  # zeros where the mask is false, so that no NaN reaches a gradient
+    def __call__(
+        self,
+        tokens: Tokens,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, " {self.out_dim}"]:
+        # Zeros where the mask is false, so that no NaN reaches a gradient.
+        patches, mask = read_patches(tokens)
         where = None if mask is None else mask[:, None]
         mean = jnp.mean(patches, axis=0, where=where)
         variance = jnp.var(patches, axis=0, where=where)
-        # The slope of a square root is infinite at zero. eps keeps it finite if all patches are equal.
+        # The slope of a square root is infinite at zero. eps keeps it finite if all
+        # patches are equal.
         return jnp.concatenate([mean, jnp.sqrt(variance + self.eps)])
