@@ -14,8 +14,10 @@ from ..._check import describe_value
 from ...images import Preprocess
 
 Scalar = Float[Array, ""]
+"""A floating-point array of JAX with shape `()`."""
 Batch = Mapping[str, Any]
-"""The arrays of a batch by name: `"image"`, one byte a channel, and `"label"` or `"text"`."""
+"""The arrays of a batch by name, with the axis of the batch first: `"image"`, the pixels in uint8 with shape `(batch,
+height, width, channels)`, and `"label"`, whole numbers, or `"text"`, token ids with shape `(batch, tokens)`."""
 
 
 @final
