@@ -1,4 +1,5 @@
-"""What the build of the site does besides: fewer compilations, links of pictures, a search that works from a folder."""
+"""What the build of the site does besides: fewer compilations, links of pictures, a way on from a page that is not
+there, a search that works from a folder."""
 
 import ctypes
 import gc
@@ -57,6 +58,19 @@ def on_page_content(html: str, **others: object) -> str:
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)  # else glibc keeps the memory of the compiler
     return link_pictures(html)
+
+
+def on_post_template(output_content: str, template_name: str, **others: object) -> str:
+    """Writes below the heading of `404.html` where to go on. Its links start at the root of a server, as its others."""
+    if template_name != "404.html":
+        return output_content
+    heading, way_on = (
+        "<h1>404 - Not found</h1>",
+        '<p>There is no page at this address. Use the search, or go to <a href="/index.html">the first page</a>.</p>',
+    )
+    if heading not in output_content:
+        raise ValueError(f"404.html must have the heading {heading}: its theme changed")
+    return output_content.replace(heading, heading + way_on)
 
 
 def on_post_build(config: "MkDocsConfig") -> None:

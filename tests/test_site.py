@@ -95,6 +95,17 @@ def test_a_picture_links_to_its_file_unless_it_is_in_a_link_or_has_none(monkeypa
         assert link(html) == html
 
 
+def test_a_page_that_is_not_there_has_a_way_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    add = load_hook(monkeypatch, "_build").on_post_template
+    page = "<article><h1>404 - Not found</h1></article>"
+    assert 'found</h1><p>There is no page at this address. Use the search, or go to <a href="/index.html">' in (
+        add(page, template_name="404.html")
+    )
+    assert add(page, template_name="sitemap.xml") == page
+    with pytest.raises(ValueError, match=r"404\.html must have the heading"):
+        add("<article></article>", template_name="404.html")
+
+
 def luminance(colour: str) -> float:
     """The relative luminance of `#rrggbb`, as WCAG 2 defines it."""
     values = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
