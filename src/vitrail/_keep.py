@@ -5,7 +5,7 @@ from typing import Final
 
 
 class Keep(enum.Enum):
-    """The type of `KEEP`."""
+    """The type of [`KEEP`][vitrail.KEEP], for annotations."""
 
     KEEP = "keep"
 
@@ -14,4 +14,5 @@ class Keep(enum.Enum):
 
 
 KEEP: Final = Keep.KEEP
-"""As it was: the default of what `vitrail.replace` and `vitrail.load` can change."""
+"""Leaves a value unchanged: the default of the arguments of `vitrail.replace` and `vitrail.load`, where `None` means
+none."""

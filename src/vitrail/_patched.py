@@ -13,10 +13,10 @@ from ._check import check_divisible, check_image, check_positive
 
 @final
 class PatchedImage(eqx.Module):
-    """An image of any shape, as its patches: what a `Backbone` takes in place of an image.
+    """The patches of an image of any shape. A model takes it in place of an image.
 
-    Its grid is data and not part of the shape of an array, so that one compiled program takes images of any shape. A
-    batch has a leading axis, as `pack` makes it: `jax.vmap(model)(batch)`.
+    Its grid is an array, so that one compiled program takes images of any shape. [`pack`][vitrail.pack] makes a batch,
+    whose arrays have a leading axis, for `jax.vmap(model)(batch)`.
 
     ??? cite
 
@@ -30,8 +30,8 @@ class PatchedImage(eqx.Module):
     def __init__(self, patches: Float[Array, "*batch patches values"], grid: Int[Array, "*batch 2"]):
         """**Arguments:**
 
-        - `patches`: the patches row by row, each flattened by height, width and channels; after the last, padding.
-        - `grid`: the number of rows and of columns of patches.
+        - `patches`: the patches row by row, each with `height * width * channels` values in this order, then padding.
+        - `grid`: rows and columns of patches.
         """
         self.patches = patches
         self.grid = grid
@@ -59,17 +59,17 @@ def pack(
 
     **Arguments:**
 
-    - `images`: each `Float[Array, "height width channels"]`, of as many channels as the others. Height and width are
-        multiples of the patch size.
+    - `images`: the images, each `Float[Array, "height width channels"]`. All have the same channels. Height and width
+        are multiples of the patch size.
     - `patch_size`: height and width of a patch in pixels; one number for a square.
-    - `max_patches`: how many patches each image is padded to.
+    - `max_patches`: the number of patches that each image is padded to.
 
     **Returns:**
 
-    A batch: a `PatchedImage` whose arrays have a leading axis over the images.
+    A `PatchedImage` whose arrays have a leading axis over the images.
 
-    **Raises:** `ValueError` or `TypeError` if there are no images, or one is not floating point, does not divide into
-    patches, or has too many of them.
+    **Raises:** `ValueError` or `TypeError` if there are no images, or if an image is not floating point, does not
+    divide into patches, or has more than `max_patches`.
     """
     size = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
     check_positive(patch_size=size, max_patches=max_patches)

@@ -15,14 +15,13 @@ _WRONG_PLACE: Final = "places must be at least 0 and less than the number of cel
 
 @final
 class Tokens(eqx.Module):
-    """The tokens of one image: class token, registers and patches, apart from each other.
+    """The tokens of one image. Class token, registers and patches are separate arrays.
 
-    A pool that reads `tokens.patches` cannot average over the class token. If some patches are missing, `places` says
-    which cells of the grid the others stand in. If some are padding, `mask` is false for them. Positions, attention and
-    pools respect both. The grid of a `PatchedImage` is data, which `own_grid` holds, so that one compiled program takes
-    images of any shape.
+    If some patches are missing, `places` has the cell of the grid of each patch that is there. If some patches are
+    padding, `mask` is false for them. Positions, attention and pools read both. The tokens of a `PatchedImage` have
+    their grid in `own_grid`, as an array, so that one compiled program takes images of any shape.
 
-    The properties also work on a batch of tokens, as `jax.vmap(model.backbone)(images)` returns it.
+    The properties also work on a batch of tokens, which `jax.vmap(model.backbone)(images)` returns.
     """
 
     patches: Float[Array, "*batch patches dim"]
@@ -47,14 +46,14 @@ class Tokens(eqx.Module):
         """**Arguments:**
 
         - `patches`: one token for each patch, row-major over the grid.
-        - `grid`: rows and columns of patches in the whole image, or if there is an `own_grid`, in the images that the
-            model was made for.
+        - `grid`: rows and columns of patches in the whole image. With an `own_grid`, those of the image size of the
+            model.
         - `class_token`: the class token; `None` for no class token.
         - `registers`: the registers; `None` for no registers.
-        - `places`: for each patch token, the index of its cell in the row-major grid; `None` if every cell has its
-            patch token, in order.
+        - `places`: for each patch token, the index of its cell in the row-major grid; `None` if each cell has one patch
+            token, in order.
         - `mask`: true for each patch that counts, false for padding; `None` if all count.
-        - `own_grid`: rows and columns of patches in this image, in an array; `None` if they are those of `grid`.
+        - `own_grid`: rows and columns of patches in this image, as an array; `None` if they are those of `grid`.
 
         **Raises:** `ValueError` if `registers` has no rows, or if there are neither `places` nor an `own_grid` and
         `grid` does not have one cell for each patch token.
@@ -85,17 +84,21 @@ class Tokens(eqx.Module):
         mask: Bool[Array, "*batch patches"] | None = None,
         own_grid: Int[Array, "*batch 2"] | None = None,
     ) -> "Tokens":
-        """**Arguments:**
+        """Makes tokens from one array: the inverse of `sequence`.
+
+        **Arguments:**
 
         - `sequence`: class token, registers and patches as one array.
-        - `grid`: as in the constructor.
+        - `grid`: as for `Tokens`.
         - `class_token`: whether the first row is a class token.
         - `num_registers`: the number of registers after it.
-        - `places`, `mask`, `own_grid`: as in the constructor.
+        - `places`, `mask`, `own_grid`: as for `Tokens`.
 
         **Returns:**
 
-        The `Tokens` with that `sequence`.
+        `Tokens` whose `sequence` is that array.
+
+        **Raises:** what `Tokens` raises.
         """
         first = int(class_token)
         last = first + num_registers
@@ -126,12 +129,12 @@ class Tokens(eqx.Module):
 
     @property
     def prefix(self) -> Float[Array, "*batch prefix dim"]:
-        """Class token and registers as one array; no rows if there are none."""
+        """Class token and registers as one array, which has no rows if there are none."""
         return self.sequence[..., : self.num_prefix, :]
 
     @property
     def sequence(self) -> Float[Array, "*batch tokens dim"]:
-        """Class token, registers and patches as one array: what the encoder reads."""
+        """Class token, registers and patches as one array, in this order. The encoder reads it."""
         class_token = [] if self.class_token is None else [self.class_token[..., None, :]]
         registers = [] if self.registers is None else [self.registers]
         return jnp.concatenate([*class_token, *registers, self.patches], axis=-2)
@@ -164,9 +167,10 @@ class Tokens(eqx.Module):
 
     @property
     def coordinates(self) -> tuple[Int[Array, "*batch patches"], Int[Array, "*batch patches"]]:
-        """The row and the column of each patch token, counted from zero. Padding stands in the last cell.
+        """The row and the column of each patch token, counted from zero. Padding has those of the last cell.
 
-        **Raises:** `ValueError` if a place is not a cell; inside `jax.jit` this is raised when the program runs.
+        **Raises:** `ValueError` if a place is not a cell of the grid. Inside `jax.jit` the error comes when the program
+        runs.
         """
         shape = self.patches.shape[:-1]
         grid = jnp.asarray(self.grid) if self.own_grid is None else self.own_grid
@@ -181,17 +185,17 @@ class Tokens(eqx.Module):
         return cells // cols, cells % cols
 
     def take(self, indices: Int[Array | np.ndarray, " subset"]) -> "Tokens":
-        """A subset of the patch tokens, with the same class token and registers.
+        """Selects some of the patch tokens. Class token and registers stay.
 
         **Arguments:**
 
-        - `indices`: the numbers of the patch tokens to keep, counted from zero.
+        - `indices`: the indices of the patch tokens to keep, counted from zero.
 
         **Returns:**
 
-        `Tokens` with the `places` of these patches, so that positions and rotations stay right.
+        `Tokens` with the `places` of these patches, so that their positions stay correct.
 
-        **Raises:** `ValueError` for a batch of tokens, or if an index is out of range; inside `jax.jit` this is raised
+        **Raises:** `ValueError` for a batch of tokens, or if an index is out of range. Inside `jax.jit` the error comes
         when the program runs.
         """
         if self.patches.ndim != 2:
@@ -214,7 +218,7 @@ class Tokens(eqx.Module):
         )
 
     def at_places(self, table: Float[Array, "cells width"]) -> Float[Array, "patches width"]:
-        """Picks the rows of a table over the grid.
+        """Picks the row of each patch token from a table with a row for each cell. Use it in a position of your own.
 
         **Arguments:**
 
@@ -222,10 +226,10 @@ class Tokens(eqx.Module):
 
         **Returns:**
 
-        The rows of the cells that the patch tokens stand in.
+        One row for each patch token: that of its cell.
 
-        **Raises:** `ValueError` if a place is not a cell; inside `jax.jit` this is raised when the program runs. Also
-        for tokens with an `own_grid`, which a table over another grid does not fit.
+        **Raises:** `ValueError` if a place is not a cell of the grid (inside `jax.jit` when the program runs), or for
+        tokens with an `own_grid`.
         """
         if self.own_grid is not None:
             raise ValueError(
@@ -242,11 +246,11 @@ class Tokens(eqx.Module):
 
         **Arguments:**
 
-        - `sequence`: the same number of tokens, in the same order. The width may be another.
+        - `sequence`: the same number of tokens, in the same order. The width may differ.
 
         **Returns:**
 
-        `Tokens` with the same grids, places and mask.
+        `Tokens` with the same grid, places and mask.
         """
         return Tokens.from_sequence(
             sequence,
@@ -269,6 +273,6 @@ class Tokens(eqx.Module):
 
         **Returns:**
 
-        The `Tokens` of the results.
+        `Tokens` with the values that the function returns.
         """
         return self.with_sequence(function(self.sequence))

@@ -38,7 +38,7 @@ class AbstractDenseReadout(eqx.Module):
 
         **Returns:**
 
-        The map, in the dtype of the tokens. Its size is that of the image, unless the readout says otherwise.
+        The map, in the dtype of the tokens. It has the size of the image, or another size that the readout documents.
 
         **Raises:** `ValueError` if the tokens lack a class token that the readout reads.
         """

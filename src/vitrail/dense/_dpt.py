@@ -20,7 +20,7 @@ class DPTReadout(AbstractDenseReadout):
 
     With `num_classes=None` it ends in one channel, a depth; otherwise in the scores of classes. Use it for fine maps.
 
-    Depth Anything is this with `class_token="ignore"`, `norm=True` and `upsampling="fit"`.
+    Depth Anything is this readout with `use_class_token="ignore"`, `norm=True` and `upsampling="fit"`.
 
     ??? cite
 
@@ -67,27 +67,29 @@ class DPTReadout(AbstractDenseReadout):
         - `num_classes`: the number of classes; `None` for a depth.
         - `class_token`: whether there is a class token.
         - `init`: draws the weights.
-        - `layers`: the blocks whose tokens are read, the first for the finest map; `None` for the last of each quarter,
-            as 2, 5, 8 and 11 of twelve, which needs four blocks or more.
+        - `layers`: the blocks whose tokens are read, the first for the finest map; `None` for the last block of each
+            quarter of the encoder: 2, 5, 8 and 11 of twelve blocks. That needs at least four blocks.
         - `norm`: whether the final norm is applied to these tokens.
-        - `use_class_token`: whether the class token is ignored, added to each patch token, or projected with it.
-        - `activation`: what follows that projection.
+        - `use_class_token`: `"ignore"`; `"add"` to add the class token to each patch token; or `"project"` to
+            concatenate it and project both.
+        - `activation`: the activation after that projection.
         - `widths`: the number of channels of each map before the fusion.
-        - `scales`: how many cells a side a patch gets in each map.
-        - `fusion_dim`: the number of channels from then on.
+        - `scales`: the number of cells along each side of a patch in each map.
+        - `fusion_dim`: the number of channels of the fusion.
         - `fusion_bias`, `batch_norm`: whether the convolutions of the fusion have a bias, and a batch norm with the
-            mean and variance that a checkpoint brings.
-        - `upsampling`: whether each map is upsampled to the size of the next, and the last one to that of the image
-            (`"fit"`, as in Depth Anything); or each by two (`"double"`, as in Hugging Face's DPT), which gives the size
-            of the image for patches of 16 pixels and a grid of even sides, and another one otherwise.
-        - `hidden_dim`: the number of channels before the depth. This and the next three are for `num_classes=None`.
-        - `refine`: whether the depth begins with one more convolution.
-        - `depth_activation`: what ends the depth: `"relu"` for a relative inverse depth, `"sigmoid"` for metres.
-        - `max_depth`: what the depth is multiplied by.
+            running mean and variance of a checkpoint.
+        - `upsampling`: `"fit"` to upsample each map to the size of the next and the last to that of the image, as in
+            Depth Anything; or `"double"` to upsample each map by two, as in Hugging Face's DPT. With `"double"` the
+            result has the size of the image only if patches have 16 pixels and the grid has even sides.
+        - `hidden_dim`: the number of channels before the depth. This option and the next three need `num_classes=None`.
+        - `refine`: whether one more convolution comes before the depth.
+        - `depth_activation`: the activation of the depth: `"relu"` for a relative inverse depth, `"sigmoid"` for
+            metres.
+        - `max_depth`: the factor of the depth after the activation.
         - `key`: for the weights.
 
-        **Raises:** `ValueError` if a layer is not a block, if `layers`, `widths` and `scales` are not equally many, if
-        a scale is not possible, if the class token is read and there is none, or for an option of the depth with
+        **Raises:** `ValueError` if a layer is not a block, if `layers`, `widths` and `scales` differ in length, if a
+        scale is not possible, if a model without a class token should read one, or if an option of the depth comes with
         `num_classes`.
         """
         if layers is None and depth < 4:

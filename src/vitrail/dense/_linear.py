@@ -57,12 +57,13 @@ class LinearReadout(AbstractDenseReadout):
         - `init`: draws the weights.
         - `layers`: the blocks whose tokens are concatenated, in this order.
         - `norm`: whether the final norm is applied to them.
-        - `use_class_token`: whether the class token stands behind each patch token.
-        - `batch_norm`: whether the concatenated tokens are normalised with a mean and a variance that a checkpoint
-            brings, as in DINOv2's heads for segmentation.
+        - `use_class_token`: whether the class token is concatenated to each patch token.
+        - `batch_norm`: whether the concatenated tokens are normalised with the running mean and variance of a
+            checkpoint, as in DINOv2's heads for segmentation.
         - `key`: for the weights.
 
-        **Raises:** `ValueError` if a layer is not a block, or the class token is read and there is none.
+        **Raises:** `ValueError` if a layer is not a block, or if `use_class_token` is true for a model without a class
+        token.
         """
         check_layers(layers, depth)
         if use_class_token:

@@ -9,15 +9,16 @@ from ..nn import ActivationName, NormName
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """Attention within windows, as in SAM (Kirillov et al. 2023, arXiv:2304.02643), for patch tokens alone."""
+    """Attention within windows, as in SAM (Kirillov et al. 2023, arXiv:2304.02643). The model has patch tokens
+    alone."""
 
     size: int
     """The side of a window in patches. Windows at the edge are padded with zeros."""
     global_blocks: tuple[int, ...] = ()
-    """The blocks, counted from zero, that look at all tokens."""
+    """The blocks, counted from zero, whose attention reads all tokens."""
     relative_grid: tuple[int, int] | None = None
-    """Rows and columns of patches that the global blocks have relative positions for; the other blocks have them for
-    their windows. `None` for no relative positions."""
+    """The grid for which the global blocks have relative positions; `None` for no relative positions. The other blocks
+    then have relative positions for their windows."""
 
     def __post_init__(self) -> None:
         check_positive(size=self.size)
@@ -32,7 +33,7 @@ class EncoderOptions:
     qkv_bias: bool = True
     """Whether queries, keys and values have a bias."""
     bias: bool = True
-    """Whether the other linear layers have one. Those of AIMv2 have none."""
+    """Whether the other linear layers have a bias. Those of AIMv2 have none."""
     qk_norm: bool = False
     """Whether queries and keys are normalised, each head by itself (Dehghani et al. 2023, arXiv:2302.05442)."""
     activation: ActivationName | Literal["swiglu"] = "gelu"
@@ -44,15 +45,15 @@ class EncoderOptions:
     pre_norm: bool = False
     """Whether there is a norm before the first block, as in CLIP."""
     post_norm: bool = False
-    """Whether a block normalises what its branches return, instead of what they read: EVA-02's enormous model (Liu et
+    """Whether a block normalises the outputs of its branches instead of their inputs, as in the largest EVA-02 (Liu et
     al. 2022, *Swin Transformer V2*, arXiv:2111.09883)."""
     attention_norm: bool = False
-    """Whether what the heads gather is normalised before the layer after them, as in EVA-02 (Wang et al. 2022,
-    *Foundation Transformers*, arXiv:2210.06423)."""
+    """Whether the output of the heads is normalised before the projection, as in EVA-02 (Wang et al. 2022, *Foundation
+    Transformers*, arXiv:2210.06423)."""
     mlp_norm: bool = False
-    """Whether the hidden layer of the MLP is normalised before the layer after it, as in EVA-02."""
+    """Whether the hidden layer of the MLP is normalised before its second linear layer, as in EVA-02."""
     layer_scale: float | None = None
-    """The start of the learned scale of each residual branch, as in CaiT and DINOv2; `None` for no scale."""
+    """The initial value of the learned scale of each residual branch, as in CaiT and DINOv2; `None` for no scale."""
 
     def __post_init__(self) -> None:
         check_above_zero(norm_eps=self.norm_eps, layer_scale=self.layer_scale)

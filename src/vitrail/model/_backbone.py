@@ -22,10 +22,10 @@ from ._embed import embed_image, embed_patches
 
 @final
 class Backbone(eqx.Module):
-    """Turns an image into `Tokens`: all of a Vision Transformer but its pool and its head.
+    """Turns an image into `Tokens`: a Vision Transformer without its pool and its head.
 
-    It takes one image, or a `PatchedImage` of any shape; batch it with `jax.vmap(backbone)(images)`. `embed` and
-    `encode` are its two halves, so that patches can be dropped, masked or replaced between them.
+    It takes one image, or a `PatchedImage` of any shape. Batch it with `jax.vmap(backbone)(images)`. A call is
+    `encode(embed(image))`. Call both yourself to drop, mask or replace patches between them.
     """
 
     parameter_kinds: ClassVar[ParameterKinds] = {"class_token": "token", "registers": "token"}
@@ -62,17 +62,17 @@ class Backbone(eqx.Module):
         """**Arguments:**
 
         - `patch`: the patch embedding.
-        - `class_token`, `registers`: what comes before the patches; `None` for none.
+        - `class_token`, `registers`: the tokens before the patches; `None` for none.
         - `position`: the position embedding.
         - `encoder`: the blocks.
-        - `neck`: brings the tokens to another width; `None` for no neck.
+        - `neck`: changes the width of the tokens after the blocks; `None` for no neck.
         - `norm`: the final norm of the tokens; `None` for none.
         - `image_size`, `patch_size`: heights and widths in pixels.
-        - `channels`: of the images.
-        - `execution`: how it is computed.
+        - `channels`: the number of channels of the images.
+        - `execution`: how the backbone is computed.
         - `dropout`: what is dropped in training.
 
-        **Raises:** `ValueError` if relative positions meet an attention strategy that does not take them.
+        **Raises:** `ValueError` if `execution.attention` does not support relative positions and the encoder has them.
         """
         relative = isinstance(encoder, WindowedEncoder) and encoder.windows.relative_grid is not None
         if relative and execution.attention not in ("auto", "plain"):
@@ -110,7 +110,7 @@ class Backbone(eqx.Module):
 
     @property
     def dim(self) -> int:
-        """The width of a token as it leaves the backbone."""
+        """The width of the tokens that the backbone returns."""
         return self.encoder.dim if self.neck is None else self.neck.dim
 
     @property
@@ -125,54 +125,56 @@ class Backbone(eqx.Module):
         edit: Mapping[Intermediate, Edit] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Tokens:
-        """**Arguments:**
+        """Computes the tokens of an image.
 
-        - `image`: one image, `Float[Array, "height width channels"]`, of the backbone's size and channels. It may be a
-            NumPy array, and is converted to the compute dtype. Or a `PatchedImage`, of any size and shape.
-        - `edit`: functions that replace intermediates of the blocks, by name. Each takes the value and the number of
-            the block, and returns the value to go on with:
+        **Arguments:**
+
+        - `image`: one image, `Float[Array, "height width channels"]`, of the size and channels of the backbone, in JAX
+            or NumPy. It is converted to the compute dtype. Or a `PatchedImage` of any size and shape.
+        - `edit`: functions that replace intermediates of the blocks, by name. A function gets the value and the index
+            of the block, and returns a value of the same shape:
             `{"mlp_branch": lambda x, layer: jnp.where(layer == 3, 0, x)}` removes the MLP of block 3.
         - `key`: for dropout and stochastic depth; `None` means inference.
 
         **Returns:**
 
         The tokens after the encoder and the final norm, in the compute dtype. In a model with `norm_order="pool_norm"`
-        the norm belongs to the readout, so these are the tokens before it.
+        the norm is part of the readout, and the tokens are not normalised.
 
         **Raises:** `ValueError` or `TypeError` if the image does not fit.
         """
         return self.encode(self.embed(image), edit=edit, key=key)
 
     def embed(self, image: Shaped[Array | np.ndarray, "..."] | PatchedImage) -> Tokens:
-        """The first half: makes patch tokens, adds the class token and the registers, then the positions.
+        """Computes the tokens that the encoder reads: patch tokens, class token and registers, with positions.
 
-        The tokens of a `PatchedImage` have its grid as their `own_grid`, and a mask.
+        It is `place(make_tokens(image))`. The tokens of a `PatchedImage` have its grid as `own_grid`, and a mask.
 
         **Arguments:**
 
-        - `image`: one image, as in a call.
+        - `image`: one image, as for `__call__`.
 
         **Returns:**
 
-        The tokens as the encoder reads them.
+        The tokens, for `encode`.
 
-        **Raises:** what a call raises.
+        **Raises:** what `__call__` raises.
         """
         return self.place(self.make_tokens(image))
 
     def make_tokens(self, image: Shaped[Array | np.ndarray, "..."] | PatchedImage) -> Tokens:
-        """Makes patch tokens and adds the class token and the registers. They have no positions yet, so that a mask
-        token can take the place of some of them.
+        """Makes patch tokens, class token and registers, without positions. Use it to replace some patch tokens with a
+        mask token before the positions are added.
 
         **Arguments:**
 
-        - `image`: one image, as in a call.
+        - `image`: one image, as for `__call__`.
 
         **Returns:**
 
-        The tokens for `place`.
+        The tokens, for `place`.
 
-        **Raises:** what a call raises.
+        **Raises:** what `__call__` raises.
         """
         dtype = jnp.dtype(self.execution.compute_dtype)
         patch, class_token, registers = to_dtype((self.patch, self.class_token, self.registers), dtype)
@@ -203,7 +205,7 @@ class Backbone(eqx.Module):
 
         **Returns:**
 
-        The tokens as the encoder reads them.
+        The tokens, for `encode`.
 
         **Raises:** `ValueError` if the position embedding does not fit the tokens.
         """
@@ -225,17 +227,17 @@ class Backbone(eqx.Module):
         edit: Mapping[Intermediate, Edit] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Tokens:
-        """The second half: the encoder, the neck and the final norm.
+        """Applies the encoder, the neck and the final norm.
 
         **Arguments:**
 
-        - `tokens`: as `embed` returns them, or a subset of them (`tokens.take(indices)`), or with a mask.
-        - `edit`: as in a call.
+        - `tokens`: the tokens that `embed` returns, or a subset of them (`tokens.take(indices)`), or with a mask.
+        - `edit`: as for `__call__`.
         - `key`: for dropout and stochastic depth; `None` means inference.
 
         **Returns:**
 
-        The same tokens after the final norm. What a patch gives where `tokens.mask` is false means nothing.
+        The tokens after the final norm. Ignore the patch tokens where `tokens.mask` is false.
         """
         encoded = self.encoder(
             tokens.sequence,
@@ -262,7 +264,7 @@ class Backbone(eqx.Module):
         edit: Mapping[Intermediate, Edit] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> dict[Intermediate, Float[Array, "layers ..."]]:
-        """Intermediates of the blocks: for dense tasks, and to look inside.
+        """Returns intermediates of the blocks, for dense tasks and to look inside a model.
 
         !!! example
 
@@ -274,22 +276,23 @@ class Backbone(eqx.Module):
 
         **Arguments:**
 
-        - `image`: one image, as in a call.
-        - `at`: the names of the intermediates.
+        - `image`: one image, as for `__call__`.
+        - `at`: the names of the intermediates: see [`INTERMEDIATES`][vitrail.INTERMEDIATES].
         - `layers`: the blocks, counted from zero, or from the end if negative; `None` for all. Blocks after the last of
-            these do not run.
-        - `form`: how tokens are returned: as one `"sequence"` with the class token and the registers first, as
-            `"patches"` alone, or as the patches in a `"grid"` of rows and columns.
+            these are not computed.
+        - `form`: the shape of tokens: `"sequence"` for class token, registers and patches in one axis; `"patches"` for
+            the patches alone; `"grid"` for the patches by row and column.
         - `norm`: whether the final norm is applied to `"tokens"`.
-        - `edit`, `key`: as in a call.
+        - `edit`, `key`: as for `__call__`.
 
         **Returns:**
 
-        The intermediates by name, with a leading axis over `layers`.
+        The intermediates by name. Each array has a leading axis over `layers`.
 
-        **Raises:** `IndexError` if there is no such block. `ValueError` for a name that no intermediate has, for
-        `"attention_weights"` in another form than a sequence, or for `norm` without tokens or without a norm of their
-        width; an encoder with windows has no intermediates within the attention. And what a call raises.
+        **Raises:** `IndexError` if there is no such block; `ValueError` for an unknown name, for `"attention_weights"`
+        with another form than `"sequence"`, for `norm=True` without `"tokens"` or in a backbone without a final norm or
+        with a neck, and for an intermediate within the attention of an encoder with windows; and what `__call__`
+        raises.
         """
         self._check_activations(at, form, norm)
         if form == "grid" and isinstance(image, PatchedImage):
@@ -330,15 +333,17 @@ class Backbone(eqx.Module):
             )
 
     def resized(self, image_size: tuple[int, int], patch_size: tuple[int, int]) -> "Backbone":
-        """**Arguments:**
+        """Resamples the arrays that depend on the size of images or patches. All other arrays stay the same.
+
+        **Arguments:**
 
         - `image_size`, `patch_size`: the new heights and widths in pixels.
 
         **Returns:**
 
-        The backbone for these sizes. Each part is resampled by its own rule; all other arrays stay the same.
+        The backbone for these sizes. Each part is resampled by its own rule.
 
-        **Raises:** `ValueError` if the image does not divide into patches, or a part has no rule.
+        **Raises:** `ValueError` if the image does not divide into patches, or if a part cannot be resized.
         """
         check_divisible("image_size", image_size, patch_size)
         old = to_jax(self)

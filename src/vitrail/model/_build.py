@@ -36,7 +36,7 @@ def vit(
     dropout: Dropout = Dropout(),
     key: PRNGKeyArray,
 ) -> ViT:
-    """Builds a Vision Transformer of a size of the literature, with fresh weights.
+    """Builds a Vision Transformer of a published size, with fresh weights.
 
     !!! example
 
@@ -55,22 +55,22 @@ def vit(
     - `channels`: the number of channels of the images.
     - `patch`, `position`, `pool`, `head`: the parts, each as a registered name, a `PartSpec`, a class, or a
         `functools.partial` of one.
-    - `norm_order`: whether the final norm acts on the tokens before the pool, or on the pooled vector after it, or
-        there is none.
-    - `class_token`: whether there is a class token; `None` for one where the pool needs it.
+    - `norm_order`: `"norm_pool"` for a final norm of the tokens, before the pool; `"pool_norm"` for one of the pooled
+        vector, after the pool; `"none"` for no final norm.
+    - `class_token`: whether there is a class token; `None` to have one only if the pool needs it.
     - `num_registers`: the number of register tokens.
     - `encoder`: the options of the encoder.
-    - `init`: how fresh weights are drawn.
+    - `init`: how fresh weights are drawn, `"trunc_normal"` or `"big_vision"`, the schemes of [`INITS`][vitrail.INITS].
     - `preprocess`: how pictures are prepared for the model; `None` if that is not known.
-    - `execution`: how the model is computed; it can be changed later with `model.with_execution`.
-    - `dropout`: what is dropped at random in training; it can be changed later with `model.with_dropout`.
-    - `key`: for the weights.
+    - `execution`: how the model is computed. Change it later with `model.with_execution`.
+    - `dropout`: what is dropped at random in training. Change it later with `model.with_dropout`.
+    - `key`: the random key of the weights.
 
     **Returns:**
 
-    A `ViT`.
+    A [`ViT`][vitrail.ViT].
 
-    **Raises:** `ValueError` if the name is not known or sizes do not fit, and what `ViTConfig.build` raises.
+    **Raises:** `ValueError` if the name is not known or sizes do not fit; and what `ViTConfig.build` raises.
     """
     size, patch_size = parse_preset(name)
     config = ViTConfig(

@@ -15,13 +15,13 @@ from ._vit import ViT
 
 @final
 class CompiledViT:
-    """A model compiled for many calls on batches of images. It is inference: nothing is dropped.
+    """A model compiled for inference on batches of images. [`vitrail.compile`][vitrail.compile] makes it.
 
-    `eqx.filter_jit` looks for the arrays of the model at every call; this does so once.
+    A call has less work in Python than with `eqx.filter_jit`, which looks for the arrays of the model at every call.
 
-    The arrays are the model's own. Under `Execution(scan=False)` those of the blocks are copied out of the stack, so
-    that no call has to do it. A training step that donates the model's buffers (`donate="all"`) takes them from this
-    too: compile the model that it returns.
+    It shares the arrays of the model, except under `Execution(scan=False)`, where the arrays of the blocks are copied.
+    A training step that donates the buffers of the model (`donate="all"`) makes it invalid: compile the model that
+    the step returns.
     """
 
     def __init__(self, model: ViT):
@@ -50,14 +50,16 @@ class CompiledViT:
     def __call__(
         self, images: Shaped[Array | np.ndarray, "..."] | PatchedImage
     ) -> Float[Array, "batch *tokens classes"]:
-        """**Arguments:**
+        """Computes the logits of a batch of images.
 
-        - `images`: a batch, `Float[Array, "batch height width channels"]`, or of `pack`. Each batch size and dtype is
-            compiled once.
+        **Arguments:**
+
+        - `images`: a batch, `Float[Array, "batch height width channels"]`, or the `PatchedImage` that `pack` returns.
+            Each batch size and dtype is compiled once.
 
         **Returns:**
 
-        What the model returns for each image.
+        What the model returns for each image, in float32: `(batch, classes)`.
 
         **Raises:** `ValueError` or `TypeError` if the images do not fit the model.
         """
@@ -93,8 +95,8 @@ def compile(model: ViT) -> CompiledViT:
 
     **Returns:**
 
-    A function of images, `Float[Array, "batch height width channels"]`, that returns what `jax.vmap(model)` does. It is
-    compiled at the first call with each number of images. Under `Execution(scan=False)` it holds a second copy of the
-    blocks, apart from each other, which is faster for large models on a CPU.
+    A function of a batch of images, `Float[Array, "batch height width channels"]`, that returns what `jax.vmap(model)`
+    returns. The first call with each batch size compiles. Under `Execution(scan=False)` it holds a second copy of the
+    blocks, which is faster for large models on a CPU.
     """
     return CompiledViT(model)

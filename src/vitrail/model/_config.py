@@ -57,10 +57,11 @@ class ViTConfig(JSONConfig):
     head: str | PartSpec | HeadFactory = "linear"
     """The head."""
     norm_order: NormOrder = "norm_pool"
-    """Whether the final norm acts on the tokens before the pool (the original), or on the pooled vector after it, or
-    there is none (Perception Encoder's language and spatial models)."""
+    """`"norm_pool"`: the final norm acts on the tokens, before the pool (the original ViT). `"pool_norm"`: it acts on
+    the pooled vector, after the pool. `"none"`: there is no final norm (Perception Encoder's language and spatial
+    models)."""
     class_token: bool | None = None
-    """Whether there is a class token; `None` for one where the pool needs it."""
+    """Whether there is a class token; `None` to have one only if the pool needs it."""
     num_registers: int = 0
     """The number of registers after the class token (Darcet et al. 2024, arXiv:2309.16588)."""
     encoder: EncoderOptions = EncoderOptions()
@@ -68,10 +69,10 @@ class ViTConfig(JSONConfig):
     windows: WindowOptions | None = None
     """Attention within windows, as in SAM; `None` for attention of all tokens to all."""
     neck_dim: int | None = None
-    """The width that a neck of two convolutions brings the tokens to before the final norm, as in SAM; `None` for no
-    neck."""
+    """The width of the tokens after a neck of two convolutions, which comes before the final norm, as in SAM; `None`
+    for no neck."""
     init: InitName = "trunc_normal"
-    """How fresh weights are drawn."""
+    """How fresh weights are drawn: a name of [`INITS`][vitrail.INITS]."""
     preprocess: Preprocess | None = None
     """How pictures are prepared for the model; `None` if that is not known."""
 
@@ -114,7 +115,7 @@ class ViTConfig(JSONConfig):
 
     @property
     def token_dim(self) -> int:
-        """The width of a token as it leaves the backbone: of the neck, or of the encoder."""
+        """The width of the tokens that the backbone returns: that of the neck, or of the encoder."""
         return self.size.dim if self.neck_dim is None else self.neck_dim
 
     def build(self, *, execution: Execution = Execution(), dropout: Dropout = Dropout(), key: PRNGKeyArray) -> ViT:
@@ -130,8 +131,8 @@ class ViTConfig(JSONConfig):
 
         A `ViT` with fresh weights.
 
-        **Raises:** `UnknownPartError`, `OptionError` or `PluginError` if a part cannot be found, `TypeError` if a
-        factory returns something else, `ValueError` if parts do not fit each other.
+        **Raises:** `UnknownPartError`, `OptionError` or `PluginError` if a part is not found or has not such an option;
+        `TypeError` if a factory returns something else than a part; `ValueError` if parts do not fit each other.
         """
         from ._vit import ViT
 

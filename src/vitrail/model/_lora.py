@@ -38,12 +38,12 @@ def lora(
     *,
     key: PRNGKeyArray,
 ) -> M:
-    r"""Puts adapters of low rank into a model, for a fine-tuning that trains few numbers.
+    r"""Adds adapters of low rank to a model, to fine-tune few parameters.
 
     A layer $y = Wx + b$ becomes $y = Wx + b + \frac{\alpha}{r} B A x$, with $r$ rows in $A$ and $r$ columns in $B$. $A$
-    is drawn as in PEFT, from $\mathcal{U}(-1/\sqrt{n}, 1/\sqrt{n})$ for $n$ inputs, and $B$ is zero, so that the model
-    returns what it returned before. Every block has its own. `vitrail.train.fit` then trains the adapters alone, and
-    what `Recipe.train` names.
+    is drawn as in PEFT, from $\mathcal{U}(-1/\sqrt{n}, 1/\sqrt{n})$ for $n$ inputs. $B$ is zero, so the outputs of the
+    model do not change at first. Every block has its own adapters. [`vitrail.train.fit`][vitrail.train.fit] then trains
+    only the adapters and the parts that `Recipe.train` names.
 
     !!! example
 
@@ -59,21 +59,21 @@ def lora(
 
     **Arguments:**
 
-    - `model`: a `ViT`, a system, or any module that has them. It does not change. To adapt one tower of a system, put
-        an adapted tower into it with `eqx.tree_at`.
-    - `rank`: of the adapters.
-    - `targets`: the layers that get one, in every block: the queries, keys or values of attention, `"q"`, `"k"` or
-        `"v"`, all three with one `A`, `"qkv"`, or what follows the heads, `"project"`; the first and the second layer
-        of the MLP, `"hidden"` and `"out"`. Pools and heads get none.
-    - `alpha`: what the product is multiplied by, times the rank; `None` for the rank, which is a factor of 1.
-    - `key`: for `A`.
+    - `model`: a `ViT`, a system, or any module that contains one. It does not change. To adapt one tower of a system,
+        adapt that tower and put it into the system with `eqx.tree_at`.
+    - `rank`: $r$, the rank of the adapters.
+    - `targets`: the layers of every block that get an adapter. In attention: `"q"`, `"k"` and `"v"` for queries, keys
+        and values, `"qkv"` for all three with one $A$, and `"project"` for the layer after the heads. In the MLP:
+        `"hidden"` and `"out"` for its first and its second layer. Pools and heads get no adapters.
+    - `alpha`: $\alpha$; `None` for the rank, which makes the factor 1.
+    - `key`: the random key of $A$.
 
     **Returns:**
 
-    The model with the adapters, an ordinary PyTree of the same configuration. Their arrays have the kind `"adapter"` in
-    `parameter_labels`.
+    The model with the adapters, of the same configuration. Their arrays have the kind `"adapter"` in
+    [`parameter_labels`][vitrail.parameter_labels].
 
-    **Raises:** `ValueError` if the model has no layer of a target or has adapters already, or if a number is out of
+    **Raises:** `ValueError` if the model has no layer of a target or already has adapters, or if a number is out of
     range.
     """
     check_positive(rank=rank)

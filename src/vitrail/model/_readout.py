@@ -15,7 +15,7 @@ from ..pool import AbstractPool
 
 @final
 class Readout(eqx.Module):
-    """Turns the tokens of a backbone into logits: a pool, a norm if it comes after the pool, and a head."""
+    """Turns the tokens of a backbone into logits: a pool, a norm (with `norm_order="pool_norm"`), and a head."""
 
     pool: AbstractPool
     norm: Norm | None
@@ -35,18 +35,20 @@ class Readout(eqx.Module):
     def __call__(
         self, tokens: Tokens, *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens {self.head.out_dim}"]:
-        """**Arguments:**
+        """Computes the logits.
 
-        - `tokens`: of one image, as a backbone returns them. Pool and head compute in their dtype.
+        **Arguments:**
+
+        - `tokens`: the tokens of one image, as a backbone returns them. Pool and head compute in their dtype.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
 
-        The logits, `(classes,)`, in float32; `(tokens, classes)` with the pool `none`; with the head `none`, what the
-        pool returns.
+        The logits in float32, `(classes,)`. With the pool `none` they are `(tokens, classes)`. With the head `none` the
+        readout returns what the pool returns.
 
-        **Raises:** `ValueError` if the head reads another width than the pool returns, if it returns no logits, or if
-        the pool returns no vectors.
+        **Raises:** `ValueError` if the head reads another width than the pool returns, or if pool or head return
+        another shape than they declare.
         """
         if self.head.dim != self.pool.out_dim:
             raise ValueError(
@@ -66,13 +68,14 @@ class Readout(eqx.Module):
         return logits.astype(jnp.float32)
 
     def pool_tokens(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, "*tokens features"]:
-        """Computes what the head reads.
+        """Computes the pooled vector that the head reads.
 
-        **Arguments:** those of a call.
+        **Arguments:** those of `__call__`.
 
         **Returns:**
 
-        What the pool returns, after the norm if there is one, in the dtype of the tokens.
+        What the pool returns, normalised if the readout has a norm, in the dtype of the tokens: `(features,)`, or
+        `(tokens, features)` with the pool `none`.
 
         **Raises:** `ValueError` if the pool returns no array, or another width than its `out_dim`.
         """

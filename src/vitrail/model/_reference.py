@@ -28,16 +28,17 @@ def vit_forward(
     num_layers: int,
     num_classes: int,
 ) -> Float[Array, " classes"]:
-    """Returns the logits of the reference variant, a mean-pool ViT, with fresh weights.
+    """Computes the logits of a mean-pool ViT with fresh weights, in one call.
 
-    A strided convolution makes patch tokens, a learned position embedding is added, `num_layers` pre-norm blocks
-    follow, a final LayerNorm, the mean over the patches, one linear layer.
+    The steps are: patch tokens by a strided convolution, plus a learned position embedding; `num_layers` pre-norm
+    blocks; a final LayerNorm; the mean over the patches; one linear layer. To train or keep a model use
+    [`vit`][vitrail.vit].
 
     **Arguments:**
 
-    - `seed`: for the weights, in `[0, 2**32)`. The same seed gives the same logits.
-    - `image`: one image, `Float[Array, "height width channels"]`, finite; height and width are multiples of
-        `patch_size`. It may be a NumPy array; it is converted to float32.
+    - `seed`: the seed of the weights, in `[0, 2**32)`. The same seed gives the same logits.
+    - `image`: one image, `Float[Array, "height width channels"]`, in JAX or NumPy. Its values are finite, and height
+        and width are multiples of `patch_size`. It is converted to float32.
     - `patch_size`: height and width of a patch in pixels.
     - `d_model`: the width of a token, a multiple of `num_heads`.
     - `num_heads`: the number of heads of the attention.

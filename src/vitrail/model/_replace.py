@@ -99,46 +99,47 @@ def replace(
         model = vitrail.replace(model, num_registers=4, key=key)
         ```
 
-    Other parts keep their arrays (`KEEP`), with these exceptions: the head and the norm are new if their width changes,
-    the head also if the number of classes does; the class token and its row of the position embedding are added or
-    removed if the new pool needs that.
+    The parts that you do not name keep their arrays, with these exceptions. The head is new if its width or the number
+    of classes changes. The final norm is new if its width changes. The class token, with its row of the position
+    embedding, is added if the new pool needs one, and may be removed: see `class_token`.
 
     **Arguments:**
 
-    - `model`: the model, which does not change: a `ViT`, or a `Dense`, of which `readout`, `num_classes`, `classes` and
-        `preprocess` can be replaced.
+    - `model`: a `ViT`, or a `Dense`, in which `readout`, `num_classes`, `classes` and `preprocess` can be replaced. It
+        does not change.
     - `pool`, `head`, `position`: the new parts, each as a registered name, a `PartSpec`, a class, or a
         `functools.partial` of one.
-    - `readout`: the new dense readout of a `Dense`, given in the same way. It is new too if the number of classes
-        changes.
-    - `num_classes`: the number of logits, `None` for `head="none"` and for a map of depth.
-    - `classes`: the names of the classes, `None` if they are not known. If the number of classes changes, the old names
-        go.
-    - `preprocess`: how pictures are prepared for the model, `None` if that is not known.
-    - `norm_order`: whether the final norm acts before or after the pool, or there is none. A norm whose width stays
-        keeps its weights.
-    - `class_token`: whether there is a class token, `None` for one where the pool needs it. A model that was built with
-        `None` loses a class token that the new pool does not read: pass `True` to keep it, as for a backbone that was
-        trained with it.
-    - `num_registers`: the number of registers. The first ones stay, and new ones are drawn after them, with their rows
-        of the position embedding where it has such rows. New registers change what the model computes: train it on.
+    - `readout`: the new dense readout of a `Dense`, given in the same way. The readout is also new if the number of
+        classes changes.
+    - `num_classes`: the number of logits; `None` for `head="none"` and for a map of depth.
+    - `classes`: the names of the classes; `None` if they are not known. If the number of classes changes, the old names
+        are dropped.
+    - `preprocess`: how pictures are prepared for the model; `None` if that is not known.
+    - `norm_order`: `"norm_pool"`, `"pool_norm"` or `"none"`, as for [`vit`][vitrail.vit]. The norm keeps its weights if
+        its width does not change.
+    - `class_token`: whether there is a class token; `None` to have one only if the pool needs it. A model that was
+        built with `None` loses its class token if the new pool does not read it. Pass `True` to keep the class token of
+        a backbone that was trained with one.
+    - `num_registers`: the number of registers. The first registers are kept. New ones are drawn after them, with rows
+        of the position embedding if it has rows for registers. New registers change what the model computes, so train
+        the model again.
     - `channels`: the number of channels of the images. The mean and the deviation of `preprocess` follow, unless
         `preprocess` is given.
-    - `channel_rule`: what the new channels are taken for:
+    - `channel_rule`: how the weights of the new channels are made:
         - `"repeat"`: the weights of the old channels are repeated in turn and scaled by the old number over the new
           one; for a single channel they are summed. These are the numbers of timm's `in_chans`.
         - `"average"`: each old channel is the mean of the new ones.
-        - `"zero"`: the first channels are the old ones, and the others count for nothing until they are trained.
-    - `key`: for the weights of what is new; it may be left out if nothing is.
+        - `"zero"`: the first channels are the old ones, and the weights of the others are zero.
+    - `key`: the random key of new weights. It may be left out if no weights are new.
 
     **Returns:**
 
-    A new model of the same kind, whose configuration says what it is now.
+    A new model of the same kind. Its configuration describes the new parts.
 
-    **Raises:** `ValueError` if the new parts do not fit each other, as a pool that reads the class token with
-    `class_token=False`, or there are new weights and no key, or if the model does not have such a part, or if
-    `channel_rule="zero"` would drop channels; `TypeError` if
-    it is of another kind; and what `ViTConfig.build` raises.
+    **Raises:** `ValueError` if the new parts do not fit each other (for instance a pool that reads the class token and
+    `class_token=False`), if there are new weights and no key, if the model does not have such a part, or if
+    `channel_rule="zero"` would drop channels; `TypeError` if the model is not a `ViT` or a `Dense`; and what
+    `ViTConfig.build` raises.
     """
     of_a_vit: dict[str, object] = {
         "pool": pool,

@@ -21,8 +21,8 @@ class ViT(eqx.Module):
     """A Vision Transformer: a backbone and a readout.
 
     It takes one image; batch it with `jax.vmap(model)(images)`. It is a PyTree without state, so `eqx.filter_jit` and
-    `eqx.filter_grad` work on it. `config` describes it. `vitrail.replace` replaces a part and updates `config`, which
-    `eqx.tree_at` does not.
+    `eqx.filter_grad` work on it. `config` is its configuration. To replace a part use
+    [`vitrail.replace`][vitrail.replace], which updates `config`; `eqx.tree_at` does not.
     """
 
     backbone: Backbone
@@ -34,7 +34,7 @@ class ViT(eqx.Module):
 
         - `backbone`: turns an image into tokens.
         - `readout`: turns tokens into logits.
-        - `config`: what both were built from.
+        - `config`: the configuration of the model.
         """
         self.backbone = backbone
         self.readout = readout
@@ -52,14 +52,14 @@ class ViT(eqx.Module):
 
         **Arguments:**
 
-        - `image`: one image, `Float[Array, "height width channels"]`, of the size and channels of the configuration. It
-            may be a NumPy array, and is converted to the compute dtype. Or a `PatchedImage`, of any size and shape.
+        - `image`: one image, `Float[Array, "height width channels"]`, of the size and channels of the configuration, in
+            JAX or NumPy. It is converted to the compute dtype. Or a `PatchedImage` of any size and shape.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
 
-        The logits, `(classes,)`, in float32; `(tokens, classes)` with the pool `none`; with the head `none`, what the
-        pool returns.
+        The logits in float32, `(classes,)`. With the pool `none` they are `(tokens, classes)`. With the head `none` the
+        model returns what the pool returns.
 
         **Raises:** `ValueError` or `TypeError` if the image does not fit.
         """
@@ -68,43 +68,47 @@ class ViT(eqx.Module):
         return self.readout(tokens, key=readout_key)
 
     def with_execution(self, execution: Execution) -> "ViT":
-        """**Arguments:**
+        """Changes how the model is computed.
 
-        - `execution`: how the model is to be computed.
+        **Arguments:**
+
+        - `execution`: how the model is computed.
 
         **Returns:**
 
-        The same model, with the same arrays, computed in that way.
+        A model with the same arrays and the new execution.
 
-        **Raises:** `ValueError` if the encoder cannot be computed so.
+        **Raises:** `ValueError` if the encoder does not support that way.
         """
         return dataclasses.replace(self, backbone=dataclasses.replace(to_jax(self.backbone), execution=execution))
 
     def with_dropout(self, dropout: Dropout) -> "ViT":
-        """**Arguments:**
+        """Changes what is dropped at random in training.
 
-        - `dropout`: what is to be dropped at random in training.
+        **Arguments:**
+
+        - `dropout`: what is dropped.
 
         **Returns:**
 
-        The same model, with the same arrays, and that dropout.
+        A model with the same arrays and the new dropout.
         """
         return dataclasses.replace(self, backbone=dataclasses.replace(to_jax(self.backbone), dropout=dropout))
 
     def resized(self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None) -> "ViT":
-        """Resamples what depends on the size of images or patches; all other arrays stay the same.
+        """Resamples the arrays that depend on the size of images or patches. All other arrays stay the same.
 
         **Arguments:**
 
         - `image_size`: height and width in pixels, multiples of the patch size; one number for a square.
-        - `patch_size`: height and width of a patch in pixels, as in FlexiViT; `None` for as before.
+        - `patch_size`: height and width of a patch in pixels; `None` to keep it. The patch embedding is resampled as in
+            FlexiViT.
 
         **Returns:**
 
         A model whose configuration has the new sizes. Each part is resampled by its own rule.
 
-        **Raises:** `ValueError` if the size does not divide into patches, or the patch embedding has no rule for other
-        patches.
+        **Raises:** `ValueError` if the size does not divide into patches, or if the patch embedding cannot be resized.
         """
         patches = self.config.patch_size if patch_size is None else to_pair(patch_size)
         preprocess = self.config.preprocess

@@ -12,9 +12,9 @@ from .._check import check_rate
 
 @dataclass(frozen=True)
 class Dropout:
-    """What the encoder drops at random in training. It acts when a model is called with a `key`, and only then.
+    """What the encoder drops at random in training. It acts only when a model is called with a `key`.
 
-    It is never saved, and every model can be given another one: `model.with_dropout(vitrail.Dropout(...))`.
+    It is not saved with a model. Change it on any model with `model.with_dropout(vitrail.Dropout(...))`.
     """
 
     rate: float = 0.0

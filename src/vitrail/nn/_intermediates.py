@@ -22,21 +22,21 @@ _Names = Literal[
 
 if TYPE_CHECKING:
     Intermediate = _Names
+    """The type of the names in [`INTERMEDIATES`][vitrail.INTERMEDIATES], for annotations."""
 else:
     Intermediate = str  # check_intermediates has a shorter error than a type checker
-"""The name of what can be recorded or edited in each block:
-
-- `"tokens"`: the tokens after the block, `(tokens, dim)`.
-- `"queries"`, `"keys"`, `"values"`: of the attention, `(heads, tokens, head_dim)`, after their norm and rotation.
-- `"attention_weights"`: how much each token (rows) takes from each (columns), `(heads, tokens, tokens)`, at least in
-  float32; rows sum to one.
-- `"attention_heads"`: what each head gathers, before the projection, `(heads, tokens, head_dim)`.
-- `"attention_branch"`, `"mlp_branch"`: what the two halves of the block add to the tokens, `(tokens, dim)`.
-- `"mlp_hidden"`: the hidden layer of the MLP after its activation, `(tokens, mlp_dim)`.
-"""
 
 INTERMEDIATES: Final[tuple[Intermediate, ...]] = get_args(_Names)
-"""The names."""
+"""The names of what can be recorded or edited in each block, with the shapes for one image:
+
+- `"tokens"`: the tokens after the block, `(tokens, dim)`.
+- `"queries"`, `"keys"`, `"values"`: those of the attention, after their norm and rotation, `(heads, tokens, head_dim)`.
+- `"attention_weights"`: the softmax of the scores of each query (rows) and key (columns), `(heads, tokens, tokens)`, at
+  least in float32. Rows sum to one.
+- `"attention_heads"`: the output of each head before the projection, `(heads, tokens, head_dim)`.
+- `"attention_branch"`, `"mlp_branch"`: what the two branches of the block add to the tokens, `(tokens, dim)`.
+- `"mlp_hidden"`: the hidden layer of the MLP after its activation, `(tokens, mlp_dim)`.
+"""
 
 WITHIN_ATTENTION: Final[tuple[Intermediate, ...]] = (
     "queries",

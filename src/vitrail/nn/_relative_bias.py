@@ -8,8 +8,9 @@ from jaxtyping import Array, Float, Int
 
 @final
 class RelativeBias(eqx.Module):
-    """What is added to the score of each query and key, looked up in a table: the same table for all blocks, or one for
-    each.
+    """Numbers that are added to the scores of attention, from a table with one row for each distance between tokens.
+
+    All blocks have the same table, or each block has its own.
 
     ??? cite
 
@@ -23,8 +24,8 @@ class RelativeBias(eqx.Module):
     def __init__(self, table: Float[Array, "*blocks distances heads"], pairs: Int[Array, "queries tokens"]):
         """**Arguments:**
 
-        - `table`: for each distance and head what is added. It may have an axis over the blocks before these.
-        - `pairs`: for each query and key the row of the table.
+        - `table`: the number for each distance and head. An axis over the blocks may come before these two.
+        - `pairs`: for each query and key, the index of a row of the table.
         """
         self.table = table
         self.pairs = pairs
@@ -35,8 +36,10 @@ class RelativeBias(eqx.Module):
         return self.table.ndim == 3
 
     def __call__(self) -> Float[Array, "heads queries tokens"]:
-        """**Returns:**
+        """Looks up the numbers of all pairs.
 
-        What is added to the scaled scores.
+        **Returns:**
+
+        What is added to the scaled scores of one block.
         """
         return self.table[self.pairs].transpose(2, 0, 1)

@@ -9,11 +9,11 @@ from jaxtyping import Array, Float
 
 @final
 class Rotation(eqx.Module):
-    """A rotation of queries and keys by position, one row of angles for each token: the same for all heads, or one for
-    each head, or one for each block and head.
+    """A rotation of queries and keys by position (RoPE).
 
-    Each pair of channels of a head is turned by an angle that depends on the place of the token, so that the scores of
-    attention depend on the offset between two tokens. Tokens before the patches are not turned.
+    Each pair of channels of a head is rotated by an angle that depends on the place of the token. The scores of
+    attention then depend on the offset between two tokens. Tokens before the patches are not rotated. The angles are
+    the same for all heads, or each head has its own, or each head of each block.
 
     ??? cite
 
@@ -33,11 +33,11 @@ class Rotation(eqx.Module):
     ):
         """**Arguments:**
 
-        - `angles`: in radians, one for each patch token and each pair of channels of a head. They may have an axis over
-            the heads before these two, and one over the blocks before that.
-        - `num_prefix`: how many tokens before the patches stay as they are.
-        - `interleaved`: whether channels `2i` and `2i + 1` make a pair (RoFormer, RoPE-ViT), or channels `i` and
-            `i + head_dim / 2` do (DINOv3, GPT-NeoX).
+        - `angles`: the angles in radians, one for each patch token and each pair of channels of a head. Axes over the
+            blocks and the heads, or over the heads alone, may come before these two.
+        - `num_prefix`: the number of tokens before the patches.
+        - `interleaved`: whether a pair is the channels `2i` and `2i + 1` (RoFormer, RoPE-ViT), or `i` and
+            `i + head_dim / 2` (DINOv3, GPT-NeoX).
         """
         angles = jnp.pad(angles, (*((0, 0) for _ in angles.shape[:-2]), (num_prefix, 0), (0, 0)))
         self.cos = jnp.cos(angles)
@@ -50,13 +50,15 @@ class Rotation(eqx.Module):
         return self.cos.ndim == 4
 
     def __call__(self, x: Float[Array, "heads tokens head_dim"]) -> Float[Array, "heads tokens head_dim"]:
-        """**Arguments:**
+        """Rotates queries or keys.
+
+        **Arguments:**
 
         - `x`: the queries or the keys.
 
         **Returns:**
 
-        The same array, turned. It is computed at least in float32, and returned in the dtype of `x`.
+        The rotated array in the dtype of `x`. It is computed at least in float32.
         """
         heads, tokens, head_dim = x.shape
         pairs = (head_dim // 2, 2) if self.interleaved else (2, head_dim // 2)

@@ -13,32 +13,36 @@ _S = TypeVar("_S", bound="AbstractSystem")
 
 
 class AbstractSystem(eqx.Module):
-    """A model that has a `ViT` as one of its parts."""
+    """A model that has a `ViT` as one of its parts, in the field `image`."""
 
     image: eqx.AbstractVar[ViT]
     """The image model."""
 
     def with_execution(self: _S, execution: Execution) -> _S:
-        """**Arguments:**
+        """Changes how the model is computed.
 
-        - `execution`: how all of the model is to be computed.
+        **Arguments:**
+
+        - `execution`: how the whole model is computed.
 
         **Returns:**
 
-        The same model, with the same arrays, computed in that way.
+        A model with the same arrays and the new execution.
 
         **Raises:** what `ViT.with_execution` raises.
         """
         return dataclasses.replace(self, image=self.image.with_execution(execution))
 
     def with_dropout(self: _S, dropout: Dropout) -> _S:
-        """**Arguments:**
+        """Changes what is dropped at random in training.
 
-        - `dropout`: what is to be dropped at random in training: in the image model, and in a text tower.
+        **Arguments:**
+
+        - `dropout`: what is dropped at random in training, in the image model and in the text tower.
 
         **Returns:**
 
-        The same model, with the same arrays, and that dropout.
+        A model with the same arrays and the new dropout.
         """
         return dataclasses.replace(self, image=self.image.with_dropout(dropout))
 
@@ -46,15 +50,17 @@ class AbstractSystem(eqx.Module):
     def resized(
         self, image_size: int | tuple[int, int], *, patch_size: int | tuple[int, int] | None = None
     ) -> "AbstractSystem":
-        """**Arguments:** those of [`ViT.resized`][vitrail.ViT.resized].
+        """Resamples the arrays that depend on the size of images or patches.
+
+        **Arguments:** those of [`ViT.resized`][vitrail.ViT.resized].
 
         **Returns:**
 
         The model for images or patches of another size. Each part is resampled by its own rule; all other arrays stay
         the same.
 
-        **Raises:** what `ViT.resized` raises; `ValueError` if a part has no rule for other patches, as the decoder of
-        MAE.
+        **Raises:** what `ViT.resized` raises; `ValueError` if a part cannot be resized to other patches, as the
+        decoder of MAE.
         """
 
 

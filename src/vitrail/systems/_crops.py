@@ -15,22 +15,23 @@ def apply_to_crops(
     hidden: Bool[Array, "crops batch patches"] | None = None,
     key: PRNGKeyArray | None = None,
 ) -> DINOOutput:
-    """Applies a network to crops of one size of a batch of images: multi-crop is one call for each size.
+    """Applies a `DINO` to crops of one size of a batch of images. For crops of several sizes call it once for each
+    size.
 
-    The positions are resampled for the size of the crops, with a gradient.
+    The positions are resampled to the size of the crops, and have a gradient.
 
     **Arguments:**
 
     - `network`: the student or the teacher.
-    - `crops`: of each image.
-    - `hidden`: true for each patch that the mask token takes the place of; `None` for none.
-    - `key`: for what is random in training, another for each crop; `None` means inference.
+    - `crops`: the crops. The second axis is the image.
+    - `hidden`: true for each patch whose token is replaced by the mask token; `None` to hide no patch.
+    - `key`: for what is random in training; each crop gets its own key. `None` means inference.
 
     **Returns:**
 
-    What the network says of each crop, with the axes `(crops, batch)` first.
+    A `DINOOutput` whose arrays begin with the axes `(crops, batch)`.
 
-    **Raises:** what `DINO.resized` and a call of it raise.
+    **Raises:** what `DINO.resized` and `DINO.__call__` raise.
     """
     number, batch = crops.shape[:2]
     if network.config.image.image_size != crops.shape[2:4]:
@@ -46,16 +47,17 @@ def apply_to_crops(
 
 
 def pick_hidden(hidden: Bool[Array, " patches"], count: int) -> tuple[Int[Array, " count"], Bool[Array, " count"]]:
-    """Picks the first hidden patches of an image, so that only they are scored: the number is the same for all images.
+    """Picks the same number of hidden patches in each image, so that `DINO.score_patches` scores only these.
 
     **Arguments:**
 
     - `hidden`: true for each hidden patch.
-    - `count`: how many to pick: the largest number in an image.
+    - `count`: how many to pick: the largest number of hidden patches that an image can have.
 
     **Returns:**
 
-    Their numbers, and true for each; false for those that only fill up.
+    The indices of the first `count` hidden patches, and whether each is one. An image with fewer hidden patches is
+    filled with index 0 and false.
 
     **Raises:** `ValueError` if the count is not positive.
     """

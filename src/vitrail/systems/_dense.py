@@ -37,7 +37,7 @@ class Dense(AbstractSystem):
 
         - `image`: the image model.
         - `readout`: turns its tokens into a map.
-        - `config`: what both were built from.
+        - `config`: the configuration of the model.
         """
         self.image = image
         self.readout = readout
@@ -50,13 +50,13 @@ class Dense(AbstractSystem):
 
         **Arguments:**
 
-        - `image`: one image, `Float[Array, "height width channels"]`, as the image model takes it.
+        - `image`: one image, `Float[Array, "height width channels"]`, of the size and channels of the image model.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
 
-        The map in float32: logits of the classes, or one channel. Its size is that of the image, unless the readout
-        says otherwise.
+        The map in float32: logits of the classes, or one channel. It has the size of the image, unless the readout
+        returns another size (`upsampling="double"` of `dpt`).
 
         **Raises:** `ValueError` or `TypeError` if the image does not fit.
         """
@@ -95,7 +95,7 @@ class Dense(AbstractSystem):
 
         **Returns:**
 
-        A new model, whose configuration says what it is now.
+        A new model. Its configuration describes the new parts.
 
         **Raises:** `ValueError` if there is a new readout and no key; and what building the readout raises.
         """
@@ -138,8 +138,8 @@ class DenseConfig(JSONConfig):
     classes: tuple[str, ...] | None = None
     """The names of the classes, one for each; `None` if they are not known."""
     picture_size: tuple[int, int] | None = None
-    """Height and width that pictures are scaled to, if they are not those of the image model: 480 pixels for DPT on
-    ADE20K, whose positions are for 384 and are resampled."""
+    """Height and width in pixels that pictures are scaled to; `None` for those of the image model. DPT on ADE20K reads
+    pictures of 480 pixels with an image model of 384, whose positions are resampled."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,7 +160,7 @@ class DenseConfig(JSONConfig):
 
         A `Dense` with fresh weights.
 
-        **Raises:** what `ViTConfig.build` raises; `ValueError` if the readout does not go with the image model.
+        **Raises:** what `ViTConfig.build` raises; `ValueError` if the readout does not fit the image model.
         """
         image_key, readout_key = split_key(key)
         image = self.image.build(execution=execution, dropout=dropout, key=image_key)
@@ -198,7 +198,7 @@ def make_dense(
     classes: tuple[str, ...] | None = None,
     key: PRNGKeyArray,
 ) -> Dense:
-    """Puts a fresh dense readout on an image model.
+    """Makes a model for dense prediction of an image model and a fresh readout.
 
     !!! example
 
@@ -220,7 +220,7 @@ def make_dense(
 
     A `Dense`.
 
-    **Raises:** `ValueError` if the readout does not go with the image model; what looking up the readout raises.
+    **Raises:** `ValueError` if the readout does not fit the image model; and what `READOUTS.build` raises.
     """
     config = DenseConfig(image=image.config, readout=readout, num_classes=num_classes, classes=classes)
     return Dense(image, config.build_readout(image, key=key), config)

@@ -28,11 +28,11 @@ class DINOConfig(JSONConfig):
     head: str | PartSpec | HeadFactory = "projection"
     """The head of the embedding."""
     patch_head: str | PartSpec | HeadFactory | None = None
-    """The head of the patch tokens, as in iBOT and DINOv2; `None` if `head` scores them too, or nothing does."""
+    """The head of the patch tokens, as in iBOT and DINOv2; `None` to score them with `head`."""
     num_patch_prototypes: int | None = None
-    """The number of prototypes of `patch_head`; `None` for as many as `head` has."""
+    """The number of prototypes of `patch_head`; `None` for the number of `head`."""
     mask_token: bool = False
-    """Whether there is a token that takes the place of hidden patches, as in iBOT and DINOv2."""
+    """Whether the model has a mask token, which replaces the tokens of hidden patches, as in iBOT and DINOv2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,14 +79,14 @@ class DINOConfig(JSONConfig):
 
 @final
 class DINOOutput(eqx.Module):
-    """What a `DINO` says of an image, or of a batch of images, with the axes of the batch first."""
+    """What a `DINO` returns for an image, or for a batch of images with the axes of the batch first."""
 
     scores: Float[Array, "*batch prototypes"]
-    """The scores of the prototypes for the image, in float32: what student and teacher are compared by."""
+    """The scores of the prototypes for the image, in float32. The losses compare those of student and teacher."""
     embedding: Float[Array, "*batch features"]
-    """What the pool returns: the class token after the final norm."""
+    """What the pool returns, for instance the class token after the final norm."""
     patches: Float[Array, "*batch patches dim"]
-    """The patch tokens after the final norm. `DINO.score_patches` scores those that are needed."""
+    """The patch tokens after the final norm, for `DINO.score_patches`."""
 
     def __init__(
         self,
@@ -104,10 +104,10 @@ class DINOOutput(eqx.Module):
 class DINO(AbstractSystem):
     """An image model with the projection heads of self-distillation: the student of DINO, or its teacher.
 
-    Both are a `DINO` of the same configuration. The student learns to give the scores of the teacher for another crop
-    of the same image (`vitrail.systems.dino_loss`), and for patches that it does not see
-    (`vitrail.systems.ibot_loss`); the teacher is the running mean of the student (`vitrail.systems.update_teacher`).
-    `dino.image` is the model to keep.
+    Student and teacher are two models of the same configuration. The student learns to predict the scores that the
+    teacher gives to another crop of the same image ([`dino_loss`][vitrail.systems.dino_loss]) and to patches that are
+    hidden from the student ([`ibot_loss`][vitrail.systems.ibot_loss]). The teacher is a running mean of the student
+    ([`update_teacher`][vitrail.systems.update_teacher]). After training, keep `dino.image` and drop the heads.
 
     ??? cite
 
@@ -136,9 +136,9 @@ class DINO(AbstractSystem):
 
         - `image`: the image model, without a head.
         - `head`: scores the embedding of an image.
-        - `patch_head`: scores patch tokens; `None` if `head` does.
-        - `mask_token`: takes the place of hidden patches; `None` if none are hidden.
-        - `config`: what all was built from.
+        - `patch_head`: scores patch tokens; `None` to score them with `head`.
+        - `mask_token`: replaces the tokens of hidden patches; `None` if no patches are hidden.
+        - `config`: the configuration of the model.
         """
         self.image = image
         self.head = head
@@ -153,18 +153,20 @@ class DINO(AbstractSystem):
         hidden: Bool[Array | np.ndarray, " patches"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> DINOOutput:
-        """**Arguments:**
+        """Encodes an image and scores it.
 
-        - `image`: one image, `Float[Array, "height width channels"]`.
-        - `hidden`: true for each patch that the mask token takes the place of; `None` for none.
+        **Arguments:**
+
+        - `image`: one image, `Float[Array, "height width channels"]`, of the size and channels of the image model.
+        - `hidden`: true for each patch whose token is replaced by the mask token; `None` to hide no patch.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
 
         The scores of the prototypes, the embedding and the patch tokens.
 
-        **Raises:** `ValueError` or `TypeError` if the image does not fit, or if patches are hidden and there is no mask
-        token.
+        **Raises:** `ValueError` or `TypeError` if the image does not fit; `ValueError` if `hidden` has not one value
+        for each patch, or if the model has no mask token.
         """
         encode_key, pool_key, head_key = split_key(key, 3)
         backbone = self.image.backbone
@@ -176,19 +178,19 @@ class DINO(AbstractSystem):
     def score_patches(
         self, patches: Float[Array, "*batch dim"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*batch prototypes"]:
-        """Scores patch tokens by the patch head, or by the head of the image if there is no other.
+        """Scores patch tokens with `patch_head`, or with `head` if there is no `patch_head`.
 
-        With many prototypes the scores of all patches take much memory: pass those that the loss needs
-        (`vitrail.systems.pick_hidden`).
+        With many prototypes the scores of all patches need much memory. Pass only the patches that the loss needs:
+        [`pick_hidden`][vitrail.systems.pick_hidden].
 
         **Arguments:**
 
-        - `patches`: patch tokens of `DINOOutput.patches`.
+        - `patches`: some or all rows of `DINOOutput.patches`.
         - `key`: for what is random in the head in training; `None` means inference.
 
         **Returns:**
 
-        The scores of the prototypes for each, in float32.
+        The scores of the prototypes for each patch, in float32.
         """
         return _score(self.head if self.patch_head is None else self.patch_head, patches, key)
 

@@ -15,26 +15,29 @@ from .._check import check_positive
 from ..nn import list_arrays, to_jax
 
 _N = TypeVar("_N")
-_Number = float | Float[Array, ""]
 _EPS = 1e-8
 
 
 def centre_scores(
-    scores: Float[Array, "*batch prototypes"], centre: Float[Array, " prototypes"], *, temperature: _Number
+    scores: Float[Array, "*batch prototypes"],
+    centre: Float[Array, " prototypes"],
+    *,
+    temperature: float | Float[Array, ""],
 ) -> Float[Array, "*batch prototypes"]:
     """Turns the teacher's scores into probabilities by centring and sharpening: `softmax((scores - centre) / T)`.
 
-    Centring keeps one prototype from winning every image, sharpening keeps all from winning alike.
+    Centring prevents that one prototype gets the highest score for every image. Sharpening, which is a temperature
+    below that of the student, prevents that all prototypes get the same score.
 
     **Arguments:**
 
-    - `scores`: of the teacher.
-    - `centre`: the running mean of its scores, which `update_centre` returns; zeros at first.
-    - `temperature`: 0.04 at first, 0.07 later.
+    - `scores`: the scores of the teacher.
+    - `centre`: the running mean of the teacher's scores: zeros in the first step, then what `update_centre` returns.
+    - `temperature`: the temperature $T$ of the teacher. DINO raises it from 0.04 to 0.07.
 
     **Returns:**
 
-    Probabilities, without a gradient.
+    The probabilities of the prototypes for each row, without a gradient.
     """
     centred = scores - jnp.broadcast_to(centre, scores.shape)
     return jax.lax.stop_gradient(jax.nn.softmax(centred / temperature, axis=-1))
@@ -44,21 +47,21 @@ def update_centre(
     centre: Float[Array, " prototypes"],
     scores: Float[Array, "*batch prototypes"],
     *,
-    momentum: _Number = 0.9,
+    momentum: float | Float[Array, ""] = 0.9,
     mask: Bool[Array, "*batch"] | None = None,
 ) -> Float[Array, " prototypes"]:
     """Moves the centre towards the mean of the teacher's scores.
 
     **Arguments:**
 
-    - `centre`: so far.
-    - `scores`: of the teacher, for all images and crops of a step.
-    - `momentum`: the share of the centre that stays.
-    - `mask`: true for the rows that count; `None` if all do.
+    - `centre`: the centre of this step.
+    - `scores`: the scores of the teacher for all images and crops of the step.
+    - `momentum`: the weight of the old centre in the new one.
+    - `mask`: true for the rows of `scores` that count; `None` if all count.
 
     **Returns:**
 
-    The centre for the next step, without a gradient. It stays the same if no row counts.
+    The centre for the next step, without a gradient. If no row counts, it is `centre`.
     """
     rows = scores.reshape(-1, scores.shape[-1])
     counts = jnp.ones(len(rows), bool) if mask is None else mask.reshape(-1)
@@ -71,14 +74,15 @@ def update_centre(
 def sinkhorn_knopp(
     scores: Float[Array, "*batch prototypes"],
     *,
-    temperature: _Number,
+    temperature: float | Float[Array, ""],
     iterations: int = 3,
     mask: Bool[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch prototypes"]:
-    """Turns the teacher's scores into probabilities that use every prototype alike, in place of centring.
+    """Turns the teacher's scores into probabilities in which every prototype has about the same sum over the batch.
+    It replaces [`centre_scores`][vitrail.systems.centre_scores].
 
-    In turn it divides `exp(scores / T)` by its sums over the batch and by its sums over the prototypes. It works with
-    logarithms, so that nothing overflows.
+    It divides `exp(scores / T)` by its sums over the batch, then by its sums over the prototypes, and repeats both. It
+    computes with logarithms, so that nothing overflows.
 
     ??? cite
 
@@ -87,14 +91,14 @@ def sinkhorn_knopp(
 
     **Arguments:**
 
-    - `scores`: of the teacher, for all images and crops of a step.
-    - `temperature`: as in `centre_scores`.
-    - `iterations`: how often both are done.
-    - `mask`: true for the rows that count; `None` if all do.
+    - `scores`: the scores of the teacher for all images and crops of a step.
+    - `temperature`: the temperature $T$ of the teacher, as in `centre_scores`.
+    - `iterations`: how many times both divisions are done.
+    - `mask`: true for the rows of `scores` that count; `None` if all count.
 
     **Returns:**
 
-    Probabilities, without a gradient; zeros in rows that do not count.
+    The probabilities of the prototypes for each row, without a gradient; zeros in rows that do not count.
     """
     check_positive(iterations=iterations)
     rows = scores.reshape(-1, scores.shape[-1]).astype(jnp.float32) / temperature
@@ -118,24 +122,26 @@ def dino_loss(
     student: Float[Array, "student_crops batch prototypes"],
     teacher: Float[Array, "teacher_crops batch prototypes"],
     *,
-    temperature: _Number = 0.1,
+    temperature: float | Float[Array, ""] = 0.1,
 ) -> Float[Array, ""]:
     """The cross-entropy between the teacher's probabilities for one crop of an image and the student's for another.
 
-    It is the mean over the images and over all pairs of a teacher's crop and another crop of the student. With the
-    centred probabilities this is DINO's loss; DINOv2's, whose terms for global and local crops add up to it, too.
+    It is the mean over the images and over all pairs of a crop of the teacher and a different crop of the student. With
+    the probabilities of `centre_scores` it is the loss of DINO. The terms that DINOv2 has for global and for local
+    crops add up to it, too.
 
     **Arguments:**
 
-    - `student`: its scores for all crops of each image. The first crops are those of the teacher.
-    - `teacher`: its probabilities for the large crops, as `centre_scores` or `sinkhorn_knopp` returns them.
-    - `temperature`: of the student.
+    - `student`: the scores of the student for all crops of each image. The first crops are those of the teacher.
+    - `teacher`: the probabilities of the teacher for the large crops, as `centre_scores` or `sinkhorn_knopp` returns
+        them.
+    - `temperature`: the temperature of the student.
 
     **Returns:**
 
-    The loss.
+    The loss, a scalar.
 
-    **Raises:** `ValueError` if the student has fewer crops than the teacher, or there is no pair of two crops.
+    **Raises:** `ValueError` if the student has fewer crops than the teacher, or fewer than two.
     """
     crops, others = len(teacher), len(student)
     if others < max(crops, 2):
@@ -154,23 +160,24 @@ def ibot_loss(
     teacher: Float[Array, "*batch patches prototypes"],
     hidden: Bool[Array, "*batch patches"],
     *,
-    temperature: _Number = 0.1,
+    temperature: float | Float[Array, ""] = 0.1,
 ) -> Float[Array, ""]:
-    """The cross-entropy between the teacher's probabilities for patches and the student's, which did not see them.
+    """The cross-entropy between the teacher's and the student's probabilities for patches that are hidden from the
+    student.
 
     It is the mean over the hidden patches of an image, then over the images; an image without hidden patches counts as
     zero.
 
     **Arguments:**
 
-    - `student`: its scores for patches of an image where some are hidden.
-    - `teacher`: its probabilities for the same patches of the whole image.
+    - `student`: the scores of the student for patches of an image in which some are hidden.
+    - `teacher`: the probabilities of the teacher, which sees the whole image, for the same patches.
     - `hidden`: true for the patches that count.
-    - `temperature`: of the student.
+    - `temperature`: the temperature of the student.
 
     **Returns:**
 
-    The loss.
+    The loss, a scalar.
     """
     logarithms = jax.nn.log_softmax(student / temperature, axis=-1)
     entropies = -jnp.sum(jax.lax.stop_gradient(teacher) * logarithms, axis=-1)
@@ -179,10 +186,11 @@ def ibot_loss(
 
 
 def koleo_loss(embeddings: Float[Array, "batch features"]) -> Float[Array, ""]:
-    """Spreads embeddings: minus the mean logarithm of the distance of each to its nearest in the batch.
+    """A loss that spreads embeddings: minus the mean logarithm of the distance from each embedding to its nearest
+    neighbour in the batch.
 
-    DINOv2 adds it with a weight of 0.1 for the class tokens of each large crop apart: two crops of an image should be
-    near each other.
+    DINOv2 adds it with a weight of 0.1, once for each large crop. Do not mix the crops in one call: two crops of one
+    image should stay near each other.
 
     ??? cite
 
@@ -190,13 +198,14 @@ def koleo_loss(embeddings: Float[Array, "batch features"]) -> Float[Array, ""]:
 
     **Arguments:**
 
-    - `embeddings`: of different images, before the projection head. They are brought to length one.
+    - `embeddings`: the embeddings of different images, before the projection head. The function scales them to length
+        one.
 
     **Returns:**
 
-    The loss.
+    The loss, a scalar.
 
-    **Raises:** `ValueError` if there are fewer than two.
+    **Raises:** `ValueError` if there are fewer than two embeddings.
     """
     if len(embeddings) < 2:
         raise ValueError(f"embeddings must be at least two, got {len(embeddings)}: use a larger batch")
@@ -209,20 +218,20 @@ def koleo_loss(embeddings: Float[Array, "batch features"]) -> Float[Array, ""]:
     return -jnp.mean(jnp.log(distances + _EPS))
 
 
-def update_teacher(teacher: _N, student: _N, momentum: _Number) -> _N:
+def update_teacher(teacher: _N, student: _N, momentum: float | Float[Array, ""]) -> _N:
     """Moves the teacher towards the student: `momentum * teacher + (1 - momentum) * student`.
 
     **Arguments:**
 
-    - `teacher`: so far.
-    - `student`: a model with the same arrays. It may have another `Dropout` and `Execution`.
-    - `momentum`: 0.996 at first in DINO, 0.992 in DINOv2; it grows to 1.
+    - `teacher`: the teacher of this step.
+    - `student`: a model of the same configuration. It may have another `Dropout` and `Execution`.
+    - `momentum`: the weight of the old teacher. It starts at 0.996 in DINO and at 0.992 in DINOv2, and grows to 1.
 
     **Returns:**
 
     The teacher for the next step. Each array keeps its dtype.
 
-    **Raises:** `ValueError` if they have other arrays.
+    **Raises:** `ValueError` if the two models have arrays of different names or shapes.
     """
     teacher, student = to_jax(teacher), to_jax(student)
     ours, theirs = (list_arrays(cast(object, eqx.filter(model, eqx.is_inexact_array))) for model in (teacher, student))
@@ -242,7 +251,9 @@ def update_teacher(teacher: _N, student: _N, momentum: _Number) -> _N:
     return jax.tree.map(move, teacher)
 
 
-def _move(old: Float[Array, "*shape"], new: Float[Array, "*shape"], momentum: _Number) -> Float[Array, "*shape"]:
+def _move(
+    old: Float[Array, "*shape"], new: Float[Array, "*shape"], momentum: float | Float[Array, ""]
+) -> Float[Array, "*shape"]:
     """The mean of two arrays with the share `momentum` of the old one, whose dtype it keeps. It is computed in float32
     at least, in which a momentum near one is not one."""
     dtype = old.dtype if old.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)

@@ -24,10 +24,10 @@ def draw_hidden(
     share: float = 0.5,
     ratios: tuple[float, float] = (0.1, 0.5),
 ) -> Bool[np.ndarray, "number patches"]:
-    """Draws hidden patches for a batch of crops, in blocks, as iBOT and DINOv2 do.
+    """Draws which patches of a batch of crops are hidden, in blocks, as iBOT and DINOv2 do.
 
-    In a share of the crops some patches are hidden, in the others none. The number of hidden patches differs: the crops
-    divide the range of `ratios` among each other. A crop has at most the number that its part of the range ends with.
+    The range `ratios` is cut into one interval for each crop with hidden patches, and the ratio of the crop is drawn
+    from its interval. The other crops have no hidden patches. The order of the crops is random.
 
     ??? cite
 
@@ -37,15 +37,15 @@ def draw_hidden(
 
     - `number`: the number of crops.
     - `grid`: rows and columns of patches of a crop.
-    - `seed`: for the blocks; pass another one in each step.
-    - `share`: of the crops in which patches are hidden.
-    - `ratios`: the smallest and the largest share of the patches that are hidden there.
+    - `seed`: the seed of the blocks, in `[0, 2**32)`. Pass another one in each step.
+    - `share`: the fraction of the crops that have hidden patches.
+    - `ratios`: the smallest and the largest fraction of the patches of such a crop that are hidden.
 
     **Returns:**
 
     True for each hidden patch, row-major.
 
-    **Raises:** `ValueError` if a number is not positive, or a share is not in [0, 1].
+    **Raises:** `ValueError` if a number is not positive, the seed is out of range, or a fraction is not in [0, 1].
     """
     check_positive(number=number, grid=grid)
     check_seed(seed)

@@ -30,7 +30,7 @@ class ImageTextConfig(JSONConfig):
     has_bias: bool = False
     """Whether a learned bias is added to the scaled similarities, as in SigLIP."""
     tokenizer: TokenizerConfig | None = None
-    """What makes token ids of texts; `None` if it is not known."""
+    """The tokenizer of the texts; `None` if it is not known."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,7 +75,8 @@ class ImageTextConfig(JSONConfig):
 
 @final
 class ImageText(AbstractSystem):
-    """Two towers that put images and texts in one space, where the nearest text describes the image: CLIP and SigLIP.
+    """An image tower and a text tower with embeddings in one space, where an image is near to texts that describe it:
+    CLIP and SigLIP.
 
     Each method takes one image or one text; batch it with `jax.vmap(model.embed_image)(images)`.
 
@@ -104,9 +105,9 @@ class ImageText(AbstractSystem):
 
         - `image`: the image model.
         - `text`: the text tower.
-        - `log_scale`: the logarithm of what similarities are multiplied by.
-        - `bias`: what is added then; `None` for nothing.
-        - `config`: what all of them were built from.
+        - `log_scale`: the logarithm of the factor of the cosine.
+        - `bias`: a number that is added to the scaled cosine; `None` for none.
+        - `config`: the configuration of the model.
 
         **Raises:** `ValueError` if the embeddings of the towers differ in width.
         """
@@ -125,9 +126,12 @@ class ImageText(AbstractSystem):
     def embed_image(
         self, image: Shaped[Array | np.ndarray, "..."] | PatchedImage, *, key: PRNGKeyArray | None = None
     ) -> Float[Array, " embed"]:
-        """**Arguments:**
+        """Computes the embedding of an image.
 
-        - `image`: one image, as the image model takes it, or a `PatchedImage` of any shape.
+        **Arguments:**
+
+        - `image`: one image, `Float[Array, "height width channels"]`, of the size and channels of the image model; or a
+            `PatchedImage` of any shape.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
@@ -139,20 +143,20 @@ class ImageText(AbstractSystem):
         return normalise(self.image(image, key=key))
 
     def tokenize(self, texts: str | Sequence[str], *, quiet: bool = False) -> Int32[np.ndarray, "texts context"]:
-        """Makes the token ids of texts, with the tokenizer that lay beside the weights.
+        """Turns texts into token ids, with the tokenizer of the model.
 
         **Arguments:**
 
         - `texts`: one text or several.
-        - `quiet`: whether there is no warning if a text is cut.
+        - `quiet`: whether to leave out the warning if a text is cut.
 
         **Returns:**
 
-        The token ids of each text, for `jax.vmap(model.embed_text)(tokens)`: padded to the context, or cut to it, with
-        a warning.
+        The token ids of each text, padded or cut to the context, for `jax.vmap(model.embed_text)(tokens)`. A text that
+        is cut gives a warning.
 
-        **Raises:** `ValueError` if the model has no tokenizer, or one with more tokens than the text tower knows; what
-        [`TokenizerConfig.build`][vitrail.TokenizerConfig.build] and its tokenizer raise.
+        **Raises:** `ValueError` if the model has no tokenizer, or if an id is not in the vocabulary of the text tower;
+        what [`TokenizerConfig.build`][vitrail.TokenizerConfig.build] and its tokenizer raise.
         """
         config = self.config
         if config.tokenizer is None:
@@ -176,19 +180,21 @@ class ImageText(AbstractSystem):
         mask: Bool[Array | np.ndarray, " context"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " embed"]:
-        """**Arguments:**
+        """Computes the embedding of a text.
 
-        - `tokens`: the ids of one text, as the tokenizer of the model gives them. SigLIP needs them padded to the
-            context, CLIP does not.
-        - `mask`: true for each token that counts; `None` if all count, as the published models have it, padding
-            included.
+        **Arguments:**
+
+        - `tokens`: the ids of one text, as `tokenize` returns them. SigLIP needs them padded to the context, CLIP does
+            not.
+        - `mask`: true for each token that counts, false for padding; `None` if all count. The published models are
+            trained and used without a mask.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
 
         The embedding of the text, of unit length, in float32.
 
-        **Raises:** what `TextTower` raises.
+        **Raises:** what `TextTower.__call__` raises.
         """
         backbone = self.image.backbone
         embedding = self.text(tokens, mask=mask, execution=backbone.execution, dropout=backbone.dropout, key=key)
@@ -197,17 +203,17 @@ class ImageText(AbstractSystem):
     def similarity(
         self, images: Float[Array, "*images embed"], texts: Float[Array, "*texts embed"]
     ) -> Float[Array, "..."]:
-        """How well images and texts fit: the logits that the model is trained with. `jax.nn.softmax` over texts makes
-        probabilities of them in CLIP, `jax.nn.sigmoid` in SigLIP.
+        """Computes how well images and texts fit: the logits that the model is trained with. They become probabilities
+        with `jax.nn.softmax` over the texts in CLIP, and with `jax.nn.sigmoid` in SigLIP.
 
         **Arguments:**
 
-        - `images`: the embedding of an image, or of several, of unit length.
-        - `texts`: the embedding of a text, or of several, of unit length.
+        - `images`: the embedding of one image, or of several, of unit length.
+        - `texts`: the embedding of one text, or of several, of unit length.
 
         **Returns:**
 
-        Scale times cosine plus bias, of each image (the first axes) and each text (the last).
+        Scale times cosine plus bias, with the shape `(*images, *texts)`: a number for each image and each text.
         """
         cosine = jnp.tensordot(images, texts, axes=(-1, -1), precision="highest")
         logits = jnp.exp(self.log_scale) * cosine

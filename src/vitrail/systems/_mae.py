@@ -28,8 +28,8 @@ _EPS = 1e-6
 
 @final
 class MAEDecoder(eqx.Module):
-    """Predicts the pixels of every patch from the tokens of some: a narrow encoder with a mask token for each patch
-    that is missing."""
+    """MAE's decoder. It predicts the pixels of every patch from the tokens of some patches: an encoder that reads a
+    mask token in place of each missing patch."""
 
     parameter_kinds: ClassVar[ParameterKinds] = {"mask_token": "token"}
 
@@ -52,12 +52,12 @@ class MAEDecoder(eqx.Module):
     ):
         """**Arguments:**
 
-        - `embed`: brings the tokens to the decoder's width.
-        - `mask_token`: stands for a patch that is missing.
+        - `embed`: a linear layer from the width of the backbone to that of the decoder.
+        - `mask_token`: the token of each missing patch.
         - `position`: the position embedding of all patches.
         - `encoder`: the blocks.
         - `norm`: the final norm.
-        - `predict`: from a token to the pixels of its patch.
+        - `predict`: a linear layer from a token to the pixels of its patch.
         """
         self.embed = embed
         self.mask_token = mask_token
@@ -67,14 +67,17 @@ class MAEDecoder(eqx.Module):
         self.predict = predict
 
     def __call__(self, tokens: Tokens, *, execution: Execution = Execution()) -> Float[Array, "patches pixels"]:
-        """**Arguments:**
+        """Predicts the pixels of all patches.
 
-        - `tokens`: of the patches that are there, as a backbone returns them.
-        - `execution`: how it is computed.
+        **Arguments:**
+
+        - `tokens`: the tokens of some patches, as a backbone returns them, with their `places`.
+        - `execution`: how the decoder is computed.
 
         **Returns:**
 
-        The pixels of every patch of the grid, row-major, channels last, in float32.
+        The pixels of every patch of the grid in float32. Patches are row-major, and so are the pixels of a patch, with
+        their channels last: `pixels` is `height * width * channels`.
         """
         embed, mask_token, position = to_dtype((self.embed, self.mask_token, self.position), tokens.patches.dtype)
         known = tokens.map(embed)
@@ -86,19 +89,19 @@ class MAEDecoder(eqx.Module):
 
 @final
 class Reconstruction(eqx.Module):
-    """What a `MaskedAutoencoder` makes of an image."""
+    """What `MaskedAutoencoder.reconstruct` returns."""
 
     pixels: Float[Array, "height width channels"]
-    """The prediction for every patch, also for those that it has seen, in the units of the image."""
+    """The prediction for every patch, hidden or not, in the units of the image."""
     masked: Bool[Array, " patches"]
-    """True for each patch that the image model did not see."""
+    """True for each hidden patch, row-major."""
     loss: Float[Array, ""]
-    """The mean squared error over the masked patches; of normalised pixels if the model predicts these."""
+    """The mean squared error over the hidden patches; of normalised pixels if the model predicts those."""
 
 
 @final
 class MaskedAutoencoder(AbstractSystem):
-    """MAE: reads a quarter of the patches and predicts the others.
+    """A masked autoencoder: the image model reads some of the patches, and a decoder predicts the pixels of all.
 
     It takes one image; batch it with `jax.vmap`, with a key for each image.
 
@@ -114,9 +117,9 @@ class MaskedAutoencoder(AbstractSystem):
     def __init__(self, image: ViT, decoder: MAEDecoder, config: MAEConfig):
         """**Arguments:**
 
-        - `image`: the image model, of which the backbone is used.
-        - `decoder`: predicts pixels from its tokens.
-        - `config`: what both were built from.
+        - `image`: the image model. Only its backbone is used.
+        - `decoder`: predicts pixels from the tokens of the backbone.
+        - `config`: the configuration of the model.
         """
         self.image = image
         self.decoder = decoder
@@ -134,14 +137,15 @@ class MaskedAutoencoder(AbstractSystem):
         **Arguments:**
 
         - `image`: one image, of the size and channels of the image model.
-        - `kept`: the numbers of the patches that the image model sees.
+        - `kept`: the indices of the patches that the image model reads, row-major, from zero.
         - `key`: for dropout and stochastic depth in the image model; `None` means inference.
 
         **Returns:**
 
-        The pixels of each patch, row-major, channels last; of a model with `normalise_targets` the normalised ones.
+        The pixels of each patch in float32, as `patchify` orders them. With `normalise_targets` they are normalised:
+        the mean of each patch is 0 and its standard deviation 1.
 
-        **Raises:** `ValueError` if the image does not fit, or there is no such patch.
+        **Raises:** `ValueError` or `TypeError` if the image does not fit, or if an index is out of range.
         """
         backbone = self.image.backbone
         tokens = backbone.encode(backbone.embed(image).take(kept), key=key)
@@ -160,15 +164,15 @@ class MaskedAutoencoder(AbstractSystem):
         **Arguments:**
 
         - `image`: one image, of the size and channels of the image model.
-        - `ratio`: how many of the patches are hidden.
+        - `ratio`: the fraction of the patches that are hidden.
         - `key`: for the choice of patches, and for dropout and stochastic depth in the image model.
-        - `noise`: a number for each patch: those with the smallest are kept. With it the key is for dropout alone,
-            and `None` means inference.
+        - `noise`: one number for each patch, to choose the patches yourself: those with the smallest numbers are kept.
+            The key is then for dropout alone, and `None` means inference.
 
         **Returns:**
 
-        The prediction, which patches were hidden, and the loss. Where the model predicts normalised pixels, the mean
-        and the deviation of the true patch bring the prediction back to the units of the image.
+        The prediction, the hidden patches, and the loss. A model that predicts normalised pixels needs the mean and the
+        standard deviation of each true patch to return pixels in the units of the image: it takes them from `image`.
 
         **Raises:** `ValueError` if the image or the noise does not fit, if `ratio` hides all patches or none, or if
         neither `key` nor `noise` is given.
@@ -213,7 +217,9 @@ class MaskedAutoencoder(AbstractSystem):
         return jnp.asarray(noise)
 
     def patchify(self, image: Shaped[Array | np.ndarray, "height width channels"]) -> Float[Array, "patches pixels"]:
-        """**Arguments:**
+        """Cuts an image into patches.
+
+        **Arguments:**
 
         - `image`: one image, of the size and channels of the image model.
 
@@ -229,7 +235,9 @@ class MaskedAutoencoder(AbstractSystem):
         return cells.transpose(0, 2, 1, 3, 4).reshape(rows * cols, -1)
 
     def unpatchify(self, patches: Float[Array, "patches pixels"]) -> Float[Array, "height width channels"]:
-        """**Arguments:**
+        """Puts patches together: the inverse of `patchify`.
+
+        **Arguments:**
 
         - `patches`: the pixels of each patch, as `patchify` returns them.
 

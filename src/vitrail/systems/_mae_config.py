@@ -18,13 +18,14 @@ class MAEConfig(JSONConfig):
     """Describes a `MaskedAutoencoder` by names and plain values."""
 
     image: ViTConfig
-    """The image model. Its blocks and the decoder's have the same options."""
+    """The image model. The blocks of the decoder have the same options as its blocks."""
     decoder: EncoderSize = EncoderSize(dim=512, depth=8, num_heads=16, mlp_dim=2048)
     """The size of the decoder."""
     position: str | PartSpec | PositionFactory = PartSpec("sincos2d", (("rule", "mae"),))
     """The position embedding of the decoder."""
     normalise_targets: bool = True
-    """Whether it predicts the pixels of a patch less their mean, divided by their deviation."""
+    """Whether the model predicts normalised pixels: those of a patch minus their mean, divided by their standard
+    deviation."""
 
     def build(
         self, *, execution: Execution = Execution(), dropout: Dropout = Dropout(), key: PRNGKeyArray

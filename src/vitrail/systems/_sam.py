@@ -20,7 +20,7 @@ from ._sam_prompt import NOTHING, PromptEncoder
 
 @final
 class EmbeddedImage(eqx.Module):
-    """A picture that a `SegmentAnything` has read, for any number of prompts."""
+    """What `SegmentAnything.embed` returns: an encoded picture, for any number of prompts."""
 
     tokens: Float[Array, "rows cols dim"]
     size: tuple[int, int] = eqx.field(static=True)
@@ -29,9 +29,9 @@ class EmbeddedImage(eqx.Module):
     def __init__(self, tokens: Float[Array, "rows cols dim"], size: tuple[int, int], scaled_size: tuple[int, int]):
         """**Arguments:**
 
-        - `tokens`: of the image, in rows and columns.
-        - `size`: height and width of the picture, in whose pixels prompts and masks are.
-        - `scaled_size`: height and width that it was scaled to, before it was padded.
+        - `tokens`: the patch tokens of the image.
+        - `size`: height and width of the picture. Prompts and masks are in its pixels.
+        - `scaled_size`: height and width of the picture after scaling and before padding.
         """
         self.tokens = tokens
         self.size = size
@@ -40,7 +40,7 @@ class EmbeddedImage(eqx.Module):
 
 @final
 class Segmentation(eqx.Module):
-    """The masks that a prompt asks for."""
+    """What `SegmentAnything.segment` returns: masks for a prompt."""
 
     masks: Bool[Array, "masks height width"]
     quality: Float[Array, " masks"]
@@ -55,9 +55,9 @@ class Segmentation(eqx.Module):
         """**Arguments:**
 
         - `masks`: true in the object, at the size of the picture.
-        - `quality`: how well each mask is predicted to fit, as its intersection over union with the object.
-        - `logits`: the masks as the model computes them, 4 x 4 numbers for each patch, above zero in the object. One of
-            them can go with the next prompt.
+        - `quality`: the predicted intersection over union of each mask with the object.
+        - `logits`: the masks as the model computes them, 4 x 4 numbers for each patch, positive in the object. Pass one
+            of them as `mask` of the next prompt.
         """
         self.masks = masks
         self.quality = quality
@@ -65,7 +65,7 @@ class Segmentation(eqx.Module):
 
     @property
     def best(self) -> int:
-        """The number of the mask with the highest predicted quality."""
+        """The index of the mask with the highest predicted quality."""
         return int(jnp.argmax(self.quality))
 
 
@@ -73,7 +73,7 @@ class Segmentation(eqx.Module):
 class SegmentAnything(AbstractSystem):
     """Segment Anything: an image model, a prompt encoder and a mask decoder.
 
-    `embed` reads a picture once; `segment` then answers prompts on it.
+    `embed` encodes a picture once. `segment` then returns the masks for a prompt, and can be called many times.
 
     !!! example
 
@@ -97,10 +97,10 @@ class SegmentAnything(AbstractSystem):
     def __init__(self, image: ViT, prompt: PromptEncoder, decoder: MaskDecoder, config: SegmentAnythingConfig):
         """**Arguments:**
 
-        - `image`: the image model, of which the backbone is read.
+        - `image`: the image model. Only its backbone is used.
         - `prompt`: turns points, boxes and masks into tokens.
-        - `decoder`: turns both into masks.
-        - `config`: what all were built from.
+        - `decoder`: turns the tokens of the image and of the prompt into masks.
+        - `config`: the configuration of the model.
         """
         self.image = image
         self.prompt = prompt
@@ -119,19 +119,17 @@ class SegmentAnything(AbstractSystem):
 
         **Arguments:**
 
-        - `tokens`: of the image: `model.image.backbone(image).patch_grid`, with a key in training.
-        - `points`: x and y of each, in pixels of the image that the model reads.
+        - `tokens`: the tokens of the image, `model.image.backbone(image).patch_grid`.
+        - `points`: x and y of each point, in pixels of the image that the model reads.
         - `labels`: 1 for a point of the object and 0 for one of the background; 2 and 3 for the top left and the bottom
-            right corner of a box; -1 for a point that a prompt without a box has at the end; -2 for what only fills the
-            arrays up.
-        - `mask`: the logits of an earlier mask; `None` for none.
-        - `has_mask`: false where `mask` only fills the array up and is not looked at, as in a batch of which some have
-            one; `None` for true.
+            right corner of a box; -2 for padding. A prompt without a box ends with a point of label -1.
+        - `mask`: the logits of an earlier mask, of shape `config.mask_size`; `None` for none.
+        - `has_mask`: false to ignore `mask`, for a batch in which some prompts have no mask; `None` for true.
 
         **Returns:**
 
-        The logits of the masks and their predicted quality, in float32: first the mask for a clear prompt, then those
-        for a prompt that can mean several things.
+        The logits of the masks and their predicted quality, in float32: first the single mask for a clear prompt, then
+        the `config.num_masks` masks for a prompt that can mean several things.
 
         **Raises:** `ValueError` if the tokens are not those of an image of this model.
         """
@@ -158,21 +156,21 @@ class SegmentAnything(AbstractSystem):
         return logits.astype(jnp.float32), quality.astype(jnp.float32)
 
     def embed(self, picture: object, *, key: PRNGKeyArray | None = None) -> EmbeddedImage:
-        """Reads a picture, for any number of prompts. Each call after the first runs a compiled program.
+        """Encodes a picture, for any number of prompts. The first call compiles, and the next calls are fast.
 
         **Arguments:**
 
         - `picture`: a Pillow picture, or a NumPy array of uint8 or uint16 with shape `(height, width)` or
-            `(height, width, channels)`, as `Preprocess` takes it. It can have any size.
+            `(height, width, channels)`. It can have any size.
         - `key`: for dropout and stochastic depth; `None` means inference.
 
         **Returns:**
 
-        The tokens of the image, with the size of the picture. If EXIF turns the picture, prompts and masks are in
-        pixels of the turned one.
+        The tokens of the image and the size of the picture. A picture that EXIF data rotate is rotated first: prompts
+        and masks are in pixels of the rotated picture.
 
-        **Raises:** `TypeError` or `ValueError` if the picture is none of these, or if the configuration does not say
-        how pictures are prepared; `MissingExtraError` if Pillow is not installed.
+        **Raises:** `TypeError` or `ValueError` if the picture is none of these; `ValueError` if
+        `config.image.preprocess` does not scale and pad pictures; `MissingExtraError` if Pillow is not installed.
         """
         preprocess, image_size = self.config.image.preprocess, self.config.image.image_size
         if preprocess is None or preprocess.fit != "pad":
@@ -195,22 +193,24 @@ class SegmentAnything(AbstractSystem):
         mask: Shaped[Array | np.ndarray, "..."] | None = None,
         multiple: bool = True,
     ) -> Segmentation:
-        """Answers a prompt. Each call runs a compiled program; prompts with more points may compile another.
+        """Returns the masks for a prompt. The first call compiles, and a call with more points may compile again.
 
         **Arguments:**
 
         - `image`: as `embed` returns it.
-        - `points`: x and y of each, in pixels of the picture: x to the right and y down, from its top left corner.
-        - `labels`: for each point, 1 if it lies in the object and 0 if it lies in the background; `None` for all in the
-            object.
-        - `box`: left, top, right and bottom of a box around the object, in pixels of the picture.
-        - `mask`: the logits of an earlier mask, one of `Segmentation.logits`.
-        - `multiple`: whether to return several masks, for a prompt that can mean several things, as a single point; or
-            one, for a prompt that is clear.
+        - `points`: x and y of each point, `(points, 2)`, in pixels of the picture: x to the right and y down, from its
+            top left corner.
+        - `labels`: for each point, `(points,)`, 1 if it lies in the object and 0 if it lies in the background; `None`
+            if all lie in the object.
+        - `box`: left, top, right and bottom of a box around the object, `(4,)`, in pixels of the picture.
+        - `mask`: the logits of an earlier mask, one of `Segmentation.logits`: floating point, of shape
+            `config.mask_size`.
+        - `multiple`: whether to return `config.num_masks` masks, for a prompt that can mean several things, such as a
+            single point; or one mask, for a clear prompt.
 
         **Returns:**
 
-        The masks at the size of the picture, and their predicted quality.
+        The masks at the size of the picture, their predicted quality, and their logits.
 
         **Raises:** `ValueError` if there is no prompt, if a point or the box is outside the picture, if the box has no
         area, if the mask has another shape, or if another model embedded the picture.
@@ -224,13 +224,13 @@ class SegmentAnything(AbstractSystem):
     def enlarge(
         self, image: EmbeddedImage, logits: Float[Array, "masks rows cols"]
     ) -> Float[Array, "masks height width"]:
-        """Brings masks to the size of the picture, as the original does: to the size that the image model reads, cut to
-        what is not padding, to the size of the picture, each by bilinear interpolation.
+        """Resizes masks to the size of the picture, as the original does: to the size that the image model reads, then
+        without the padding to the size of the picture, both by bilinear interpolation.
 
         **Arguments:**
 
         - `image`: as `embed` returns it.
-        - `logits`: as `Segmentation` has them.
+        - `logits`: those of a `Segmentation`, 4 x 4 numbers for each patch.
 
         **Returns:**
 

@@ -22,32 +22,31 @@ class SegmentAnythingConfig(JSONConfig):
     """Describes a `SegmentAnything` by names and plain values. The defaults are those of Meta's models."""
 
     image: ViTConfig
-    """The image model. The width of its tokens is that of the prompts and of the mask decoder."""
+    """The image model. Prompts and mask decoder have the width of its tokens."""
     num_masks: int = 3
-    """How many masks there are for a prompt that can mean several things. There is one more for a prompt that is
-    clear."""
+    """The number of masks for a prompt that can mean several things. The model has one more mask, for clear prompts."""
     depth: int = 2
     """The number of blocks of the mask decoder."""
     num_heads: int = 8
-    """The number of heads of its attention."""
+    """The number of attention heads of the mask decoder."""
     narrowing: int = 2
-    """The width of a token divided by that of the attention between prompts and image."""
+    """The width of a token divided by the width of the attention between prompts and image."""
     mlp_dim: int = 2048
-    """The width of the hidden layer of its MLPs."""
+    """The width of the hidden layer of the mask decoder's MLPs."""
     activation: ActivationName = "relu"
-    """The activation of its MLPs."""
+    """The activation of the mask decoder's MLPs."""
     norm_eps: float = 1e-5
-    """What the norms of its blocks add to the variance. Hugging Face's code has 1e-6."""
+    """What the norms of the mask decoder's blocks add to the variance. Hugging Face's code has 1e-6."""
     quality_depth: int = 3
     """The number of layers that predict the quality of masks."""
     quality_dim: int = 256
-    """The width of the layers between."""
+    """The width of the hidden layers that predict the quality."""
     mask_channels: int = 16
-    """The number of channels that a mask as a prompt is brought to before the last layer, a multiple of 4."""
+    """The number of channels of the convolutions that read the mask of a prompt, a multiple of 4."""
     mask_activation: ActivationName = "gelu"
-    """The activation between these layers."""
+    """The activation after these convolutions."""
     mask_norm_eps: float = 1e-6
-    """What the norms between these layers add to the variance."""
+    """What the norms after these convolutions add to the variance."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,7 +87,8 @@ class SegmentAnythingConfig(JSONConfig):
 
     @property
     def mask_size(self) -> tuple[int, int]:
-        """Height and width of the masks that the mask decoder returns and that a prompt can have: 4 for each patch."""
+        """Height and width of the logits of a mask, which the mask decoder returns and a prompt can have: 4 for each
+        patch."""
         return 4 * self.image.grid[0], 4 * self.image.grid[1]
 
     def build(

@@ -146,11 +146,12 @@ class Perceptron(eqx.Module):
 
 @final
 class MaskDecoder(eqx.Module):
-    r"""SAM's mask decoder: from the tokens of an image and of a prompt to masks and their predicted quality.
+    r"""SAM's mask decoder. It turns the tokens of an image and of a prompt into masks and their predicted quality.
 
-    A learned token for each mask, and one for the quality, go with those of the prompt through two-way blocks. The
-    tokens of the image are then upscaled by four to vectors $x_{rc}$. A perceptron turns the token of each mask into a
-    vector $w$, and the logits of the mask are $w \cdot x_{rc}$.
+    The decoder has a learned token for each mask and one for the quality. They join the tokens of the prompt, and
+    two-way blocks let them attend to the image and the image to them. The tokens of the image are then upscaled by four
+    to vectors $x_{rc}$. A perceptron turns the token of each mask into a vector $w$, and the logits of the mask are
+    $w \cdot x_{rc}$.
 
     ??? cite
 
@@ -191,8 +192,10 @@ class MaskDecoder(eqx.Module):
         - `dim`: the width of a token, a multiple of 8.
         - `num_masks`: the number of masks.
         - `depth`: the number of blocks.
-        - `num_heads`, `inner_dim`, `mlp_dim`, `activation`, `norm_eps`: of each.
-        - `quality_depth`, `quality_dim`: the layers that predict the quality.
+        - `num_heads`, `inner_dim`, `mlp_dim`, `activation`, `norm_eps`: the options of each block: its attention heads,
+            the width of its attention to and from the image, the hidden width and the activation of its MLP, and what
+            its norms add to the variance.
+        - `quality_depth`, `quality_dim`: the number of layers that predict the quality, and their hidden width.
         - `init`: draws the weights.
         - `key`: for the weights.
         """
@@ -244,7 +247,7 @@ class MaskDecoder(eqx.Module):
 
         **Returns:**
 
-        The logits of the masks, and how well each is predicted to fit, as its intersection over union with the object.
+        The logits of the masks, and the predicted intersection over union of each with the object.
         """
         rows, cols, dim = image.shape
         num_own = 1 + len(self.mask_tokens)

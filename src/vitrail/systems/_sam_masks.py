@@ -32,31 +32,32 @@ _MOST: Final = 64
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSearch:
-    """How all masks of a picture are searched for. The defaults are those of `SamAutomaticMaskGenerator`."""
+    """How `find_masks` searches. The defaults are those of Meta's `SamAutomaticMaskGenerator`."""
 
     points_per_side: int = 32
     """The number of points along each side of the grid."""
     batch_size: int = 64
-    """How many points are prompts at the same time."""
+    """How many points are decoded at a time. It changes speed and memory, not the masks."""
     min_quality: float = 0.88
-    """The predicted quality that a mask has to exceed; 0 for any."""
+    """A mask with a predicted quality at or below this number is dropped; 0 drops none."""
     min_stability: float = 0.95
-    """The least stability of a mask: the intersection over union of what is above `stability_offset` and what is above
-    its negative; 0 for any."""
+    """A mask with a stability below this number is dropped; 0 drops none. The stability is the intersection over union
+    of the pixels with logits above `stability_offset` and of those with logits above `-stability_offset`."""
     stability_offset: float = 1.0
-    """How far the threshold is moved up and down for the stability."""
+    """How far the threshold of the logits moves up and down to measure the stability."""
     max_overlap: float = 0.7
-    """The intersection over union of two boxes above which only the mask of higher quality stays."""
+    """Of two masks whose boxes have a larger intersection over union than this, only the one of higher quality
+    stays."""
     crop_layers: int = 0
-    """How many times the search is repeated in crops: 4 of them, then 16 and so on."""
+    """How many times the search is repeated in crops: the first time in 4 crops, then in 16, and so on."""
     crop_max_overlap: float = 0.7
-    """As `max_overlap`, between masks of different crops, of which that of the smaller crop stays."""
+    """As `max_overlap`, for masks of different crops. The mask of the smaller crop stays."""
     crop_overlap: float = 512 / 1500
-    """How far the crops of the first layer overlap, as a fraction of the shorter side; those of later ones less."""
+    """How far the crops of the first layer overlap, as a fraction of the shorter side. Later layers overlap less."""
     crop_points_divisor: int = 1
-    """What the number of points along a side is divided by in each layer of crops."""
+    """Each layer of crops divides the number of points along a side by this number."""
     min_area: int = 0
-    """Holes and islands of fewer pixels are removed, after which overlaps are looked at again; 0 for none."""
+    """Holes and islands with fewer pixels than this are removed, then overlapping masks once more; 0 removes none."""
 
     def __post_init__(self) -> None:
         check_positive(
@@ -83,24 +84,24 @@ class MaskSearch:
 
 @dataclass(frozen=True)
 class FoundMask:
-    """A mask that a search found."""
+    """A mask that `find_masks` found."""
 
     mask: Bool[np.ndarray, "height width"]
     """True in the object, at the size of the picture."""
     box: tuple[int, int, int, int]
-    """Left, top, right and bottom: the first and the last columns and rows of the mask."""
+    """Left, top, right and bottom: the first and the last column and row of the mask, in pixels of the picture."""
     quality: float
-    """How well it is predicted to fit, as its intersection over union with the object."""
+    """The predicted intersection over union of the mask with the object."""
     stability: float
-    """How little it changes with the threshold: see `MaskSearch.min_stability`."""
+    """How little the mask changes with the threshold, from 0 to 1: see `MaskSearch.min_stability`."""
     point: tuple[float, float]
-    """x and y of the point that was the prompt."""
+    """x and y of the point that was the prompt, in pixels of the picture."""
     crop: tuple[int, int, int, int]
-    """Left, top, right and bottom of the crop in which it was found."""
+    """Left, top, right and bottom of the crop in which the mask was found, in pixels of the picture."""
 
     @property
     def area(self) -> int:
-        """The number of pixels."""
+        """The number of pixels of the mask."""
         return int(self.mask.sum())
 
 
@@ -129,8 +130,8 @@ class _Candidates:
 def find_masks(model: SegmentAnything, picture: object, *, search: MaskSearch = MaskSearch()) -> list[FoundMask]:
     """Finds all masks of a picture, as `SamAutomaticMaskGenerator` does.
 
-    Each point of a grid is a prompt with several masks. Those of high predicted quality and high stability stay, but
-    not those that are cut off by the edge of a crop. Of masks whose boxes overlap the best stays.
+    Each point of a grid is a prompt with several masks. Masks of low predicted quality or low stability are dropped,
+    and so are masks that the edge of a crop cuts off. Of masks whose boxes overlap, the best stays.
 
     !!! example
 
@@ -142,12 +143,14 @@ def find_masks(model: SegmentAnything, picture: object, *, search: MaskSearch = 
     **Arguments:**
 
     - `model`: the model.
-    - `picture`: a picture, as `SegmentAnything.embed` takes it.
+    - `picture`: a Pillow picture or a NumPy array, as [`SegmentAnything.embed`][vitrail.SegmentAnything.embed] takes
+        it.
     - `search`: the grid and the thresholds.
 
     **Returns:**
 
-    The masks, those of the highest quality first, or with crops those of the smallest crops; none if none is good.
+    The masks, sorted by quality, the highest first; with `crop_layers` those of the smallest crops come first. The list
+    is empty if no mask passes the thresholds.
 
     **Raises:** what `SegmentAnything.embed` raises; `ValueError` if a crop would have no pixels; `FloatingPointError`
     if the predicted quality is not finite.

@@ -69,7 +69,7 @@ class MaskEmbed(eqx.Module):
 
 @final
 class PromptEncoder(eqx.Module):
-    r"""Turns points, boxes and masks into what SAM's mask decoder reads.
+    r"""Turns points, boxes and masks into tokens for SAM's mask decoder.
 
     The place $p \in [-1, 1]^2$ of a point becomes $[\sin 2\pi pF, \cos 2\pi pF]$ with random frequencies $F$ that are
     not trained. A learned vector for its label is added: background, object, or one of the two corners of a box.
@@ -101,7 +101,8 @@ class PromptEncoder(eqx.Module):
         """**Arguments:**
 
         - `dim`: the width of a token, an even number.
-        - `mask_channels`, `mask_activation`, `mask_norm_eps`: of the layers that a mask goes through.
+        - `mask_channels`, `mask_activation`, `mask_norm_eps`: the options of the convolutions that read a mask, as in
+            `SegmentAnythingConfig`.
         - `init`: draws the weights.
         - `key`: for the weights.
         """

@@ -99,8 +99,11 @@ _IMAGENET_SIMPLE: Final = (
 TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {"photo": ("a photo of a {}.",), "imagenet": _IMAGENET, "imagenet_simple": _IMAGENET_SIMPLE}
 )
-"""Prompts by name, in which `{}` stands for a class: one that goes with nearly everything, the 80 of CLIP's paper for
-ImageNet, and the 7 of them that do nearly as well.
+"""Prompts by name, in which `{}` stands for the name of a class:
+
+- `"photo"`: `"a photo of a {}."`.
+- `"imagenet"`: the 80 prompts of CLIP for ImageNet.
+- `"imagenet_simple"`: the 7 of them that CLIP's authors found nearly as good.
 
 Source: openai/CLIP, `notebooks/Prompt_Engineering_for_ImageNet.ipynb`.
 """

@@ -42,10 +42,15 @@ def _find_first(tokens: Int[Array, " context"], end_of_text: int | None) -> int:
 TEXT_POOLINGS: Final[Mapping[TextPooling, Find]] = MappingProxyType(
     {"end_of_text": _find_end, "largest_id": _find_largest, "last": _find_last, "first": _find_first}
 )
-"""Which token's vector stands for a text. `"end_of_text"`: the first that has the id of the end (Hugging Face's CLIP);
-the first of all if none has it. `"largest_id"`: the first that has the largest id, which is the end of the text in the
-vocabulary of CLIP (OpenAI, open_clip, older files of Hugging Face). `"last"`: the last, padding or not (SigLIP).
-`"first"`: the first."""
+"""Which token becomes the embedding of a text:
+
+- `"end_of_text"`: the first token with the id `TextConfig.end_of_text`, or the first token if none has it. Hugging
+  Face's CLIP.
+- `"largest_id"`: the first token with the largest id. In the vocabulary of CLIP this is the end of the text. OpenAI,
+  open_clip and older files of Hugging Face.
+- `"last"`: the last token, padding included. SigLIP.
+- `"first"`: the first token.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +64,13 @@ class TextConfig:
     size: EncoderSize
     """Width, depth, heads and the MLP's width."""
     embed_dim: int | None = None
-    """The width of the embedding, which a linear layer makes; `None` for no such layer, as wide as a token."""
+    """The width of the embedding, to which a linear layer projects; `None` for the width of a token and no layer."""
     projection_bias: bool = False
     """Whether that layer has a bias, as in SigLIP."""
     causal: bool = True
     """Whether a token looks only at those before it and at itself, as in CLIP."""
     pooling: TextPooling = "end_of_text"
-    """Which token's vector stands for the text, of `TEXT_POOLINGS`."""
+    """Which token becomes the embedding: a name of `TEXT_POOLINGS`."""
     end_of_text: int | None = None
     """The id that ends a text, for the pooling `"end_of_text"`; `None` for the others."""
     encoder: EncoderOptions = EncoderOptions()
@@ -115,7 +120,7 @@ class TextTower(eqx.Module):
     def __init__(self, config: TextConfig, *, key: PRNGKeyArray):
         """**Arguments:**
 
-        - `config`: what the tower is.
+        - `config`: the configuration of the tower.
         - `key`: for the weights.
         """
         embedding_key, positions_key, encoder_key, projection_key = split_key(key, 4)
@@ -151,21 +156,23 @@ class TextTower(eqx.Module):
         dropout: Dropout = Dropout(),
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " embed"]:
-        """**Arguments:**
+        """Computes the embedding of a text.
 
-        - `tokens`: the ids of one text, as many as the context or fewer.
-        - `mask`: true for each token that counts: no token looks at another one. `None` if all count. The published
-            models are trained and used without it.
-        - `execution`: how it is computed.
+        **Arguments:**
+
+        - `tokens`: the ids of one text, at most `config.context` of them.
+        - `mask`: true for each token that counts, false for padding; `None` if all count. The published models are
+            trained and used without a mask.
+        - `execution`: how the tower is computed.
         - `dropout`: what is dropped in training.
         - `key`: for dropout and stochastic depth; `None` means inference.
 
         **Returns:**
 
-        The embedding, of any length, in the compute dtype. It is NaN where an id within a compiled program is not in
-        the vocabulary.
+        The embedding in the compute dtype. It is not scaled to unit length.
 
-        **Raises:** `ValueError` if there are more tokens than the context has, or if an id is not in the vocabulary.
+        **Raises:** `ValueError` if there are no tokens or more than the context, or if an id is not in the vocabulary.
+        Inside `jax.jit` such an id gives NaN instead of an error.
         """
         tokens = self._check_tokens(tokens)
         dtype = jnp.dtype(execution.compute_dtype)

@@ -25,19 +25,19 @@ _SHOWN: Final = 60
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """Describes a tokenizer by plain values, its vocabulary among them: it is saved with the model."""
+    """Describes a tokenizer by plain values, the vocabulary included. It is saved with the model."""
 
     vocabulary: str = field(repr=False)
-    """The text of a `tokenizer.json`, as `pack_vocabulary` compresses it."""
+    """The compressed text of a `tokenizer.json`. [`read_tokenizer`][vitrail.read_tokenizer] makes it from a file."""
     context: int
-    """The number of tokens of each text: a longer one is cut before its last token, a shorter one is padded."""
+    """The number of tokens of each text. A longer text is cut, but keeps its last token; a shorter text is padded."""
     pad_id: int
-    """The id that fills up a text."""
+    """The id that a text is padded with."""
     pad_side: Literal["right", "left"] = "right"
-    """Where it is filled up."""
+    """The side on which a text is padded."""
     clean: Cleaning = "none"
-    """How a text is cleaned first: `"none"`, `"siglip"` for lower case without punctuation, or by a way of open_clip:
-    `"open_clip_whitespace"`, `"open_clip_lower"`, `"open_clip_canonicalize"`."""
+    """How a text is cleaned before it becomes tokens: `"none"`; `"siglip"`, in lower case without punctuation; or as
+    open_clip does, `"open_clip_whitespace"`, `"open_clip_lower"` or `"open_clip_canonicalize"`."""
 
     def __post_init__(self) -> None:
         check_positive(context=self.context)
@@ -45,30 +45,29 @@ class TokenizerConfig:
             raise ValueError(f"pad_id must be a token id, got {self.pad_id}")
 
     def build(self) -> "Tokenizer":
-        """Builds the tokenizer, once for equal configurations.
+        """Builds the tokenizer. Equal configurations share one.
 
         **Returns:**
 
         A `Tokenizer`.
 
         **Raises:** `ValueError` if the vocabulary is not valid, or the tokens that it adds to a text do not fit the
-        context;
-        `MissingExtraError` if the library tokenizers is not installed.
+        context; `MissingExtraError` if the library tokenizers is not installed.
         """
         return _build(self)
 
 
 @final
 class Tokenizer:
-    """Turns texts into token ids, by the library tokenizers of Hugging Face. `TokenizerConfig.build` builds one."""
+    """Turns texts into token ids with the library tokenizers of Hugging Face. Build it with `TokenizerConfig.build`."""
 
     config: TokenizerConfig
-    """What it was built from."""
+    """The configuration of the tokenizer."""
 
     def __init__(self, config: TokenizerConfig):
         """**Arguments:**
 
-        - `config`: describes it.
+        - `config`: the configuration.
 
         **Raises:** what `TokenizerConfig.build` raises.
         """
@@ -93,7 +92,7 @@ class Tokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """One more than the largest id."""
+        """The number of ids: one more than the largest."""
         return max(cast("dict[str, int]", self._tokenizer.get_vocab()).values()) + 1
 
     @property
@@ -105,17 +104,19 @@ class Tokenizer:
     def __call__(
         self, texts: str | Sequence[str], *, quiet: bool = False
     ) -> Int32[np.ndarray, "texts {self.config.context}"]:
-        """**Arguments:**
+        """Turns texts into token ids.
 
-        - `texts`: one text or several, as plain sentences: they are cleaned as the model needs it.
-        - `quiet`: whether there is no warning if a text is cut.
+        **Arguments:**
+
+        - `texts`: one text or several, as plain sentences. They are cleaned by the rule `config.clean`.
+        - `quiet`: whether to leave out the warning if a text is cut.
 
         **Returns:**
 
-        The token ids of each text, with those that begin and end it, padded to the context. A text of too many tokens
-        is cut, with a warning.
+        The token ids of each text, with those that begin and end it, padded or cut to the context. A text that is cut
+        gives a warning.
 
-        **Raises:** `ValueError` if there is no text, or one has half of a surrogate pair.
+        **Raises:** `ValueError` if there is no text, or if a text is not valid Unicode (half of a surrogate pair).
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
@@ -139,14 +140,14 @@ def read_tokenizer(path: Path | str | None, *, context: int) -> TokenizerConfig:
 
     **Arguments:**
 
-    - `path`: a `tokenizer.json` of the library tokenizers; `None` for one token for each byte, which needs no file.
+    - `path`: a `tokenizer.json` of the library tokenizers; `None` for a tokenizer of bytes, which needs no file.
     - `context`: the number of tokens of each text.
 
     **Returns:**
 
     The configuration. Texts are padded with the id that ends them, as in CLIP.
 
-    **Raises:** `ValueError` that names the file if it is no such file, or adds no token that ends a text;
+    **Raises:** `ValueError` if the file is not a `tokenizer.json`, or adds no token that ends a text;
     `MissingExtraError` if the library tokenizers is not installed.
     """
     try:

@@ -26,8 +26,8 @@ def zero_shot(
     templates: str | Sequence[str] = "photo",
     batch_size: int = 64,
 ) -> ViT:
-    """Makes a classifier of a model of images and texts, without training: each class is the mean of the embeddings of
-    texts that name it.
+    """Makes a classifier from a model of images and texts, without training. The direction of each class is the mean of
+    the embeddings of texts that name the class.
 
     !!! example
 
@@ -36,16 +36,16 @@ def zero_shot(
         logits = jax.vmap(classifier)(images)
         ```
 
-    The embedding of each prompt has unit length, and so has their mean, as in the paper. The result is an ordinary
+    The embeddings are scaled to unit length before and after the mean, as in the paper. The result is an ordinary
     `ViT` with the head [`cosine`][vitrail.CosineHead]: it can be evaluated, saved, fine-tuned, and changed with
     `vitrail.replace`.
 
     **Arguments:**
 
     - `model`: CLIP or SigLIP, with its tokenizer.
-    - `classes`: the names of the classes, in the words of a sentence: `"golden retriever"`.
-    - `templates`: one prompt or several, in each of which `{}` stands for the name; or a name of
-        [`TEMPLATES`][vitrail.TEMPLATES].
+    - `classes`: the names of the classes as they stand in a sentence: `"golden retriever"`.
+    - `templates`: a name of [`TEMPLATES`][vitrail.TEMPLATES], one prompt, or several. `{}` stands for the name of the
+        class: `"a photo of a {}."`.
     - `batch_size`: how many prompts are embedded at a time.
 
     **Returns:**
