@@ -15,7 +15,7 @@ Extra = Literal["train", "demo", "weights", "text", "hub", "torch", "board", "ex
 
 
 class MissingExtraError(ImportError):
-    """A library of an extra is not installed."""
+    """A library of an extra is not installed. The message has the command that installs it. It is an `ImportError`."""
 
 
 def require(library: str, *, extra: Extra) -> ModuleType:

@@ -23,28 +23,31 @@ from ._typecheck import CallError
 
 
 class UnknownPartError(KeyError):
-    """No built-in and no plugin has this name."""
+    """No built-in part and no plugin has this name. It is a `KeyError`."""
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would show the repr of its message
 
 
 class OptionError(TypeError):
-    """A part does not have this option, needs an option that is not given, or the value cannot be saved."""
+    """A part does not have this option, needs an option that is not given, or does not accept its value. It is a
+    `TypeError`."""
 
 
 class PluginError(RuntimeError):
-    """A plugin does not load, is not a part of its group's kind, or claims a name that is taken."""
+    """A plugin does not load, is not a part of the kind of its group, or has a name that is taken. It is a
+    `RuntimeError`."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The origin of a registered name, read without importing it."""
+    """Where a registered name comes from. `Registry.get_entry` reads it without importing the part."""
 
     name: str
     """The registered name."""
     origins: tuple[str, ...]
-    """`("vitrail",)` for a built-in, `package version` for a plugin. More than one is a clash."""
+    """`("vitrail",)` for a built-in, `("package version",)` for a plugin. A name with several origins cannot be
+    used."""
     targets: tuple[str, ...] = ()
     """For each plugin of this name, the object that its package declares: `module:object`."""
     alias_of: str | None = None
@@ -60,25 +63,25 @@ C = TypeVar("C")
 class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
     """The parts of one kind by name: built-ins, and plugins that other packages declare as entry points.
 
-    It is a read-only `Mapping` from a name to a factory: a class, or a function that returns a part. A factory gets
-    what its signature names, by name: fields of the context, which says what model the part is built for, and `key`.
-    All its other parameters are options.
+    It is a read-only `Mapping` from a name to a factory: a class, or a function that returns a part. The factory is
+    called with the arguments that its signature names: `key`, and fields of the context, which describes the model. All
+    other parameters of the factory are options.
 
-    Listing a registry reads the metadata of installed packages and imports none; a plugin is imported when its name is
-    first looked up. A plugin that fails, or claims a name that is taken, makes that one name an error and leaves the
-    others alone; so does one that a package declares in a group as `vitrail.pool`, which vitrail does not read. That is
-    a warning too, when the registry is first listed. An alias can be looked up like any name; iterating gives each part
-    once, by its own name.
+    To list a registry imports no plugin. A plugin is imported when its name is first looked up. A plugin that does not
+    load, or has a name that is taken, disables only its own name. A plugin in a wrong group, such as `vitrail.pool`
+    instead of `vitrail.pools`, gives a warning when the registry is first listed, and an error when it is looked up.
+
+    An alias can be looked up like a name. A loop over the registry gives each part once, without its aliases.
     """
 
     kind: str
-    """The kind of part in the singular, for messages."""
+    """The name of the kind in the singular, for messages: `"pool"`."""
     group: str
     """The entry-point group in which other packages declare parts of this kind."""
     context: type[C]
     """The dataclass whose fields a factory can name."""
     aliases: Mapping[str, str]
-    """The names that other libraries use, and the name that each stands for here."""
+    """The names that other libraries use, and the registered name of each."""
 
     def __init__(
         self,
@@ -92,12 +95,12 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
     ):
         """**Arguments:**
 
-        - `kind`: what one part is called, for messages: `"pool"`.
+        - `kind`: the name of the kind in the singular, for messages: `"pool"`.
         - `group`: the entry-point group of the plugins.
         - `part`: the abstract class that every part of this kind extends.
         - `context`: the dataclass whose fields a factory can name.
         - `builtins`: the factories that come with vitrail, by name.
-        - `aliases`: other names of the built-ins.
+        - `aliases`: other names of the built-ins, and the name that each stands for.
         """
         self.kind = kind
         self.group = group
@@ -142,17 +145,18 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         return f"<Registry of {self.group}: {', '.join(self)}>"
 
     def __getitem__(self, name: str) -> Callable[..., P]:
-        """**Arguments:**
+        """Looks up a factory. A plugin is imported.
+
+        **Arguments:**
 
         - `name`: a registered name or alias.
 
         **Returns:**
 
-        Its factory. A plugin of that name is imported.
+        The factory of that name.
 
-        **Raises:** `UnknownPartError` if nothing has the name; `PluginError` if the plugin of that name does not load,
-        is not a factory of this kind, is declared in a wrong group, or shares the name with a built-in or another
-        plugin.
+        **Raises:** `UnknownPartError` if there is no such name; `PluginError` if the plugin does not load, is not a
+        factory of this kind, is in a wrong group, or has the name of a built-in or of another plugin.
         """
         plugins = self._plugins.get(name, ())
         builtin = self.aliases.get(name, name)
@@ -170,7 +174,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         return self._loaded[name]
 
     def get_entry(self, name: str) -> Entry:
-        """The origin of a name. Nothing is imported.
+        """Returns where a name comes from. No plugin is imported.
 
         **Arguments:**
 
@@ -180,7 +184,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
 
         Its `Entry`.
 
-        **Raises:** `UnknownPartError` if nothing has the name; `PluginError` if a package declares it in a wrong group.
+        **Raises:** `UnknownPartError` if there is no such name; `PluginError` if the name is in a wrong group.
         """
         if name not in self:
             self._refuse_unknown(name)
@@ -194,21 +198,21 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         )
 
     def configure(self, name: str, /, **options: object) -> PartSpec:
-        """A part by name with options, for `vitrail.vit` and `ViTConfig`.
+        """Makes a part with options, for `vitrail.vit` and `ViTConfig`.
 
         **Arguments:**
 
         - `name`: a registered name.
-        - `options`: options of that part. Their values must be plain (numbers, strings, booleans, `None`, and tuples or
-            lists of these), so that a configuration can be written as JSON. For anything else pass a
-            `functools.partial` of the class.
+        - `options`: options of that part. The values are numbers, strings, booleans, `None`, and tuples or lists of
+            these, so that a configuration can be written as JSON. For other values pass a `functools.partial` of the
+            class to the model.
 
         **Returns:**
 
         A `PartSpec`.
 
-        **Raises:** `OptionError` if the part does not have an option, or a value is not plain; and what looking up the
-        name raises.
+        **Raises:** `OptionError` if the part does not have an option, or a value has another type; and what looking up
+        the name raises.
         """
         known = self.list_options(name)
         for option in options:
@@ -221,7 +225,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         return PartSpec(name, tuple(sorted((option, _to_plain(option, value)) for option, value in options.items())))
 
     def list_options(self, name: str) -> Mapping[str, inspect.Parameter]:
-        """The options of a part: the parameters of its factory that are neither fields of the context nor `key`.
+        """Lists the options of a part: the parameters of its factory that are neither fields of the context nor `key`.
 
         **Arguments:**
 
@@ -229,18 +233,20 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
 
         **Returns:**
 
-        The parameters by name, in the order of the signature.
+        The parameters by name, in the order of the signature. Each has its `default` and its `annotation`.
+
+        **Raises:** what looking up the name raises.
         """
         parameters = list_parameters(self[name])
         return {option: parameter for option, parameter in parameters.items() if option not in self._given}
 
     def build(self, choice: str | PartSpec | Callable[..., P], context: C, *, key: PRNGKeyArray) -> P:
-        """Makes a part.
+        """Builds a part.
 
         **Arguments:**
 
         - `choice`: a name, a `PartSpec`, or a factory itself: a class, a function, or a `functools.partial` of one.
-        - `context`: what model the part is built for. The factory gets the fields that its signature names, unless a
+        - `context`: describes the model. The factory gets the fields that its signature names, unless a
             `functools.partial` binds them.
         - `key`: for the weights.
 
@@ -248,10 +254,9 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
 
         The part.
 
-        **Raises:** `UnknownPartError`, `PluginError` or `OptionError` as looking up and configuring do; `OptionError`
-        if an option has a value that the factory does not take, or the factory requires an argument that is neither in
-        the context nor bound; `TypeError` if the choice is not a factory, or if it makes something else than a part of
-        this kind.
+        **Raises:** what looking up and `configure` raise; `OptionError` if the factory does not accept the value of an
+        option, or requires an argument that is neither in the context nor bound; `TypeError` if the choice is not a
+        factory, or if it returns something else than a part of this kind.
         """
         if not isinstance(context, self.context):
             raise TypeError(f"context must be a {self.context.__name__}, got {type(context).__name__}")
@@ -283,7 +288,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
         return part
 
     def describe(self, choice: str | PartSpec | Callable[..., P]) -> str:
-        """A choice in words, for messages.
+        """Describes a choice in words, for messages.
 
         **Arguments:**
 
@@ -291,7 +296,7 @@ class Registry(Mapping[str, Callable[..., P]], Generic[P, C]):
 
         **Returns:**
 
-        `the pool 'mean'`, `the pool top_k(k=2)`, `the pool MyPool`.
+        For instance `the pool 'mean'`, `the pool top_k(k=2)` or `the pool MyPool`.
 
         **Raises:** what `build` raises for a choice that is not a factory of this kind.
         """

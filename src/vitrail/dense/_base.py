@@ -46,7 +46,7 @@ class AbstractDenseReadout(eqx.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class DenseContext:
-    """What a dense readout is built for. Its class gets the fields that its signature names."""
+    """Describes the model that a dense readout is built for. A factory gets the fields that its signature names."""
 
     dim: int
     """The width of a token within the encoder."""
@@ -57,7 +57,7 @@ class DenseContext:
     num_classes: int | None
     """The number of classes of a pixel; `None` for one channel of numbers, as a depth."""
     init: Init
-    """The scheme that fresh weights are drawn by."""
+    """How fresh weights are drawn."""
 
     def __post_init__(self) -> None:
         check_positive(dim=self.dim, depth=self.depth)
@@ -66,7 +66,8 @@ class DenseContext:
 
 
 DenseReadoutFactory = Callable[..., AbstractDenseReadout]
-"""A class or a function that makes a dense readout. It names what it needs: fields of `DenseContext`, and `key`."""
+"""A class or a function that makes a dense readout. Its signature names what it needs: fields of
+`DenseContext`, and `key`."""
 
 
 def check_layers(layers: tuple[int, ...], depth: int) -> None:

@@ -86,7 +86,7 @@ class DPTReadout(AbstractDenseReadout):
         - `depth_activation`: the activation of the depth: `"relu"` for a relative inverse depth, `"sigmoid"` for
             metres.
         - `max_depth`: the factor of the depth after the activation.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if a layer is not a block, if `layers`, `widths` and `scales` differ in length, if a
         scale is not possible, if a model without a class token should read one, or if an option of the depth comes with

@@ -39,7 +39,7 @@ class DepthEnding(eqx.Module):
         - `activation`: the last activation.
         - `max_depth`: what its result is multiplied by.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         keys = split_key(key, 4)
         self.refine = Conv(dim, dim, weight_init=init.mlp, key=keys[0]) if refine else None
@@ -80,7 +80,7 @@ class SegmentationEnding(eqx.Module):
         - `dim`: the number of channels of the fused map.
         - `num_classes`: the number of classes.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         conv_key, out_key = split_key(key)
         self.conv = Conv(dim, dim, bias=False, weight_init=init.mlp, key=conv_key)

@@ -26,7 +26,7 @@ class ResidualUnit(eqx.Module):
         - `bias`: whether the convolutions have one.
         - `batch_norm`: whether a batch norm follows each.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         key1, key2 = split_key(key)
         self.conv1 = Conv(dim, dim, bias=bias, weight_init=init.mlp, key=key1)
@@ -64,7 +64,7 @@ class Fusion(eqx.Module):
         - `first`: whether it gets the coarsest map alone.
         - `bias`, `batch_norm`: of the residual units.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         skip_key, refine_key, project_key = split_key(key, 3)
         make_unit = partial(ResidualUnit, dim, bias=bias, batch_norm=batch_norm, init=init)

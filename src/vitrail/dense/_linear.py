@@ -60,7 +60,7 @@ class LinearReadout(AbstractDenseReadout):
         - `use_class_token`: whether the class token is concatenated to each patch token.
         - `batch_norm`: whether the concatenated tokens are normalised with the running mean and variance of a
             checkpoint, as in DINOv2's heads for segmentation.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if a layer is not a block, or if `use_class_token` is true for a model without a class
         token.

@@ -47,7 +47,7 @@ class Reassemble(eqx.Module):
         - `class_token`: whether it is ignored, added to each patch token, or projected together with it.
         - `activation`: what follows that projection.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         read_key, project_key, resize_key, refine_key = split_key(key, 4)
         projects = class_token == "project"

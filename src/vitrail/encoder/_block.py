@@ -28,8 +28,10 @@ from ._options import EncoderOptions, EncoderSize
 
 @final
 class Block(eqx.Module):
-    """A block: `x + attention(norm1(x))`, then `x + mlp(norm2(x))`; or with the norms after the branches,
-    `x + norm1(attention(x))`, then `x + norm2(mlp(x))`.
+    """A block of a Transformer: `x + attention(norm1(x))`, then `x + mlp(norm2(x))`.
+
+    With `EncoderOptions(post_norm=True)` the norms come after the branches: `x + norm1(attention(x))`, then
+    `x + norm2(mlp(x))`.
 
     ??? cite
 
@@ -48,10 +50,10 @@ class Block(eqx.Module):
     def __init__(self, size: EncoderSize, *, options: EncoderOptions, init: Init, key: PRNGKeyArray):
         """**Arguments:**
 
-        - `size`: of the encoder, whose depth does not matter here.
-        - `options`: of the encoder.
+        - `size`: the size of the encoder. Its depth has no effect.
+        - `options`: the options of the encoder.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         attention_key, mlp_key = split_key(key)
         scale = None if options.layer_scale is None else jnp.full(size.dim, options.layer_scale, jnp.float32)
@@ -95,15 +97,18 @@ class Block(eqx.Module):
         tap: Tap = NO_TAP,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens dim"]:
-        """**Arguments:**
+        """Applies the block.
+
+        **Arguments:**
 
         - `x`: the tokens.
-        - `mask`: true for each token that counts, for all queries (rows) alike or for each; `None` if all count.
+        - `mask`: true for each token that counts, `(tokens,)`, or for each pair of a query (row) and a key (column),
+            `(tokens, tokens)`; `None` if all count.
         - `position`: a rotation of queries and keys, or a bias of their scores.
         - `strategy`: how attention is computed, as in `Execution`.
         - `dropout_rate`: the probability of dropping an element in the MLP, and at the end of each branch.
         - `drop_path_rate`: the probability of dropping each of the two branches; `None` for none.
-        - `tap`: records and edits what happens within.
+        - `tap`: records and edits intermediates, for the encoder; leave it out.
         - `key`: for dropout and stochastic depth; `None` means inference.
 
         **Returns:**
@@ -114,11 +119,15 @@ class Block(eqx.Module):
         return self.finish(x, attended, dropout_rate=dropout_rate, drop_path_rate=drop_path_rate, tap=tap, key=key)
 
     def start(self, x: Float[Array, "tokens dim"]) -> Float[Array, "tokens dim"]:
-        """What the attention of the block reads.
+        """Computes the input of the attention.
 
         **Arguments:**
 
         - `x`: the tokens before the block.
+
+        **Returns:**
+
+        The tokens after the first norm; `x` with `post_norm`.
         """
         return self._normalise_before(self.norm1, x)
 
@@ -132,13 +141,13 @@ class Block(eqx.Module):
         tap: Tap = NO_TAP,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens dim"]:
-        """The block after its attention, however that was computed.
+        """Applies the rest of the block after its attention.
 
         **Arguments:**
 
         - `x`: the tokens before the block.
-        - `attended`: what the attention returned for `start(x)`.
-        - `dropout_rate`, `drop_path_rate`, `tap`, `key`: as in a call.
+        - `attended`: the output of the attention for `start(x)`.
+        - `dropout_rate`, `drop_path_rate`, `tap`, `key`: as for `__call__`.
 
         **Returns:**
 

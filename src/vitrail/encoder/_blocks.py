@@ -24,16 +24,16 @@ _Step = Callable[[Float[Array, "tokens dim"], _Layer[_Extra]], tuple[Float[Array
 
 @final
 class Blocks:
-    """The blocks one by one: a view of stacked parameters for people.
+    """Access to single blocks of an encoder, whose parameters are stacked: `model.blocks`.
 
-    `blocks[3]` is the fourth block with its own parameters, sliced out of the stack. Writing to it does not write to
-    the stack: use `eqx.tree_at` on `model.backbone.encoder.stack`.
+    `blocks[3]` is the fourth block with a copy of its parameters. To change the parameters of the model use
+    `eqx.tree_at` on `model.backbone.encoder.stack`.
     """
 
     def __init__(self, stack: Block):
         """**Arguments:**
 
-        - `stack`: a `Block` whose every array has a leading axis over depth.
+        - `stack`: a `Block` whose arrays have a leading axis over depth.
         """
         self._stack = stack
 
@@ -48,13 +48,15 @@ class Blocks:
     @overload
     def __getitem__(self, index: slice) -> list[Block]: ...
     def __getitem__(self, index: int | slice) -> Block | list[Block]:
-        """**Arguments:**
+        """Selects blocks.
 
-        - `index`: of the block from zero, from the end if negative; or a slice.
+        **Arguments:**
+
+        - `index`: the index of a block, counted from zero, or from the end if negative; or a slice.
 
         **Returns:**
 
-        The block, or a list of them.
+        The block; for a slice a list of blocks.
 
         **Raises:** `IndexError` if there is no such block.
         """

@@ -29,10 +29,10 @@ from ._options import EncoderOptions, EncoderSize
 
 @final
 class Encoder(eqx.Module):
-    """The blocks of a Transformer, their parameters stacked: every array has a leading axis over depth.
+    """The blocks of a Transformer. Their parameters are stacked: every array has a leading axis over depth.
 
-    It works on any sequence of tokens. The same arrays serve a loop, which compiles one block whatever the depth, and
-    blocks one after the other: see `Execution`.
+    It takes any sequence of tokens. [`Execution.scan`][vitrail.Execution] selects whether the blocks run in a loop, of
+    which one block is compiled, or one after the other.
     """
 
     pre_norm: Norm | None
@@ -44,9 +44,9 @@ class Encoder(eqx.Module):
         """**Arguments:**
 
         - `size`: width, depth, heads and the MLP's width.
-        - `options`: everything else.
+        - `options`: biases, norms, activation and scales.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if the width does not divide into heads.
         """
@@ -80,21 +80,23 @@ class Encoder(eqx.Module):
         edit: Mapping[Intermediate, Edit] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens dim"]:
-        """**Arguments:**
+        """Applies the blocks.
+
+        **Arguments:**
 
         - `x`: the tokens, with their positions.
-        - `mask`: true for each token that counts, `(tokens,)`: what the others hold, NaN included, changes nothing. Or
-            for each query (rows) the tokens that it looks at, `(tokens, tokens)`, as for a causal mask. `None` if all
-            count.
-        - `position`: a rotation of queries and keys, or a bias of their scores: one for all blocks, or one for each.
-        - `execution`: how it is computed. The dtype is that of `x`.
+        - `mask`: true for each token that counts, `(tokens,)`. The values of the other tokens, NaN included, have no
+            effect. Or true for each pair of a query (row) and a key (column) that counts, `(tokens, tokens)`, such as a
+            causal mask. `None` if all count.
+        - `position`: a rotation of queries and keys, or a bias of their scores, for all blocks or for each block.
+        - `execution`: how the blocks are computed. The dtype is that of `x`, whatever `compute_dtype` is.
         - `dropout`: what is dropped in training.
-        - `edit`: functions that replace intermediates, by name, as in `vitrail.Backbone`.
+        - `edit`: functions that replace intermediates, by name, as for [`Backbone`][vitrail.Backbone.__call__].
         - `key`: for dropout and stochastic depth; `None` means inference.
 
         **Returns:**
 
-        The tokens after the last block, before the final norm. Rows where `mask` is false mean nothing.
+        The tokens after the last block, before the final norm. Ignore the rows where `mask` is false.
         """
         return self._run(x, mask, position, execution, dropout, (), None, edit, key)[0]
 
@@ -111,20 +113,20 @@ class Encoder(eqx.Module):
         edit: Mapping[Intermediate, Edit] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Recorded:
-        """Intermediates of the blocks.
+        """Returns intermediates of the blocks.
 
         **Arguments:**
 
-        - `x`: the tokens, as in a call.
-        - `at`: the names of the intermediates.
+        - `x`: the tokens, as for `__call__`.
+        - `at`: the names of the intermediates: see [`INTERMEDIATES`][vitrail.INTERMEDIATES].
         - `layers`: the blocks, counted from zero, or from the end if negative; `None` for all.
-        - `mask`, `position`, `execution`, `dropout`, `edit`, `key`: as in a call.
+        - `mask`, `position`, `execution`, `dropout`, `edit`, `key`: as for `__call__`.
 
         **Returns:**
 
-        The intermediates by name, stacked over `layers`.
+        The intermediates by name. Each array has a leading axis over `layers`.
 
-        **Raises:** `IndexError` if there is no such block; `ValueError` for a name that no intermediate has.
+        **Raises:** `IndexError` if there is no such block; `ValueError` for an unknown name.
         """
         return self._run(x, mask, position, execution, dropout, at, layers, edit, key)[1]
 

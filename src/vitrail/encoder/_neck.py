@@ -39,7 +39,7 @@ class Neck(eqx.Module):
         - `dim`: the width of a token.
         - `neck_dim`: the new width.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         check_positive(dim=dim, neck_dim=neck_dim)
         project_key, key = split_key(key)

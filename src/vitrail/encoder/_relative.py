@@ -32,10 +32,9 @@ class RelativePosition(eqx.Module):
     def __init__(self, grid: tuple[int, int], head_dim: int):
         """**Arguments:**
 
-        - `grid`: the rows and columns of the tokens that look at each other; `2n - 1` distances each.
+        - `grid`: rows and columns of the tokens. A side of `n` tokens has `2n - 1` distances, whose vectors start at
+            zero.
         - `head_dim`: the width of a head.
-
-        All start at zero.
         """
         check_positive(grid=grid, head_dim=head_dim)
         self.rows = jnp.zeros((2 * grid[0] - 1, head_dim), jnp.float32)
@@ -44,14 +43,16 @@ class RelativePosition(eqx.Module):
     def __call__(
         self, q: Float[Array, "heads tokens head_dim"], grid: tuple[int, int]
     ) -> Float[Array, "heads tokens tokens"]:
-        """**Arguments:**
+        """Computes what is added to the scores.
 
-        - `q`: the queries, before they are scaled.
-        - `grid`: the rows and columns in which they lie.
+        **Arguments:**
+
+        - `q`: the queries, not scaled, row-major over the grid.
+        - `grid`: rows and columns of the queries and keys.
 
         **Returns:**
 
-        What is added to the scores.
+        A term for each head, query and key.
         """
         heads, _, head_dim = q.shape
         q = q.reshape(heads, *grid, head_dim)

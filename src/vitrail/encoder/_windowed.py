@@ -41,9 +41,10 @@ _Role = tuple[Bool[Array, ""], Int[Array, ""]]
 
 @final
 class WindowedEncoder(eqx.Module):
-    """An encoder whose blocks look within square windows of the image, but for a few that look at all tokens.
+    """An encoder with attention within square windows of the image. In a few blocks the attention reads all tokens.
 
-    It has one token for each cell of its grid, in order, and no others. Queries may have positions relative to them.
+    It takes one token for each cell of its grid, in order, and no other tokens. Its attention may have relative
+    positions.
 
     ??? cite
 
@@ -74,11 +75,11 @@ class WindowedEncoder(eqx.Module):
         """**Arguments:**
 
         - `pre_norm`: the norm before the first block; `None` for none.
-        - `stack`: the blocks, stacked.
-        - `window_positions`, `global_positions`: the relative positions of the two kinds of blocks, stacked; `None` for
-            none.
+        - `stack`: the blocks, with a leading axis over depth in each array.
+        - `window_positions`, `global_positions`: the relative positions of the blocks with windows and of those
+            without, stacked over these blocks; `None` for none.
         - `options`: as in `Encoder`.
-        - `windows`: the windows, and which blocks have none.
+        - `windows`: the size of the windows, and the blocks without windows.
         - `grid`: rows and columns of patches.
         """
         self.pre_norm = pre_norm
@@ -111,13 +112,15 @@ class WindowedEncoder(eqx.Module):
         return Blocks(self.stack)
 
     def resized(self, grid: tuple[int, int]) -> "WindowedEncoder":
-        """**Arguments:**
+        """Changes the grid.
+
+        **Arguments:**
 
         - `grid`: the new rows and columns of patches.
 
         **Returns:**
 
-        The encoder for that grid, with the same arrays. Relative positions are interpolated as they are used.
+        The encoder for that grid, with the same arrays. Relative positions are interpolated in each call.
         """
         return dataclasses.replace(self, grid=grid)
 
@@ -166,8 +169,8 @@ class WindowedEncoder(eqx.Module):
 
         The intermediates by name, stacked over `layers`.
 
-        **Raises:** what a call raises; `ValueError` for an intermediate within the attention, which has another shape
-        in each kind of block.
+        **Raises:** what `__call__` raises; `ValueError` for an intermediate within the attention, which has another
+        shape in each kind of block.
         """
         return self._run(x, mask, position, execution, dropout, at, layers, edit, key)[1]
 

@@ -12,31 +12,37 @@ from ..nn import Init
 
 
 class AbstractHead(eqx.Module):
-    """Turns what the pool returns into logits. Extend it, make it `@final`, and pass it as `head=`."""
+    """The base class of heads. A head turns what the pool returns into logits.
+
+    To write one, extend this class, decorate yours with `@final`, and pass it as `head=`.
+    [`check_head`][vitrail.testing.check_head] checks the whole contract.
+    """
 
     dim: eqx.AbstractVar[int]
     """The width of the input: the pool's `out_dim`."""
     out_dim: eqx.AbstractVar[int]
-    """The width of the output: the number of classes, if the head classifies."""
+    """The width of the output: the number of classes, if the head has classes."""
 
     @abc.abstractmethod
     def __call__(
         self, x: Float[Array, "*tokens {self.dim}"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens {self.out_dim}"]:
-        """**Arguments:**
+        """Computes the logits.
 
-        - `x`: the pooled vector; all tokens if the pool is `none`.
+        **Arguments:**
+
+        - `x`: the pooled vector, `(dim,)`; all tokens, `(tokens, dim)`, if the pool is `none`.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
 
-        The logits, or the logits of each token.
+        The logits, `(out_dim,)`; those of each token, `(tokens, out_dim)`, if the pool is `none`.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadContext:
-    """What a head is built for. Its class gets the fields that its signature names."""
+    """Describes the model that a head is built for. A factory gets the fields that its signature names."""
 
     dim: int
     """The width of the input: the pool's `out_dim`."""
@@ -45,11 +51,12 @@ class HeadContext:
     token_dim: int
     """The width of a token."""
     init: Init
-    """The scheme that fresh weights are drawn by."""
+    """How fresh weights are drawn."""
 
     def __post_init__(self) -> None:
         check_positive(dim=self.dim, token_dim=self.token_dim)
 
 
 HeadFactory = Callable[..., AbstractHead]
-"""A class or a function that makes a head. It names what it needs: fields of `HeadContext`, and `key`."""
+"""A class or a function that makes a head. Its signature names what it needs: fields of
+`HeadContext`, and `key`."""

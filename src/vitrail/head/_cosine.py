@@ -57,7 +57,7 @@ class CosineHead(AbstractHead):
         - `projection_dim`: the width of a linear layer before the cosine, as in CLIP; `None` for no such layer.
         - `projection_bias`: whether that layer has a bias.
         - `bias`: whether a learned number is added to all logits, as in SigLIP, whose probabilities are sigmoids.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if `num_classes` is missing or not positive, or `projection_dim` is not positive.
         """

@@ -43,7 +43,7 @@ class DistilledHead(AbstractHead):
         - `num_classes`: the number of logits.
         - `token_dim`: the width of a token; `None` for half of `dim`.
         - `init`: draws the weights. The biases start at zero.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if `num_classes` is missing or not positive, or `dim` is not the width of two tokens.
         """

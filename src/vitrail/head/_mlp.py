@@ -46,7 +46,7 @@ class MLPHead(AbstractHead):
         - `hidden_dim`: the width of the hidden layer; `None` for `dim`.
         - `activation`: of the hidden layer.
         - `zero`: whether the weight of the last layer starts at zero instead.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if `num_classes` is missing, or a number is not positive.
         """

@@ -60,7 +60,7 @@ class ProjectionHead(AbstractHead):
         - `bias`: whether the layers of the MLP have a bias.
         - `scaled`: whether the prototypes have learned scales, as in DINOv2. Without them all are one, as in DINO,
             whose option is `norm_last_layer`.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if `num_classes` is missing, or a number is not positive.
         """

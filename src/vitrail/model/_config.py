@@ -125,7 +125,7 @@ class ViTConfig(JSONConfig):
 
         - `execution`: how the model is computed.
         - `dropout`: what is dropped in training.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Returns:**
 
@@ -147,7 +147,7 @@ class ViTConfig(JSONConfig):
 
         **Arguments:**
 
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Returns:**
 

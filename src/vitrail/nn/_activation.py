@@ -57,5 +57,12 @@ ACTIVATIONS: Final[Mapping[ActivationName, Activation]] = MappingProxyType(
         "tanh": jnp.tanh,
     }
 )
-"""The activations by name: exact GELU (Hendrycks and Gimpel 2016), its tanh approximation (big_vision, SigLIP), CLIP's
-`x * sigmoid(1.702 x)`, ReLU, SiLU (SwiGLU's gate) and tanh (the hidden layer of ViT's pre-training head)."""
+"""The activations by name. Each takes and returns an array of any shape:
+
+- `"gelu"`: exact GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+- `"gelu_tanh"`: its tanh approximation, as in big_vision and SigLIP.
+- `"quick_gelu"`: `x * sigmoid(1.702 x)`, as in OpenAI's CLIP.
+- `"relu"`.
+- `"silu"`: `x * sigmoid(x)`, the gate of SwiGLU.
+- `"tanh"`: as in the hidden layer of ViT's pre-training head.
+"""

@@ -33,8 +33,8 @@ _Heads = tuple[
 class Attention(eqx.Module):
     """Multi-head attention of tokens to each other, or to other tokens.
 
-    Queries, keys and values come from one matrix, whose rows are `[q; k; v]`, each of them heads by channels, as in
-    timm, DINOv2 and PyTorch's `in_proj_weight`.
+    One matrix computes queries, keys and values. Its rows are `[q; k; v]`, and the rows of each are sorted by heads,
+    then channels, as in timm, DINOv2 and PyTorch's `in_proj_weight`.
 
     ??? cite
 
@@ -66,15 +66,15 @@ class Attention(eqx.Module):
         """**Arguments:**
 
         - `dim`: the width of a token.
-        - `num_heads`: how many heads `inner_dim` is divided into.
-        - `inner_dim`: the width of all heads together; `None` for `dim`. In SAM's mask decoder it is half of that.
+        - `num_heads`: the number of heads. It divides `inner_dim`.
+        - `inner_dim`: the width of all heads together; `None` for `dim`. SAM's mask decoder has half of `dim`.
         - `qkv_bias`: whether queries, keys and values have a bias.
-        - `bias`: whether the layer after the heads has one.
+        - `bias`: whether the projection after the heads has a bias.
         - `qk_norm`: whether queries and keys are normalised, each head by itself.
-        - `inner_norm`: whether what all heads gather is normalised.
-        - `norm`, `norm_eps`: which norm, and what it adds to the variance.
+        - `inner_norm`: whether the output of the heads is normalised before the projection.
+        - `norm`, `norm_eps`: the kind of these norms, `"layer"` or `"rms"`, and what they add to the variance.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if the width does not divide into heads.
         """
@@ -109,25 +109,29 @@ class Attention(eqx.Module):
         strategy: AttentionStrategy = "auto",
         tap: Tap = NO_TAP,
     ) -> Float[Array, "queries dim"]:
-        """**Arguments:**
+        """Computes the attention.
 
-        - `x`: the tokens that look.
-        - `context`: the tokens that are looked at; `None` for `x` itself.
-        - `values`: what is gathered from these tokens, where that differs from what is compared, as in decoders whose
-            `x` and `context` have positions added; `None` for `context`.
-        - `mask`: true for each token that counts, `(tokens,)`, or `(queries, tokens)` where that depends on the query,
-            as for a causal mask; `None` if all count.
+        **Arguments:**
+
+        - `x`: the tokens of the queries.
+        - `context`: the tokens of the keys; `None` for `x`.
+        - `values`: the tokens of the values; `None` for `context`. They differ from it in decoders that add positions
+            to `x` and `context`.
+        - `mask`: true for each key that counts, `(tokens,)`, or for each pair of a query and a key, `(queries,
+            tokens)`, such as a causal mask; `None` if all count.
         - `position`: a rotation of queries and keys, or a bias of their scores.
-        - `bias`: what is added to the scaled scores, as a function of the queries; `None` for nothing.
-        - `strategy`: how it is computed, as in `Execution`. If `tap` wants the attention weights, `"plain"`.
-        - `tap`: records and edits what happens within.
+        - `bias`: a function of the queries, `(heads, queries, head_dim)`, that returns what is added to the scaled
+            scores, `(heads, queries, tokens)`; `None` to add nothing.
+        - `strategy`: how attention is computed, as in `Execution`.
+        - `tap`: records and edits intermediates, for the encoder; leave it out. If it records the attention weights,
+            the strategy is `"plain"`.
 
         **Returns:**
 
-        For each token of `x`, what it gathers.
+        The output for each token of `x`.
 
-        **Raises:** `ValueError` if `position` comes with `context`, if `values` come without, or if `strategy` cannot
-        compute this attention here.
+        **Raises:** `ValueError` if both `position` and `context` are given, if `values` are given without `context`, or
+        if `strategy` cannot compute this attention.
         """
         q, k, v = self._project_heads(x, context, values, position, tap)
         added = position() if isinstance(position, RelativeBias) else None
@@ -153,11 +157,13 @@ class Attention(eqx.Module):
     def weights(
         self, x: Float[Array, "queries dim"], context: Float[Array, "tokens dim"], *, mask: Mask | None = None
     ) -> Float[Array, "heads queries tokens"]:
-        """**Arguments:** those of a call.
+        """Computes the attention weights, without positions and biases.
+
+        **Arguments:** those of `__call__`.
 
         **Returns:**
 
-        How much each token of `x` takes from each of `context`, by head, at least in float32. Rows sum to one.
+        The softmax of the scores of each query of `x` and each key of `context`, at least in float32. Rows sum to one.
         """
         q, k, _ = self._project_heads(x, context, None, None, NO_TAP)
         return attention_weights(q, k, mask)

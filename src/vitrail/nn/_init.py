@@ -17,16 +17,30 @@ InitName = Literal["trunc_normal", "big_vision"]
 
 @runtime_checkable
 class Initializer(Protocol):
-    """Draws one array: the type of the functions in `jax.nn.initializers`."""
+    """A function that draws one array. The functions that `jax.nn.initializers` makes have this type."""
 
-    def __call__(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype, /) -> Float[Array, "..."]: ...
+    def __call__(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype, /) -> Float[Array, "..."]:
+        """Draws an array.
+
+        **Arguments:**
+
+        - `key`: the random key.
+        - `shape`: the shape of the array; `(out, in)` for a weight.
+        - `dtype`: the dtype of the array.
+
+        **Returns:**
+
+        An array of that shape and dtype.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Init:
-    """One scheme: the distribution that each kind of array is drawn from.
+    """A scheme: an initialiser for each kind of array.
 
-    Weights are `(out, in)`, so the fan-in is the last axis. All other biases start at zero, the scales of norms at one.
+    Weights are `(out, in)`, so the fan-in is the last axis. Biases that are not named here start at zero, and the
+    scales of norms at one.
     """
 
     patch: Initializer
@@ -44,7 +58,7 @@ class Init:
     registers: Initializer
     """The register tokens, `(registers, dim)`."""
     head: Initializer
-    """The head's weights."""
+    """The weights of the head."""
 
     def __repr__(self) -> str:
         named = [name for name, init in INITS.items() if init is self]
@@ -99,8 +113,9 @@ TRUNC_NORMAL: Final[Init] = Init(
     registers=_normal(1e-6),
     head=_normal_002,
 )
-"""Normal with standard deviation 0.02, cut at ±2, for every weight and embedding; biases are zero. `ViTModel` of
-`transformers` has it, and timm for linear layers and positions. Registers as in DINOv2: standard deviation 1e-6."""
+"""The scheme of `ViTModel` of transformers, and of timm for linear layers and positions: every weight and embedding is
+normal with standard deviation 0.02, and biases are zero. Registers are normal with standard deviation 1e-6, as in
+DINOv2."""
 
 BIG_VISION: Final[Init] = Init(
     patch=_lecun,
@@ -113,8 +128,8 @@ BIG_VISION: Final[Init] = Init(
     head=_lecun,
 )
 """The scheme of big_vision's `models/vit.py` (Google Research): LeCun normal for the patches, Xavier uniform for
-attention and MLP, normal with standard deviation `1 / sqrt(dim)` for the positions, zero for the class token. Its head
-starts at zero; here that is the head's option `zero=True`. Registers, which it does not have, as in DINOv2."""
+attention and MLP, normal with standard deviation `1 / sqrt(dim)` for the positions, zero for the class token. For its
+zero head use the option `zero=True` of the head. big_vision has no registers; they are drawn as in DINOv2."""
 
 INITS: Final[Mapping[InitName, Init]] = MappingProxyType({"trunc_normal": TRUNC_NORMAL, "big_vision": BIG_VISION})
 """The schemes by name."""

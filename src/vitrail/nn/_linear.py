@@ -32,10 +32,10 @@ class Linear(eqx.Module):
     ):
         """**Arguments:**
 
-        - `in_dim`, `out_dim`: the widths.
-        - `weight_init`: draws the `(out_dim, in_dim)` weight.
-        - `bias_init`: draws the bias; `None` for no bias.
-        - `key`: for both.
+        - `in_dim`, `out_dim`: the widths of input and output.
+        - `weight_init`: draws the weight, `(out_dim, in_dim)`.
+        - `bias_init`: draws the bias, `(out_dim,)`; `None` for no bias.
+        - `key`: for weight and bias.
         """
         weight_key, bias_key = split_key(key)
         self.weight = weight_init(weight_key, (out_dim, in_dim), jnp.dtype(jnp.float32))
@@ -43,7 +43,7 @@ class Linear(eqx.Module):
 
     @property
     def out_dim(self) -> int:
-        """The width of what it returns."""
+        """The width of the output."""
         return self.weight.shape[-2]
 
     def __call__(self, x: Float[Array, "*batch {self.weight.shape[-1]}"]) -> Float[Array, "*batch out_dim"]:

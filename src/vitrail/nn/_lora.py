@@ -14,8 +14,8 @@ from ._linear import Linear
 
 @final
 class Adapter(eqx.Module):
-    r"""The product $\frac{\alpha}{r} B A$ of rank $r$ that is added to rows of a weight. Stacked, it has one for each
-    block.
+    r"""An adapter of rank $r$: it adds $\frac{\alpha}{r} B A$ to rows of a weight. In an encoder its arrays have a
+    leading axis over the blocks.
 
     ??? cite
 
@@ -34,9 +34,9 @@ class Adapter(eqx.Module):
     ):
         """**Arguments:**
 
-        - `a`, `b`: the two matrices.
-        - `start`: the first of the rows of the weight that they are added to.
-        - `alpha`: what their product is multiplied by, times the rank.
+        - `a`, `b`: the matrices $A$ and $B$.
+        - `start`: the index of the first row of the weight that the adapter adds to.
+        - `alpha`: $\alpha$.
         """
         self.a = a
         self.b = b
@@ -57,7 +57,8 @@ class Adapter(eqx.Module):
 
 @final
 class AdaptedLinear(eqx.Module):
-    """A linear layer with adapters of its rows: `y = W x + b`, and for each adapter `alpha / rank * B (A x)`."""
+    """A linear layer with adapters. It computes `y = W x + b` and adds `alpha / rank * B (A x)` of each adapter to its
+    rows of `y`. [`vitrail.lora`][vitrail.lora] makes it."""
 
     base: Linear
     adapters: dict[str, Adapter]
@@ -66,14 +67,14 @@ class AdaptedLinear(eqx.Module):
         """**Arguments:**
 
         - `base`: the layer.
-        - `adapters`: what is added, by the name of the target.
+        - `adapters`: the adapters, by the name of their target.
         """
         self.base = base
         self.adapters = dict(adapters)
 
     @property
     def weight(self) -> Float[Array, "*blocks out_dim in_dim"]:
-        """The weight with what the adapters add, computed when it is asked for."""
+        """The weight with the adapters added, computed at each access."""
         a, b = self._join_adapters()
         return self.base.weight + jnp.matmul(b, a, precision="highest")
 
@@ -84,7 +85,7 @@ class AdaptedLinear(eqx.Module):
 
     @property
     def out_dim(self) -> int:
-        """The width of what it returns."""
+        """The width of the output."""
         return self.base.out_dim
 
     def __call__(self, x: Float[Array, "*batch {self.base.weight.shape[-1]}"]) -> Float[Array, "*batch out_dim"]:
@@ -116,7 +117,12 @@ class AdaptedLinear(eqx.Module):
         return AdaptedLinear(base, taken) if taken else base
 
     def merge(self) -> Linear:
-        """The linear layer that computes the same."""
+        """Adds the adapters to the weight.
+
+        **Returns:**
+
+        A plain linear layer with the same outputs, up to rounding.
+        """
         return eqx.tree_at(operator.attrgetter("weight"), self.base, self.weight)
 
     def _join_adapters(self) -> tuple[Float[Array, "*blocks ranks in_dim"], Float[Array, "*blocks out_dim ranks"]]:

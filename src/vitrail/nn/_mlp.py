@@ -21,9 +21,9 @@ from ._remat import PRODUCT, checkpoint_name
 class MLP(eqx.Module):
     r"""Two linear layers with an activation or a gate between them.
 
-    With an activation it computes $W_2\, \phi(W_1 x)$, with `"swiglu"` $W_2 (\mathrm{silu}(W_g x) \odot W_u x)$ where
-    the rows of $W_1$ are $[W_g; W_u]$, as in DINOv2's `w12` and timm's `SwiGLUPacked`. What $W_2$ reads may be
-    normalised.
+    With an activation $\phi$ it computes $W_2\, \phi(W_1 x)$. With `"swiglu"` it computes
+    $W_2 (\mathrm{silu}(W_g x) \odot W_u x)$, where the rows of $W_1$ are $[W_g; W_u]$ as in DINOv2's `w12` and timm's
+    `SwiGLUPacked`. With `inner_norm` the input of $W_2$ is normalised.
 
     ??? cite
 
@@ -54,10 +54,10 @@ class MLP(eqx.Module):
         - `mlp_dim`: the width of the hidden layer.
         - `activation`: between the two layers, or `"swiglu"` for a gate.
         - `bias`: whether the two layers have a bias.
-        - `inner_norm`: the norm of what the second layer reads; `None` for none.
-        - `norm_eps`: what that norm adds.
+        - `inner_norm`: the norm before the second layer, `"layer"` or `"rms"`; `None` for none.
+        - `norm_eps`: what that norm adds to the variance.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         hidden_key, out_key = split_key(key)
         gated = activation == "swiglu"
@@ -76,16 +76,18 @@ class MLP(eqx.Module):
         tap: Tap = NO_TAP,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens dim"]:
-        """**Arguments:**
+        """Applies the MLP to each token.
+
+        **Arguments:**
 
         - `x`: the tokens.
         - `dropout_rate`: the probability of dropping an element of the hidden layer.
-        - `tap`: records and edits the hidden layer.
+        - `tap`: records and edits the hidden layer, for the encoder; leave it out.
         - `key`: for dropout; `None` means inference.
 
         **Returns:**
 
-        The new values of each token.
+        The output for each token.
         """
         hidden = checkpoint_name(self.hidden(x), PRODUCT)
         if self.activation == "swiglu":

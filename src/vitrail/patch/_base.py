@@ -13,14 +13,20 @@ from ..nn import Init
 
 
 class AbstractPatchEmbed(eqx.Module):
-    """Turns an image into a grid of patch tokens. Extend it, make it `@final`, and pass it as `patch=`."""
+    """The base class of patch embeddings. A patch embedding turns an image into a grid of patch tokens.
+
+    To write one, extend this class, decorate yours with `@final`, and pass it as `patch=`.
+    [`check_patch_embed`][vitrail.testing.check_patch_embed] checks the whole contract.
+    """
 
     reads_neighbours: ClassVar[bool] = False
-    """Whether a token may depend on pixels around its patch. If so, the model takes no `PatchedImage`."""
+    """Whether a token depends on pixels outside its patch. If it does, the model takes no `PatchedImage`."""
 
     @abc.abstractmethod
     def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows cols dim"]:
-        """**Arguments:**
+        """Computes the patch tokens.
+
+        **Arguments:**
 
         - `image`: one image, channels last. Its height and width are multiples of the patch size.
 
@@ -33,7 +39,9 @@ class AbstractPatchEmbed(eqx.Module):
 
     @abc.abstractmethod
     def resized(self, patch_size: tuple[int, int]) -> "AbstractPatchEmbed":
-        """**Arguments:**
+        """Resizes the patch embedding to other patches.
+
+        **Arguments:**
 
         - `patch_size`: height and width of the new patches in pixels.
 
@@ -46,21 +54,24 @@ class AbstractPatchEmbed(eqx.Module):
 
     @abc.abstractmethod
     def with_channels(self, mix: Float[Array, "new_channels channels"]) -> "AbstractPatchEmbed":
-        """**Arguments:**
+        """Changes the channels of the images, for `vitrail.replace`.
 
-        - `mix`: how much of each new channel is in each channel that the patch embedding reads.
+        **Arguments:**
+
+        - `mix`: the weight of each new channel (rows) in each old channel (columns).
 
         **Returns:**
 
-        The patch embedding for images of the new channels, which does to `image` what this one does to `image @ mix`.
+        The patch embedding for images of the new channels. Its tokens of `image` are those of this patch embedding for
+        `image @ mix`.
 
-        **Raises:** `ValueError` if there is none, because its first layer is not linear.
+        **Raises:** `ValueError` if there is no such patch embedding, because the first layer is not linear.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchContext:
-    """What a patch embedding is built for. Its class gets the fields that its signature names."""
+    """Describes the model that a patch embedding is built for. A factory gets the fields that its signature names."""
 
     dim: int
     """The width of a token."""
@@ -69,11 +80,12 @@ class PatchContext:
     channels: int
     """The number of channels of an image."""
     init: Init
-    """The scheme that fresh weights are drawn by."""
+    """How fresh weights are drawn."""
 
     def __post_init__(self) -> None:
         check_positive(dim=self.dim, patch_size=self.patch_size, channels=self.channels)
 
 
 PatchFactory = Callable[..., AbstractPatchEmbed]
-"""A class or a function that makes a patch embedding. It names what it needs: fields of `PatchContext`, and `key`."""
+"""A class or a function that makes a patch embedding. Its signature names what it needs: fields of
+`PatchContext`, and `key`."""

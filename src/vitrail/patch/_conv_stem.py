@@ -49,7 +49,7 @@ class ConvStemPatchEmbed(AbstractPatchEmbed):
         - `patch_size`: height and width of a patch in pixels, powers of two.
         - `channels`: the number of channels of an image.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if `patch_size` has other numbers than powers of two or is (1, 1), or if `dim` cannot
         be halved often enough.
@@ -93,10 +93,10 @@ class ConvStemPatchEmbed(AbstractPatchEmbed):
         return self.project(x)
 
     def resized(self, patch_size: tuple[int, int]) -> "ConvStemPatchEmbed":
-        """**Raises:** `ValueError`: a stem cannot be resized."""
+        """**Raises:** `ValueError`, because the stem cannot be resized."""
         raise ValueError(
-            f"patch_size of a convolution stem must stay {self.patch_size}, got {patch_size}: another patch size needs "
-            "another number of convolutions, so build a new model and train it"
+            f"patch_size of a convolution stem must stay {self.patch_size}, got {patch_size}: another patch size "
+            "needs another number of convolutions, so build a new model and train it"
         )
 
     def with_channels(self, mix: Float[Array, "new_channels channels"]) -> "ConvStemPatchEmbed":

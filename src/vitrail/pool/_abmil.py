@@ -42,7 +42,7 @@ class ABMILPool(AbstractWeighingPool):
         - `dim`: the width of a token.
         - `hidden_dim`: $L$; 128 in the paper.
         - `init`: draws the weights like those of an MLP.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if `hidden_dim` is not positive.
         """

@@ -52,10 +52,10 @@ class AIMPool(AbstractWeighingPool):
         """**Arguments:**
 
         - `dim`: the width of a token.
-        - `num_heads`: of the attention; `None` for one for each 64 channels, or a single head if those do not divide.
+        - `num_heads`: the number of attention heads; `None` for `dim / 64`, or 1 if 64 does not divide `dim`.
         - `qkv_bias`: whether keys and values have a bias.
         - `init`: draws the weights, and the query like a matrix of the attention.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if `dim` does not divide into heads.
         """
@@ -87,7 +87,7 @@ class AIMPool(AbstractWeighingPool):
 
         **Returns:**
 
-        How much the query takes from each patch: one row for each head, which sums to one.
+        The weights of the patches: one row for each head, which sums to one.
         """
         keys, _ = self._project(tokens)
         return self._weigh(tokens, keys)

@@ -68,14 +68,14 @@ class AttentionPool(AbstractWeighingPool):
         """**Arguments:**
 
         - `dim`: the width of a token.
-        - `num_heads`: of the attention; `None` for one for each 64 channels, or a single head if those do not divide.
+        - `num_heads`: the number of attention heads; `None` for `dim / 64`, or 1 if 64 does not divide `dim`.
         - `num_queries`: the number of queries.
         - `mlp_dim`: the width of the MLP's hidden layer; `None` for `4 * dim`.
         - `activation`: of the MLP; big_vision and SigLIP have `"gelu_tanh"`.
         - `norm_eps`: what the norm before the MLP adds to the variance.
-        - `include_prefix`: whether the queries look at the prefix tokens too, as in Perception Encoder.
+        - `include_prefix`: whether the queries attend to the prefix tokens too, as in Perception Encoder.
         - `init`: draws the weights, and each query like a matrix of the attention.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if `dim` does not divide into heads, or a number is not positive.
         """
@@ -103,8 +103,8 @@ class AttentionPool(AbstractWeighingPool):
 
         **Returns:**
 
-        How much each query takes from each patch: one row for each head and query, heads first. A row sums to one, or
-        to less if the queries look at the prefix tokens too.
+        The weights of the patches: one row for each head and query, heads first. A row sums to one, or to less with
+        `include_prefix=True`.
         """
         context, mask = self._read(tokens)
         weights = self.attention.weights(self.queries, context, mask=mask).reshape(-1, context.shape[0])

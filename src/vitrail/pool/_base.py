@@ -19,24 +19,28 @@ else:
 
 
 class AbstractPool(eqx.Module):
-    """Turns the tokens into what the head reads: one vector, or all tokens for dense tasks.
+    """The base class of pools. A pool turns the tokens into what the head reads: one vector, or all tokens for dense
+    tasks.
 
-    Extend it, make it `@final`, and pass it as `pool=`. `vitrail.testing.check_pool` checks that it keeps the contract.
+    To write a pool, extend this class, decorate yours with `@final`, and pass it as `pool=`.
+    [`check_pool`][vitrail.testing.check_pool] checks the whole contract.
     """
 
     out_dim: eqx.AbstractVar[int]
     """The width of the output. The head is built for it."""
     needs_class_token: AbstractClassVar[bool]
-    """Whether the pool reads the class token. If so, the model has one."""
+    """Whether the pool reads the class token. If it does, the model gets a class token."""
     order_invariant: AbstractClassVar[bool]
-    """Whether the output stays the same if the patches change places."""
+    """Whether the output is the same for any order of the patches."""
 
     @abc.abstractmethod
     def __call__(self, tokens: Tokens, *, key: PRNGKeyArray | None = None) -> Float[Array, "*tokens {self.out_dim}"]:
-        """**Arguments:**
+        """Pools the tokens of one image.
 
-        - `tokens`: after the encoder. Only patches whose `tokens.mask` is true count; what the others hold, NaN
-            included, changes nothing. The class token and the registers always count.
+        **Arguments:**
+
+        - `tokens`: the tokens after the encoder. Only patches whose `tokens.mask` is true count. The values of the
+            others, NaN included, must have no effect. The class token and the registers always count.
         - `key`: for what is random in training; `None` means inference.
 
         **Returns:**
@@ -49,23 +53,25 @@ class AbstractPool(eqx.Module):
 
 
 class AbstractWeighingPool(AbstractPool):
-    """A pool that weighs the patches against each other, and shows how."""
+    """The base class of pools that compute a weight for each patch and can return these weights."""
 
     @abc.abstractmethod
     def weights(self, tokens: Tokens) -> Float[Array, "maps patches"]:
-        """**Arguments:**
+        """Computes the weights of the patches.
 
-        - `tokens`: after the encoder.
+        **Arguments:**
+
+        - `tokens`: the tokens of one image, after the encoder.
 
         **Returns:**
 
-        How much each patch counts, at least in float32: one row, or one for each head and query. No weight is negative.
-        A row sums to one, or to less if other tokens than patches count too.
+        The weights, at least in float32: one row, or one row for each head and query. No weight is negative. A row sums
+        to one, or to less if other tokens than patches have weight too.
         """
 
 
 class AbstractGridPool(AbstractPool):
-    """A pool with parameters for each cell of the grid."""
+    """The base class of pools with parameters for each cell of the grid, which `ViT.resized` resizes."""
 
     @abc.abstractmethod
     def resized(self, grid: tuple[int, int]) -> "AbstractGridPool":
@@ -81,18 +87,19 @@ class AbstractGridPool(AbstractPool):
 
 @dataclass(frozen=True, kw_only=True)
 class PoolContext:
-    """What a pool is built for. Its class gets the fields that its signature names."""
+    """Describes the model that a pool is built for. A factory gets the fields that its signature names."""
 
     dim: int
     """The width of a token."""
     grid: tuple[int, int]
     """Rows and columns of patches."""
     init: Init
-    """The scheme that fresh weights are drawn by."""
+    """How fresh weights are drawn."""
 
     def __post_init__(self) -> None:
         check_positive(dim=self.dim, grid=self.grid)
 
 
 PoolFactory = Callable[..., AbstractPool]
-"""A class or a function that makes a pool. It names what it needs: fields of `PoolContext`, and `key`."""
+"""A class or a function that makes a pool. Its signature names what it needs: fields of
+`PoolContext`, and `key`."""

@@ -47,7 +47,7 @@ class ClassAttentionBlock(eqx.Module):
         - `layer_scale`: $\lambda_1$ and $\lambda_2$ at the start.
         - `norm_eps`: what the norms add to the variance.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         attention_key, mlp_key = split_key(key)
         scale = jnp.full(dim, layer_scale, jnp.float32)
@@ -84,11 +84,11 @@ class ClassAttentionBlock(eqx.Module):
         patches: Float[Array, "patches dim"],
         mask: Bool[Array, " tokens"] | None,
     ) -> Float[Array, "heads patches"]:
-        """**Arguments:** those of a call.
+        """**Arguments:** those of `__call__`.
 
         **Returns:**
 
-        How much the class token takes from each patch, by head. What a row lacks to one it takes from itself.
+        The weight of each patch, by head. The class token has the rest of the weight, so a row sums to less than one.
         """
         tokens = self._normalise(token, patches)
         return self.attention.weights(tokens[:1], tokens, mask=mask)[:, 0, 1:]
@@ -136,12 +136,12 @@ class ClassAttentionPool(AbstractWeighingPool):
 
         - `dim`: the width of a token.
         - `depth`: the number of blocks.
-        - `num_heads`: of the attention; `None` for one for each 64 channels, or a single head if those do not divide.
-        - `mlp_dim`: the width of the MLPs' hidden layers; `None` for `4 * dim`.
-        - `layer_scale`: the scale of each branch at the start.
+        - `num_heads`: the number of attention heads; `None` for `dim / 64`, or 1 if 64 does not divide `dim`.
+        - `mlp_dim`: the width of the hidden layers of the MLPs; `None` for `4 * dim`.
+        - `layer_scale`: the initial scale of each branch.
         - `norm_eps`: what the norms add to the variance.
         - `init`: draws the weights and the class token.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if `dim` does not divide into heads, or a number is not positive.
         """
@@ -172,8 +172,8 @@ class ClassAttentionPool(AbstractWeighingPool):
 
         **Returns:**
 
-        How much the class token takes from each patch: one row for each block and head, blocks first. What a row lacks
-        to one it takes from itself.
+        The weight of each patch: one row for each block and head, blocks first. The class token of the pool has the
+        rest of the weight, so a row sums to less than one.
         """
         patches, mask = read_patches(tokens)
         mask = _add_class_token(mask)

@@ -47,7 +47,7 @@ class SimPool(AbstractWeighingPool):
         - `gamma`: the power $\gamma$; at 1 it is a weighted mean.
         - `norm_eps`: what the norm adds to the variance.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Raises:** `ValueError` if `gamma` is not above zero.
         """

@@ -47,7 +47,7 @@ class WeightedPool(AbstractWeighingPool, AbstractGridPool):
 
         **Returns:**
 
-        How much each patch counts, in one row that sums to one. On another grid than that of the pool, the scores
+        The weights of the patches, in one row that sums to one. On another grid than that of the pool, the scores
         before the softmax are interpolated bilinearly.
         """
         _, mask = read_patches(tokens)

@@ -13,39 +13,48 @@ from ..nn import InAttention, Init
 
 
 class AbstractPosition(eqx.Module):
-    """Tells the tokens where they stand in the image: it adds to them, or acts within attention, or both.
+    """The base class of position embeddings. A position embedding adds to the tokens, or acts within attention, or
+    both.
 
-    Extend it, make it `@final`, and pass it as `position=`.
+    To write one, extend this class, decorate yours with `@final`, and pass it as `position=`.
+    [`check_position`][vitrail.testing.check_position] checks the whole contract.
     """
 
     @abc.abstractmethod
     def __call__(self, tokens: Tokens) -> Tokens:
-        """**Arguments:**
+        """Adds the positions to the tokens.
 
-        - `tokens`: before the encoder.
+        **Arguments:**
+
+        - `tokens`: the tokens of one image, before the encoder.
 
         **Returns:**
 
-        The tokens plus their positions. The same tokens if the position acts within attention alone.
+        The tokens plus their positions; the same tokens if the position acts only within attention.
 
         **Raises:** `ValueError` if the position embedding was made for another grid or other prefix tokens.
         """
 
     @abc.abstractmethod
     def in_attention(self, tokens: Tokens) -> InAttention | None:
-        """**Arguments:**
+        """Returns the part of the position that acts within attention.
 
-        - `tokens`: what the encoder reads. Only the grid, the places and the number of prefix tokens matter.
+        **Arguments:**
+
+        - `tokens`: the tokens that the encoder reads. Only their grid, their places and the number of prefix tokens
+            have an effect.
 
         **Returns:**
 
-        A `Rotation` of queries and keys, or a `RelativeBias` of their scores, one for all blocks or one for each;
-        `None` for neither.
+        A [`Rotation`][vitrail.Rotation] of queries and keys, or a [`RelativeBias`][vitrail.RelativeBias] of their
+        scores, for all blocks or for each block; `None` for neither.
         """
 
     @abc.abstractmethod
     def resized(self, grid: tuple[int, int]) -> "AbstractPosition":
-        """**Arguments:**
+        """Resizes the position embedding to another grid.
+
+        **Arguments:**
 
         - `grid`: rows and columns of patches of the new image size.
 
@@ -56,9 +65,11 @@ class AbstractPosition(eqx.Module):
 
     @abc.abstractmethod
     def with_class_token(self, row: Float[Array, " dim"] | None) -> "AbstractPosition":
-        """**Arguments:**
+        """Adds or removes the position of the class token, for `vitrail.replace`.
 
-        - `row`: the position of a class token that is added to the model; `None` if the class token is removed.
+        **Arguments:**
+
+        - `row`: the position of the class token that is added to the model; `None` if the class token is removed.
 
         **Returns:**
 
@@ -67,10 +78,13 @@ class AbstractPosition(eqx.Module):
 
     @abc.abstractmethod
     def with_registers(self, rows: Float[Array, "added dim"] | None, *, kept: int) -> "AbstractPosition":
-        """**Arguments:**
+        """Adds or removes the positions of registers, for `vitrail.replace`.
 
-        - `rows`: the positions of registers that are added to the model after those that stay; `None` if none is.
-        - `kept`: how many of the registers stay, the first ones.
+        **Arguments:**
+
+        - `rows`: the positions of the registers that are added to the model after those that stay; `None` if none are
+            added.
+        - `kept`: how many of the first registers stay.
 
         **Returns:**
 
@@ -80,7 +94,8 @@ class AbstractPosition(eqx.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class PositionContext:
-    """What a position embedding is built for. Its class gets the fields that its signature names."""
+    """Describes the model that a position embedding is built for. A factory gets the fields that its signature
+    names."""
 
     dim: int
     """The width of a token."""
@@ -97,7 +112,7 @@ class PositionContext:
     depth: int
     """The number of blocks."""
     init: Init
-    """The scheme that fresh weights are drawn by."""
+    """How fresh weights are drawn."""
 
     def __post_init__(self) -> None:
         check_positive(dim=self.dim, grid=self.grid, head_dim=self.head_dim)

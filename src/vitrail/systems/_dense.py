@@ -154,7 +154,7 @@ class DenseConfig(JSONConfig):
 
         - `execution`: how the model is computed.
         - `dropout`: what is dropped in training.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Returns:**
 
@@ -172,7 +172,7 @@ class DenseConfig(JSONConfig):
         **Arguments:**
 
         - `image`: the image model that it reads.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Returns:**
 

@@ -54,7 +54,7 @@ class DINOConfig(JSONConfig):
 
         - `execution`: how the model is computed.
         - `dropout`: what is dropped in training.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Returns:**
 

@@ -36,7 +36,7 @@ class MAEConfig(JSONConfig):
 
         - `execution`: how the model is computed.
         - `dropout`: what is dropped in training.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
 
         **Returns:**
 

@@ -68,7 +68,7 @@ class TwoWayBlock(eqx.Module):
         - `is_first`: whether it is the first block, whose tokens are their own positions: its attention of prompts to
             each other adds none, and replaces the tokens.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         own_key, to_key, mlp_key, from_key = split_key(key, 4)
         self.attention = Attention(dim, num_heads, init=init, key=own_key)
@@ -124,7 +124,7 @@ class Perceptron(eqx.Module):
 
         - `dims`: the widths, from what it reads to what it returns.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         keys = split_key(key, len(dims) - 1)
         pairs = zip(dims[:-1], dims[1:], keys, strict=True)
@@ -197,7 +197,7 @@ class MaskDecoder(eqx.Module):
             its norms add to the variance.
         - `quality_depth`, `quality_dim`: the number of layers that predict the quality, and their hidden width.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         keys = split_key(key, 8)
         self.quality_token = init.position(keys[0], (1, dim), jnp.dtype(jnp.float32))[0]

@@ -42,7 +42,7 @@ class MaskEmbed(eqx.Module):
         - `activation`: after each norm.
         - `norm_eps`: what the norms add to the variance.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         first_key, second_key, project_key = split_key(key, 3)
         few = channels // 4
@@ -104,7 +104,7 @@ class PromptEncoder(eqx.Module):
         - `mask_channels`, `mask_activation`, `mask_norm_eps`: the options of the convolutions that read a mask, as in
             `SegmentAnythingConfig`.
         - `init`: draws the weights.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         frequencies_key, labels_key, no_point_key, no_mask_key, mask_key = split_key(key, 5)
         float32 = jnp.dtype(jnp.float32)

@@ -121,7 +121,7 @@ class TextTower(eqx.Module):
         """**Arguments:**
 
         - `config`: the configuration of the tower.
-        - `key`: for the weights.
+        - `key`: the random key of the weights.
         """
         embedding_key, positions_key, encoder_key, projection_key = split_key(key, 4)
         size, init, dtype = config.size, INITS[config.init], jnp.dtype(jnp.float32)
