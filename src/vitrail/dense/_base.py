@@ -13,10 +13,11 @@ from ..nn import Init
 
 
 class AbstractDenseReadout(eqx.Module):
-    """Turns the tokens of some blocks into a map: the scores of classes for each pixel, or its depth.
+    """The base class of dense readouts. A dense readout turns the tokens of some blocks into a map: the scores of
+    classes for each pixel, or its depth.
 
-    Extend it, make it `@final`, and pass it as `readout=`. `vitrail.testing.check_readout` checks that it keeps the
-    contract.
+    To write one, extend this class, decorate yours with `@final`, and pass it as `readout=`.
+    [`check_readout`][vitrail.testing.check_readout] checks the whole contract.
     """
 
     layers: eqx.AbstractVar[tuple[int, ...]]

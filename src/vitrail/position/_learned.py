@@ -18,17 +18,16 @@ class LearnedPosition(AbstractPosition):
     """A learned vector for each patch, and by choice for each prefix token, added to the tokens: the position of ViT.
 
     For images of another size the table is resampled: once by `resized`, or for each `PatchedImage` to its own grid.
-    Each library has its own rule for that, and another rule gives other tokens:
+    Each library has its own rule, and another rule gives other tokens:
 
-    | rule | what it is | used by |
-    |---|---|---|
-    | `"torch_bicubic_antialias"` | PyTorch's antialiased bicubic ($a = -0.5$) | timm; DINOv2 with registers |
-    | `"torch_bicubic"` | PyTorch's bicubic ($a = -0.75$, borders repeated) | Hugging Face, for its other models |
-    | `"dinov2_offset"` | the same with a scale of $(n + 0.1) / m$ | Meta's DINO and DINOv2 without registers |
-    | `"torchvision_corners"` | bicubic ($a = -0.75$), corners on corners | torchvision |
-    | `"bilinear_antialias"` | PyTorch's antialiased bilinear | SigLIP 2 of native aspect |
-    | `"bilinear"` | PyTorch's bilinear, borders repeated | Hugging Face, for DPT; C-RADIOv4 |
-    | `"bilinear_corners"` | bilinear, corners on corners (`scipy.ndimage.zoom`) | big_vision, vision_transformer |
+    - `"torch_bicubic_antialias"`: PyTorch's antialiased bicubic ($a = -0.5$). timm, and DINOv2 with registers.
+    - `"torch_bicubic"`: PyTorch's bicubic ($a = -0.75$), borders repeated. Hugging Face, except for DPT.
+    - `"dinov2_offset"`: the same with a scale of $(n + 0.1) / m$ from $m$ to $n$ cells. Meta's DINO, and its DINOv2
+      without registers.
+    - `"torchvision_corners"`: bicubic ($a = -0.75$), corners on corners. torchvision.
+    - `"bilinear_antialias"`: PyTorch's antialiased bilinear. SigLIP 2 of native aspect.
+    - `"bilinear"`: PyTorch's bilinear, borders repeated. Hugging Face for DPT; C-RADIOv4.
+    - `"bilinear_corners"`: bilinear, corners on corners, as `scipy.ndimage.zoom`. big_vision and vision_transformer.
 
     ??? cite
 

@@ -18,18 +18,18 @@ from ._grid import read_grid
 class RotaryPosition(AbstractPosition):
     r"""Rotates queries and keys by angles that grow with row and column, half of each head's channels for each axis.
 
-    Nothing is added to the tokens, and the prefix tokens are not rotated. With $D$ the width of a head and
-    $i = 0 \dots D/4 - 1$, the published rules are:
+    Nothing is added to the tokens, and the prefix tokens are not rotated. With $D$ the width of a head, $b$ the base,
+    $c$ a coordinate of the patch and $i = 0 \dots D/4 - 1$, the published rules are:
 
-    | rule | coordinates of a patch | angle | order | pairs |
-    |---|---|---|---|---|
-    | `"axial"` | row and column, from 0 | $c \cdot b^{-4i/D}$ | column, row | channels $2j, 2j+1$ |
-    | `"eva"` | row and column, from 0 | $c \cdot b^{-4i/D}$ | row, column | channels $2j, 2j+1$ |
-    | `"dinov3"` | of its centre, in $[-1, 1]$ | $2 \pi c \cdot b^{-4i/D}$ | row, column | channels $j, j + D/2$ |
+    - `"axial"`: the angles are $c \cdot b^{-4i/D}$, with the column first, then the row, both counted from 0. The
+      channels $2j$ and $2j+1$ are a pair.
+    - `"eva"`: the same, with the row first.
+    - `"dinov3"`: the angles are $2 \pi c \cdot b^{-4i/D}$, with the row first. The coordinates are those of the centre
+      of the patch, in $[-1, 1]$. The channels $j$ and $j + D/2$ are a pair.
 
-    The first two may count from another number than 0 (`offset`), and scale an image's coordinates to those of the grid
-    that the model was trained on (`reference`). In training DINOv3 also jitters and rescales the coordinates; this is
-    its inference.
+    The first two can count from another number than 0 (`offset`), and scale the coordinates of an image to the grid
+    that the model was trained on (`reference`). DINOv3 also jitters and rescales the coordinates in training; this
+    class does not.
 
     ??? cite
 

@@ -19,8 +19,8 @@ class SinCos2DPosition(AbstractPosition):
     r"""Fixed sines and cosines of row and column, added to the patches. The prefix tokens get none.
 
     A quarter of the channels each holds $\sin(\omega_i a)$, $\cos(\omega_i a)$, $\sin(\omega_i b)$, $\cos(\omega_i b)$
-    with $\omega_i = 10000^{-r_i}$. The published rules differ in which axis is first and in $r_i$, with $Q$ a quarter
-    of the width:
+    with $\omega_i = T^{-r_i}$ and the temperature $T$. The published rules differ in the order of the axes and in
+    $r_i$. $Q$ is a quarter of the width:
 
     | rule | $a$ | $b$ | $r_i$ |
     |---|---|---|---|
@@ -49,8 +49,8 @@ class SinCos2DPosition(AbstractPosition):
         """**Arguments:**
 
         - `dim`: the width of a token, a multiple of four; at least eight for `"big_vision"`.
-        - `rule`: whose order and frequencies: `"big_vision"`, `"mae"` or `"moco_v3"`.
-        - `temperature`: the base of the frequencies.
+        - `rule`: the order of the axes and the frequencies, `"big_vision"`, `"mae"` or `"moco_v3"`.
+        - `temperature`: $T$.
 
         **Raises:** `ValueError` if `dim` does not fit.
         """
