@@ -106,6 +106,53 @@ def test_a_page_that_is_not_there_has_a_way_on(monkeypatch: pytest.MonkeyPatch) 
         add("<article></article>", template_name="404.html")
 
 
+def test_blocks_print_what_they_printed_before_until_something_changes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    outputs, ran = load_hook(monkeypatch, "_outputs"), list[str]()
+
+    def run(code: str, *, session: str) -> str:
+        ran.append(f"{session}: {code}")
+        if code == "fails":
+            raise ValueError(code)
+        return code.upper()
+
+    def build(*blocks: str) -> list[str]:
+        page = outputs.Outputs(tmp_path / "page.json")
+        printed = [page.run(run, block, session="s") for block in blocks]
+        page.keep()
+        return printed
+
+    assert build("a", "b") == build("a", "b") == ["A", "B"]
+    assert ran == ["s: a", "s: b"]
+    with pytest.raises(RuntimeError, match="another block"):
+        build("a", "c")
+
+    page = outputs.Outputs(tmp_path / "broken.json")
+    with pytest.raises(ValueError, match="fails"):
+        page.run(run, "fails", session="s")
+    page.keep()
+    assert not page.path.exists()
+
+
+def test_pages_run_again_when_what_they_read_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    digest = load_hook(monkeypatch, "_outputs").digest_sources
+    for name in ("src/a.py", "tests/b.py", "docs/c.csv", "docs/page.md", "pyproject.toml", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    seen = {digest(tmp_path)}
+    (tmp_path / "docs/page.md").write_text("2")  # which has a digest of its own
+    assert digest(tmp_path) in seen
+    for name in ("src/a.py", "tests/b.py", "docs/c.csv", "pyproject.toml", "README.md"):
+        (tmp_path / name).write_text("2")
+        seen.add(digest(tmp_path))
+    (tmp_path / "src/a.py").rename(tmp_path / "src/b.py")
+    seen.add(digest(tmp_path))
+    monkeypatch.setattr("_outputs.distributions", lambda: [])
+    seen.add(digest(tmp_path))
+    assert len(seen) == 8
+
+
 def luminance(colour: str) -> float:
     """The relative luminance of `#rrggbb`, as WCAG 2 defines it."""
     values = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
