@@ -51,17 +51,14 @@ settings.load_profile("vitrail")
 collect_ignore = ["plugins", *([] if find_spec("torch") else ["oracles"])]
 
 # What depends on the version of Python, JAX, Equinox or an extra's library: programs, PyTrees, entry points, files,
-# training, the command line. The rest is arithmetic, which one version tests.
+# training; of other files, the tests with the mark. The rest is arithmetic, which one version tests.
 _DEPEND_ON_VERSIONS = {
-    "test_cli",
-    "test_encoder",
     "test_errors",
     "test_model",
     "test_performance",
     "test_reference",
     "test_registry",
     "test_structure",
-    "test_subsets",
     "test_train_fit",
     "test_weights",
 }

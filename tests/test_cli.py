@@ -36,6 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return write_pictures(tmp_path / "images")
 
 
+@pytest.mark.versions
 def test_demo(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("vitrail.cli._setup.SIZE", vitrail.EncoderSize(dim=16, depth=1, num_heads=2, mlp_dim=16))
     out = tmp_path / "out.png"

@@ -137,6 +137,7 @@ def assert_same(found: tuple[Any, dict[str, Any]], expected: tuple[Any, dict[str
         assert_close(found[1][path], array, tolerance=5e-5)
 
 
+@pytest.mark.versions
 def test_scanned_unrolled_and_rematerialised_agree_in_value_and_gradient() -> None:
     options = dataclasses.replace(ALL, qkv_bias=True)
     expected = value_and_gradient(options)
