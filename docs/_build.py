@@ -51,6 +51,9 @@ def on_page_content(html: str, **others: object) -> str:
     # Its version is pinned.
     from markdown_exec._internal.formatters.python import _sessions_globals
 
+    # `eqx.filter_jit` keeps a function, and so its page, in a structure that the garbage collector cannot look into.
+    for variables in _sessions_globals.values():
+        variables.clear()
     _sessions_globals.clear()
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
