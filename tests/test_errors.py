@@ -146,15 +146,15 @@ def test_keys_of_both_kinds_are_taken() -> None:
 
 
 def test_a_missing_key_names_the_function_and_what_it_is_for() -> None:
-    assert message_of(build) == "vitrail.vit() needs key (a PRNG key, the random key of the weights): pass key=jax.random.key(0)"
-    message = message_of(lambda: small_config().build())  # type: ignore[call-arg]
-    assert message == "vitrail.ViTConfig.build() needs key (a PRNG key, the random key of the weights): pass key=jax.random.key(0)"
+    for call, name in ((build, "vit"), (lambda: small_config().build(), "ViTConfig.build")):  # type: ignore[call-arg]
+        needs = f"vitrail.{name}() needs key (a PRNG key, the random key of the weights)"
+        assert message_of(call) == f"{needs}: pass key=jax.random.key(0)"
     with pytest.raises(
         ValueError, match=r"^vitrail\.load\(\) and vitrail\.replace\(\) need a key for new weights, got"
     ):
         vitrail.replace(small_model(), pool="cls")
     message = message_of(lambda: vitrail.AttentionPool(16))  # type: ignore[call-arg]
-    assert message.startswith("vitrail.AttentionPool() needs key (a PRNG key, for the weights)")
+    assert message.startswith("vitrail.AttentionPool() needs key (a PRNG key, the random key of the weights)")
 
 
 # Unknown arguments, and where they go -----------------------------------------------------------------------------
