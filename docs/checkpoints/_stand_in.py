@@ -90,19 +90,23 @@ def encoder(name: str) -> vitrail.EncoderSize:
 
 def conversions() -> list[dict[str, str]]:
     """From which layout a model can be written to which."""
-    with (ASSETS / "conversions.csv").open() as file:
-        return list(csv.DictReader(file))
+    return _read("conversions.csv")
 
 
 def rows(family: str | None = None) -> list[dict[str, str]]:
     """The differences from the originals, for one family or for all."""
-    with (ASSETS / "checkpoints.csv").open() as file:
-        return [row for row in csv.DictReader(file) if family in (None, row["family"])]
+    found = _read("checkpoints.csv")
+    return [row for row in found if family in (None, row["family"])]
 
 
 def system_rows() -> list[dict[str, str]]:
     """The same for systems."""
-    with (ASSETS / "systems.csv").open() as file:
+    return _read("systems.csv")
+
+
+def _read(name: str) -> list[dict[str, str]]:
+    """The rows of a table among the assets."""
+    with (ASSETS / name).open() as file:
         return list(csv.DictReader(file))
 
 
@@ -136,10 +140,10 @@ def summary(found: list[dict[str, str]], column: str) -> str:
     return "\n".join(lines)
 
 
-def _draw(head: str, rows: Iterable[tuple[str, ...]]) -> str:
+def _draw(head: str, found: Iterable[tuple[str, ...]]) -> str:
     """A table of rows that begin with a layout and a checkpoint."""
     lines = [head, "|---" * (head.count("|") - 1) + "|"]
-    for layout, checkpoint, *others in rows:
+    for layout, checkpoint, *others in found:
         code = f"<code>{breakable(layout)}</code>"
         lines.append(f"| {' | '.join([code, breakable(checkpoint), *others])} |")
     return "\n".join(lines)
