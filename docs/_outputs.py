@@ -1,54 +1,30 @@
-"""Keeps what the blocks of a page print, so that a build runs only the pages that something has changed for.
+"""Runs pages two at a time, and keeps what their blocks print, so that a build runs only those that something has
+changed for.
 
 A page runs again if its own text, the package, the tests, the figures, a library or the version of Python has changed.
 """
 
 import hashlib
-import json
+import multiprocessing
 import platform
-from collections.abc import Callable
+import sys
+from concurrent.futures import Future, ProcessPoolExecutor
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from _pages import Outputs, run_page
+
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 _ROOT = Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / ".cache" / "pages"
 _READ = ("src", "tests", "docs", "pyproject.toml", "README.md")
 
-
-class Outputs:
-    """What the blocks of one page printed, each with its code, in the order of the page."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.kept: list[list[str]] | None = (
-            json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        )
-        self.printed: list[list[str]] = []
-        self.has_failed = False
-
-    def run(self, run: Callable[..., str], code: str, **options: Any) -> str:
-        """What a block prints: as kept, or by running it."""
-        if self.kept is not None:
-            expected, output = self.kept[len(self.printed)]
-            if code != expected:
-                raise RuntimeError(f"{self.path} has another block here: remove it")
-        else:
-            try:
-                output = run(code, **options)
-            except Exception:
-                self.has_failed = True
-                raise
-        self.printed.append([code, output])
-        return output
-
-    def keep(self) -> None:
-        """Keeps what the page printed, if each of its blocks ran."""
-        if self.kept is None and self.printed and not self.has_failed:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(self.printed), encoding="utf-8")
-
-
+_processes: ProcessPoolExecutor
+_running: dict[str, Future[None]]
 _outputs: Outputs
 _digest: str
 
@@ -69,16 +45,44 @@ def on_pre_build(**others: object) -> None:
     python._run_python = run_or_read
 
 
-def on_page_markdown(markdown: str, **others: object) -> None:
-    """Looks for what the blocks of the page printed."""
+def on_files(files: "Files", **others: object) -> None:
+    """Begins to run the pages that nothing is kept for."""
+    global _processes, _running
+    sys.path.append(str(_ROOT / "docs"))  # for the processes to find `_pages`
+    _processes = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+    _running = {}
+    for file in files.documentation_pages():
+        path = path_of(file.content_string)
+        if 'exec="1"' in file.content_string and not path.exists():
+            _running[file.src_uri] = _processes.submit(run_page, file.content_string, path)
+
+
+def on_page_markdown(markdown: str, page: "Page", **others: object) -> None:
+    """Waits for the page, and reads what its blocks printed."""
     global _outputs
-    name = hashlib.sha256(f"{_digest}{markdown}".encode()).hexdigest()
-    _outputs = Outputs(_FOLDER / f"{name}.json")
+    if page.file.src_uri in _running:
+        _running[page.file.src_uri].result()
+    _outputs = Outputs(path_of(markdown))
 
 
 def on_page_content(html: str, **others: object) -> None:
-    """Keeps what the blocks of the page printed."""
-    _outputs.keep()
+    """Checks that the blocks of the page are those that were run."""
+    _outputs.check()
+
+
+def on_env(env: object, **others: object) -> None:
+    """Ends the processes: all pages have run."""
+    _processes.shutdown()
+
+
+def on_build_error(error: Exception, **others: object) -> None:
+    """Runs no more pages."""
+    _processes.shutdown(cancel_futures=True)
+
+
+def path_of(markdown: str) -> Path:
+    """The file for what the blocks of a page print."""
+    return _FOLDER / f"{hashlib.sha256(f'{_digest}{markdown}'.encode()).hexdigest()}.json"
 
 
 def digest_sources(root: Path) -> str:

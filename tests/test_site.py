@@ -109,30 +109,40 @@ def test_a_page_that_is_not_there_has_a_way_on(monkeypatch: pytest.MonkeyPatch) 
 def test_blocks_print_what_they_printed_before_until_something_changes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    outputs, ran = load_hook(monkeypatch, "_outputs"), list[str]()
+    pages, path = load_hook(monkeypatch, "_pages"), tmp_path / "page.json"
+    block = "```python %s\n%s\n```\n"
+    pages.run_page(
+        block % ('exec="1" session="s"', "a = 1\n\nprint(a)")
+        + block % ('source="above"', "print(2)")
+        + "    "
+        + (block % ('result="text" exec="1" session="s"', "if a:\n    print(a + 2)")).replace("\n", "\n    "),
+        path,
+    )
 
-    def run(code: str, *, session: str) -> str:
-        ran.append(f"{session}: {code}")
-        if code == "fails":
-            raise ValueError(code)
-        return code.upper()
+    def fail(code: str) -> str:
+        raise AssertionError(f"{code} is run again")
 
-    def build(*blocks: str) -> list[str]:
-        page = outputs.Outputs(tmp_path / "page.json")
-        printed = [page.run(run, block, session="s") for block in blocks]
-        page.keep()
-        return printed
+    def read(*blocks: str) -> list[str]:
+        page = pages.Outputs(path)
+        try:
+            return [page.run(fail, block) for block in blocks]
+        finally:
+            page.check()
 
-    assert build("a", "b") == build("a", "b") == ["A", "B"]
-    assert ran == ["s: a", "s: b"]
-    with pytest.raises(RuntimeError, match="another block"):
-        build("a", "c")
+    first, second = "a = 1\n\nprint(a)", "if a:\n    print(a + 2)"
+    assert read(first, second) == ["1\n", "3\n"]
+    for others in ([first, "print(2)"], [first], [first, second, second], ["print(a)"]):
+        with pytest.raises(RuntimeError, match="of other blocks: remove it"):
+            read(*others)
 
-    page = outputs.Outputs(tmp_path / "broken.json")
-    with pytest.raises(ValueError, match="fails"):
-        page.run(run, "fails", session="s")
-    page.keep()
-    assert not page.path.exists()
+
+def test_nothing_is_kept_of_a_page_whose_block_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pages = load_hook(monkeypatch, "_pages")
+    pages.run_page('```python exec="1"\nprint(1)\n```\n```python exec="1"\n1 / 0\n```\n', tmp_path / "page.json")
+    assert not list(tmp_path.iterdir())
+    page = pages.Outputs(tmp_path / "page.json")
+    assert page.run(str.upper, "print(1)") == "PRINT(1)"  # the build runs it, and warns of what fails
+    page.check()
 
 
 def test_pages_run_again_when_what_they_read_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
