@@ -73,8 +73,12 @@ def _free_memory(sessions: dict[str, dict[str, Any]]) -> None:
     for variables in sessions.values():
         variables.clear()
     sessions.clear()
-    if "jax" in sys.modules and _is_large():
-        sys.modules["jax"].clear_caches()
+    if "jax" not in sys.modules:
+        return
+    jax = sys.modules["jax"]
+    jax.config.update("jax_disable_most_optimizations", True)  # a page may have changed it
+    if _is_large():
+        jax.clear_caches()
         gc.collect()
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)  # else glibc keeps the memory of the compiler
