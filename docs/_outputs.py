@@ -13,7 +13,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _pages import Outputs, run_page
+from _pages import Outputs, free_memory, run_page, start_process
 
 if TYPE_CHECKING:
     from mkdocs.structure.files import Files
@@ -23,8 +23,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / ".cache" / "pages"
 _READ = ("src", "tests", "docs", "pyproject.toml", "README.md")
 
-_processes: ProcessPoolExecutor
-_running: dict[str, Future[None]]
+_processes: ProcessPoolExecutor | None = None
+_running: dict[str, Future[None]] = {}
 _outputs: Outputs
 _digest: str
 
@@ -47,10 +47,14 @@ def on_pre_build(**others: object) -> None:
 
 def on_files(files: "Files", **others: object) -> None:
     """Begins to run the pages that nothing is kept for."""
-    global _processes, _running
-    sys.path.append(str(_ROOT / "docs"))  # for the processes to find `_pages`
-    _processes = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
-    _running = {}
+    global _processes
+    docs = str(_ROOT / "docs")
+    if docs not in sys.path:
+        sys.path.append(docs)  # for the processes to find `_pages`
+    _processes = ProcessPoolExecutor(
+        2, multiprocessing.get_context("spawn"), initializer=start_process
+    )
+    _running.clear()
     for file in files.documentation_pages():
         path = path_of(file.content_string)
         if 'exec="1"' in file.content_string and not path.exists():
@@ -65,19 +69,25 @@ def on_page_markdown(markdown: str, page: "Page", **others: object) -> None:
     _outputs = Outputs(path_of(markdown))
 
 
-def on_page_content(html: str, **others: object) -> None:
+def on_page_content(html: str, page: "Page", **others: object) -> None:
     """Checks that the blocks of the page are those that were run."""
-    _outputs.check()
+    if not _outputs.is_whole():
+        raise RuntimeError(
+            f"{page.file.src_uri}: Markdown finds other blocks than docs/_pages.py"
+        )
+    free_memory()
 
 
 def on_env(env: object, **others: object) -> None:
     """Ends the processes: all pages have run."""
+    assert _processes is not None
     _processes.shutdown()
 
 
 def on_build_error(error: Exception, **others: object) -> None:
     """Runs no more pages."""
-    _processes.shutdown(cancel_futures=True)
+    if _processes is not None:
+        _processes.shutdown(wait=False, cancel_futures=True)
 
 
 def path_of(markdown: str) -> Path:

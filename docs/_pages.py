@@ -1,11 +1,15 @@
 """Runs the blocks of a page in a process beside the build, and keeps what they print."""
 
+import contextlib
 import ctypes
 import gc
 import json
 import mmap
+import multiprocessing
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -39,14 +43,25 @@ class Outputs:
     def keep(self) -> None:
         """Keeps what the page printed."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        written = self.path.with_suffix(".part")
+        written = self.path.with_suffix(f".{os.getpid()}")
         written.write_text(json.dumps(self.printed), encoding="utf-8")
         written.replace(self.path)
 
-    def check(self) -> None:
-        """Raises an error if the page has other blocks than those that were run."""
-        if self.kept not in (None, self.printed):
-            raise RuntimeError(f"{self.path} is of other blocks: remove it")
+    def is_whole(self) -> bool:
+        """Whether the blocks that were asked for are those that are kept, if any are."""
+        return self.kept in (None, self.printed)
+
+
+def start_process() -> None:
+    """Has this process end with the one that started it, also if that one is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def run_page(markdown: str, path: Path) -> None:
@@ -55,28 +70,40 @@ def run_page(markdown: str, path: Path) -> None:
     from markdown_exec._internal.formatters import python
     from markdown_exec._internal.formatters.base import ExecutionError
 
-    outputs = Outputs(path)
     try:
-        for options, code in _BLOCK.findall(markdown):
-            session = _SESSION.search(options)
-            outputs.run(python._run_python, dedent(code), session=session and session[1])
-        outputs.keep()
+        with contextlib.chdir("."):  # a page may change it
+            run_blocks(markdown, path, python._run_python)
     except ExecutionError:
         pass  # the build runs the page again, and warns
     finally:
-        _free_memory(python._sessions_globals)
+        free_memory()
 
 
-def _free_memory(sessions: dict[str, dict[str, Any]]) -> None:
-    """Frees the variables of a page, and if they are large, the programs: many pages run in one process."""
+def run_blocks(markdown: str, path: Path, run: Callable[..., str]) -> None:
+    """Runs the blocks of a page and keeps what they print in a file, or raises the error of a block."""
+    outputs = Outputs(path)
+    for options, code in _BLOCK.findall(markdown):
+        session = _SESSION.search(options)
+        outputs.run(run, dedent(code), session=session and session[1])
+    outputs.keep()
+
+
+def free_memory() -> None:
+    """Frees the variables of a page, and the programs if the process is large: many pages run in one process."""
+    from markdown_exec._internal.formatters.python import _sessions_globals
+
     # `eqx.filter_jit` keeps a function, and so its page, in a structure that the garbage collector cannot look into.
-    for variables in sessions.values():
+    for variables in _sessions_globals.values():
         variables.clear()
-    sessions.clear()
+    _sessions_globals.clear()
     if "jax" not in sys.modules:
         return
     jax = sys.modules["jax"]
-    jax.config.update("jax_disable_most_optimizations", True)  # a page may have changed it
+    # A page may have changed it.
+    jax.config.update(
+        "jax_disable_most_optimizations",
+        os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1",
+    )
     if _is_large():
         jax.clear_caches()
         gc.collect()

@@ -111,12 +111,21 @@ def test_blocks_print_what_they_printed_before_until_something_changes(
 ) -> None:
     pages, path = load_hook(monkeypatch, "_pages"), tmp_path / "page.json"
     block = "```python %s\n%s\n```\n"
-    pages.run_page(
+
+    def run(code: str, session: str | None) -> str:
+        printed = list[str]()
+        sessions[session]["print"] = lambda value: printed.append(f"{value}\n")
+        exec(code, sessions[session])
+        return "".join(printed)
+
+    sessions: dict[str | None, dict[str, object]] = {"s": {}}
+    pages.run_blocks(
         block % ('exec="1" session="s"', "a = 1\n\nprint(a)")
         + block % ('source="above"', "print(2)")
         + "    "
         + (block % ('result="text" exec="1" session="s"', "if a:\n    print(a + 2)")).replace("\n", "\n    "),
         path,
+        run,
     )
 
     def fail(code: str) -> str:
@@ -124,25 +133,34 @@ def test_blocks_print_what_they_printed_before_until_something_changes(
 
     def read(*blocks: str) -> list[str]:
         page = pages.Outputs(path)
-        try:
-            return [page.run(fail, block) for block in blocks]
-        finally:
-            page.check()
+        printed = [page.run(fail, block) for block in blocks]
+        assert page.is_whole() == (blocks == (first, second))
+        return printed
 
     first, second = "a = 1\n\nprint(a)", "if a:\n    print(a + 2)"
     assert read(first, second) == ["1\n", "3\n"]
-    for others in ([first, "print(2)"], [first], [first, second, second], ["print(a)"]):
-        with pytest.raises(RuntimeError, match="of other blocks: remove it"):
-            read(*others)
+    read(first, "print(2)")
+    read(first)
+    read(first, second, second)
+    read("print(a)")
 
 
 def test_nothing_is_kept_of_a_page_whose_block_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pages = load_hook(monkeypatch, "_pages")
-    pages.run_page('```python exec="1"\nprint(1)\n```\n```python exec="1"\n1 / 0\n```\n', tmp_path / "page.json")
+
+    def run(code: str, session: str | None) -> str:
+        if code == "1 / 0":
+            raise ZeroDivisionError
+        return code.upper()
+
+    with pytest.raises(ZeroDivisionError):
+        pages.run_blocks(
+            '```python exec="1"\nprint(1)\n```\n```python exec="1"\n1 / 0\n```\n', tmp_path / "page.json", run
+        )
     assert not list(tmp_path.iterdir())
     page = pages.Outputs(tmp_path / "page.json")
-    assert page.run(str.upper, "print(1)") == "PRINT(1)"  # the build runs it, and warns of what fails
-    page.check()
+    assert page.run(run, "print(1)", session=None) == "PRINT(1)"  # the build runs it, and warns of what fails
+    assert page.is_whole()
 
 
 def test_pages_run_again_when_what_they_read_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
