@@ -4,8 +4,8 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Final, Literal
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin
 
 from .._registry import Registry
 from ..dense import READOUTS
@@ -109,9 +109,21 @@ def _list_parts(registry: Registry[Any, Any]) -> None:
 def _describe(registry: Registry[Any, Any], name: str) -> Iterator[str]:
     yield _summarise(registry[name])
     options = registry.list_options(name).values()
-    yield from (f"option {option}" for option in options)
+    for option in options:
+        default = "" if option.default is option.empty else f" = {option.default!r}"
+        yield f"option {option.name}: {_format_type(option.annotation)}{default}"
     if not options:
         yield "no options"
+
+
+def _format_type(annotation: object) -> str:
+    """Returns a type as one types its values: `bool | 'class'` for `bool | Literal["class"]`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(repr, arguments))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_format_type, arguments))
+    return "None" if annotation is NoneType else inspect.formatannotation(annotation)
 
 
 def _summarise(factory: Callable[..., object]) -> str:
