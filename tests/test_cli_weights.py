@@ -432,6 +432,16 @@ def test_inspect_shows_what_is_assumed(tmp_path: Path, capsys: pytest.CaptureFix
     assert "assumed     preprocess that of the family: no settings say it" in capsys.readouterr().out
 
 
+def test_help_writes_none_as_it_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "`none` for no limit" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", "--data", "missing", "--out", "run", "--clip-norm", "None"])
+    assert main(["train", "--data", "missing", "--out", "run", "--clip-norm", "none"]) == 1
+    assert "missing must be a folder" in capsys.readouterr().err
+
+
 def test_help_calls_things_by_their_names(capsys: pytest.CaptureFixture[str]) -> None:
     for command, usage in (("predict", "FILE IMAGE [MORE-IMAGES"), ("convert", "FILE OUT"), ("inspect", "FILE")):
         with pytest.raises(SystemExit):

@@ -97,7 +97,10 @@ def summarise(name: str) -> str:
 
 
 def read_help(options: type) -> dict[str, str]:
-    """The docstring of each field of a dataclass and of the dataclasses that it extends, each on one line."""
+    """The docstring of each field of a dataclass and of the dataclasses that it extends, each on one line.
+
+    `None` is written as one types it on the command line.
+    """
     found: dict[str, str] = {}
     for cls in reversed(options.__mro__):
         if not dataclasses.is_dataclass(cls):
@@ -106,7 +109,7 @@ def read_help(options: type) -> dict[str, str]:
         for field, text in itertools.pairwise(cast(ast.ClassDef, tree).body):
             match field, text:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
-                    found[name] = " ".join(words.split())
+                    found[name] = " ".join(words.split()).replace("`None`", "`none`")
                 case _:
                     pass
     return found
