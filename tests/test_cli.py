@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -120,7 +121,8 @@ def test_list(kind: str, registry: vitrail.Registry, capsys: pytest.CaptureFixtu
         assert lines[where + 1].startswith("    ")
         assert lines[where + 1].endswith(".")
         for place, option in enumerate(registry.list_options(name).values(), start=2):
-            assert lines[where + place].startswith(f"    option {option.name}: ")
+            default = "" if option.default is option.empty else f" = {option.default!r}"
+            assert re.fullmatch(rf"    option {option.name}: [^=]+{re.escape(default)}", lines[where + place])
 
 
 def test_list_shows_aliases(capsys: pytest.CaptureFixture[str]):

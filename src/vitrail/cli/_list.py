@@ -4,9 +4,10 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType, NoneType, UnionType
-from typing import Any, Final, Literal, Union, get_args, get_origin
+from types import MappingProxyType
+from typing import Any, Final, Literal, get_args, get_origin
 
+from .._explain._describe import list_members, show_hint
 from .._registry import Registry
 from ..dense import READOUTS
 from ..head import HEADS
@@ -118,12 +119,11 @@ def _describe(registry: Registry[Any, Any], name: str) -> Iterator[str]:
 
 def _format_type(annotation: object) -> str:
     """Returns a type as one types its values: `bool | 'class'` for `bool | Literal["class"]`."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return " | ".join(map(repr, arguments))
-    if origin in (Union, UnionType):
-        return " | ".join(map(_format_type, arguments))
-    return "None" if annotation is NoneType else inspect.formatannotation(annotation)
+    return " | ".join(
+        word
+        for member in list_members(annotation)
+        for word in (map(repr, get_args(member)) if get_origin(member) is Literal else [show_hint(member)])
+    )
 
 
 def _summarise(factory: Callable[..., object]) -> str:
