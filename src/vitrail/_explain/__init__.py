@@ -5,5 +5,11 @@ never printed whole.
 """
 
 from ._binding import explain_binding as explain_binding
-from ._describe import add_article as add_article, describe_value as describe_value, name_type as name_type
+from ._describe import (
+    add_article as add_article,
+    describe_value as describe_value,
+    list_members as list_members,
+    name_type as name_type,
+    show_hint as show_hint,
+)
 from ._violation import explain_violation as explain_violation

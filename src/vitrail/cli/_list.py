@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args, get_origin
 
-from .._explain._describe import list_members, show_hint
+from .._explain import list_members, show_hint
 from .._registry import Registry
 from ..dense import READOUTS
 from ..head import HEADS
