@@ -111,9 +111,15 @@ class Training(eqx.Module):
         **Raises:** `ValueError` if nothing of the model is trained, or the recipe sets `compute_dtype` or `dropout` and
         the model is neither a `ViT` nor a system; `MissingExtraError` if optax is not installed.
         """
-        if self.mesh is None:
-            return _start(self, model, key)
-        return make_divided(self.mesh, _start, self, model, key)
+        return self._start(model, key) if self.mesh is None else make_divided(self.mesh, self._start, model, key)
+
+    def _start(self, model: Any, key: PRNGKeyArray) -> TrainState:
+        model = _copy(_set_options(model, self.recipe))
+        trained = cast(Any, eqx.filter(model, find_trained(model, self.recipe)))
+        average = _copy(trained) if self.recipe.average else None
+        optimiser = make_optimiser(self.recipe, self.steps).init(trained)
+        carried = _copy(self.objective.start(model))
+        return TrainState(model, average, optimiser, carried, jnp.zeros((), jnp.int32), jnp.array(key))
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Mapping[str, Scalar]]:
         """Takes one step. It is a pure function, compiled once for each shape of a batch.
@@ -156,16 +162,6 @@ class Training(eqx.Module):
         if self.mesh is not None:
             return divide_batch(batch, self.mesh)
         return {name: jnp.asarray(array) for name, array in batch.items()}
-
-
-@eqx.filter_jit  # a program for each copy takes longer to compile
-def _start(training: Training, model: Any, key: PRNGKeyArray) -> TrainState:
-    model = _copy(_set_options(model, training.recipe))
-    trained = cast(Any, eqx.filter(model, find_trained(model, training.recipe)))
-    average = _copy(trained) if training.recipe.average else None
-    optimiser = make_optimiser(training.recipe, training.steps).init(trained)
-    carried = _copy(training.objective.start(model))
-    return TrainState(model, average, optimiser, carried, jnp.zeros((), jnp.int32), jnp.array(key))
 
 
 @eqx.filter_jit(donate="all-except-first")
