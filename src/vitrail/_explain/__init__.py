@@ -1,7 +1,7 @@
 """Writes the messages of `CallError`: one sentence that says what to do, then a few lines of detail.
 
-It is imported by the first error that is raised or by `vitrail list`, and is not checked itself. Values are described by
-type, shape and dtype, never printed whole.
+It is imported by the first error that is raised or by `vitrail list`, and is not checked itself. Values are described
+by type, shape and dtype, never printed whole.
 """
 
 from ._binding import explain_binding as explain_binding
